@@ -1,0 +1,20 @@
+//! Forebay: a PostgreSQL pooler that answers repeated reads from its cache.
+//!
+//! The order of the modules below is the architecture: a query goes down the list, its answer
+//! comes back up through one queue, and a module uses only those declared above it
+//! (`tests/architecture.rs` checks). Files named for I/O touch sockets; all others are pure.
+
+pub mod wire;
+pub mod sql;
+pub mod config;
+pub mod metrics;
+pub mod auth;
+pub mod cache;
+pub mod net;
+pub mod service;
+pub mod server;
+pub mod pool;
+pub mod insight;
+pub mod admin;
+pub mod client;
+pub mod listener;

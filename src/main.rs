@@ -1,0 +1,2 @@
+//! The program: arguments, settings, logging, run, exit code.
+fn main() {}

@@ -1,0 +1,13 @@
+//! What a statement reads, writes and changes: pure functions from text and catalogue to a
+//! `Verdict`. Knows nothing of caches, sockets or clients.
+//!
+//! Two questions are never mixed up: may it *write* (decides what is invalidated) and may it be
+//! *cached* (decides whether an answer is kept). In doubt the first is answered yes, the second no.
+
+pub mod lex;
+pub mod verdict;
+pub mod parse;
+pub mod catalog;
+pub mod functions;
+pub mod resolve;
+pub mod classify;
