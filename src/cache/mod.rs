@@ -1,1 +1,2 @@
 //! Placeholder until the module lands.
+pub mod coherence;
