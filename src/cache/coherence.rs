@@ -1,0 +1,642 @@
+//! Which cached answers are still true: one slot per table (or tree) and one for the database,
+//! stamps of them taken before an answer is asked for, and guards of commits on their way.
+//!
+//! Pure and free of locks where a hit is judged. It knows neither entries nor statements nor
+//! servers; no other file compares versions. The checks named below live in `tests/simulation`.
+//!
+//! Invariant: a stamp holds only while no commit that could change what it covers has been sent
+//! since it was taken. (`model`: the protocol as it is has no broken story, `unchecked_store`,
+//! `bump_before` and `stamp_at_execute` each have one; `oracle`: seeds without a stale read.)
+//!
+//! Invariant: from before a commit is sent until its outcome is known nothing it touches holds,
+//! however many commits overlap. (`model`: `no_in_flight` and `parity` go back in time.)
+//!
+//! Invariant: a guard settles once, and one that is lost settles never by itself.
+//! (`model`: `loss_settled_at_once` goes back in time; `oracle`: twin of the same name.)
+//!
+//! Invariant: a stamp that has ceased to hold through a commit never holds again, not even when
+//! counters run out. (`stress`: threads on the real atomics; unit tests at both bounds.)
+//!
+//! The slots of a stamp are looked at one after the other, and that suffices: generations only
+//! grow, so when the last one is seen unmoved all of them were unmoved when the first was seen,
+//! and that instant lies between the request and its answer.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::sql::verdict::TableId;
+
+/// Bits of a slot's word that count commits in flight; the rest is the generation. 16 million
+/// commits on their way at once are more than a process has sockets for. A count that reaches the
+/// bound stays there: the slot is bypassed until the process ends, which is slow, never wrong.
+const IN_FLIGHT_BITS: u32 = 24;
+const IN_FLIGHT_MAX: u64 = (1 << IN_FLIGHT_BITS) - 1;
+
+/// 40 bits: 35 years of a thousand commits a second to one table. A generation that reaches the
+/// bound stays there and is never stamped again; the next stamp replaces the slot by one of
+/// another epoch once nothing is in flight on it.
+const GENERATION_MAX: u64 = (1 << (64 - IN_FLIGHT_BITS)) - 1;
+
+/// Slots are kept for every table ever read or written, 128 bytes each. Past this many, tables
+/// without a slot are not stamped, and writing one invalidates the database.
+const TABLES_MAX: usize = 1 << 17;
+
+/// Version record of a table, a tree or the database.
+///
+/// A line of cache memory of its own, since every hit reads the database's slot and must not wait
+/// for writers of whatever lies beside it.
+#[derive(Debug)]
+#[repr(align(64))]
+pub struct Slot {
+    /// `None` is the database.
+    table: Option<TableId>,
+    epoch: u64,
+    /// Generation above, commits in flight below: one load sees both. `SeqCst` throughout: the
+    /// order that matters runs through sockets and other processes, writers are rare, and for
+    /// readers it costs nothing on the machines we know.
+    word: AtomicU64,
+}
+
+impl Slot {
+    fn new(table: Option<TableId>, epoch: u64) -> Arc<Self> {
+        // Not from 0, so that no record of another kind that begins at 0 can match (R12).
+        Arc::new(Self {
+            table,
+            epoch,
+            word: AtomicU64::new(word(1, 0)),
+        })
+    }
+
+    /// `None` is the database.
+    pub fn table(&self) -> Option<TableId> {
+        self.table
+    }
+
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    pub fn generation(&self) -> u64 {
+        generation(self.word.load(Ordering::SeqCst))
+    }
+
+    pub fn in_flight(&self) -> u64 {
+        in_flight(self.word.load(Ordering::SeqCst))
+    }
+
+    fn begin(&self) {
+        self.change(|word| {
+            if in_flight(word) < IN_FLIGHT_MAX {
+                word + 1
+            } else {
+                word
+            }
+        });
+    }
+
+    fn roll_back(&self) {
+        self.change(landed);
+    }
+
+    /// Generation and count move in one step; in two, the generation would have to be first.
+    fn commit(&self) {
+        self.change(|before| {
+            let word = landed(before);
+            let next = generation(word).saturating_add(1).min(GENERATION_MAX);
+            self::word(next, in_flight(word))
+        });
+    }
+
+    fn change(&self, next: impl Fn(u64) -> u64) {
+        let mut seen = self.word.load(Ordering::SeqCst);
+        while let Err(now) =
+            self.word
+                .compare_exchange_weak(seen, next(seen), Ordering::SeqCst, Ordering::SeqCst)
+        {
+            seen = now;
+        }
+    }
+
+    /// Used up, and nobody holds a guard on it.
+    fn is_spent(&self) -> bool {
+        self.word.load(Ordering::SeqCst) == word(GENERATION_MAX, 0)
+    }
+}
+
+fn word(generation: u64, in_flight: u64) -> u64 {
+    generation << IN_FLIGHT_BITS | in_flight
+}
+
+fn generation(word: u64) -> u64 {
+    word >> IN_FLIGHT_BITS
+}
+
+fn in_flight(word: u64) -> u64 {
+    word & IN_FLIGHT_MAX
+}
+
+/// One commit less in flight; a count that hit its bound has lost track and stays.
+fn landed(word: u64) -> u64 {
+    match in_flight(word) {
+        0 | IN_FLIGHT_MAX => word,
+        _ => word - 1,
+    }
+}
+
+/// What a commit may change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    Tables(Box<[TableId]>),
+    Database,
+}
+
+/// The slots of one database.
+#[derive(Debug)]
+pub struct Coherence {
+    /// Guards which slot stands for which table, not the slots themselves. Counts are raised under
+    /// it, so that no slot is replaced while a guard is made. No other lock is taken inside it.
+    slots: RwLock<Slots>,
+    tables_max: usize,
+    abandoned: Arc<AtomicU64>,
+}
+
+#[derive(Debug)]
+struct Slots {
+    database: Arc<Slot>,
+    tables: HashMap<TableId, Arc<Slot>>,
+    epochs: Epochs,
+}
+
+impl Coherence {
+    /// `seed` must come from the system's randomness: it is what keeps entries of another process,
+    /// or of an earlier life, from ever matching.
+    pub fn new(seed: u64) -> Self {
+        let mut epochs = Epochs(seed);
+        let database = Slot::new(None, epochs.next());
+        Self {
+            slots: RwLock::new(Slots {
+                database,
+                tables: HashMap::new(),
+                epochs,
+            }),
+            tables_max: TABLES_MAX,
+            abandoned: Arc::default(),
+        }
+    }
+
+    /// Puts `scope` in flight; to be called before anything is sent that can commit.
+    pub fn begin_write(&self, scope: &Scope) -> InFlight {
+        let known = {
+            let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
+            slots.begin(scope)
+        };
+        let slots = known.unwrap_or_else(|| {
+            let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+            slots.create(scope, self.tables_max);
+            // Still unknown: the map is full, so the tables have only the database's slot.
+            slots.begin(scope).unwrap_or_else(|| slots.begin_database())
+        });
+        InFlight {
+            slots,
+            abandoned: Arc::clone(&self.abandoned),
+        }
+    }
+
+    /// Makes every stamp of `scope` cease to hold: FLUSH CACHE, another server behind the address.
+    pub fn invalidate(&self, scope: &Scope) {
+        self.begin_write(scope).committed();
+    }
+
+    /// The slots of `tables` and of the database as they are now; taken before the snapshot is,
+    /// that is before Bind or Query is sent. `None` while a commit is in flight on any of them.
+    pub fn stamp(&self, tables: &[TableId]) -> Option<Stamp> {
+        let known = {
+            let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
+            slots.see(tables)
+        };
+        let seen = known.or_else(|| {
+            let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+            slots.create(&Scope::Tables(tables.into()), self.tables_max);
+            slots.renew(tables);
+            slots.see(tables)
+        })?;
+        Stamp::of(seen)
+    }
+
+    /// The stamp that was written out as `versions`, if every slot is of the same epoch still.
+    /// Whether it holds is for [`Stamp::holds`] to say, as ever.
+    pub fn restore(&self, versions: &[Version]) -> Option<Stamp> {
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
+        let (first, _) = versions.split_first()?;
+        if first.table.is_some() {
+            return None;
+        }
+        versions
+            .iter()
+            .map(|version| slots.recall(version))
+            .collect::<Option<_>>()
+            .map(Stamp)
+    }
+
+    pub fn database_slot(&self) -> Arc<Slot> {
+        Arc::clone(
+            &self
+                .slots
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .database,
+        )
+    }
+
+    /// The slot of a table that was read or written before; for the console.
+    pub fn table_slot(&self, table: TableId) -> Option<Arc<Slot>> {
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
+        slots.tables.get(&table).map(Arc::clone)
+    }
+
+    /// Guards dropped unsettled so far. Each is a bug of ours and keeps its tables bypassed.
+    pub fn abandoned(&self) -> u64 {
+        self.abandoned.load(Ordering::Relaxed)
+    }
+}
+
+impl Slots {
+    /// Raises all counts of `scope`, or none if a slot is missing.
+    fn begin(&self, scope: &Scope) -> Option<Vec<Arc<Slot>>> {
+        let Scope::Tables(tables) = scope else {
+            return Some(self.begin_database());
+        };
+        let slots: Vec<_> = tables
+            .iter()
+            .map(|table| self.tables.get(table))
+            .collect::<Option<_>>()?;
+        Some(
+            slots
+                .into_iter()
+                .inspect(|slot| slot.begin())
+                .map(Arc::clone)
+                .collect(),
+        )
+    }
+
+    fn begin_database(&self) -> Vec<Arc<Slot>> {
+        self.database.begin();
+        vec![Arc::clone(&self.database)]
+    }
+
+    /// `None` if a slot is missing or spent.
+    fn see(&self, tables: &[TableId]) -> Option<Box<[Seen]>> {
+        std::iter::once(Some(&self.database))
+            .chain(tables.iter().map(|table| self.tables.get(table)))
+            .map(|slot| {
+                let slot = slot.filter(|slot| !slot.is_spent())?;
+                Some(Seen {
+                    word: slot.word.load(Ordering::SeqCst),
+                    slot: Arc::clone(slot),
+                })
+            })
+            .collect()
+    }
+
+    fn recall(&self, version: &Version) -> Option<Seen> {
+        let slot = version
+            .table
+            .map_or(Some(&self.database), |table| self.tables.get(&table))?;
+        let lived = slot.epoch == version.epoch && version.generation < GENERATION_MAX;
+        lived.then(|| Seen {
+            word: word(version.generation, 0),
+            slot: Arc::clone(slot),
+        })
+    }
+
+    fn create(&mut self, scope: &Scope, tables_max: usize) {
+        let Scope::Tables(tables) = scope else { return };
+        for &table in tables {
+            if self.tables.contains_key(&table) || self.tables.len() >= tables_max {
+                continue;
+            }
+            let epoch = self.epochs.next();
+            self.tables.insert(table, Slot::new(Some(table), epoch));
+        }
+    }
+
+    /// Replaces spent slots. Old stamps keep the old slot and never match it again.
+    fn renew(&mut self, tables: &[TableId]) {
+        if self.database.is_spent() {
+            self.database = Slot::new(None, self.epochs.next());
+        }
+        for table in tables {
+            if let Some(slot) = self.tables.get_mut(table).filter(|slot| slot.is_spent()) {
+                *slot = Slot::new(Some(*table), self.epochs.next());
+            }
+        }
+    }
+}
+
+/// `SplitMix64`: every output is a different number until all 2^64 have been given out.
+#[derive(Debug)]
+struct Epochs(u64);
+
+impl Epochs {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+}
+
+/// Slots as they were before a fill, the database's first. Every entry, verdict, analysis and
+/// catalogue snapshot carries one.
+#[derive(Clone, Debug)]
+pub struct Stamp(Box<[Seen]>);
+
+#[derive(Clone, Debug)]
+struct Seen {
+    /// As stamped, with nothing in flight, so that one comparison answers both questions.
+    word: u64,
+    slot: Arc<Slot>,
+}
+
+impl Seen {
+    fn holds(&self) -> bool {
+        self.slot.word.load(Ordering::SeqCst) == self.word
+    }
+}
+
+/// One slot of a stamp, for storage outside this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// `None` is the database.
+    pub table: Option<TableId>,
+    pub epoch: u64,
+    pub generation: u64,
+}
+
+impl Stamp {
+    fn of(seen: Box<[Seen]>) -> Option<Self> {
+        let quiet = seen
+            .iter()
+            .all(|seen| in_flight(seen.word) == 0 && generation(seen.word) < GENERATION_MAX);
+        quiet.then_some(Self(seen))
+    }
+
+    /// Whether nothing it covers has moved or is in flight: admits a fill at its end, and serves
+    /// a hit. Loads only; no lock, no write.
+    pub fn holds(&self) -> bool {
+        self.0.iter().all(Seen::holds)
+    }
+
+    /// The slots as stamped, the database's first.
+    pub fn slots(&self) -> impl Iterator<Item = Version> + '_ {
+        self.0.iter().map(|seen| Version {
+            table: seen.slot.table,
+            epoch: seen.slot.epoch,
+            generation: generation(seen.word),
+        })
+    }
+}
+
+/// Guard of a commit that may or may not have happened yet.
+///
+/// To be settled by [`rolled_back`](Self::rolled_back) only where the rollback is proven, by
+/// [`committed`](Self::committed) otherwise, and only then may the client be told. A guard whose
+/// server is lost is kept until that backend is known to be gone, then settled as committed.
+///
+/// Dropping it unsettled leaves its slots in flight on purpose: an outcome nobody knows must not
+/// be taken for one. That is slow and never wrong; it is counted in [`Coherence::abandoned`],
+/// which tests require to be 0, and logged as an error. It does not panic, since a runtime that
+/// shuts down drops guards too.
+#[derive(Debug)]
+#[must_use = "a guard dropped unsettled keeps its tables out of the cache"]
+pub struct InFlight {
+    slots: Vec<Arc<Slot>>,
+    abandoned: Arc<AtomicU64>,
+}
+
+impl InFlight {
+    /// Proven: nothing changed. Entries that were valid before are valid again.
+    pub fn rolled_back(mut self) {
+        for slot in self.slots.drain(..) {
+            slot.roll_back();
+        }
+    }
+
+    /// Committed, or not proven otherwise.
+    pub fn committed(mut self) {
+        for slot in self.slots.drain(..) {
+            slot.commit();
+        }
+    }
+
+    /// Takes over what `other` guards; both settle as one. A slot in both is counted twice on the
+    /// way up and twice on the way down.
+    pub fn merge(&mut self, mut other: Self) {
+        self.slots.append(&mut other.slots);
+    }
+
+    /// The tables it holds, `None` for the database; for the log and the console.
+    pub fn tables(&self) -> impl Iterator<Item = Option<TableId>> + '_ {
+        self.slots.iter().map(|slot| slot.table)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if self.slots.is_empty() {
+            return;
+        }
+        self.abandoned.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(
+            tables = self.slots.len(),
+            "guard of a commit dropped unsettled, its tables stay out of the cache"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: TableId = TableId(1);
+    const B: TableId = TableId(2);
+
+    fn scope(tables: &[TableId]) -> Scope {
+        Scope::Tables(tables.into())
+    }
+
+    fn worn(coherence: &Coherence, table: Option<TableId>, state: u64) {
+        let slots = coherence.slots.read().unwrap();
+        let slot = table.map_or(&slots.database, |table| &slots.tables[&table]);
+        slot.word.store(state, Ordering::SeqCst);
+    }
+
+    #[test]
+    fn a_stamp_holds_while_nothing_is_written() {
+        let coherence = Coherence::new(1);
+        let stamp = coherence.stamp(&[A, B]).unwrap();
+        assert!(stamp.holds());
+        coherence.begin_write(&scope(&[TableId(3)])).committed();
+        assert!(stamp.holds());
+    }
+
+    #[test]
+    fn a_commit_in_flight_suspends_and_its_rollback_restores() {
+        let coherence = Coherence::new(1);
+        let stamp = coherence.stamp(&[A, B]).unwrap();
+        let write = coherence.begin_write(&scope(&[B]));
+        assert!(!stamp.holds());
+        write.rolled_back();
+        assert!(stamp.holds());
+    }
+
+    #[test]
+    fn a_commit_ends_a_stamp_for_good() {
+        let coherence = Coherence::new(1);
+        let stamp = coherence.stamp(&[A, B]).unwrap();
+        coherence.begin_write(&scope(&[B])).committed();
+        assert!(!stamp.holds());
+        assert!(coherence.stamp(&[A, B]).unwrap().holds());
+        assert!(!stamp.holds());
+    }
+
+    #[test]
+    fn nothing_is_stamped_while_one_of_two_commits_is_in_flight() {
+        let coherence = Coherence::new(1);
+        let first = coherence.begin_write(&scope(&[A]));
+        let second = coherence.begin_write(&scope(&[A]));
+        first.committed();
+        assert!(coherence.stamp(&[A]).is_none());
+        assert!(coherence.stamp(&[B]).is_some());
+        second.committed();
+        assert!(coherence.stamp(&[A]).is_some());
+    }
+
+    #[test]
+    fn a_write_to_the_database_covers_every_stamp() {
+        let coherence = Coherence::new(1);
+        let table = coherence.stamp(&[A]).unwrap();
+        let snapshot = coherence.stamp(&[]).unwrap();
+        let write = coherence.begin_write(&Scope::Database);
+        assert!(!table.holds() && !snapshot.holds());
+        assert!(coherence.stamp(&[B]).is_none());
+        write.committed();
+        assert!(!table.holds() && !snapshot.holds());
+    }
+
+    #[test]
+    fn a_merged_guard_settles_both() {
+        let coherence = Coherence::new(1);
+        let mut write = coherence.begin_write(&scope(&[A]));
+        write.merge(coherence.begin_write(&scope(&[A, B])));
+        assert_eq!(coherence.table_slot(A).unwrap().in_flight(), 2);
+        write.committed();
+        assert_eq!(coherence.table_slot(A).unwrap().in_flight(), 0);
+        assert_eq!(coherence.table_slot(B).unwrap().in_flight(), 0);
+        assert_eq!(coherence.abandoned(), 0);
+    }
+
+    #[test]
+    fn a_guard_dropped_unsettled_stays_in_flight_and_is_counted() {
+        let coherence = Coherence::new(1);
+        let stamp = coherence.stamp(&[A]).unwrap();
+        drop(coherence.begin_write(&scope(&[A])));
+        assert!(!stamp.holds());
+        assert!(coherence.stamp(&[A]).is_none());
+        assert_eq!(coherence.abandoned(), 1);
+    }
+
+    #[test]
+    fn a_flush_ends_every_stamp() {
+        let coherence = Coherence::new(1);
+        let stamp = coherence.stamp(&[A]).unwrap();
+        coherence.invalidate(&Scope::Database);
+        assert!(!stamp.holds());
+    }
+
+    #[test]
+    fn a_spent_generation_never_matches_again_and_the_slot_is_renewed() {
+        for table in [Some(A), None] {
+            let coherence = Coherence::new(1);
+            coherence.stamp(&[A]).unwrap();
+            worn(&coherence, table, word(GENERATION_MAX - 1, 0));
+            let last = coherence.stamp(&[A]).unwrap();
+            let written = if table.is_some() {
+                scope(&[A])
+            } else {
+                Scope::Database
+            };
+            let overlapping = coherence.begin_write(&written);
+            coherence.begin_write(&written).committed();
+            assert!(!last.holds());
+            assert!(coherence.stamp(&[A]).is_none());
+            overlapping.committed();
+            let fresh = coherence.stamp(&[A]).unwrap();
+            assert!(fresh.holds());
+            assert!(!last.holds());
+            coherence.begin_write(&written).committed();
+            assert!(!fresh.holds());
+        }
+    }
+
+    #[test]
+    fn a_full_count_stays_in_flight_for_ever() {
+        let coherence = Coherence::new(1);
+        let stamp = coherence.stamp(&[A]).unwrap();
+        worn(&coherence, Some(A), word(1, IN_FLIGHT_MAX - 1));
+        coherence.begin_write(&scope(&[A])).rolled_back();
+        coherence.begin_write(&scope(&[A])).rolled_back();
+        assert_eq!(coherence.table_slot(A).unwrap().in_flight(), IN_FLIGHT_MAX);
+        assert!(!stamp.holds());
+    }
+
+    #[test]
+    fn past_the_bound_of_tables_writes_cover_the_database_and_reads_are_not_stamped() {
+        let mut coherence = Coherence::new(1);
+        coherence.tables_max = 1;
+        let stamp = coherence.stamp(&[A]).unwrap();
+        assert!(coherence.stamp(&[A, B]).is_none());
+        let write = coherence.begin_write(&scope(&[B]));
+        assert!(!stamp.holds());
+        write.committed();
+        assert!(!stamp.holds());
+        assert!(coherence.stamp(&[A]).is_some());
+    }
+
+    #[test]
+    fn a_restored_stamp_holds_as_the_original_does() {
+        let coherence = Coherence::new(1);
+        let versions: Vec<_> = coherence.stamp(&[A, B]).unwrap().slots().collect();
+        assert!(coherence.restore(&versions).unwrap().holds());
+        let write = coherence.begin_write(&scope(&[B]));
+        assert!(!coherence.restore(&versions).unwrap().holds());
+        write.committed();
+        assert!(!coherence.restore(&versions).unwrap().holds());
+    }
+
+    #[test]
+    fn a_stamp_of_another_life_or_without_the_database_is_not_restored() {
+        let coherence = Coherence::new(1);
+        let versions: Vec<_> = coherence.stamp(&[A]).unwrap().slots().collect();
+        let other = Coherence::new(2);
+        other.stamp(&[A]).unwrap();
+        assert!(other.restore(&versions).is_none());
+        assert!(coherence.restore(&versions[1..]).is_none());
+        assert!(coherence.restore(&[]).is_none());
+    }
+
+    #[test]
+    fn versions_of_other_processes_may_be_anything() {
+        let coherence = Coherence::new(1);
+        let mut versions: Vec<_> = coherence.stamp(&[]).unwrap().slots().collect();
+        for generation in [0, GENERATION_MAX, u64::MAX] {
+            versions[0].generation = generation;
+            assert!(
+                coherence
+                    .restore(&versions)
+                    .is_none_or(|stamp| !stamp.holds())
+            );
+        }
+    }
+}
