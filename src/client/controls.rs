@@ -34,35 +34,30 @@ impl Session {
             Control::SetTransaction { isolation } => self.transaction.set_isolation(*isolation),
             Control::Set { name, value, local } => {
                 let settings = self.settings.with(name, value);
-                self.change(settings, *local, server);
+                self.change(&settings, &settings, *local, server);
             }
             Control::Reset { name, local } => {
+                // The server falls back to its own default, the client to what it started with.
+                let on_server = server.applied.reset(name, &Settings::none());
                 let settings = self.settings.reset(name, &self.startup);
-                // The server's own default is not what this client started with.
-                let differs = settings.value(name).is_some();
-                self.change(settings, *local, server);
-                self.reassume(differs, server);
+                self.change(&settings, &on_server, *local, server);
             }
             Control::ResetAll => {
+                // RESET ALL leaves the role.
                 let role = self.settings.value("role").map(str::to_owned);
-                let mut settings = Arc::clone(&self.startup);
-                if let Some(role) = role {
-                    settings = settings.with("role", &role);
-                }
-                let differs = !self.startup.values.is_empty();
-                self.change(settings, false, server);
-                self.reassume(differs, server);
+                let keep = |settings: &Settings| match &role {
+                    Some(role) => settings.with("role", role),
+                    None => settings.reset("role", &Settings::none()),
+                };
+                let (settings, on_server) = (keep(&self.startup), keep(&Settings::none()));
+                self.change(&settings, &on_server, false, server);
             }
             Control::DiscardAll => {
-                let differs = !self.startup.values.is_empty();
                 self.names.prepared.clear();
                 self.names.unnamed = None;
-                server.statements.clear();
-                server.unnamed = None;
-                server.tainted = false;
                 self.tainted = false;
-                self.change(Arc::clone(&self.startup), false, server);
-                self.reassume(differs, server);
+                server.forget_client();
+                self.settings = Arc::clone(&self.startup);
             }
             Control::Deallocate(None) => {
                 self.names.prepared.clear();
@@ -106,31 +101,30 @@ impl Session {
     }
 
     /// SET LOCAL and its kin hold until the transaction ends; until then we do not follow them.
-    fn change(&mut self, settings: Arc<Settings>, local: bool, server: &mut Server) {
+    /// What the client should have and the server has not is replayed before its next statement,
+    /// which must not be inside a transaction that could take it back.
+    fn change(
+        &mut self,
+        settings: &Arc<Settings>,
+        on_server: &Arc<Settings>,
+        local: bool,
+        server: &mut Server,
+    ) {
         if local {
             self.transaction.local_settings = true;
-        } else {
-            self.set(settings, server);
+            return;
         }
+        if settings.id != on_server.id && self.transaction.status != Status::Idle {
+            self.forget_settings(server);
+        }
+        server.applied = Arc::clone(on_server);
+        self.settings = Arc::clone(settings);
     }
 
     /// The server has these settings now, and so has the client.
     fn set(&mut self, settings: Arc<Settings>, server: &mut Server) {
         server.applied = Arc::clone(&settings);
         self.settings = settings;
-    }
-
-    /// After RESET the server has its own default where the client had one from its startup:
-    /// the difference is replayed before its next statement.
-    fn reassume(&mut self, differs: bool, server: &mut Server) {
-        if differs {
-            server.applied = Settings::none();
-            if self.transaction.status == Status::Idle {
-                self.reassume_needed = true;
-            } else {
-                self.forget_settings(server);
-            }
-        }
     }
 
     /// What the settings are now is not known; the server is cleaned before its next use.

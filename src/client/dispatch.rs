@@ -23,7 +23,7 @@ use super::statements::{Portal, Prepared};
 impl Session {
     /// Sends the collected group on. The server is ours and set to nobody else's state.
     pub fn dispatch(&mut self, server: &mut Server, now: Instant) {
-        if server.is_clean() && !self.unsynced && self.pins.is_empty() && !self.tainted {
+        if server.is_clean() && !self.unsynced {
             server.assume(&self.settings);
         }
         if !self.unsynced {
@@ -61,7 +61,11 @@ impl Session {
             return;
         }
         let cache = &self.common.cache;
-        if let Some(stamp) = self.common.database.coherence.stamp(plan.tables()) {
+        let stamp = self.common.database.coherence.stamp(plan.tables());
+        // A catalogue change moves the generation before it lets go of the slots: a stamp taken
+        // after it must not bless a verdict from before it (hazard H32).
+        let current = self.common.database.snapshot().generation == plan.generation;
+        if let Some(stamp) = stamp.filter(|_| current) {
             let limit = cache.limits.entry_bytes_max;
             self.fill = Some(Fill::begin(&self.key, cache.seed(), stamp, now, limit));
         } else {
@@ -71,7 +75,7 @@ impl Session {
 
     fn send_query(&mut self, server: &mut Server, message: &[u8], body: &[u8]) {
         let verdict = self.query_verdict.take().unwrap_or_else(|| {
-            self.verdict_of_text(frontend::query(body).unwrap_or_default(), &[])
+            self.verdict_of_text(frontend::query(body).unwrap_or_default(), &[]).0
         });
         let mut armed = std::mem::take(&mut self.armed);
         armed.append(self.bracket(&verdict, server));

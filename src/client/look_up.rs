@@ -79,7 +79,7 @@ impl Session {
         now: Instant,
         out: &mut Vec<u8>,
     ) -> Answer {
-        let verdict = self.verdict_of_text(sql, &[]);
+        let (verdict, generation) = self.verdict_of_text(sql, &[]);
         self.query_verdict = Some(Arc::clone(&verdict));
         let shape = Shape::Text(self.lexed.shape.as_slice().into());
         let writes = verdict.write != Write::None;
@@ -116,7 +116,7 @@ impl Session {
             }
             None => {
                 self.note(Outcome::Miss, shape, now, false);
-                self.plan = Some(FillPlan { tables: verdict });
+                self.plan = Some(FillPlan { tables: verdict, generation });
                 Answer::Send
             }
         }
@@ -151,7 +151,7 @@ impl Session {
         }
         let Some(entry) = self.hit(single.describe, now) else {
             self.note(Outcome::Miss, shape, now, false);
-            self.plan = Some(FillPlan { tables: verdict });
+            self.plan = Some(FillPlan { tables: verdict, generation });
             return Answer::Send;
         };
         if let Some(parse) = &single.parse {
@@ -328,16 +328,16 @@ impl Session {
 
     /// The verdict on a text under the client's settings, from memory if it is known. Leaves the
     /// lexed text in `self.lexed`.
-    pub fn verdict_of_text(&mut self, sql: &[u8], types: &[u8]) -> Arc<Verdict> {
+    pub fn verdict_of_text(&mut self, sql: &[u8], types: &[u8]) -> (Arc<Verdict>, u64) {
         let mut lexed = std::mem::take(&mut self.lexed);
         let plain = lex(sql, &mut lexed).is_ok();
         if !plain {
             lexed.shape.clear();
             lexed.text.clear();
         }
-        let (verdict, _) = self.classified(sql, types, plain.then_some(lexed.shape.as_slice()));
+        let known = self.classified(sql, types, plain.then_some(lexed.shape.as_slice()));
         self.lexed = lexed;
-        verdict
+        known
     }
 
     /// The verdict on a prepared statement and the catalogue generation it holds under.

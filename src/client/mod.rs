@@ -15,4 +15,13 @@ pub mod replies;
 pub mod controls;
 pub mod startup;
 pub mod registry;
+pub mod statistics;
 pub mod io;
+
+/// What all clients of this process share.
+pub struct Shared {
+    pub registry: std::sync::Arc<registry::Registry>,
+    pub insight: crate::insight::Insight,
+    /// Sent to a server that holds a client's state when the client leaves it.
+    pub reset_query: String,
+}

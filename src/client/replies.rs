@@ -64,8 +64,9 @@ impl Session {
             if input.len() < header.total {
                 return Ok(());
             }
-            let message = input.split_to(header.total);
-            self.reply(server, header.tag, &message, forward, now, out)?;
+            let message = input.get(..header.total).unwrap_or_default();
+            self.reply(server, header.tag, message, forward, now, out)?;
+            input.advance(header.total);
             self.invented(server, out);
         }
     }
@@ -133,7 +134,6 @@ impl Session {
             }
             backend::PARAMETER_STATUS => {
                 show = forward || server.outstanding.is_empty();
-                server.parameter_status(body);
             }
             _ => return Err(ServerFault::Unexpected { tag }),
         }
@@ -300,7 +300,6 @@ impl Session {
         let Some(RequestKind::Unit(unit)) = self.take_request(request) else {
             return Err(unexpected);
         };
-        let was_idle = self.status() == Status::Idle;
         self.transaction.status = status;
         self.end_of_unit(unit, status, server);
         if let Some(fill) = self.fill.take() {
@@ -313,7 +312,6 @@ impl Session {
         }
         let failed = std::mem::take(&mut self.failed);
         let rows = std::mem::take(&mut self.rows);
-        let _was_idle = was_idle;
         self.finish_running(now, rows, failed, Some(server.pid));
         Ok(true)
     }

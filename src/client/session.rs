@@ -65,6 +65,9 @@ pub struct Session {
     pub tainted: bool,
     /// Names made on the server so that it would refuse them; closed after the next Sync.
     pub stray_names: Vec<Box<[u8]>>,
+    /// Rows shown to the client, and whether it was shown an error, since the last unit ended.
+    pub rows: u64,
+    pub failed: bool,
     /// Finished statements that somebody wants to hear of; taken by the task.
     pub finished: Vec<Finished>,
 }
@@ -73,6 +76,8 @@ pub struct Session {
 #[derive(Debug)]
 pub struct FillPlan {
     pub tables: Arc<Verdict>,
+    /// Of the catalogue the verdict was made under.
+    pub generation: u64,
 }
 
 impl FillPlan {
@@ -200,6 +205,8 @@ impl Session {
             facts: None,
             tainted: false,
             stray_names: Vec::new(),
+            rows: 0,
+            failed: false,
             finished: Vec::new(),
         }
     }

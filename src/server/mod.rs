@@ -45,8 +45,6 @@ pub struct Server {
     /// Bytes of a row or copy message that are still to come, and whether the client sees them.
     pub partial: usize,
     pub partial_forward: bool,
-    /// A reported setting changed without the client having asked for it.
-    pub surprised: bool,
 }
 
 /// The name a shared statement has on every server.
@@ -73,18 +71,21 @@ impl Server {
             to_server: Vec::new(),
             partial: 0,
             partial_forward: false,
-            surprised: false,
+        }
+    }
+
+    /// Brings a server that another client ran unknown code on back to its login state.
+    pub fn clean(&mut self) {
+        if self.tainted {
+            self.swallow_query(settings::CLEAN);
+            self.applied = Settings::none();
+            self.tainted = false;
         }
     }
 
     /// Makes the server's settings those of a client; the replies are swallowed. Appends to the
     /// client's own request, so that it costs no round trip.
     pub fn assume(&mut self, wanted: &Arc<Settings>) {
-        if self.tainted {
-            self.swallow_query(settings::CLEAN);
-            self.applied = Settings::none();
-            self.tainted = false;
-        }
         if let Some(replay) = settings::replay(&self.applied, wanted) {
             self.swallow_query(&replay);
             self.applied = Arc::clone(wanted);
@@ -119,6 +120,14 @@ impl Server {
             frontend::write_target(&mut self.to_server, frontend::CLOSE, Target::Statement, &name);
             self.outstanding.push(Owed::expect(Reply::Close, Deliver::Swallow));
         }
+    }
+
+    /// DISCARD ALL has been run: it is as it was after login.
+    pub fn forget_client(&mut self) {
+        self.applied = Settings::none();
+        self.tainted = false;
+        self.statements.clear();
+        self.unnamed = None;
     }
 
     /// Whether the next client may have it: idle, owing nothing.
