@@ -4,6 +4,7 @@
 #
 # Builds Forebay, starts a throwaway PostgreSQL and one Forebay in front of it, no Redis.
 # FOREBAY_BIN=path uses a program that is already built; SECONDS_EACH=5 is the length of a run.
+# shellcheck disable=SC2119 # servers are started without further settings
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 built="${FOREBAY_BIN:-}"

@@ -10,6 +10,7 @@
 #
 # Every round runs each target once, beginning with another one each time, so that what else the
 # machine does falls on all alike. Tables show the median over rounds.
+# shellcheck disable=SC2119 # servers are started without further settings
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 built="${FOREBAY_BIN:-}"
@@ -151,7 +152,6 @@ results="$SCRATCH/results.jsonl"
 step "starting servers, loading ${SCALE}00,000 accounts" >&2
 # Without waiting for the disk: TPC-B would measure fsync, the same for every target.
 start_postgres 'synchronous_commit = off' 'autovacuum = off' 'max_wal_size = 4GB'
-# shellcheck disable=SC2119 # no further settings
 if wants pgbouncer; then start_pgbouncer; fi
 if wants forebay-off; then
     # shellcheck disable=SC2086 # several words

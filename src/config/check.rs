@@ -5,41 +5,13 @@ use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 
-use super::mistake::{closest, suggestion};
-use super::url::{self, ServerUrl, parse_host};
-use super::value::{Raw, Value};
+use super::database::{Databases, Elsewhere};
+use super::url::{self, ServerUrl};
+use super::value::Raw;
 use super::{
-    AuthType, Base, CacheMode, Config, DatabaseEntry, Host, ListenAddress, Loaded, Mistake, Place,
-    PoolMode, Range, SecretText, SslMode, Written, WrittenDatabase, WrittenKey, WrittenSetting,
+    AuthType, Base, CacheMode, Config, ListenAddress, Loaded, Mistake, Place, SecretText, SslMode,
+    Written, WrittenDatabase, WrittenSetting,
 };
-
-/// Keys of an entry of `[databases]`, in TOML and in `pgbouncer.ini`.
-pub(super) const DATABASE_KEYS: &[&str] = &[
-    "application_name",
-    "auth_dbname",
-    "auth_query",
-    "auth_user",
-    "client_encoding",
-    "connect_query",
-    "datestyle",
-    "dbname",
-    "host",
-    "load_balance_hosts",
-    "max_db_client_connections",
-    "max_db_connections",
-    "min_pool_size",
-    "options",
-    "password",
-    "pool_mode",
-    "pool_size",
-    "port",
-    "query_wait_timeout",
-    "reserve_pool",
-    "reserve_pool_size",
-    "server_lifetime",
-    "timezone",
-    "user",
-];
 
 /// `files` in the order given, then the command line; `read_file` is for `auth_file`.
 pub(super) fn check(
@@ -68,15 +40,8 @@ pub(super) fn check(
     }
     checker.apply(rest);
 
-    let socket_directory = files
-        .unix_socket_directory
-        .unwrap_or_else(|| "/tmp".to_owned());
-    checker.databases(
-        files.databases,
-        server_url.as_ref(),
-        base,
-        &socket_directory,
-    );
+    let socket_directory = files.unix_socket_directory.as_deref().unwrap_or("/tmp");
+    checker.databases(&files.databases, server_url.as_ref(), socket_directory);
     if let Some(server_url) = server_url {
         checker.config.default_database = server_url.default_database;
         checker.config.credentials = Some(server_url.credentials);
@@ -92,21 +57,23 @@ pub(super) fn check(
             notices: checker.notices,
         })
     } else {
+        checker
+            .mistakes
+            .sort_by(|one, other| one.place.cmp(&other.place));
         Err(checker.mistakes)
     }
 }
 
 fn notices(files: &Written) -> Vec<String> {
-    files
-        .without_effect
-        .iter()
-        .map(|(name, place)| match name.as_str() {
-            "unix_socket_dir" => format!(
-                "{place}unix_socket_dir: accepted; clients cannot connect by Unix socket yet"
-            ),
-            name => format!("{place}{name}: accepted, has no effect yet"),
-        })
-        .collect()
+    let mut ignored: Vec<_> = files.without_effect.iter().collect();
+    ignored.sort_by_key(|(_, place)| *place);
+    let notice = |(name, place): (&String, &Place)| match name.as_str() {
+        "unix_socket_dir" => {
+            format!("{place}unix_socket_dir: accepted, but clients cannot use Unix sockets yet")
+        }
+        name => format!("{place}{name}: accepted, has no effect yet"),
+    };
+    ignored.into_iter().map(notice).collect()
 }
 
 struct Checker {
@@ -177,105 +144,27 @@ impl Checker {
 
     fn databases(
         &mut self,
-        written: Vec<WrittenDatabase>,
+        written: &[WrittenDatabase],
         server_url: Option<&ServerUrl>,
-        base: Base,
         socket_directory: &str,
     ) {
-        let none_written = written.is_empty();
-        for database in written {
-            let template = match (server_url, base) {
-                (Some(server_url), _) => Some(server_url.entry.clone()),
-                (None, Base::PgBouncer) => {
-                    Some(bare_entry(Host::SocketDirectory(socket_directory.into())))
-                }
-                (None, Base::Forebay) => None,
-            };
-            let entry = self.database(&database, template);
-            let databases = &mut self.config.databases;
-            databases.retain(|existing| existing.name != entry.name);
-            databases.push(entry);
-        }
-        if let Some(server_url) = server_url
-            && !self.config.databases.iter().any(|entry| entry.name == "*")
+        let elsewhere = match (server_url, self.config.base) {
+            (Some(server_url), _) => Elsewhere::Url(&server_url.entry),
+            (None, _) if !self.all_read(&["server.url"]) => Elsewhere::Unreadable,
+            (None, Base::PgBouncer) => Elsewhere::Directory(socket_directory),
+            (None, Base::Forebay) => Elsewhere::Nowhere,
+        };
+        if let (true, Elsewhere::Directory(_) | Elsewhere::Nowhere) =
+            (written.is_empty(), &elsewhere)
         {
-            self.config.databases.push(server_url.entry.clone());
-        }
-        if none_written && server_url.is_none() && self.all_read(&["server.url"]) {
-            let text = match base {
-                Base::PgBouncer => "no database: expected an entry in [databases]",
-                Base::Forebay => {
-                    "no server: expected a postgres:// URL, server.url or an entry in [databases]"
-                }
-            };
+            let text = "no server: expected a postgres:// URL, server.url, or an entry in \
+                        [databases] (see forebay --help)";
             self.mistakes.push(Mistake::new(Place::Nowhere, text));
         }
-    }
-
-    /// `template` is what the entry starts from; without one it needs a host of its own.
-    fn database(
-        &mut self,
-        written: &WrittenDatabase,
-        template: Option<DatabaseEntry>,
-    ) -> DatabaseEntry {
-        let host_known = template.is_some();
-        let mut entry = template.unwrap_or_else(|| bare_entry(Host::Name(String::new())));
-        entry.name.clone_from(&written.name);
-        if written.keys.iter().any(|key| key.key == "user") {
-            // The password of another user is of no use.
-            entry.password = None;
-        }
-        for key in &written.keys {
-            if let Err(text) = self.database_key(&mut entry, key) {
-                let name = format!("databases.{}.{}", written.name, key.key);
-                let text = format!("{}: {text}", name.escape_debug());
-                self.mistakes.push(Mistake::new(key.place.clone(), text));
-            }
-        }
-        if !host_known && !written.keys.iter().any(|key| key.key == "host") {
-            let text = format!("databases.{}: expected a host", written.name.escape_debug());
-            self.mistakes
-                .push(Mistake::new(written.place.clone(), text));
-        }
-        if matches!(written.name.as_str(), "pgbouncer" | "forebay") {
-            self.notices.push(format!(
-                "{}databases.{}: hidden by the console of the same name",
-                written.place, written.name
-            ));
-        }
-        entry
-    }
-
-    fn database_key(&mut self, entry: &mut DatabaseEntry, key: &WrittenKey) -> Result<(), String> {
-        let raw = &key.raw;
-        match key.key.as_str() {
-            "host" => {
-                let text = String::read(raw, Range::Any)?;
-                // As in PgBouncer, an empty host says nothing.
-                if !text.is_empty() {
-                    entry.host = parse_host(&text).map_err(str::to_owned)?;
-                }
-            }
-            "port" => entry.port = u16::read(raw, Range::Between(1, 65_535))?,
-            "dbname" => entry.dbname = Some(String::read(raw, Range::Any)?),
-            "user" => entry.user = Some(String::read(raw, Range::Any)?),
-            "password" => entry.password = Some(SecretText::read(raw, Range::Any)?),
-            "pool_size" => entry.pool_size = Some(u32::read(raw, Range::Between(1, 100_000))?),
-            "pool_mode" => entry.pool_mode = Some(PoolMode::read(raw, Range::Any)?),
-            "application_name" => entry.application_name = Some(String::read(raw, Range::Any)?),
-            "options" => entry.options = Some(String::read(raw, Range::Any)?),
-            known if DATABASE_KEYS.contains(&known) => {
-                let notice = format!("databases: {known}: accepted, has no effect yet");
-                if !self.notices.iter().any(|other| other.ends_with(&notice)) {
-                    self.notices.push(format!("{}{notice}", key.place));
-                }
-            }
-            unknown => {
-                let hint = suggestion(closest(unknown, DATABASE_KEYS.iter().copied()));
-                return Err(format!("unknown key{hint}"));
-            }
-        }
-        Ok(())
+        let mut databases = Databases::read(written, &elsewhere);
+        self.config.databases = databases.entries;
+        self.mistakes.append(&mut databases.mistakes);
+        self.notices.append(&mut databases.notices);
     }
 
     fn listening(&mut self) {
@@ -436,20 +325,5 @@ impl Checker {
             self.notices
                 .push("redis.url: not used, cache.mode is off".to_owned());
         }
-    }
-}
-
-fn bare_entry(host: Host) -> DatabaseEntry {
-    DatabaseEntry {
-        name: String::new(),
-        host,
-        port: 5432,
-        dbname: None,
-        user: None,
-        password: None,
-        pool_size: None,
-        pool_mode: None,
-        application_name: None,
-        options: None,
     }
 }

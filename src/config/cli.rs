@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 
 use super::settings::by_name;
-use super::value::{ListenAddress, Raw};
+use super::value::Raw;
 use super::{
-    Base, Config, DatabaseEntry, Host, Loaded, Mistake, Place, SETTINGS, Written, check, file, ini,
-    reference, url,
+    Base, Config, DatabaseEntry, Host, ListenAddress, Loaded, Mistake, Place, SETTINGS, Written,
+    check, file, ini, reference, url,
 };
 
 /// Pool and cache for PostgreSQL. Applications connect to Forebay as if it were the database.
@@ -22,7 +22,7 @@ use super::{
     disable_help_subcommand = true
 )]
 struct Arguments {
-    /// postgres://user:password@host/database, a .toml file, or a pgbouncer.ini
+    /// `postgres://user:password@host/database`, a .toml file, or a pgbouncer.ini
     #[arg(value_name = "URL or FILE")]
     source: Option<OsString>,
     /// Forebay's own settings in TOML, beside the URL or pgbouncer.ini
@@ -44,7 +44,7 @@ struct Arguments {
     /// Servers for each database and user
     #[arg(long, value_name = "N")]
     pool_size: Option<String>,
-    /// on, off or dry_run
+    /// Whether the cache answers: on, off or `dry_run`
     #[arg(long, value_name = "MODE", conflicts_with = "no_cache")]
     cache: Option<String>,
     /// The same as --cache off
@@ -101,10 +101,10 @@ impl Exit {
     }
 
     fn mistakes(mistakes: &[Mistake]) -> Self {
-        let text = mistakes
-            .iter()
-            .map(|mistake| format!("{mistake}\n"))
-            .collect();
+        let mut text = String::new();
+        for mistake in mistakes {
+            text.extend([mistake.to_string().as_str(), "\n"]);
+        }
         Self {
             code: Self::MISTAKES,
             text,
@@ -237,16 +237,12 @@ fn read_file(path: &Path, base: Base, read: &dyn Fn(&Path) -> io::Result<String>
 fn summary(loaded: &Loaded) -> String {
     let Loaded { config, notices } = loaded;
     let defaults = Config::defaults(config.base);
-    let mut text: String = notices
-        .iter()
-        .map(|notice| format!("notice: {notice}\n"))
-        .collect();
+    let mut text = String::new();
+    for notice in notices {
+        text.extend(["notice: ", notice, "\n"]);
+    }
     for entry in &config.databases {
-        text.push_str(&format!(
-            "database {} = {}\n",
-            entry.name,
-            whereabouts(entry)
-        ));
+        text.extend(["database ", &entry.name, " = ", &whereabouts(entry), "\n"]);
     }
     for setting in SETTINGS {
         let (value, default) = (setting.shown_value(config), setting.shown_value(&defaults));

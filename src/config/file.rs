@@ -8,7 +8,7 @@ use toml::de::{DeString, DeTable, DeValue};
 use super::mistake::{closest, suggestion};
 use super::settings::by_name;
 use super::value::Raw;
-use super::{Mistake, Place, SECTIONS, SETTINGS, Written, WrittenDatabase, WrittenKey};
+use super::{Place, SECTIONS, SETTINGS, Written, WrittenDatabase, WrittenKey};
 
 /// Reads the text of a file called `name`.
 pub(super) fn read(name: &str, text: &str) -> Written {
@@ -96,16 +96,12 @@ fn read_setting(
 ) {
     let name = key.get_ref().as_ref();
     let place = lines.place(key.span());
-    match by_name(section, name) {
-        Some(setting) => written.set(setting, place, raw(value.get_ref())),
-        None => {
-            let hint = suggestion(closest_setting(section, name));
-            let name = name.escape_debug();
-            written.mistakes.push(Mistake::new(
-                place,
-                format!("unknown setting {section}.{name}{hint}"),
-            ));
-        }
+    if let Some(setting) = by_name(section, name) {
+        written.set(setting, place, raw(value.get_ref()));
+    } else {
+        let hint = suggestion(closest_setting(section, name));
+        let name = name.escape_debug();
+        written.mistake(place, format!("unknown setting {section}.{name}{hint}"));
     }
 }
 
@@ -117,29 +113,26 @@ fn read_database(
 ) {
     let place = lines.place(name.span());
     let name = name.get_ref().as_ref();
-    match value.get_ref().as_table() {
-        Some(table) => {
-            let keys = in_order(table)
-                .into_iter()
-                .map(|(key, value)| WrittenKey {
-                    key: key.get_ref().as_ref().to_owned(),
-                    place: lines.place(key.span()),
-                    raw: raw(value.get_ref()),
-                })
-                .collect();
-            written.databases.push(WrittenDatabase {
-                name: name.to_owned(),
-                place,
-                keys,
-            });
-        }
-        None => {
-            let name = name.escape_debug();
-            written.mistake(
-                place,
-                format!("databases.{name}: expected {{ host = \"…\", … }}"),
-            );
-        }
+    if let Some(table) = value.get_ref().as_table() {
+        let keys = in_order(table)
+            .into_iter()
+            .map(|(key, value)| WrittenKey {
+                key: key.get_ref().as_ref().to_owned(),
+                place: lines.place(key.span()),
+                raw: raw(value.get_ref()),
+            })
+            .collect();
+        written.databases.push(WrittenDatabase {
+            name: name.to_owned(),
+            place,
+            keys,
+        });
+    } else {
+        let name = name.escape_debug();
+        written.mistake(
+            place,
+            format!("databases.{name}: expected a table with its host"),
+        );
     }
 }
 

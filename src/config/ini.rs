@@ -4,7 +4,7 @@
 use std::io;
 use std::path::Path;
 
-use super::check::DATABASE_KEYS;
+use super::database::DATABASE_KEYS;
 use super::mistake::{closest, suggestion};
 use super::settings::{Origin, WITHOUT_EFFECT, by_pgbouncer_key};
 use super::value::Raw;
@@ -241,12 +241,11 @@ impl Reader<'_> {
 
 /// `name = value`; the name may stand in double quotes, doubled inside.
 fn split_key(line: &str) -> Option<(String, &str)> {
-    let (name, rest) = match line.strip_prefix('"') {
-        Some(quoted) => unquote(quoted, '"')?,
-        None => {
-            let (name, _) = line.split_once('=')?;
-            (name.trim_end().to_owned(), line.strip_prefix(name)?)
-        }
+    let (name, rest) = if let Some(quoted) = line.strip_prefix('"') {
+        unquote(quoted, '"')?
+    } else {
+        let (name, _) = line.split_once('=')?;
+        (name.trim_end().to_owned(), line.strip_prefix(name)?)
     };
     let value = rest.trim_start().strip_prefix('=')?.trim();
     (!name.is_empty()).then_some((name, value))
@@ -263,15 +262,14 @@ fn split_pairs(text: &str) -> Option<Vec<(String, String)>> {
             return None;
         }
         let after_key = after_key.trim_start();
-        let (value, after_value) = match after_key.strip_prefix('\'') {
-            Some(quoted) => unquote(quoted, '\'')?,
-            None => {
-                let end = after_key
-                    .find(char::is_whitespace)
-                    .unwrap_or(after_key.len());
-                let (value, after_value) = after_key.split_at_checked(end)?;
-                (value.to_owned(), after_value)
-            }
+        let (value, after_value) = if let Some(quoted) = after_key.strip_prefix('\'') {
+            unquote(quoted, '\'')?
+        } else {
+            let end = after_key
+                .find(char::is_whitespace)
+                .unwrap_or(after_key.len());
+            let (value, after_value) = after_key.split_at_checked(end)?;
+            (value.to_owned(), after_value)
         };
         pairs.push((key.to_owned(), value));
         rest = after_value.trim_start();

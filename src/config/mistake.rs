@@ -3,8 +3,8 @@
 
 use std::fmt;
 
-/// Where something was written.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Where something was written. Ordered as mistakes are told: by file and line, then the rest.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
     /// A line of a file; lines count from 1.
     Line { file: String, line: usize },
@@ -72,7 +72,7 @@ pub(super) fn closest<'a>(
             } else {
                 distance(&word, candidate)
             };
-            (distance <= (word.len() / 3).min(3)).then_some((distance, candidate))
+            (distance <= word.len().div_ceil(3).min(3)).then_some((distance, candidate))
         })
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)

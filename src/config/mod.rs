@@ -3,7 +3,12 @@
 
 mod mistake;
 mod value;
+mod quantity;
+mod secret;
+mod address;
+mod word;
 mod settings;
+mod database;
 mod url;
 mod file;
 mod ini;
@@ -14,20 +19,21 @@ mod reference;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
+pub use address::ListenAddress;
 pub use cli::{Exit, load};
+pub use database::{DatabaseEntry, Host};
 pub use mistake::{Mistake, Place};
+pub use quantity::Size;
 pub use reference::reference;
+pub use secret::SecretText;
 pub use settings::{
     Admin, Applies, Auth, Cache, Listen, Log, Origin, Pool, Redis, SECTIONS, SETTINGS, Server,
     Setting, Slow, Tls,
 };
-pub use value::{
-    AuthType, CacheMode, ListenAddress, LogFormat, LogLevel, PinPolicy, PoolMode, Range,
-    SecretText, Size, SslMode,
-};
+pub use value::Range;
+pub use word::{AuthType, CacheMode, LogFormat, LogLevel, PinPolicy, PoolMode, SslMode};
 
 use settings::WITHOUT_EFFECT;
 use value::Raw;
@@ -71,37 +77,6 @@ pub struct Credentials {
     pub user: String,
     /// `None`: only `trust` and `any` let this user in.
     pub password: Option<SecretText>,
-}
-
-/// One database that clients may name, and where it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DatabaseEntry {
-    /// What clients call it; `*` stands for every name that has no entry of its own.
-    pub name: String,
-    pub host: Host,
-    pub port: u16,
-    /// What PostgreSQL calls it. `None`: the name the client used.
-    pub dbname: Option<String>,
-    /// Log in as this user, whoever the client is. `None`: as the client's.
-    pub user: Option<String>,
-    pub password: Option<SecretText>,
-    /// Instead of `pool.default_pool_size`.
-    pub pool_size: Option<u32>,
-    /// Instead of `pool.pool_mode`.
-    pub pool_mode: Option<PoolMode>,
-    /// Startup parameter of servers whose client gives none.
-    pub application_name: Option<String>,
-    /// The startup parameter `options`, for servers whose client gives none.
-    pub options: Option<String>,
-}
-
-/// Where PostgreSQL listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Host {
-    /// A name or an address.
-    Name(String),
-    /// The directory of its Unix socket, `.s.PGSQL.<port>`.
-    SocketDirectory(PathBuf),
 }
 
 /// One row of `SHOW CONFIG`.
@@ -200,6 +175,28 @@ impl Config {
         let mut rows: Vec<Shown> = effective.chain(without_effect).collect();
         rows.sort_by_key(|row| row.name);
         rows
+    }
+
+    /// What a reload makes of a running configuration: `new`, but for the settings that only a
+    /// restart applies.
+    #[must_use]
+    pub fn reloaded(&self, new: &Self) -> Self {
+        let mut reloaded = new.clone();
+        for setting in SETTINGS
+            .iter()
+            .filter(|setting| setting.applies == Applies::AtStart)
+        {
+            (setting.copy)(&mut reloaded, self);
+        }
+        if self.auth_type() != AuthType::Trust && !self.listens_alike(new) {
+            // The new way to log in may have been chosen for addresses that are not listened on.
+            reloaded.auth.auth_type = self.auth.auth_type;
+        }
+        reloaded
+    }
+
+    fn listens_alike(&self, new: &Self) -> bool {
+        self.listen.listen_addr == new.listen.listen_addr && self.admin.address == new.admin.address
     }
 
     /// The settings in which `new` differs and that only a restart applies, as `SHOW CONFIG`

@@ -4,10 +4,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Config;
-use super::value::{
-    AuthType, CacheMode, ListenAddress, LogFormat, LogLevel, PinPolicy, PoolMode, Range, Raw,
-    SecretText, Size, SslMode, Style, Value,
+use super::value::{Range, Raw, Style, Value};
+use super::{
+    AuthType, CacheMode, Config, ListenAddress, LogFormat, LogLevel, PinPolicy, PoolMode,
+    SecretText, Size, SslMode,
 };
 
 /// Whose setting it is, which decides its name and spelling on the console.
@@ -40,6 +40,7 @@ pub struct Setting {
     pub(super) read: fn(&mut Config, &Raw, Range) -> Result<(), String>,
     pub(super) show: fn(&Config, Style) -> String,
     pub(super) same: fn(&Config, &Config) -> bool,
+    pub(super) copy: fn(&mut Config, &Config),
     pub(super) range_words: fn(Range) -> Option<String>,
 }
 
@@ -114,6 +115,7 @@ macro_rules! settings {
             },
             show: |config, style| config.$section.$field.show(style),
             same: |one, other| one.$section.$field == other.$section.$field,
+            copy: |to, from| to.$section.$field.clone_from(&from.$section.$field),
             range_words: <$type>::range_words,
         }, )+ )+ ];
     };

@@ -46,6 +46,13 @@ pub(super) fn parse(text: &str) -> Result<ServerUrl, Vec<String>> {
     let mut parser = Parser::default();
     let (main, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, path) = main.split_once('/').unwrap_or((main, ""));
+    if !authority.contains('@') && (path.contains('@') || query.contains('@')) {
+        // What follows would name pieces of the password as if they were a port or a parameter.
+        return Err(vec![
+            "expected / and ? in a user or password as %2F and %3F, and @ elsewhere as %40"
+                .to_owned(),
+        ]);
+    }
     // The last @: a password may hold one unescaped, a host may not.
     let (login, address) = authority.rsplit_once('@').unwrap_or(("", authority));
     let (user, password) = login.split_once(':').unwrap_or((login, ""));
@@ -93,27 +100,24 @@ impl Parser {
 
     /// `host`, `host:port`, `[::1]:port`, or nothing.
     fn address(&mut self, address: &str) {
-        let (host, port) = match address.strip_prefix('[') {
-            Some(rest) => {
-                let Some((host, port)) = rest.split_once(']') else {
-                    self.mistakes
-                        .push("host: expected ] after an IPv6 address".to_owned());
-                    return;
-                };
-                if host.parse::<std::net::Ipv6Addr>().is_err() {
-                    self.mistakes
-                        .push("host: expected an IPv6 address in brackets".to_owned());
-                }
-                (
-                    host,
-                    port.strip_prefix(':')
-                        .or_else(|| port.is_empty().then_some("")),
-                )
+        let (host, port) = if let Some(rest) = address.strip_prefix('[') {
+            let Some((host, port)) = rest.split_once(']') else {
+                self.mistakes
+                    .push("host: expected ] after an IPv6 address".to_owned());
+                return;
+            };
+            if host.parse::<std::net::Ipv6Addr>().is_err() {
+                self.mistakes
+                    .push("host: expected an IPv6 address in brackets".to_owned());
             }
-            None => {
-                let (host, port) = address.split_once(':').unwrap_or((address, ""));
-                (host, (!port.contains(':')).then_some(port))
-            }
+            (
+                host,
+                port.strip_prefix(':')
+                    .or_else(|| port.is_empty().then_some("")),
+            )
+        } else {
+            let (host, port) = address.split_once(':').unwrap_or((address, ""));
+            (host, (!port.contains(':')).then_some(port))
         };
         self.host = self.decode("host", host);
         match port {
@@ -142,6 +146,12 @@ impl Parser {
             "application_name" => self.application_name = Some(value),
             "options" => self.options = Some(value),
             "sslmode" => self.setting("tls", "server_tls_sslmode", value),
+            // libpq's word for the system's trust anchors, which are worth nothing unless the
+            // host name is compared too.
+            "sslrootcert" if value == "system" => {
+                self.setting("tls", "server_tls_ca_file", String::new());
+                self.setting("tls", "server_tls_sslmode", "verify-full".to_owned());
+            }
             "sslrootcert" => self.setting("tls", "server_tls_ca_file", value),
             "sslcert" => self.setting("tls", "server_tls_cert_file", value),
             "sslkey" => self.setting("tls", "server_tls_key_file", value),
