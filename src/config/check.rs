@@ -154,12 +154,21 @@ impl Checker {
             (None, Base::PgBouncer) => Elsewhere::Directory(socket_directory),
             (None, Base::Forebay) => Elsewhere::Nowhere,
         };
-        if let (true, Elsewhere::Directory(_) | Elsewhere::Nowhere) =
-            (written.is_empty(), &elsewhere)
-        {
-            let text = "no server: expected a postgres:// URL, server.url, or an entry in \
-                        [databases] (see forebay --help)";
-            self.mistakes.push(Mistake::new(Place::Nowhere, text));
+        match elsewhere {
+            Elsewhere::Nowhere if written.is_empty() => {
+                let text = "no server: expected a postgres:// URL, server.url, or an entry in \
+                            [databases] (see forebay --help)";
+                self.mistakes.push(Mistake::new(Place::Nowhere, text));
+            }
+            // PgBouncer starts, and so does the file that packages install.
+            Elsewhere::Directory(_) if written.is_empty() => {
+                self.notices
+                    .push("[databases] is empty: there is the console alone".to_owned());
+            }
+            Elsewhere::Url(_)
+            | Elsewhere::Unreadable
+            | Elsewhere::Directory(_)
+            | Elsewhere::Nowhere => {}
         }
         let mut databases = Databases::read(written, &elsewhere);
         self.config.databases = databases.entries;
@@ -220,6 +229,12 @@ impl Checker {
                 "other machines could connect without a password: expected a password in the \
                  server URL, an auth_file, or auth_type = \"trust\" if that is meant",
             ),
+            Some(AuthType::Plain | AuthType::Md5 | AuthType::ScramSha256)
+                if !has_password && self.config.base == Base::PgBouncer =>
+            {
+                let notice = "auth_file is not set: nobody can log in";
+                self.notices.push(notice.to_owned());
+            }
             Some(AuthType::Plain | AuthType::Md5 | AuthType::ScramSha256) if !has_password => self
                 .mistake(
                     "auth.auth_type",

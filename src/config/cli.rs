@@ -7,11 +7,16 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 
 use super::settings::by_name;
-use super::value::Raw;
+use super::value::{Raw, Style};
 use super::{
     Base, Config, DatabaseEntry, Host, ListenAddress, Loaded, Mistake, Place, SETTINGS, Written,
     check, file, ini, reference, url,
 };
+
+// Not doc comments: those need backticks, which would be printed.
+const SOURCE_HELP: &str =
+    "postgres://user:password@host/database, a .toml file, or a pgbouncer.ini";
+const CACHE_HELP: &str = "on, off or dry_run: count what would have been hits, serve none";
 
 /// Pool and cache for PostgreSQL. Applications connect to Forebay as if it were the database.
 #[derive(Parser)]
@@ -22,8 +27,7 @@ use super::{
     disable_help_subcommand = true
 )]
 struct Arguments {
-    /// `postgres://user:password@host/database`, a .toml file, or a pgbouncer.ini
-    #[arg(value_name = "URL or FILE")]
+    #[arg(value_name = "URL or FILE", help = SOURCE_HELP)]
     source: Option<OsString>,
     /// Forebay's own settings in TOML, beside the URL or pgbouncer.ini
     #[arg(value_name = "TOML")]
@@ -44,8 +48,7 @@ struct Arguments {
     /// Servers for each database and user
     #[arg(long, value_name = "N")]
     pool_size: Option<String>,
-    /// Whether the cache answers: on, off or `dry_run`
-    #[arg(long, value_name = "MODE", conflicts_with = "no_cache")]
+    #[arg(long, value_name = "MODE", conflicts_with = "no_cache", help = CACHE_HELP)]
     cache: Option<String>,
     /// The same as --cache off
     #[arg(long)]
@@ -245,7 +248,8 @@ fn summary(loaded: &Loaded) -> String {
         text.extend(["database ", &entry.name, " = ", &whereabouts(entry), "\n"]);
     }
     for setting in SETTINGS {
-        let (value, default) = (setting.shown_value(config), setting.shown_value(&defaults));
+        let value = (setting.show)(config, Style::Own);
+        let default = (setting.show)(&defaults, Style::Own);
         text.extend([setting.name, " = ", &value]);
         if value != default {
             text.extend([" (default: ", &default, ")"]);
