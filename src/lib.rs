@@ -17,4 +17,5 @@ pub mod service;
 pub mod insight;
 pub mod admin;
 pub mod client;
+pub mod gateway;
 pub mod listener;

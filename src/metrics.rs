@@ -40,19 +40,28 @@ pub struct CacheCounters {
     /// Writes whose commit was settled, by what they made fresh.
     pub invalidated_tables: Counter,
     pub invalidated_database: Counter,
-    bypasses: [Counter; BypassReason::ALL.len()],
+    bypasses: Bypasses,
+}
+
+#[derive(Debug)]
+struct Bypasses([Counter; BypassReason::ALL.len()]);
+
+impl Default for Bypasses {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Counter::default()))
+    }
 }
 
 impl CacheCounters {
     pub fn bypass(&self, reason: BypassReason) {
-        if let Some(counter) = self.bypasses.get(reason as usize) {
+        if let Some(counter) = self.bypasses.0.get(reason as usize) {
             counter.one();
         }
     }
 
     /// Every reason with its count, in the order of the declaration.
     pub fn bypasses(&self) -> impl Iterator<Item = (BypassReason, u64)> {
-        BypassReason::ALL.into_iter().zip(self.bypasses.iter().map(Counter::value))
+        BypassReason::ALL.into_iter().zip(self.bypasses.0.iter().map(Counter::value))
     }
 }
 

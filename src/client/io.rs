@@ -451,7 +451,7 @@ async fn reset_and_release(mut lease: Lease, current: Option<Arc<Current>>, rese
     }
 }
 
-fn close_reason(error: &AcquireError) -> CloseReason {
+pub fn close_reason(error: &AcquireError) -> CloseReason {
     match error {
         AcquireError::Timeout => CloseReason::QueryWaitTimeout,
         AcquireError::Server(ServerError::Login(LoginError::Refused { sqlstate, message })) => {

@@ -24,7 +24,7 @@ use super::settings::Base;
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// Where a pool's servers are, and as whom they log in.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Target {
     pub address: Address,
     pub tls: TlsClientConfig,
@@ -37,13 +37,14 @@ pub struct Target {
 }
 
 /// A server and its socket.
-#[derive(Debug)]
 pub struct Connection {
     pub server: Server,
     pub stream: Stream,
     pub input: BytesMut,
     /// How much of `server.to_server` the socket has taken.
     pub written: usize,
+    /// ParameterStatus heard during `query`.
+    pub heard: Vec<(String, String)>,
 }
 
 #[derive(Debug)]
@@ -95,7 +96,7 @@ impl Connection {
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let reported = logged_in.reported.clone();
         let server = Server::new(id, logged_in, target.statements_max, Instant::now());
-        let mut connection = Self { server, stream, input, written: 0 };
+        let mut connection = Self { server, stream, input, written: 0, heard: Vec::new() };
         let base = connection.read_base(reported).await?;
         connection.server.base = intern_base(base);
         Ok(connection)
@@ -139,6 +140,12 @@ impl Connection {
                     };
                     failure =
                         Some(ServerError::Query { sqlstate: field(b'C'), message: field(b'M') });
+                }
+                backend::PARAMETER_STATUS => {
+                    let (name, value) =
+                        backend::parameter_status(&body).or(Err(ServerError::Protocol))?;
+                    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+                    self.heard.push((text(name), text(value)));
                 }
                 backend::READY_FOR_QUERY => {
                     self.server.status = Status::read(&body).or(Err(ServerError::Protocol))?;
