@@ -548,6 +548,17 @@ mod tests {
     }
 
     #[test]
+    fn a_final_message_with_any_bit_changed_proves_nothing() {
+        for index in 0..CLIENT_FINAL.len() {
+            for bit in 0..8 {
+                let mut message = CLIENT_FINAL.as_bytes().to_vec();
+                message[index] ^= 1 << bit;
+                assert!(challenged().client_final(&message).is_err(), "{index} {bit}");
+            }
+        }
+    }
+
+    #[test]
     fn an_initial_response_is_split_at_its_length() {
         let body = |mechanism: &str, length: i32, message: &str| {
             [
