@@ -1,7 +1,9 @@
 //! Who a client says it is, proven or not: the side of authentication that asks.
 //!
 //! Invariant: an unknown user and a wrong password get the same messages for as long as the
-//! client can see them (`tests::an_unknown_user_and_a_wrong_password_look_the_same`).
+//! client can see them (`tests::an_unknown_user_and_a_wrong_password_look_the_same`). Two things
+//! still tell users apart, as they do in PostgreSQL and PgBouncer: `Md5` asks users with a SCRAM
+//! verifier for SCRAM, and a verifier may carry an uncommon number of iterations.
 
 use std::fmt;
 use std::sync::Arc;
@@ -100,6 +102,8 @@ impl fmt::Display for AuthError {
         }
     }
 }
+
+impl std::error::Error for AuthError {}
 
 /// ```text
 /// begin ─┬─ trust ────────────────────────────────────────────────→ Finished
