@@ -1,13 +1,16 @@
 //! Who a client says it is, proven or not: the side of authentication that asks.
 //!
 //! Invariant: an unknown user and a wrong password get the same messages for as long as the
-//! client can see them (`tests::an_unknown_user_and_a_wrong_password_look_the_same`).
+//! client can see them (`tests::an_unknown_user_and_a_wrong_password_look_the_same`). Two things
+//! still tell users apart, as they do in PostgreSQL and PgBouncer: `Md5` asks users with a SCRAM
+//! verifier for SCRAM, and a verifier may carry an uncommon number of iterations.
 
 use std::fmt;
 use std::sync::Arc;
 
 use super::md5::Md5Hash;
 use super::scram::{self, ExpectClientFinal, ExpectClientFirst, ScramError, ScramVerifier};
+use super::scram_client::ScramKeys;
 use super::userlist::Secret;
 use super::{PASSWORD_BYTES_MAX, code, request};
 
@@ -40,9 +43,8 @@ pub enum Progress {
     /// The client is who it says. Send `last`, if any, then `AuthenticationOk`.
     Done {
         last: Option<Vec<u8>>,
-        /// SCRAM only: what the client's proof gave away, good for logging in to a server whose
-        /// verifier is the same.
-        client_key: Option<[u8; 32]>,
+        /// SCRAM only: what the client's proof gave away, for `ServerAuth::with_keys`.
+        keys: Option<ScramKeys>,
     },
     Failed(AuthError),
 }
@@ -101,6 +103,8 @@ impl fmt::Display for AuthError {
     }
 }
 
+impl std::error::Error for AuthError {}
+
 /// ```text
 /// begin ─┬─ trust ────────────────────────────────────────────────→ Finished
 ///        ├─ ExpectPassword ── password ───────────────────────────→ Finished
@@ -145,7 +149,7 @@ impl ClientAuth {
                 Self(State::Finished),
                 Progress::Done {
                     last: None,
-                    client_key: None,
+                    keys: None,
                 },
             ),
             (Method::Trust, None) => {
@@ -232,7 +236,10 @@ impl ClientAuth {
                 .map_err(|error| scram_error(error, refusal))
                 .map(|proven| Progress::Done {
                     last: Some(request(code::SASL_FINAL, &proven.server_final)),
-                    client_key: Some(proven.client_key),
+                    keys: Some(ScramKeys {
+                        verifier: proven.verifier,
+                        client_key: proven.client_key,
+                    }),
                 }),
             State::Finished => Err(AuthError::Finished),
         };
@@ -278,7 +285,7 @@ fn passed(right: bool, method: Method) -> Result<Progress, AuthError> {
     if right {
         Ok(Progress::Done {
             last: None,
-            client_key: None,
+            keys: None,
         })
     } else {
         Err(AuthError::WrongPassword(method))

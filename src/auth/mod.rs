@@ -6,11 +6,13 @@
 
 pub mod md5;
 pub mod scram;
+pub mod scram_client;
 pub mod userlist;
 pub mod client;
 pub mod server;
 
 pub use client::{AuthError, ClientAuth, Method, Progress, Random};
+pub use scram_client::{ScramClientError, ScramKeys};
 pub use server::{ServerAuth, ServerAuthError, ServerProgress};
 pub use userlist::{Secret, Userlist};
 

@@ -1,6 +1,6 @@
 //! The server half of SCRAM-SHA-256 (RFC 5802, RFC 7677), as PostgreSQL speaks it: two states,
 //! each consumed by the message it waits for. Nonces come in as arguments. Channel binding is not
-//! offered. The client half, towards servers, is the driver's (`super::server`).
+//! offered. The client half, towards servers, is in `super::scram_client`.
 
 use std::fmt;
 use std::str;
@@ -27,15 +27,15 @@ pub const NONCE_BYTES: usize = 18;
 const ITERATIONS: u32 = 4096;
 const SALT_BYTES: usize = 16;
 
-type Key = [u8; 32];
+pub(super) type Key = [u8; 32];
 
 /// What is stored of a password: enough to check a proof, not enough to make one.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ScramVerifier {
     iterations: u32,
     salt: Vec<u8>,
-    stored_key: Key,
-    server_key: Key,
+    pub(super) stored_key: Key,
+    pub(super) server_key: Key,
 }
 
 impl ScramVerifier {
@@ -77,6 +77,11 @@ impl ScramVerifier {
             stored_key: derive("stored:"),
             server_key: derive("server:"),
         }
+    }
+
+    /// Whether a challenge with this salt and this count is a challenge for this verifier.
+    pub(super) fn has_salt(&self, salt: &str, iterations: &str) -> bool {
+        BASE64.encode(&self.salt) == salt && iterations.parse() == Ok(self.iterations)
     }
 
     /// Whether this verifier was made from `password`, at the full price of a derivation.
@@ -207,8 +212,9 @@ pub struct ExpectClientFinal {
 pub struct Proven {
     /// server-final-message, by which we prove that we know the verifier.
     pub server_final: Vec<u8>,
-    /// With the verifier's keys this logs in elsewhere, wherever the verifier is the same.
+    /// Logs in elsewhere, wherever the verifier is the same.
     pub client_key: Key,
+    pub verifier: Arc<ScramVerifier>,
 }
 
 impl ExpectClientFinal {
@@ -223,10 +229,7 @@ impl ExpectClientFinal {
         }
         let parts = [self.auth_message.as_bytes(), last.without_proof.as_bytes()];
         let signature = hmac_sha256(&self.verifier.stored_key, &parts);
-        let mut client_key = last.proof;
-        for (key, signature) in client_key.iter_mut().zip(signature) {
-            *key ^= signature;
-        }
+        let client_key = xor(last.proof, signature);
         let stored_key = Key::from(Sha256::digest(client_key));
         if !bool::from(stored_key.ct_eq(&self.verifier.stored_key)) {
             return Err(ScramError::WrongProof);
@@ -236,6 +239,7 @@ impl ExpectClientFinal {
         Ok(Proven {
             server_final,
             client_key,
+            verifier: self.verifier,
         })
     }
 }
@@ -352,7 +356,14 @@ fn decode_key(text: &str) -> Option<Key> {
     BASE64.decode(text).ok()?.try_into().ok()
 }
 
-fn hmac_sha256(key: &Key, parts: &[&[u8]]) -> Key {
+pub(super) fn xor(mut left: Key, right: Key) -> Key {
+    for (left, right) in left.iter_mut().zip(right) {
+        *left ^= right;
+    }
+    left
+}
+
+pub(super) fn hmac_sha256(key: &Key, parts: &[&[u8]]) -> Key {
     #[expect(clippy::expect_used, reason = "HMAC takes keys of every length")]
     let mut hmac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of every length");
     for part in parts {
@@ -533,6 +544,17 @@ mod tests {
                 final_error(CLIENT_FINAL.get(..end).expect("ASCII")).is_some(),
                 "{end}"
             );
+        }
+    }
+
+    #[test]
+    fn a_final_message_with_any_bit_changed_proves_nothing() {
+        for index in 0..CLIENT_FINAL.len() {
+            for bit in 0..8 {
+                let mut message = CLIENT_FINAL.as_bytes().to_vec();
+                message[index] ^= 1 << bit;
+                assert!(challenged().client_final(&message).is_err(), "{index} {bit}");
+            }
         }
     }
 

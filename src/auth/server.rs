@@ -7,11 +7,10 @@
 use std::fmt;
 use std::mem;
 
-use postgres_protocol::authentication::sasl::{ChannelBinding, ScramSha256};
-
 use super::code;
 use super::md5::Md5Hash;
-use super::scram::MECHANISM;
+use super::scram::{MECHANISM, NONCE_BYTES};
+use super::scram_client::{ScramClient, ScramClientError, ScramKeys, ScramProving};
 use super::userlist::{Password, Secret};
 
 /// What to do next.
@@ -42,7 +41,7 @@ pub enum ServerAuthError {
     /// A message that may not come now; a server that skips the end of SCRAM among them.
     Unexpected { method: &'static str },
     /// The server failed to prove that it knows the password, or broke the exchange.
-    Scram(String),
+    Scram(ScramClientError),
 }
 
 impl fmt::Display for ServerAuthError {
@@ -86,13 +85,14 @@ impl std::error::Error for ServerAuthError {}
 pub struct ServerAuth {
     user: String,
     secret: Option<Secret>,
+    keys: Option<(ScramKeys, [u8; NONCE_BYTES])>,
     state: State,
 }
 
 enum State {
     Start,
-    Challenged(ScramSha256),
-    Proving(ScramSha256),
+    Challenged(ScramClient),
+    Proving(ScramProving),
     /// All is said; `AuthenticationOk` or an error comes next.
     Answered,
     Finished,
@@ -104,8 +104,17 @@ impl ServerAuth {
         Self {
             user: user.to_owned(),
             secret: secret.cloned(),
+            keys: None,
             state: State::Start,
         }
+    }
+
+    /// Answers SCRAM with what the same user's client gave away at its log-in, unless a password
+    /// is stored. Never mix users here: keys log in as whoever they belong to.
+    #[must_use]
+    pub fn with_keys(mut self, keys: ScramKeys, nonce: [u8; NONCE_BYTES]) -> Self {
+        self.keys = Some((keys, nonce));
+        self
     }
 
     /// Takes the body of an `AuthenticationRequest` (`R`). After `Done` or `Failed` every
@@ -146,17 +155,12 @@ impl ServerAuth {
                 let (scram, answer) = self.begin_scram(payload)?;
                 Ok((State::Challenged(scram), ServerProgress::Answer(answer)))
             }
-            (code::SASL_CONTINUE, State::Challenged(mut scram)) => {
-                scram
-                    .update(payload)
-                    .map_err(|error| ServerAuthError::Scram(error.to_string()))?;
-                let answer = scram.message().to_vec();
+            (code::SASL_CONTINUE, State::Challenged(scram)) => {
+                let (scram, answer) = scram.prove(payload).map_err(ServerAuthError::Scram)?;
                 Ok((State::Proving(scram), ServerProgress::Answer(answer)))
             }
-            (code::SASL_FINAL, State::Proving(mut scram)) => {
-                scram
-                    .finish(payload)
-                    .map_err(|error| ServerAuthError::Scram(error.to_string()))?;
+            (code::SASL_FINAL, State::Proving(scram)) => {
+                scram.finish(payload).map_err(ServerAuthError::Scram)?;
                 Ok((State::Answered, ServerProgress::Wait))
             }
             (
@@ -196,7 +200,7 @@ impl ServerAuth {
         Ok(Md5Hash::of_password(&self.user, password).answer(salt))
     }
 
-    fn begin_scram(&self, payload: &[u8]) -> Result<(ScramSha256, Vec<u8>), ServerAuthError> {
+    fn begin_scram(&self, payload: &[u8]) -> Result<(ScramClient, Vec<u8>), ServerAuthError> {
         if !mechanisms(payload)?.any(|name| name == MECHANISM.as_bytes()) {
             let offered = mechanisms(payload)?
                 .map(|name| String::from_utf8_lossy(name).into_owned())
@@ -204,14 +208,18 @@ impl ServerAuth {
                 .join(" ");
             return Err(ServerAuthError::NoMechanism { offered });
         }
-        let password = self.password(code::SASL)?.as_str().as_bytes();
-        let scram = ScramSha256::new(password, ChannelBinding::unsupported());
-        let length = i32::try_from(scram.message().len())
+        let scram = match (self.password(code::SASL), &self.keys) {
+            (Ok(password), _) => ScramClient::of_password(password.as_str()),
+            (Err(_), Some((keys, nonce))) => ScramClient::of_keys(keys.clone(), *nonce),
+            (Err(error), None) => return Err(error),
+        };
+        let message = scram.first_message();
+        let length = i32::try_from(message.len())
             .ok()
             .ok_or(ServerAuthError::Malformed { method: MECHANISM })?;
         let mut answer = cstring(MECHANISM);
         answer.extend(length.to_be_bytes());
-        answer.extend_from_slice(scram.message());
+        answer.extend(message);
         Ok((scram, answer))
     }
 }

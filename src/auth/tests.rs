@@ -203,7 +203,7 @@ fn a_client_that_binds_channels_but_sees_no_offer_gets_in() {
         .expect("the challenge is well formed");
     let Progress::Done {
         last: Some(last),
-        client_key: Some(_),
+        keys: Some(_),
     } = client.respond(driver.message())
     else {
         panic!("the password is right");
@@ -421,4 +421,133 @@ fn noise_and_truncations_never_log_us_in() {
             assert!(!done || body == [0; 4], "{body:?}");
         }
     }
+}
+
+/// The keys that bob's client gives away when it logs in against `ours`.
+fn keys_from_login(ours: &str, password: &str) -> ScramKeys {
+    match log_in(Method::Scram, Some(ours), password) {
+        (
+            Progress::Done {
+                keys: Some(keys), ..
+            },
+            None,
+        ) => keys,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Logs in with keys at a server that stores `theirs`.
+fn pass_through(keys: ScramKeys, theirs: &str) -> Result<(), ServerAuthError> {
+    let (ours, theirs) = (Secret::parse(SCRAM), Secret::parse(theirs));
+    let mut us = ServerAuth::begin("bob", Some(&ours)).with_keys(keys, [9; scram::NONCE_BYTES]);
+    let (mut server, mut progress) =
+        ClientAuth::begin(Method::Scram, "bob", Some(&theirs), &random());
+    loop {
+        let body = match progress {
+            Progress::Continue(body) => body,
+            Progress::Done { last, .. } => {
+                assert_eq!(us.handle(&last.expect("a signature")), ServerProgress::Wait);
+                assert_eq!(us.handle(&[0; 4]), ServerProgress::Done);
+                return Ok(());
+            }
+            Progress::Failed(error) => panic!("{error}"),
+        };
+        match us.handle(&body) {
+            ServerProgress::Answer(answer) => progress = server.respond(&answer),
+            ServerProgress::Failed(error) => return Err(error),
+            other @ (ServerProgress::Wait | ServerProgress::Done) => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_clients_proof_logs_in_where_the_verifier_is_the_same() {
+    assert_eq!(
+        pass_through(keys_from_login(SCRAM, "secret"), SCRAM),
+        Ok(())
+    );
+}
+
+#[test]
+fn a_clients_proof_is_not_sent_where_the_verifier_differs() {
+    let other = ServerAuthError::Scram(ScramClientError::OtherVerifier);
+    assert_eq!(
+        pass_through(keys_from_login(SCRAM, "secret"), "secret"),
+        Err(other.clone())
+    );
+    assert_eq!(
+        pass_through(keys_from_login("secret", "secret"), SCRAM),
+        Err(other)
+    );
+}
+
+#[test]
+fn a_server_that_knows_only_the_salt_is_not_believed() {
+    let keys = keys_from_login(SCRAM, "secret");
+    let start = |keys: ScramKeys| {
+        let mut us = ServerAuth::begin("bob", None).with_keys(keys, [9; scram::NONCE_BYTES]);
+        let first = us.handle(&request(code::SASL, b"SCRAM-SHA-256\0\0"));
+        assert!(matches!(first, ServerProgress::Answer(_)));
+        us
+    };
+    // "CQkJ…" is our nonce of nines.
+    let nonce = "CQkJ".repeat(6);
+    let challenge = |nonce: &str, salt: &str, more: &str| {
+        let text = format!("r={nonce},s={salt},i=4096{more}");
+        request(code::SASL_CONTINUE, text.as_bytes())
+    };
+    let salt = "L3MIHmDKoh/HCQyCD4/+/Q==";
+    let right = challenge(&format!("{nonce}x"), salt, "");
+    for (body, expected) in [
+        (challenge(&nonce, salt, ""), ScramClientError::Nonce),
+        (challenge("x", salt, ""), ScramClientError::Nonce),
+        (
+            challenge(&format!("{nonce}x"), "AAAA", ""),
+            ScramClientError::OtherVerifier,
+        ),
+        (
+            challenge(&format!("{nonce}x"), salt, "0"),
+            ScramClientError::OtherVerifier,
+        ),
+        (
+            request(code::SASL_CONTINUE, b"\xff"),
+            ScramClientError::Malformed { expected: "text" },
+        ),
+        (
+            request(code::SASL_CONTINUE, b""),
+            ScramClientError::Malformed { expected: "nonce" },
+        ),
+    ] {
+        let failed = ServerProgress::Failed(ServerAuthError::Scram(expected));
+        assert_eq!(start(keys.clone()).handle(&body), failed, "{body:?}");
+    }
+    for body in noise(&right) {
+        let progress = start(keys.clone()).handle(&body);
+        // A changed byte of the nonce's server part is still a challenge.
+        let challenged = body.starts_with(&right[..4 + 2 + nonce.len()]);
+        assert!(
+            challenged || matches!(progress, ServerProgress::Failed(_)),
+            "{body:?}"
+        );
+    }
+    for last in [
+        &b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="[..],
+        b"v=",
+        b"",
+        b"e=no",
+    ] {
+        let mut us = start(keys.clone());
+        assert!(matches!(us.handle(&right), ServerProgress::Answer(_)));
+        let end = us.handle(&request(code::SASL_FINAL, last));
+        assert!(
+            matches!(end, ServerProgress::Failed(ServerAuthError::Scram(_))),
+            "{end:?}"
+        );
+    }
+}
+
+#[test]
+fn debug_output_keeps_the_keys() {
+    let shown = format!("{:?}", keys_from_login(SCRAM, "secret"));
+    assert_eq!(shown, "ScramKeys(…)");
 }

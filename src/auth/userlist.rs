@@ -127,6 +127,8 @@ impl fmt::Display for UserlistError {
     }
 }
 
+impl std::error::Error for UserlistError {}
+
 impl Userlist {
     /// Reads the file's text; all mistakes at once.
     pub fn parse(text: &str) -> Result<Self, Vec<UserlistError>> {

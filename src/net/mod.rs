@@ -3,6 +3,7 @@
 //! Plain sockets cost one system call a read or write, and none that readiness rules out. Nothing
 //! here times out, retries or decides: callers do.
 
+mod verify;
 pub mod tls;
 pub mod connect;
 

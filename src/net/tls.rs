@@ -8,26 +8,18 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use tokio_rustls::rustls::client::danger::{
-    HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
-};
-use tokio_rustls::rustls::client::{
-    Resumption, verify_server_cert_signed_by_trust_anchor, verify_server_name,
-};
-use tokio_rustls::rustls::crypto::{
-    CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature,
-};
+use tokio_rustls::rustls::client::Resumption;
+use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use tokio_rustls::rustls::server::{
-    NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier,
-};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{
-    self, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig,
-    SignatureScheme, SupportedProtocolVersion,
+    self, ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion,
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use super::verify::{Authorities, Check, Verifier};
 
 /// The application protocol, which PostgreSQL 17 and its clients name in the handshake. A client
 /// that names only others is refused: it did not mean to talk to a database.
@@ -191,7 +183,7 @@ impl TlsClientConfig {
         let provider = Arc::new(ring::default_provider());
         let verifier = Verifier {
             check,
-            algorithms: algorithms(&provider),
+            algorithms: provider.signature_verification_algorithms,
         };
         let builder = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(VERSIONS)
@@ -235,10 +227,6 @@ fn configuration(cause: impl fmt::Display) -> TlsConfigError {
     }
 }
 
-fn algorithms(provider: &CryptoProvider) -> WebPkiSupportedAlgorithms {
-    provider.signature_verification_algorithms
-}
-
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 fn identity(cert_file: &Path, key_file: &Path) -> Result<Identity, TlsConfigError> {
@@ -263,14 +251,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsConfigEr
     Ok(certificates)
 }
 
-/// Whom to trust.
-#[derive(Debug)]
-struct Authorities {
-    roots: RootCertStore,
-    /// The same as certificates, from a CA file only: a server may show one of these itself.
-    listed: Vec<CertificateDer<'static>>,
-}
-
+/// How authorities are read; what they decide is in `verify`.
 impl Authorities {
     fn of(ca_file: Option<&Path>) -> Result<Self, TlsConfigError> {
         ca_file.map_or_else(Self::of_system, Self::of_file)
@@ -305,117 +286,5 @@ impl Authorities {
             roots,
             listed: Vec::new(),
         })
-    }
-}
-
-#[derive(Debug)]
-enum Check {
-    Nothing,
-    Authority(Authorities),
-    AuthorityAndName(Authorities),
-}
-
-/// Verifies as much of a server's certificate as `sslmode` says.
-#[derive(Debug)]
-struct Verifier {
-    check: Check,
-    algorithms: WebPkiSupportedAlgorithms,
-}
-
-impl Verifier {
-    fn check_authority(
-        &self,
-        authorities: &Authorities,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<(), rustls::Error> {
-        let certificate = ParsedCertificate::try_from(end_entity)?;
-        let result = verify_server_cert_signed_by_trust_anchor(
-            &certificate,
-            &authorities.roots,
-            intermediates,
-            now,
-            self.algorithms.all,
-        );
-        match result {
-            // A self-signed certificate, copied from the server to its clients as PostgreSQL's
-            // manual shows, is its own authority. The library refuses authorities as servers;
-            // here the operator named this very certificate, so its dates are all that is left
-            // to check, and those come first.
-            Err(rustls::Error::InvalidCertificate(cause))
-                if !is_about_dates(&cause) && authorities.listed.contains(end_entity) =>
-            {
-                Ok(())
-            }
-            Ok(()) | Err(_) => result,
-        }
-    }
-
-    /// Whether a certificate that nothing is asked of is one that the library cannot read, such
-    /// as one of X.509 version 1. Its signature then proves no less than anybody's.
-    fn is_beyond_checking(&self, certificate: &CertificateDer<'_>) -> bool {
-        matches!(self.check, Check::Nothing) && ParsedCertificate::try_from(certificate).is_err()
-    }
-}
-
-fn is_about_dates(cause: &CertificateError) -> bool {
-    matches!(
-        cause,
-        CertificateError::Expired
-            | CertificateError::ExpiredContext { .. }
-            | CertificateError::NotValidYet
-            | CertificateError::NotValidYetContext { .. }
-    )
-}
-
-impl ServerCertVerifier for Verifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        match &self.check {
-            Check::Nothing => {}
-            Check::Authority(authorities) => {
-                self.check_authority(authorities, end_entity, intermediates, now)?;
-            }
-            Check::AuthorityAndName(authorities) => {
-                self.check_authority(authorities, end_entity, intermediates, now)?;
-                verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
-            }
-        }
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        if self.is_beyond_checking(certificate) {
-            return Ok(HandshakeSignatureValid::assertion());
-        }
-        verify_tls12_signature(message, certificate, signed, &self.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        if self.is_beyond_checking(certificate) {
-            return Ok(HandshakeSignatureValid::assertion());
-        }
-        verify_tls13_signature(message, certificate, signed, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
     }
 }
