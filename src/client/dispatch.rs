@@ -14,6 +14,7 @@ use crate::pool::statements::Statement;
 use crate::server::outstanding::{Deliver, Owed, Reply};
 use crate::server::{Server, shared_name};
 use crate::sql::verdict::{Control, Verdict, Write};
+use crate::twin::{self, Twin};
 use crate::wire::backend::{self, Status};
 use crate::wire::frontend::{self, Bind, Parse, Target};
 
@@ -23,6 +24,11 @@ use super::statements::{Portal, Prepared};
 impl Session {
     /// Sends the collected group on. The server is ours and set to nobody else's state.
     pub fn dispatch(&mut self, server: &mut Server, now: Instant) {
+        if let Some(hit) = self.early_hit.take() {
+            server.outstanding.push(Owed::Invented(hit.leak()));
+            self.group.clear();
+            return;
+        }
         if server.is_clean() && !self.unsynced {
             server.assume(&self.settings);
         }
@@ -330,11 +336,17 @@ impl Session {
             Some(scope) if may_commit => scope,
             Some(_) | None => return Armed::default(),
         };
-        Armed {
+        let mut armed = Armed {
             database: scope == Scope::Database,
             catalog: self.transaction.catalog,
-            guards: vec![self.common.database.coherence.begin_write(&scope)],
+            ..Armed::default()
+        };
+        if twin::is(Twin::NoInFlight) || twin::is(Twin::AckBeforeInvalidation) {
+            armed.late.push(scope);
+        } else {
+            armed.guards.push(self.common.database.coherence.begin_write(&scope));
         }
+        armed
     }
 }
 

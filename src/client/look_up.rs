@@ -14,6 +14,7 @@ use crate::server::Server;
 use crate::sql::classify::{Context, classify};
 use crate::sql::lex::{contains_time_word, lex};
 use crate::sql::verdict::{BypassReason, Read, Verdict, Write};
+use crate::twin::{self, Twin};
 use crate::wire::backend::{self, Status};
 use crate::wire::frontend::{self, Bind, Parse, Target};
 
@@ -46,6 +47,25 @@ impl Session {
     pub fn answer(&mut self, server: Option<&Server>, now: Instant, out: &mut Vec<u8>) -> Answer {
         let owed_nothing = self.is_owed_nothing(server);
         self.plan = None;
+        for scope in std::mem::take(&mut self.unsettled) {
+            self.common.database.coherence.invalidate(&scope);
+        }
+        if !owed_nothing && twin::is(Twin::PipelineLookupOnArrival) {
+            let mut hit = Vec::new();
+            if self.answer_group(true, now, &mut hit) == Answer::Done {
+                self.early_hit = Some(hit);
+            }
+            self.plan = None;
+            return Answer::Send;
+        }
+        let answer = self.answer_group(owed_nothing, now, out);
+        if answer == Answer::Done {
+            self.group.clear();
+        }
+        answer
+    }
+
+    fn answer_group(&mut self, owed_nothing: bool, now: Instant, out: &mut Vec<u8>) -> Answer {
         let group = std::mem::take(&mut self.group);
         let answer = match group.parts.as_slice() {
             [query] if query.tag == frontend::QUERY => {
@@ -66,9 +86,6 @@ impl Session {
             }
         };
         self.group = group;
-        if answer == Answer::Done {
-            self.group.clear();
-        }
         answer
     }
 
