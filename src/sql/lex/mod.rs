@@ -88,6 +88,8 @@ pub enum NotPlain {
     Uescape,
     /// A bit string followed by a quote, which is not a doubled quote there.
     BitStringJunk,
+    /// A comment between two parts of one string: see `scan::continuation`.
+    CommentInString,
     /// A comment that is not UTF-8: PostgreSQL may refuse the statement for it, and the text
     /// without it would be answered.
     CommentEncoding,

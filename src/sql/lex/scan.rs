@@ -97,7 +97,10 @@ pub(super) fn gap_end(sql: &[u8], mut at: usize) -> Result<usize, LexError> {
 /// seen it before.
 pub(super) fn leading_comment(sql: &[u8]) -> Option<Range<usize>> {
     let start = position(sql, 0, |byte| class(byte) != Class::Blank)?;
-    is_comment(sql, start).then_some(start..comment_end(sql, start).ok()?)
+    if !is_comment(sql, start) {
+        return None;
+    }
+    Some(start..comment_end(sql, start).ok()?)
 }
 
 /// End of the comment at `start`; that of a `--` comment stands before its line break.
@@ -169,10 +172,12 @@ pub(super) fn bit_string_close(sql: &[u8], at: usize) -> Result<usize, LexError>
     position(sql, at, |byte| byte == b'\'').ok_or(LexError::Unterminated(Quote::String))
 }
 
-/// The opening quote of the next part of a string that ends before `at`: blanks and `--` comments
-/// with at least one line break lie between. A block comment ends the string for good.
+/// The opening quote of the next part of a string that ends before `at`: blanks with at least one
+/// line break lie between. A block comment ends the string for good. `--` comments do not, says
+/// PostgreSQL; the parser we have takes no comment there at all, so they are refused.
 pub(super) fn continuation(sql: &[u8], mut at: usize) -> Result<Option<usize>, LexError> {
     let mut newline = false;
+    let mut comment = false;
     loop {
         match byte(sql, at) {
             b'\n' | b'\r' => {
@@ -180,7 +185,13 @@ pub(super) fn continuation(sql: &[u8], mut at: usize) -> Result<Option<usize>, L
                 at += 1;
             }
             b' ' | b'\t' | 0x0C => at += 1,
-            b'-' if byte(sql, at + 1) == b'-' => at = comment_end(sql, at)?,
+            b'-' if byte(sql, at + 1) == b'-' => {
+                comment = true;
+                at = comment_end(sql, at)?;
+            }
+            b'\'' if newline && comment => {
+                return Err(LexError::NotPlain(NotPlain::CommentInString));
+            }
             b'\'' if newline => return Ok(Some(at)),
             _ => return Ok(None),
         }
