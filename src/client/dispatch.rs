@@ -170,8 +170,14 @@ impl Session {
         self.unsynced = true;
         let Ok(bind) = Bind::read(body) else { return };
         self.common.counters.bind.one();
-        let statement = self.names.find(bind.statement).map(|known| Arc::clone(&known.statement));
-        let portal = Portal { statement: statement.clone() };
+        let generation = self.common.database.snapshot().generation;
+        let known = self.names.find(bind.statement);
+        let stale = known.is_some_and(|known| known.generation != generation);
+        let statement = known.map(|known| Arc::clone(&known.statement));
+        let portal = Portal {
+            statement: statement.clone(),
+            stale: stale.then(|| bind.statement.into()),
+        };
         if server.outstanding.is_skipping() {
             return;
         }
@@ -258,16 +264,18 @@ impl Session {
         }
         let Ok((portal, _)) = frontend::execute(body) else { return };
         self.common.counters.query.one();
-        let portal = self.names.portals.get(portal);
-        let statement = portal.and_then(|portal| portal.statement.clone());
-        let verdict = match &statement {
-            Some(statement) => self.verdict_of(statement).0,
+        let portal = self.names.portals.get(portal).cloned();
+        let (statement, stale) =
+            portal.map_or((None, None), |portal| (portal.statement, portal.stale));
+        let (verdict, generation) = match &statement {
+            Some(statement) => self.verdict_of(statement),
             // A portal we did not see made: DECLARE makes them too.
-            None => Arc::new(opaque("EXECUTE")),
+            None => (Arc::new(opaque("EXECUTE")), 0),
         };
+        let stale = stale.map(|name| (name, generation));
         let armed = self.bracket(&verdict, server);
         self.armed.append(armed);
-        let request = self.request(RequestKind::Execute { verdict, statement });
+        let request = self.request(RequestKind::Execute { verdict, stale });
         server.outstanding.push(Owed::forward(Reply::Execute, request));
         server.to_server.extend_from_slice(message);
     }

@@ -211,7 +211,12 @@ impl Session {
         match server.outstanding.front() {
             Some(Owed::Expect { reply: Reply::Execute, .. }) => {
                 let request = self.pop_execute(server);
-                if let Some(RequestKind::Execute { verdict, .. }) = request {
+                if let Some(RequestKind::Execute { verdict, stale }) = request {
+                    if let Some((name, generation)) = stale
+                        && let Some(prepared) = self.names.find_mut(&name)
+                    {
+                        prepared.generation = generation;
+                    }
                     for control in &verdict.controls {
                         self.apply(control, rolled_back, server);
                     }

@@ -24,7 +24,7 @@ use crate::wire::backend::Status;
 use super::close::CloseReason;
 use super::facts::Facts;
 use super::group::Group;
-use super::pins::{Pin, Pins};
+use super::pins::Pins;
 use super::statements::Names;
 use super::transaction::Transaction;
 
@@ -105,7 +105,12 @@ pub enum RequestKind {
     /// The client's own Parse; undone if it fails.
     Parse { name: Box<[u8]>, statement: Arc<Statement> },
     /// An Execute; its controls take effect when it completes.
-    Execute { verdict: Arc<Verdict>, statement: Option<Arc<Statement>> },
+    Execute {
+        verdict: Arc<Verdict>,
+        /// The name of a statement prepared under an older catalogue, and the generation under
+        /// which PostgreSQL accepts it again if this succeeds.
+        stale: Option<(Box<[u8]>, u64)>,
+    },
     /// Query or Sync: the end of a unit of work, where a commit becomes known.
     Unit(Unit),
 }
@@ -282,11 +287,6 @@ impl Session {
                 server_pid: pid,
             });
         }
-    }
-
-    /// Whether the pin policy lets this statement's session state be.
-    pub fn refuses_pin(&self, pin: Pin) -> bool {
-        self.common.pin_policy == crate::pool::PinPolicy::Refuse && !self.pins.has(pin)
     }
 }
 
