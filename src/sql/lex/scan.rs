@@ -13,9 +13,9 @@ pub(super) enum Class {
     /// Letters, `_` and every byte from 0x80 on.
     Word,
     Digit,
+    Dollar,
     Quote,
     DoubleQuote,
-    Dollar,
     Dot,
     Minus,
     Slash,
@@ -147,7 +147,7 @@ pub(super) fn doubled_close(
     quote: u8,
     what: Quote,
 ) -> Result<usize, LexError> {
-    while let Some(close) = position(sql, at, |byte| byte == quote) {
+    while let Some(close) = find(sql, at, quote) {
         if byte(sql, close + 1) != quote {
             return Ok(close);
         }
@@ -212,7 +212,7 @@ pub(super) fn dollar_tag_end(sql: &[u8], start: usize) -> Result<usize, LexError
 /// Where the closing `tag` begins. A tag holds no `$` but its own two, so trying every `$` finds
 /// what the scanner finds.
 pub(super) fn dollar_close(sql: &[u8], mut at: usize, tag: &[u8]) -> Result<usize, LexError> {
-    while let Some(dollar) = position(sql, at, |byte| byte == b'$') {
+    while let Some(dollar) = find(sql, at, b'$') {
         if sql.get(dollar..).is_some_and(|rest| rest.starts_with(tag)) {
             return Ok(dollar);
         }
@@ -308,6 +308,23 @@ fn digits(sql: &[u8], start: usize, radix: u32) -> (usize, u64) {
             .saturating_add(u64::from(digit));
         at += 1 + underscore;
     }
+}
+
+/// The next `wanted`; whole blocks without it are passed by, for long strings.
+fn find(sql: &[u8], from: usize, wanted: u8) -> Option<usize> {
+    const BLOCK: usize = 16;
+    let mut at = from;
+    while let Some(block) = sql.get(at..at + BLOCK) {
+        if block
+            .iter()
+            .fold(0, |found, &byte| found | u8::from(byte == wanted))
+            != 0
+        {
+            break;
+        }
+        at += BLOCK;
+    }
+    position(sql, at, |byte| byte == wanted)
 }
 
 fn position(sql: &[u8], from: usize, found: impl Fn(u8) -> bool) -> Option<usize> {
