@@ -4,6 +4,7 @@
 //! comes back up through one queue, and a module uses only those declared above it
 //! (`tests/architecture.rs` checks). Files named for I/O touch sockets; all others are pure.
 
+pub mod twin;
 pub mod wire;
 pub mod sql;
 pub mod config;
@@ -11,10 +12,11 @@ pub mod metrics;
 pub mod auth;
 pub mod cache;
 pub mod net;
-pub mod service;
 pub mod server;
 pub mod pool;
+pub mod service;
 pub mod insight;
 pub mod admin;
 pub mod client;
+pub mod gateway;
 pub mod listener;

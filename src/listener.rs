@@ -1,1 +1,384 @@
-//! Placeholder until the module lands.
+//! Accepting connections: the first packets, TLS, authentication, and who serves what comes next.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, BytesMut};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::auth::ClientAuth;
+use crate::client::close::CloseReason;
+use crate::client::registry::{Hello, Registered};
+use crate::client::session::Session;
+use crate::client::startup::{self, Proof};
+use crate::client::io as client_io;
+use crate::config::SslMode;
+use crate::gateway::{Gateway, Opened};
+use crate::net::{Stream, accept_tls};
+use crate::pool::Reported;
+use crate::server::io::ServerError;
+use crate::server::settings::{Settings, replay};
+use crate::wire::frame::{self, HEADER_BYTES};
+use crate::wire::startup::{Packet, Startup, StartupError};
+use crate::wire::{backend, frontend};
+
+/// Longest message of a client that has not proven who it is.
+const UNPROVEN_BYTES_MAX: usize = 64 * 1024;
+
+/// Names under which the console is reached on the main port.
+const CONSOLE_NAMES: [&str; 2] = ["pgbouncer", "forebay"];
+
+/// Accepts until the process ends. `console`: everybody who connects here gets the console.
+pub async fn accept(listener: TcpListener, gateway: Arc<Gateway>, console: bool) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _address)) => {
+                tokio::spawn(serve(stream, Arc::clone(&gateway), console));
+            }
+            Err(error) => {
+                // Too many open files, most likely; accepting again at once would spin.
+                tracing::error!(%error, "accept failed");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// A connection while it has not logged in.
+struct Newcomer {
+    /// `None` only while TLS is being negotiated over it.
+    stream: Option<Stream>,
+    input: BytesMut,
+    gateway: Arc<Gateway>,
+}
+
+/// One that has.
+struct Known {
+    user: String,
+    database: String,
+    startup: Startup,
+    /// Messages for it, AuthenticationOk not among them yet.
+    out: Vec<u8>,
+}
+
+async fn serve(stream: TcpStream, gateway: Arc<Gateway>, console: bool) {
+    // Fails only on a socket that is gone already, and then the first read says so.
+    let _gone = stream.set_nodelay(true);
+    let timeout = gateway.config.listen.client_login_timeout;
+    let input = BytesMut::with_capacity(1024);
+    let mut newcomer = Newcomer { stream: Some(Stream::Tcp(stream)), input, gateway };
+    let login = newcomer.log_in(console);
+    let known = match timeout {
+        Duration::ZERO => login.await,
+        limit => tokio::time::timeout(limit, login)
+            .await
+            .unwrap_or(Err(CloseReason::LoginTimeout)),
+    };
+    let reason = match known {
+        Ok(Some(known)) => newcomer.serve(known, console).await,
+        Ok(None) => return,
+        Err(reason) => {
+            newcomer.refuse(&reason).await;
+            reason
+        }
+    };
+    tracing::debug!(reason = %reason.text(), "connection closed");
+}
+
+impl Newcomer {
+    /// `None`: it was a cancel request, and is done.
+    async fn log_in(&mut self, console: bool) -> Result<Option<Known>, CloseReason> {
+        let startup = loop {
+            match self.packet().await? {
+                Packet::SslRequest => self.start_tls().await?,
+                Packet::GssencRequest => self.send(b"N").await?,
+                Packet::Cancel { pid, key } => {
+                    self.cancel(pid, &key).await;
+                    return Ok(None);
+                }
+                Packet::Startup(startup) => break startup,
+            }
+        };
+        self.require_tls()?;
+        let mut out = Vec::new();
+        if startup.minor > 0 || startup.extensions().next().is_some() {
+            backend::write_negotiate(&mut out, startup.extensions());
+        }
+        let user = startup.parameter("user").unwrap_or_default().to_owned();
+        if user.is_empty() {
+            return Err(CloseReason::NoUser);
+        }
+        let default = self.gateway.config.default_database.clone();
+        let named = startup.parameter("database").filter(|name| !name.is_empty());
+        let database = named.map_or_else(|| default.unwrap_or_else(|| user.clone()), str::to_owned);
+        let out = self.authenticate(&user, out).await?;
+        // Only who has proven who it is learns which databases there are.
+        if !console && !is_console(&database) && !self.gateway.knows_database(&database) {
+            return Err(CloseReason::NoSuchDatabase(database));
+        }
+        Ok(Some(Known { user, database, startup, out }))
+    }
+
+    async fn packet(&mut self) -> Result<Packet, CloseReason> {
+        loop {
+            match crate::wire::startup::read(&self.input) {
+                Ok(Some((packet, total))) => {
+                    self.input.advance(total);
+                    return Ok(packet);
+                }
+                Ok(None) => self.read().await?,
+                Err(StartupError::Version { major, minor }) => {
+                    return Err(CloseReason::StartupVersion { major, minor });
+                }
+                Err(StartupError::Length(_) | StartupError::Malformed | StartupError::NotUtf8) => {
+                    return Err(CloseReason::StartupMalformed);
+                }
+            }
+        }
+    }
+
+    async fn start_tls(&mut self) -> Result<(), CloseReason> {
+        let Some(config) = self.gateway.client_tls.clone().filter(|_| !self.is_tls()) else {
+            return self.send(b"N").await;
+        };
+        let Some(plain) = self.stream.take() else { return Err(CloseReason::ClientLost) };
+        match accept_tls(plain, &config, &self.input).await {
+            Ok(stream) => {
+                self.stream = Some(stream);
+                Ok(())
+            }
+            Err(error) => {
+                tracing::info!(%error, "TLS handshake failed");
+                Err(CloseReason::ClientLost)
+            }
+        }
+    }
+
+    fn require_tls(&self) -> Result<(), CloseReason> {
+        let mode = self.gateway.config.tls.client_tls_sslmode;
+        let required = matches!(mode, SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull);
+        if required && !self.is_tls() {
+            return Err(CloseReason::TlsRequired);
+        }
+        Ok(())
+    }
+
+    async fn authenticate(&mut self, user: &str, mut out: Vec<u8>) -> Result<Vec<u8>, CloseReason> {
+        let (method, secret) = self.gateway.method(user);
+        let random = startup::random(&self.gateway.process_secret);
+        let (auth, progress) = ClientAuth::begin(method, user, secret.as_ref(), &random);
+        let mut proof = startup::step(auth, progress, user, &mut out);
+        loop {
+            match proof {
+                Proof::Proven => return Ok(out),
+                Proof::Refused(reason) => return Err(reason),
+                Proof::Ask(mut auth) => {
+                    self.send(&out).await?;
+                    out.clear();
+                    let answer = self.password_message().await?;
+                    let progress = auth.respond(&answer);
+                    proof = startup::step(auth, progress, user, &mut out);
+                }
+            }
+        }
+    }
+
+    async fn password_message(&mut self) -> Result<BytesMut, CloseReason> {
+        loop {
+            let header = frame::header(&self.input, UNPROVEN_BYTES_MAX)
+                .or(Err(CloseReason::MessageTooLarge { tag: frontend::PASSWORD }))?;
+            if let Some(header) = header {
+                if header.tag != frontend::PASSWORD {
+                    return Err(CloseReason::UnknownMessage { tag: header.tag });
+                }
+                if self.input.len() >= header.total {
+                    let mut message = self.input.split_to(header.total);
+                    message.advance(HEADER_BYTES);
+                    return Ok(message);
+                }
+            }
+            self.read().await?;
+        }
+    }
+
+    fn is_tls(&self) -> bool {
+        self.stream.as_ref().is_some_and(Stream::is_tls)
+    }
+
+    async fn read(&mut self) -> Result<(), CloseReason> {
+        self.input.reserve(1024);
+        let Some(stream) = &mut self.stream else { return Err(CloseReason::ClientLost) };
+        match stream.read(&mut self.input).await {
+            Ok(0) | Err(_) => Err(CloseReason::ClientLost),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    async fn send(&mut self, bytes: &[u8]) -> Result<(), CloseReason> {
+        let Some(stream) = &mut self.stream else { return Err(CloseReason::ClientLost) };
+        stream.write_all(bytes).await.or(Err(CloseReason::ClientLost))
+    }
+
+    async fn refuse(&mut self, reason: &CloseReason) {
+        tracing::info!(reason = %reason.text(), "login refused");
+        let mut out = Vec::new();
+        reason.tell(&mut out);
+        // It is being refused: if it does not listen, that is all the same.
+        let _told = self.send(&out).await;
+    }
+
+    async fn cancel(&mut self, pid: u32, key: &[u8]) {
+        if let Some(cancelling) = self.gateway.shared.registry.begin_cancel(pid, key) {
+            let current = &cancelling.current;
+            let sent = crate::server::io::cancel(&current.target, current.pid, &current.key);
+            if tokio::time::timeout(Duration::from_secs(10), sent).await.is_err() {
+                tracing::warn!(server_pid = current.pid, "cancel request timed out");
+            }
+        }
+    }
+
+    async fn serve(mut self, known: Known, console: bool) -> CloseReason {
+        if console || is_console(&known.database) {
+            return CloseReason::LoginFailed("the console is not here yet".into());
+        }
+        match self.open(known).await {
+            Ok((opened, session, registered, known)) => {
+                let Some(stream) = self.stream else { return CloseReason::ClientLost };
+                let task = client_io::Task {
+                    stream,
+                    input: self.input,
+                    out: known.out,
+                    written: 0,
+                    session: Box::new(session),
+                    pool: opened.pool,
+                    entry: Arc::clone(&registered.entry),
+                    service: opened.service,
+                    shared: Arc::clone(&self.gateway.shared),
+                    lease: None,
+                };
+                drop(self.gateway);
+                Box::pin(task.run()).await
+            }
+            Err(reason) => {
+                self.refuse(&reason).await;
+                reason
+            }
+        }
+    }
+
+    /// Makes the client's session: its pool, its settings, its place in the registry.
+    async fn open(
+        &mut self,
+        mut known: Known,
+    ) -> Result<(Opened, Session, Registered, Known), CloseReason> {
+        let gateway = Arc::clone(&self.gateway);
+        let opened = gateway
+            .pool(&known.database, &known.user)
+            .ok_or_else(|| CloseReason::NoSuchDatabase(known.database.clone()))?;
+        let ignored = &gateway.config.listen.ignore_startup_parameters;
+        let settings = Settings::intern(startup::settings(&known.startup, ignored)?);
+        let reported = reported(&opened, &settings).await?;
+        let peer = self.stream.as_ref().and_then(|stream| stream.peer().ok());
+        let hello = Hello {
+            user: known.user.clone(),
+            database: known.database.clone(),
+            application_name: known
+                .startup
+                .parameter("application_name")
+                .unwrap_or_default()
+                .to_owned(),
+            address: peer.map_or_else(String::new, |peer| peer.to_string()),
+            tls: self.stream.as_ref().and_then(Stream::tls_description),
+        };
+        let clients_max = usize::try_from(gateway.config.listen.max_client_conn).unwrap_or(usize::MAX);
+        let registered = gateway
+            .shared
+            .registry
+            .enter(hello, clients_max)
+            .ok_or(CloseReason::TooManyClients)?;
+        let entry = &registered.entry;
+        startup::welcome(&mut known.out, &reported, entry.pid, &entry.key());
+        opened.pool.common.counters.login.one();
+        if gateway.config.log.log_connections {
+            tracing::info!(
+                client_id = entry.id,
+                database = %entry.database,
+                user = %entry.user,
+                address = %entry.address,
+                "login attempt"
+            );
+        }
+        let session = Session::new(Arc::clone(&opened.pool.common), settings);
+        Ok((opened, session, registered, known))
+    }
+}
+
+/// What PostgreSQL reports to a session with these settings; asked of a server the first time,
+/// so that values are PostgreSQL's own and bad ones are refused in its words.
+async fn reported(opened: &Opened, settings: &Arc<Settings>) -> Result<Reported, CloseReason> {
+    let common = &opened.pool.common;
+    let base = common.base();
+    if base.id != 0
+        && let Some(reported) = common.reported(base.id, settings.id)
+    {
+        return Ok(reported);
+    }
+    let mut lease =
+        opened.pool.acquire().await.map_err(|error| client_io::close_reason(&error))?;
+    let connection = &mut lease.connection;
+    connection.server.clean();
+    let mut values: Vec<(String, String)> = connection.server.base.reported.clone();
+    // Whatever the last client left is taken back first, so that only these settings show.
+    let back = replay(&connection.server.applied, &Settings::none());
+    let wanted = replay(&Settings::none(), settings);
+    let sql = format!("{}{}", back.unwrap_or_default(), wanted.unwrap_or_default());
+    connection.heard.clear();
+    if !sql.is_empty() {
+        let base_id = connection.server.base.id;
+        connection.query(&sql).await.map_err(|error| refused(&error))?;
+        connection.server.applied = Arc::clone(settings);
+        for (name, value) in connection.heard.drain(..) {
+            match values.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, known)) => *known = value,
+                None => values.push((name, value)),
+            }
+        }
+        let reported: Reported = values.into();
+        common.set_reported(base_id, settings.id, Arc::clone(&reported));
+        lease.release();
+        return Ok(reported);
+    }
+    let reported: Reported = values.into();
+    common.set_reported(connection.server.base.id, settings.id, Arc::clone(&reported));
+    lease.release();
+    Ok(reported)
+}
+
+fn refused(error: &ServerError) -> CloseReason {
+    match error {
+        ServerError::Query { sqlstate, message } => {
+            CloseReason::ServerLogin { sqlstate: sqlstate.clone(), message: message.clone() }
+        }
+        ServerError::Connect(_)
+        | ServerError::Io(_)
+        | ServerError::Closed
+        | ServerError::Login(_)
+        | ServerError::Protocol => CloseReason::ServerUnreachable(error.to_string()),
+    }
+}
+
+fn is_console(database: &str) -> bool {
+    CONSOLE_NAMES.contains(&database)
+}
+
+/// Closes what is due in every pool, once a second, for as long as the process lives.
+pub async fn upkeep(gateway: Arc<Gateway>) {
+    let mut every_second = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        every_second.tick().await;
+        let now = Instant::now();
+        for opened in gateway.pools() {
+            opened.pool.upkeep(now);
+        }
+    }
+}

@@ -1,1 +1,100 @@
-//! Placeholder until the module lands.
+//! Every counter, by name. What the console prints and an exporter serves is the same counter.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::sql::verdict::BypassReason;
+
+/// A number that only grows; relaxed, since nothing is decided by it.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    pub fn add(&self, amount: u64) {
+        self.0.fetch_add(amount, Ordering::Relaxed);
+    }
+
+    pub fn one(&self) {
+        self.add(1);
+    }
+
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What the cache did with queries.
+#[derive(Debug, Default)]
+pub struct CacheCounters {
+    pub hits: Counter,
+    /// Of the hits, those whose entry came from Redis.
+    pub hits_redis: Counter,
+    /// Looked up and not found, or found untrue.
+    pub misses: Counter,
+    /// Answers kept.
+    pub fills: Counter,
+    /// Answers not kept because a write came between, or they were too large or unfit.
+    pub refused: Counter,
+    /// Dry run: what would have been hits.
+    pub would_hit: Counter,
+    pub hit_bytes: Counter,
+    /// Writes whose commit was settled, by what they made fresh.
+    pub invalidated_tables: Counter,
+    pub invalidated_database: Counter,
+    bypasses: Bypasses,
+}
+
+#[derive(Debug)]
+struct Bypasses([Counter; BypassReason::ALL.len()]);
+
+impl Default for Bypasses {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Counter::default()))
+    }
+}
+
+impl CacheCounters {
+    pub fn bypass(&self, reason: BypassReason) {
+        if let Some(counter) = self.bypasses.0.get(reason as usize) {
+            counter.one();
+        }
+    }
+
+    /// Every reason with its count, in the order of the declaration.
+    pub fn bypasses(&self) -> impl Iterator<Item = (BypassReason, u64)> {
+        BypassReason::ALL.into_iter().zip(self.bypasses.0.iter().map(Counter::value))
+    }
+}
+
+/// PgBouncer's totals of one pool; `SHOW STATS` sums them by database. Times in microseconds.
+#[derive(Debug, Default)]
+pub struct PoolCounters {
+    pub server_assignment: Counter,
+    pub xact: Counter,
+    pub query: Counter,
+    pub received: Counter,
+    pub sent: Counter,
+    pub xact_time: Counter,
+    pub query_time: Counter,
+    pub wait_time: Counter,
+    pub client_parse: Counter,
+    pub server_parse: Counter,
+    pub bind: Counter,
+    pub login: Counter,
+}
+
+/// What one group of clients did: same user, database, application name and address.
+#[derive(Debug, Default)]
+pub struct GroupCounters {
+    pub clients: Counter,
+    pub queries: Counter,
+    pub hits: Counter,
+    pub misses: Counter,
+    pub bypasses: Counter,
+    pub writes: Counter,
+    pub errors: Counter,
+    pub received: Counter,
+    pub sent: Counter,
+    pub query_time: Counter,
+    pub wait_time: Counter,
+    pub slow: Counter,
+}

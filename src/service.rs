@@ -1,1 +1,221 @@
-//! Placeholder until the module lands.
+//! Questions of our own to PostgreSQL, off the data path: the catalogue, whether it changed
+//! behind our back, and whether the backend of a lost server is gone. One connection a database.
+//!
+//! Not `tokio-postgres`: our servers need a login with every kind of TLS and secret anyway, and
+//! one way to log in is better than two.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use crate::cache::coherence::{InFlight, Scope};
+use crate::pool::database::Database;
+use crate::server::io::{Connection, Rows, ServerError, Target};
+use crate::sql::catalog::{Catalog, FINGERPRINT_QUERY, SNAPSHOT_QUERIES};
+
+/// Between attempts to reach a database that refuses.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Between two looks at whether a lost backend is gone.
+const LOST_POLL: Duration = Duration::from_millis(50);
+
+/// A question that takes longer means the connection is dead.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A server that was lost with a commit on the wire (rule R19).
+struct Lost {
+    pid: u32,
+    since: Instant,
+    guards: Vec<InFlight>,
+    catalog: bool,
+}
+
+/// The side task of one database.
+pub struct Service {
+    database: Arc<Database>,
+    target: Target,
+    catalog_poll: Duration,
+    /// After it no entry of before is served, so a lost backend needs no more watching.
+    max_age: Duration,
+    wake: Arc<Notify>,
+    /// Guards the servers whose end is not known yet; nothing else is locked inside.
+    lost: Mutex<Vec<Lost>>,
+}
+
+impl Service {
+    /// Starts the task; it ends with the runtime.
+    pub fn start(
+        database: Arc<Database>,
+        target: Target,
+        catalog_poll: Duration,
+        max_age: Duration,
+    ) -> Arc<Self> {
+        let wake = Arc::new(Notify::new());
+        let waker = Arc::clone(&wake);
+        database.wanted.on_raise(Box::new(move || waker.notify_one()));
+        let service = Arc::new(Self {
+            database,
+            target,
+            catalog_poll,
+            max_age,
+            wake,
+            lost: Mutex::default(),
+        });
+        tokio::spawn(Arc::clone(&service).run());
+        service
+    }
+
+    /// A server was closed while commits may have been on the wire: their tables stay in flight
+    /// until its backend is known to be gone.
+    pub fn lost(&self, pid: u32, guards: Vec<InFlight>, catalog: bool) {
+        if guards.is_empty() {
+            return;
+        }
+        tracing::warn!(
+            database = %self.database.name,
+            server_pid = pid,
+            "server lost with a commit on the wire"
+        );
+        let lost = Lost { pid, since: Instant::now(), guards, catalog };
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).push(lost);
+        self.wake.notify_one();
+    }
+
+    /// How many lost servers are not known to be gone.
+    pub fn lost_count(&self) -> usize {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    async fn run(self: Arc<Self>) {
+        let mut fingerprint = None;
+        loop {
+            let failed = match Connection::open(&self.target).await {
+                Ok(mut connection) => self.serve(&mut connection, &mut fingerprint).await,
+                Err(error) => error,
+            };
+            tracing::warn!(database = %self.database.name, error = %failed, "service connection failed");
+            self.settle_lost(&[], true);
+            // What happened while we could not look is not known.
+            fingerprint = None;
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// Serves until the connection fails.
+    async fn serve(
+        &self,
+        connection: &mut Connection,
+        fingerprint: &mut Option<String>,
+    ) -> ServerError {
+        // Names in our questions mean PostgreSQL's own objects, whoever made others.
+        if let Err(error) = ask(connection, "SET search_path TO pg_catalog").await {
+            return error;
+        }
+        loop {
+            if let Err(error) = self.round(connection, fingerprint).await {
+                return error;
+            }
+            let pause = if self.lost_count() > 0 { LOST_POLL } else { self.catalog_poll };
+            tokio::select! {
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    async fn round(
+        &self,
+        connection: &mut Connection,
+        fingerprint: &mut Option<String>,
+    ) -> Result<(), ServerError> {
+        if self.lost_count() > 0 {
+            self.look_for_lost(connection).await?;
+        }
+        let snapshot = self.database.snapshot();
+        if snapshot.catalog.is_some() {
+            let now = first_value(&ask(connection, FINGERPRINT_QUERY).await?);
+            if now == *fingerprint && now.is_some() {
+                return Ok(());
+            }
+            tracing::info!(database = %self.database.name, "catalogue changed elsewhere");
+            self.database.catalog_changed();
+            self.database.coherence.invalidate(&Scope::Database);
+        }
+        self.load(connection, fingerprint).await
+    }
+
+    async fn load(
+        &self,
+        connection: &mut Connection,
+        fingerprint: &mut Option<String>,
+    ) -> Result<(), ServerError> {
+        let generation = self.database.snapshot().generation;
+        ask(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        let now = first_value(&ask(connection, FINGERPRINT_QUERY).await?);
+        let mut results = Vec::with_capacity(SNAPSHOT_QUERIES.len());
+        for query in SNAPSHOT_QUERIES {
+            results.push(ask(connection, query).await?);
+        }
+        ask(connection, "COMMIT").await?;
+        match Catalog::build(&results) {
+            Ok(catalog) => {
+                // Refused if DDL came between; then we are woken again.
+                if self.database.install(generation, catalog) {
+                    *fingerprint = now;
+                    tracing::debug!(database = %self.database.name, "catalogue read");
+                } else {
+                    self.wake.notify_one();
+                }
+            }
+            Err(error) => {
+                // Nothing is cached until it can be read; the next round tries again.
+                tracing::error!(database = %self.database.name, ?error, "catalogue not understood");
+            }
+        }
+        Ok(())
+    }
+
+    async fn look_for_lost(&self, connection: &mut Connection) -> Result<(), ServerError> {
+        let rows = ask(connection, "SELECT pid FROM pg_catalog.pg_stat_activity").await?;
+        let alive: Vec<u32> = rows
+            .iter()
+            .filter_map(|row| row.first()?.as_ref()?.parse().ok())
+            .collect();
+        self.settle_lost(&alive, false);
+        Ok(())
+    }
+
+    /// Settles the lost whose backend is gone, or whose time has passed.
+    fn settle_lost(&self, alive: &[u32], only_old: bool) {
+        let now = Instant::now();
+        let over: Vec<Lost> = {
+            let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+            lost.extract_if(.., |lost| {
+                let old = now.saturating_duration_since(lost.since) > self.max_age;
+                old || (!only_old && !alive.contains(&lost.pid))
+            })
+            .collect()
+        };
+        for lost in over {
+            if lost.catalog {
+                self.database.catalog_changed();
+            }
+            for guard in lost.guards {
+                guard.committed();
+            }
+        }
+    }
+}
+
+/// One statement, its rows; bounded in time.
+async fn ask(connection: &mut Connection, sql: &str) -> Result<Rows, ServerError> {
+    let mut results = tokio::time::timeout(ANSWER_TIMEOUT, connection.query(sql))
+        .await
+        .unwrap_or(Err(ServerError::Closed))?;
+    Ok(results.pop().unwrap_or_default())
+}
+
+fn first_value(rows: &Rows) -> Option<String> {
+    rows.first()?.first()?.clone()
+}

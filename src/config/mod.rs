@@ -1,1 +1,272 @@
-//! Placeholder until the module lands.
+//! The settings: read from a URL, TOML, `pgbouncer.ini` and the command line, checked once with
+//! every mistake named, immutable after. Pure: files are read through a closure the caller gives.
+
+mod mistake;
+mod value;
+mod quantity;
+mod secret;
+mod address;
+mod word;
+mod settings;
+mod database;
+mod url;
+mod file;
+mod ini;
+mod check;
+mod cli;
+mod reference;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+pub use address::ListenAddress;
+pub use cli::{Exit, load};
+pub use database::{DatabaseEntry, Host};
+pub use mistake::{Mistake, Place};
+pub use quantity::Size;
+pub use reference::reference;
+pub use secret::SecretText;
+pub use settings::{
+    Admin, Applies, Auth, Cache, Listen, Log, Origin, Pool, Redis, SECTIONS, SETTINGS, Server,
+    Setting, Slow, Tls,
+};
+pub use value::Range;
+pub use word::{AuthType, CacheMode, LogFormat, LogLevel, PinPolicy, PoolMode, SslMode};
+
+use settings::WITHOUT_EFFECT;
+use value::Raw;
+
+/// Everything that can be set. Made by [`load`] alone, and whole: what it says can be relied on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    pub base: Base,
+    pub listen: Listen,
+    pub admin: Admin,
+    pub auth: Auth,
+    pub pool: Pool,
+    pub server: Server,
+    pub tls: Tls,
+    pub cache: Cache,
+    pub redis: Redis,
+    pub log: Log,
+    pub slow: Slow,
+    /// Where each database is; a name stands here once. Applies on reload.
+    pub databases: Vec<DatabaseEntry>,
+    /// The database of clients that name none: that of `server.url`. Without one it is, as
+    /// everywhere, the user's name.
+    pub default_database: Option<String>,
+    /// The user and password of `server.url`, for clients and console alike.
+    pub credentials: Option<Credentials>,
+    /// The text of `auth.auth_file`, not parsed.
+    pub userlist: Option<SecretText>,
+}
+
+/// Whose defaults hold for what nobody wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// Started from a URL or TOML.
+    Forebay,
+    /// Started from `pgbouncer.ini`: session pooling, md5, the cache off.
+    PgBouncer,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    pub user: String,
+    /// `None`: only `trust` and `any` let this user in.
+    pub password: Option<SecretText>,
+}
+
+/// One row of `SHOW CONFIG`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    pub name: &'static str,
+    pub value: String,
+    pub default: String,
+    /// A reload applies it.
+    pub reloadable: bool,
+}
+
+/// A configuration to run with, and what the operator should hear about it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loaded {
+    pub config: Config,
+    /// Sentences for the log, each naming the setting and its place.
+    pub notices: Vec<String>,
+}
+
+impl Config {
+    /// Every setting at its default, no database yet.
+    pub fn defaults(base: Base) -> Self {
+        let mut config = Self {
+            base,
+            listen: Listen::default(),
+            admin: Admin::default(),
+            auth: Auth::default(),
+            pool: Pool::default(),
+            server: Server::default(),
+            tls: Tls::default(),
+            cache: Cache::default(),
+            redis: Redis::default(),
+            log: Log::default(),
+            slow: Slow::default(),
+            databases: Vec::new(),
+            default_database: None,
+            credentials: None,
+            userlist: None,
+        };
+        match base {
+            Base::Forebay => {}
+            Base::PgBouncer => config.take_pgbouncer_defaults(),
+        }
+        config
+    }
+
+    fn take_pgbouncer_defaults(&mut self) {
+        self.listen.listen_addr.clear();
+        self.listen.max_client_conn = 100;
+        self.admin.address = None;
+        self.auth.auth_type = Some(AuthType::Md5);
+        self.pool.pool_mode = PoolMode::Session;
+        self.server.server_login_retry = Duration::from_secs(15);
+        self.cache.mode = CacheMode::Off;
+    }
+
+    /// The entry for a database that a client names, if it may name it.
+    pub fn database(&self, name: &str) -> Option<&DatabaseEntry> {
+        let named = |wanted: &str| self.databases.iter().find(|entry| entry.name == wanted);
+        named(name).or_else(|| named("*"))
+    }
+
+    /// How clients log in; `auto` has been resolved.
+    pub fn auth_type(&self) -> AuthType {
+        self.auth.auth_type.unwrap_or(AuthType::ScramSha256)
+    }
+
+    /// Where to listen for clients.
+    pub fn listen_addresses(&self) -> impl Iterator<Item = ListenAddress> {
+        let port = self.listen.listen_port;
+        self.listen
+            .listen_addr
+            .iter()
+            .map(move |host| ListenAddress {
+                host: host.clone(),
+                port,
+            })
+    }
+
+    /// The rows of `SHOW CONFIG`, by name. Secrets are hidden.
+    pub fn show(&self) -> Vec<Shown> {
+        let defaults = Self::defaults(self.base);
+        let effective = SETTINGS.iter().map(|setting| Shown {
+            name: setting.shown_name(),
+            value: setting.shown_value(self),
+            default: setting.shown_value(&defaults),
+            reloadable: setting.applies == Applies::OnReload,
+        });
+        let without_effect = WITHOUT_EFFECT.iter().map(|(name, default)| Shown {
+            name,
+            value: (*default).to_owned(),
+            default: (*default).to_owned(),
+            reloadable: false,
+        });
+        let mut rows: Vec<Shown> = effective.chain(without_effect).collect();
+        rows.sort_by_key(|row| row.name);
+        rows
+    }
+
+    /// What a reload makes of a running configuration: `new`, but for the settings that only a
+    /// restart applies.
+    #[must_use]
+    pub fn reloaded(&self, new: &Self) -> Self {
+        let mut reloaded = new.clone();
+        for setting in SETTINGS
+            .iter()
+            .filter(|setting| setting.applies == Applies::AtStart)
+        {
+            (setting.copy)(&mut reloaded, self);
+        }
+        if self.auth_type() != AuthType::Trust && !self.listens_alike(new) {
+            // The new way to log in may have been chosen for addresses that are not listened on.
+            reloaded.auth.auth_type = self.auth.auth_type;
+        }
+        reloaded
+    }
+
+    fn listens_alike(&self, new: &Self) -> bool {
+        self.listen.listen_addr == new.listen.listen_addr && self.admin.address == new.admin.address
+    }
+
+    /// The settings in which `new` differs and that only a restart applies, as `SHOW CONFIG`
+    /// names them. All else in `new` may be used at once.
+    pub fn changed_without_restart(&self, new: &Self) -> Vec<&'static str> {
+        SETTINGS
+            .iter()
+            .filter(|setting| setting.applies == Applies::AtStart && !(setting.same)(self, new))
+            .map(Setting::shown_name)
+            .collect()
+    }
+}
+
+/// What one source of settings says, nothing resolved: assignments in the order written.
+#[derive(Default)]
+struct Written {
+    settings: Vec<WrittenSetting>,
+    databases: Vec<WrittenDatabase>,
+    /// `unix_socket_dir` of `pgbouncer.ini`: where servers are that have no host.
+    unix_socket_directory: Option<String>,
+    mistakes: Vec<Mistake>,
+    /// Settings without effect, each once, with the place it was first written.
+    without_effect: BTreeMap<String, Place>,
+}
+
+struct WrittenSetting {
+    setting: &'static Setting,
+    place: Place,
+    raw: Raw,
+}
+
+struct WrittenDatabase {
+    name: String,
+    place: Place,
+    keys: Vec<WrittenKey>,
+}
+
+struct WrittenKey {
+    key: String,
+    place: Place,
+    raw: Raw,
+}
+
+impl Written {
+    fn mistake(&mut self, place: Place, text: impl Into<String>) {
+        self.mistakes.push(Mistake::new(place, text));
+    }
+
+    fn set(&mut self, setting: &'static Setting, place: Place, raw: Raw) {
+        self.settings.push(WrittenSetting {
+            setting,
+            place,
+            raw,
+        });
+    }
+
+    fn ignore(&mut self, name: &str, place: Place) {
+        self.without_effect.entry(name.to_owned()).or_insert(place);
+    }
+
+    /// `later` wins wherever both speak.
+    fn append(&mut self, later: Self) {
+        self.settings.extend(later.settings);
+        self.databases.extend(later.databases);
+        self.unix_socket_directory = later
+            .unix_socket_directory
+            .or(self.unix_socket_directory.take());
+        self.mistakes.extend(later.mistakes);
+        for (name, place) in later.without_effect {
+            self.without_effect.entry(name).or_insert(place);
+        }
+    }
+}

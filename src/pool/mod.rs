@@ -1,1 +1,126 @@
-//! Placeholder until the module lands.
+//! Which client gets which server, and what the clients of one database and user share.
+
+pub mod database;
+pub mod statements;
+pub mod state;
+pub mod io;
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use crate::cache::Cache;
+use crate::metrics::{CacheCounters, PoolCounters};
+use crate::server::settings::Base;
+use database::Database;
+
+/// When a server goes back to its pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PoolMode {
+    Session,
+    Transaction,
+}
+
+impl PoolMode {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Session => "session",
+            Self::Transaction => "transaction",
+        }
+    }
+}
+
+/// What to do with session state that cannot be replayed on another server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PinPolicy {
+    Pin,
+    /// PgBouncer's way: the state stays behind on some server.
+    Ignore,
+    Refuse,
+}
+
+/// What the clients of one database and user share, sockets aside.
+pub struct Common {
+    pub user: String,
+    pub database: Arc<Database>,
+    pub cache: Arc<Cache>,
+    pub mode: PoolMode,
+    pub pin_policy: PinPolicy,
+    /// Guards how servers of this pool start; held only to clone or replace the `Arc`.
+    base: RwLock<Arc<Base>>,
+    pub statements: statements::Shared,
+    pub counters: PoolCounters,
+    pub cache_counters: Arc<CacheCounters>,
+    pub limits: ClientLimits,
+    /// Guards what clients with certain settings are told at login, by base and settings.
+    reported: Mutex<HashMap<(u64, u64), Reported>>,
+}
+
+/// ParameterStatus values in the order PostgreSQL tells them.
+pub type Reported = Arc<[(String, String)]>;
+
+/// Sets of startup settings whose reports are remembered.
+const REPORTED_MAX: usize = 1000;
+
+/// Bounds that every client of a pool obeys.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientLimits {
+    /// Named statements of one client; one more is an error.
+    pub statements_max: usize,
+    /// Shared statements on one server; the least recently used is closed.
+    pub server_statements_max: NonZeroUsize,
+    /// Longest message a client may send once logged in.
+    pub message_bytes_max: usize,
+}
+
+/// What a pool is made of.
+pub struct Parts {
+    pub user: String,
+    pub database: Arc<Database>,
+    pub cache: Arc<Cache>,
+    pub mode: PoolMode,
+    pub pin_policy: PinPolicy,
+    pub statements: statements::Shared,
+    pub cache_counters: Arc<CacheCounters>,
+    pub limits: ClientLimits,
+}
+
+impl Common {
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            user: parts.user,
+            database: parts.database,
+            cache: parts.cache,
+            mode: parts.mode,
+            pin_policy: parts.pin_policy,
+            base: RwLock::default(),
+            statements: parts.statements,
+            counters: PoolCounters::default(),
+            cache_counters: parts.cache_counters,
+            limits: parts.limits,
+            reported: Mutex::default(),
+        }
+    }
+
+    /// What PostgreSQL reports to a session with these settings, if that was asked before.
+    pub fn reported(&self, base: u64, settings: u64) -> Option<Reported> {
+        let reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        reported.get(&(base, settings)).cloned()
+    }
+
+    pub fn set_reported(&self, base: u64, settings: u64, values: Reported) {
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        if reported.len() >= REPORTED_MAX {
+            reported.clear();
+        }
+        reported.insert((base, settings), values);
+    }
+
+    pub fn base(&self) -> Arc<Base> {
+        Arc::clone(&self.base.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub fn set_base(&self, base: Arc<Base>) {
+        *self.base.write().unwrap_or_else(PoisonError::into_inner) = base;
+    }
+}

@@ -1,1 +1,139 @@
-//! Placeholder until the module lands.
+//! One connection to PostgreSQL: who it is, what it is set to, what replies it still owes.
+//!
+//! The socket is in `io.rs`; everything else here is pure.
+
+pub mod settings;
+pub mod outstanding;
+pub mod login;
+pub mod io;
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Instant;
+
+use lru::LruCache;
+
+use crate::wire::backend::Status;
+use crate::wire::frontend::{self, Target};
+use outstanding::{Deliver, Outstanding, Owed, Reply};
+use settings::{Base, Settings};
+
+/// What is known of one server connection.
+#[derive(Debug)]
+pub struct Server {
+    pub id: u64,
+    pub pid: u32,
+    pub cancel_key: Vec<u8>,
+    /// Settings as they were before any client: the role's and database's defaults.
+    pub base: Arc<Base>,
+    /// Settings replayed on top of them, as the server has them now.
+    pub applied: Arc<Settings>,
+    /// Code we do not know ran here and may have changed the session out of sight (hazard R6).
+    pub tainted: bool,
+    pub status: Status,
+    pub outstanding: Outstanding,
+    /// Ids of the shared statements prepared here, most recently used last to go.
+    pub statements: LruCache<u64, ()>,
+    /// Which shared statement the unnamed one is, if it is one of ours.
+    pub unnamed: Option<u64>,
+    pub connected_at: Instant,
+    pub idle_since: Instant,
+    /// Not to be handed on once its client is done with it.
+    pub close_needed: bool,
+    /// Bytes for the socket: one write per request group.
+    pub to_server: Vec<u8>,
+    /// Bytes of a row or copy message that are still to come, and whether the client sees them.
+    pub partial: usize,
+    pub partial_forward: bool,
+}
+
+/// The name a shared statement has on every server.
+pub fn shared_name(id: u64) -> Vec<u8> {
+    format!("forebay_{id}").into_bytes()
+}
+
+impl Server {
+    pub fn new(id: u64, login: login::LoggedIn, statements_max: NonZeroUsize, now: Instant) -> Self {
+        Self {
+            id,
+            pid: login.pid,
+            cancel_key: login.cancel_key,
+            base: Arc::new(Base::default()),
+            applied: Settings::none(),
+            tainted: false,
+            status: Status::Idle,
+            outstanding: Outstanding::default(),
+            statements: LruCache::new(statements_max),
+            unnamed: None,
+            connected_at: now,
+            idle_since: now,
+            close_needed: false,
+            to_server: Vec::new(),
+            partial: 0,
+            partial_forward: false,
+        }
+    }
+
+    /// Brings a server that another client ran unknown code on back to its login state.
+    pub fn clean(&mut self) {
+        if self.tainted {
+            self.swallow_query(settings::CLEAN);
+            self.applied = Settings::none();
+            self.tainted = false;
+        }
+    }
+
+    /// Makes the server's settings those of a client; the replies are swallowed. Appends to the
+    /// client's own request, so that it costs no round trip.
+    pub fn assume(&mut self, wanted: &Arc<Settings>) {
+        if let Some(replay) = settings::replay(&self.applied, wanted) {
+            self.swallow_query(&replay);
+            self.applied = Arc::clone(wanted);
+        }
+    }
+
+    /// A query of our own whose replies nobody sees; its failure closes the server.
+    pub fn swallow_query(&mut self, sql: &str) {
+        frontend::write_query(&mut self.to_server, sql);
+        // A Query ends the unnamed statement.
+        self.unnamed = None;
+        self.outstanding.push(Owed::expect(Reply::Query, Deliver::Swallow));
+    }
+
+    /// Makes sure that a shared statement is prepared here; at most one more message or two in
+    /// front of the client's own.
+    pub fn ensure_prepared(&mut self, id: u64, sql: &[u8], types: &[u8]) {
+        if self.statements.get(&id).is_some() {
+            return;
+        }
+        self.make_room();
+        frontend::write_parse(&mut self.to_server, &shared_name(id), sql, types);
+        self.outstanding.push(Owed::prepare(id, Deliver::Swallow));
+        self.statements.put(id, ());
+    }
+
+    /// Closes the least recently used statement when the server holds as many as it may.
+    pub fn make_room(&mut self) {
+        if self.statements.len() < self.statements.cap().get() {
+            return;
+        }
+        if let Some((evicted, ())) = self.statements.pop_lru() {
+            let name = shared_name(evicted);
+            frontend::write_target(&mut self.to_server, frontend::CLOSE, Target::Statement, &name);
+            self.outstanding.push(Owed::expect(Reply::Close, Deliver::Swallow));
+        }
+    }
+
+    /// DISCARD ALL has been run: it is as it was after login.
+    pub fn forget_client(&mut self) {
+        self.applied = Settings::none();
+        self.tainted = false;
+        self.statements.clear();
+        self.unnamed = None;
+    }
+
+    /// Whether the next client may have it: idle, owing nothing.
+    pub fn is_clean(&self) -> bool {
+        self.status == Status::Idle && self.outstanding.is_empty() && self.to_server.is_empty()
+    }
+}

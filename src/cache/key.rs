@@ -1,0 +1,129 @@
+//! Everything that can change an answer, length-prefixed, so that two statements never share an
+//! entry by accident or by design (hazards section 4).
+
+use xxhash_rust::xxh3::xxh3_128_with_seed;
+
+/// A longer key costs more than it saves; the query bypasses the cache.
+pub const KEY_BYTES_MAX: usize = 64 * 1024;
+
+/// Key material under construction; kept by a client and reused, so a look-up allocates nothing.
+#[derive(Clone, Debug, Default)]
+pub struct KeyBuffer {
+    bytes: Vec<u8>,
+}
+
+/// What the session contributes: each id is never reused within this process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SessionKey {
+    /// Cluster, database and its identity (hazard rule R22).
+    pub database: u64,
+    /// User and the defaults its servers start with (R5, R25).
+    pub base: u64,
+    /// The settings the client changed that can change an answer, role and `search_path` among them.
+    pub settings: u64,
+}
+
+/// What the statement contributes.
+#[derive(Clone, Copy, Debug)]
+pub struct StatementKey<'a> {
+    /// Without comments, literals in place.
+    pub text: &'a [u8],
+    /// Declared parameter types, four bytes each.
+    pub types: &'a [u8],
+    /// Parameter format codes and length-prefixed values as in Bind.
+    pub formats: &'a [u8],
+    pub values: &'a [u8],
+    /// Result format codes as in Bind.
+    pub result_formats: &'a [u8],
+}
+
+impl KeyBuffer {
+    /// Replaces the content; false if the key would be over `KEY_BYTES_MAX`.
+    #[must_use]
+    pub fn set(&mut self, session: SessionKey, statement: &StatementKey<'_>) -> bool {
+        let result_formats = all_text_is_none(statement.result_formats);
+        let formats = all_text_is_none(statement.formats);
+        let fields = [statement.types, formats, statement.values, result_formats, statement.text];
+        let len: usize = fields.iter().map(|field| field.len() + 4).sum::<usize>() + 24;
+        if len > KEY_BYTES_MAX {
+            return false;
+        }
+        self.bytes.clear();
+        for id in [session.database, session.base, session.settings] {
+            self.bytes.extend_from_slice(&id.to_be_bytes());
+        }
+        for field in fields {
+            // Fits: the sum above is below 2^16.
+            self.bytes.extend_from_slice(&u32::try_from(field.len()).unwrap_or(0).to_be_bytes());
+            self.bytes.extend_from_slice(field);
+        }
+        true
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// A fast hash that finds the place; the whole key is compared there.
+    pub fn hash(&self, seed: u64) -> u128 {
+        xxh3_128_with_seed(&self.bytes, seed)
+    }
+}
+
+/// No code, one code 0 and all codes 0 all mean text (hazard G2).
+fn all_text_is_none(codes: &[u8]) -> &[u8] {
+    if codes.iter().all(|&byte| byte == 0) { &[] } else { codes }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SESSION: SessionKey = SessionKey { database: 1, base: 2, settings: 3 };
+    const STATEMENT: StatementKey<'static> =
+        StatementKey { text: b"select 1", types: b"", formats: b"", values: b"", result_formats: b"" };
+
+    fn key(session: SessionKey, statement: StatementKey<'_>) -> Vec<u8> {
+        let mut key = KeyBuffer::default();
+        assert!(key.set(session, &statement));
+        key.bytes().to_vec()
+    }
+
+    #[test]
+    fn every_field_makes_another_key() {
+        let keys = [
+            key(SESSION, STATEMENT),
+            key(SessionKey { database: 9, ..SESSION }, STATEMENT),
+            key(SessionKey { base: 9, ..SESSION }, STATEMENT),
+            key(SessionKey { settings: 9, ..SESSION }, STATEMENT),
+            key(SESSION, StatementKey { text: b"select 2", ..STATEMENT }),
+            key(SESSION, StatementKey { types: &[0, 0, 0, 23], ..STATEMENT }),
+            key(SESSION, StatementKey { formats: &[0, 1], ..STATEMENT }),
+            key(SESSION, StatementKey { values: &[255, 255, 255, 255], ..STATEMENT }),
+            key(SESSION, StatementKey { values: &[0, 0, 0, 0], ..STATEMENT }),
+            key(SESSION, StatementKey { result_formats: &[0, 1], ..STATEMENT }),
+        ];
+        let distinct: std::collections::HashSet<_> = keys.iter().collect();
+        assert_eq!(distinct.len(), keys.len());
+    }
+
+    #[test]
+    fn bytes_do_not_slide_from_one_field_into_the_next() {
+        let left = key(SESSION, StatementKey { types: b"abcd", values: b"", ..STATEMENT });
+        let right = key(SESSION, StatementKey { types: b"", values: b"abcd", ..STATEMENT });
+        assert_ne!(left, right);
+    }
+
+    #[test]
+    fn the_ways_to_say_all_text_are_one_key() {
+        let none = key(SESSION, STATEMENT);
+        assert_eq!(none, key(SESSION, StatementKey { result_formats: &[0, 0], ..STATEMENT }));
+        assert_eq!(none, key(SESSION, StatementKey { result_formats: &[0, 0, 0, 0], ..STATEMENT }));
+    }
+
+    #[test]
+    fn a_key_over_the_bound_is_refused() {
+        let long = vec![b'x'; KEY_BYTES_MAX];
+        assert!(!KeyBuffer::default().set(SESSION, &StatementKey { text: &long, ..STATEMENT }));
+    }
+}

@@ -1,0 +1,50 @@
+//! The in-process tier: bounded in bytes, evicts by a policy that resists scans.
+
+use std::sync::Arc;
+
+use quick_cache::sync::Cache as QuickCache;
+use quick_cache::Weighter;
+
+use super::entry::Entry;
+use super::key::KeyBuffer;
+
+pub struct Memory {
+    entries: QuickCache<u128, Arc<Entry>, ByBytes>,
+    pub seed: u64,
+}
+
+#[derive(Clone)]
+struct ByBytes;
+
+impl Weighter<u128, Arc<Entry>> for ByBytes {
+    fn weight(&self, _key: &u128, entry: &Arc<Entry>) -> u64 {
+        entry.size_bytes() as u64
+    }
+}
+
+impl Memory {
+    pub fn new(size_bytes: u64, seed: u64) -> Self {
+        let estimated = usize::try_from(size_bytes / 1024).unwrap_or(usize::MAX).clamp(64, 1 << 20);
+        Self { entries: QuickCache::with_weighter(estimated, size_bytes, ByBytes), seed }
+    }
+
+    pub fn get(&self, key: &KeyBuffer) -> Option<Arc<Entry>> {
+        self.entries.get(&key.hash(self.seed)).filter(|entry| *entry.key == *key.bytes())
+    }
+
+    pub fn insert(&self, entry: Arc<Entry>) {
+        self.entries.insert(entry.hash, entry);
+    }
+
+    pub fn clear(&self) {
+        self.entries.clear();
+    }
+
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.entries.weight()
+    }
+}

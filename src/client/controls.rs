@@ -1,0 +1,135 @@
+//! Statements that change what the client is, applied when PostgreSQL has confirmed them.
+
+use std::sync::Arc;
+
+use crate::server::Server;
+use crate::server::settings::Settings;
+use crate::sql::verdict::{Control, Isolation};
+use crate::wire::backend::Status;
+
+use super::session::Session;
+
+impl Session {
+    /// One confirmed statement. `rolled_back`: its command tag was ROLLBACK, which COMMIT answers
+    /// in a failed transaction (hazard D7).
+    pub fn apply(&mut self, control: &Control, rolled_back: bool, server: &mut Server) {
+        match control {
+            Control::Begin { isolation } => {
+                let isolation = isolation.unwrap_or_else(|| self.default_isolation());
+                let settings = Arc::clone(&self.settings);
+                self.transaction.begin(isolation, &settings);
+            }
+            Control::Commit { chain } => self.end_transaction(rolled_back, *chain, server),
+            Control::Rollback { chain } => self.end_transaction(true, *chain, server),
+            Control::PrepareTransaction => self.end_transaction(rolled_back, false, server),
+            Control::Savepoint(name) => {
+                let settings = Arc::clone(&self.settings);
+                self.transaction.savepoint(name.clone(), &settings);
+            }
+            Control::ReleaseSavepoint(name) => self.transaction.release_savepoint(name),
+            Control::RollbackToSavepoint(name) => match self.transaction.roll_back_to(name) {
+                Some(settings) => self.set(settings, server),
+                None => self.forget_settings(server),
+            },
+            Control::SetTransaction { isolation } => self.transaction.set_isolation(*isolation),
+            Control::Set { name, value, local } => {
+                let settings = self.settings.with(name, value);
+                self.change(&settings, &settings, *local, server);
+            }
+            Control::Reset { name, local } => {
+                // The server falls back to its own default, the client to what it started with.
+                let on_server = server.applied.reset(name, &Settings::none());
+                let settings = self.settings.reset(name, &self.startup);
+                self.change(&settings, &on_server, *local, server);
+            }
+            Control::ResetAll => {
+                // RESET ALL leaves the role.
+                let role = self.settings.value("role").map(str::to_owned);
+                let keep = |settings: &Settings| match &role {
+                    Some(role) => settings.with("role", role),
+                    None => settings.reset("role", &Settings::none()),
+                };
+                let (settings, on_server) = (keep(&self.startup), keep(&Settings::none()));
+                self.change(&settings, &on_server, false, server);
+            }
+            Control::DiscardAll => {
+                self.names.prepared.clear();
+                self.names.unnamed = None;
+                self.tainted = false;
+                server.forget_client();
+                self.settings = Arc::clone(&self.startup);
+            }
+            Control::Deallocate(None) => {
+                self.names.prepared.clear();
+                server.statements.clear();
+            }
+            Control::LockTable => self.transaction.own = true,
+            Control::Unreplayable => {
+                server.tainted = true;
+                self.tainted = true;
+            }
+            Control::CommitPrepared
+            | Control::DiscardTemporary
+            | Control::DiscardPlans
+            | Control::DiscardSequences
+            | Control::PrepareStatement
+            | Control::Deallocate(Some(_))
+            | Control::Listen
+            | Control::Unlisten { .. }
+            | Control::DeclareCursor { .. }
+            | Control::CloseCursor { .. }
+            | Control::CreateTemporary
+            | Control::AdvisoryLock
+            | Control::AdvisoryUnlockAll
+            | Control::Copy => {}
+        }
+        if self.common.pin_policy != crate::pool::PinPolicy::Ignore {
+            self.pins.apply(control);
+        }
+    }
+
+    fn default_isolation(&self) -> Isolation {
+        self.facts.as_ref().map_or(Isolation::Serializable, |facts| facts.isolation)
+    }
+
+    fn end_transaction(&mut self, rolled_back: bool, chain: bool, server: &mut Server) {
+        if rolled_back && let Some(settings) = self.transaction.begun_with().cloned() {
+            self.set(settings, server);
+        }
+        let settings = Arc::clone(&self.settings);
+        self.transaction.end(chain, &settings);
+    }
+
+    /// SET LOCAL and its kin hold until the transaction ends; until then we do not follow them.
+    /// What the client should have and the server has not is replayed before its next statement,
+    /// which must not be inside a transaction that could take it back.
+    fn change(
+        &mut self,
+        settings: &Arc<Settings>,
+        on_server: &Arc<Settings>,
+        local: bool,
+        server: &mut Server,
+    ) {
+        if local {
+            self.transaction.local_settings = true;
+            return;
+        }
+        if settings.id != on_server.id && self.transaction.status != Status::Idle {
+            self.forget_settings(server);
+        }
+        server.applied = Arc::clone(on_server);
+        self.settings = Arc::clone(settings);
+    }
+
+    /// The server has these settings now, and so has the client.
+    fn set(&mut self, settings: Arc<Settings>, server: &mut Server) {
+        server.applied = Arc::clone(&settings);
+        self.settings = settings;
+    }
+
+    /// What the settings are now is not known; the server is cleaned before its next use.
+    fn forget_settings(&mut self, server: &mut Server) {
+        server.tainted = true;
+        self.tainted = true;
+    }
+}

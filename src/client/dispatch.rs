@@ -1,0 +1,405 @@
+//! Sending a group to a server: names rewritten, settings assumed, commits bracketed, a fill
+//! begun, all in the server's one buffer for one write.
+//!
+//! Invariant: whatever may commit puts its tables in flight before its bytes are in the buffer.
+//! Attacked by the simulation and by the twin that acknowledges first.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use crate::cache::coherence::Scope;
+use crate::cache::fill::Fill;
+use crate::pool::statements::Statement;
+use crate::server::outstanding::{Deliver, Owed, Reply};
+use crate::server::{Server, shared_name};
+use crate::sql::verdict::{Control, Verdict, Write};
+use crate::twin::{self, Twin};
+use crate::wire::backend::{self, Status};
+use crate::wire::frontend::{self, Bind, Parse, Target};
+
+use super::session::{Armed, RequestKind, Session, Unit};
+use super::statements::{Portal, Prepared};
+
+impl Session {
+    /// Sends the collected group on. The server is ours and set to nobody else's state.
+    pub fn dispatch(&mut self, server: &mut Server, now: Instant) {
+        if let Some(hit) = self.early_hit.take() {
+            server.outstanding.push(Owed::Invented(hit.leak()));
+            self.group.clear();
+            return;
+        }
+        if server.is_clean() && !self.unsynced {
+            server.assume(&self.settings);
+        }
+        if !self.unsynced {
+            let owed_nothing = server.outstanding.is_empty();
+            self.in_block = self.status() == Status::InTransaction && owed_nothing;
+        }
+        self.begin_fill(server, now);
+        let group = std::mem::take(&mut self.group);
+        for part in &group.parts {
+            let (message, body) = (group.message(part), group.body(part));
+            match part.tag {
+                frontend::QUERY => self.send_query(server, message, body),
+                frontend::FUNCTION_CALL => self.send_function_call(server, message),
+                frontend::PARSE => self.send_parse(server, message, body),
+                frontend::BIND => self.send_bind(server, message, body),
+                frontend::DESCRIBE => self.send_describe(server, message, body),
+                frontend::EXECUTE => self.send_execute(server, message, body),
+                frontend::CLOSE => self.send_close(server, message, body),
+                frontend::SYNC => self.send_sync(server, message),
+                _ => server.to_server.extend_from_slice(message),
+            }
+        }
+        self.group = group;
+        self.group.clear();
+        if let Some(running) = &mut self.running {
+            running.sent_at.get_or_insert(now);
+        }
+    }
+
+    /// Stamps what the group reads, before its Bind or Query is in the buffer (rule R14).
+    fn begin_fill(&mut self, server: &Server, now: Instant) {
+        let Some(plan) = self.plan.take() else { return };
+        let base = self.facts.as_ref().map(|facts| facts.key.base);
+        if base != Some(server.base.id) || server.tainted {
+            return;
+        }
+        let cache = &self.common.cache;
+        let stamp = self.common.database.coherence.stamp(plan.tables());
+        // A catalogue change moves the generation before it lets go of the slots: a stamp taken
+        // after it must not bless a verdict from before it (hazard H32).
+        let current = self.common.database.snapshot().generation == plan.generation;
+        if let Some(stamp) = stamp.filter(|_| current) {
+            let limit = cache.limits.entry_bytes_max;
+            self.fill = Some(Fill::begin(&self.key, cache.seed(), stamp, now, limit));
+        } else {
+            self.common.cache_counters.refused.one();
+        }
+    }
+
+    fn send_query(&mut self, server: &mut Server, message: &[u8], body: &[u8]) {
+        let verdict = self.query_verdict.take().unwrap_or_else(|| {
+            self.verdict_of_text(frontend::query(body).unwrap_or_default(), &[]).0
+        });
+        let mut armed = std::mem::take(&mut self.armed);
+        armed.append(self.bracket(&verdict, server));
+        let plain = verdict.statements == 1 && !commits_inside(&verdict) && !ends_block(&verdict);
+        let unit = Unit {
+            failure_is_rollback: plain && !self.unsynced,
+            verdict: Some(verdict),
+            armed,
+            ..Unit::default()
+        };
+        self.unsynced = false;
+        self.common.counters.query.one();
+        let request = self.request(RequestKind::Unit(unit));
+        server.outstanding.push(Owed::forward(Reply::Query, request));
+        server.to_server.extend_from_slice(message);
+        server.unnamed = None;
+        self.names.portals.remove(&b""[..]);
+    }
+
+    /// FunctionCall runs a function by its OID: an opaque statement.
+    fn send_function_call(&mut self, server: &mut Server, message: &[u8]) {
+        let verdict = Arc::new(opaque("FUNCTION"));
+        let mut armed = std::mem::take(&mut self.armed);
+        armed.append(self.bracket(&verdict, server));
+        let unit = Unit { armed, verdict: Some(verdict), ..Unit::default() };
+        self.unsynced = false;
+        let request = self.request(RequestKind::Unit(unit));
+        server.outstanding.push(Owed::forward(Reply::Query, request));
+        server.to_server.extend_from_slice(message);
+    }
+
+    fn send_parse(&mut self, server: &mut Server, message: &[u8], body: &[u8]) {
+        self.unsynced = true;
+        let Ok(parse) = Parse::read(body) else { return };
+        self.common.counters.client_parse.one();
+        if !parse.name.is_empty() && self.names.find(parse.name).is_some() {
+            self.send_duplicate(server, message, parse.name);
+            return;
+        }
+        let generation = self.common.database.snapshot().generation;
+        let statement = self.statement(parse.name, parse.sql, parse.types);
+        if server.outstanding.is_skipping() {
+            return;
+        }
+        if parse.name.is_empty() {
+            server.unnamed = Some(statement.id);
+            self.owe_parse(server, parse.name, &statement);
+            server.to_server.extend_from_slice(message);
+        } else if server.statements.get(&statement.id).is_some() {
+            server.outstanding.push(Owed::Invented(backend::PARSE_COMPLETE_MESSAGE));
+        } else {
+            server.make_room();
+            server.statements.put(statement.id, ());
+            self.owe_parse(server, parse.name, &statement);
+            let name = shared_name(statement.id);
+            frontend::write_parse(&mut server.to_server, &name, parse.sql, parse.types);
+        }
+        self.names.insert(parse.name, Prepared { statement, generation });
+    }
+
+    fn owe_parse(&mut self, server: &mut Server, name: &[u8], statement: &Arc<Statement>) {
+        self.common.counters.server_parse.one();
+        let kind = RequestKind::Parse { name: name.into(), statement: Arc::clone(statement) };
+        let request = self.request(kind);
+        server.outstanding.push(Owed::Expect {
+            reply: Reply::Parse,
+            deliver: Deliver::Forward,
+            statement: Some(statement.id),
+            request,
+        });
+    }
+
+    /// A name that is taken: PostgreSQL shall say so itself, in its own words and with all that
+    /// an error does to a transaction. So the name is made to exist there, for this group.
+    fn send_duplicate(&mut self, server: &mut Server, message: &[u8], name: &[u8]) {
+        if !server.outstanding.push(Owed::expect(Reply::Parse, Deliver::Swallow)) {
+            return;
+        }
+        frontend::write_parse(&mut server.to_server, name, b"", &[]);
+        server.outstanding.push(Owed::forward(Reply::Parse, 0));
+        server.to_server.extend_from_slice(message);
+        self.stray_names.push(name.into());
+    }
+
+    fn send_bind(&mut self, server: &mut Server, message: &[u8], body: &[u8]) {
+        self.unsynced = true;
+        let Ok(bind) = Bind::read(body) else { return };
+        self.common.counters.bind.one();
+        let generation = self.common.database.snapshot().generation;
+        let known = self.names.find(bind.statement);
+        let stale = known.is_some_and(|known| known.generation != generation);
+        let statement = known.map(|known| Arc::clone(&known.statement));
+        let portal = Portal {
+            statement: statement.clone(),
+            stale: stale.then(|| bind.statement.into()),
+        };
+        if server.outstanding.is_skipping() {
+            return;
+        }
+        match statement {
+            Some(statement) if bind.statement.is_empty() => {
+                self.ensure_unnamed(server, &statement);
+                server.outstanding.push(Owed::forward(Reply::Bind, 0));
+                server.to_server.extend_from_slice(message);
+            }
+            Some(statement) => {
+                let statement = self.current(bind.statement, statement);
+                server.ensure_prepared(statement.id, &statement.sql, &statement.types);
+                server.outstanding.push(Owed::forward(Reply::Bind, 0));
+                let name = shared_name(statement.id);
+                frontend::write_bind(&mut server.to_server, bind.portal, &name, bind.tail);
+            }
+            None => {
+                server.outstanding.push(Owed::forward(Reply::Bind, 0));
+                let name = unknown_name(bind.statement);
+                frontend::write_bind(&mut server.to_server, bind.portal, &name, bind.tail);
+            }
+        }
+        self.names.portals.insert(bind.portal.into(), portal);
+    }
+
+    /// A shared statement belongs to the settings it was parsed under; after SET the client's
+    /// name stands for the statement of its new settings.
+    fn current(&mut self, name: &[u8], statement: Arc<Statement>) -> Arc<Statement> {
+        if statement.settings == self.settings.id {
+            return statement;
+        }
+        let current = self.common.statements.intern(&statement.sql, &statement.types, self.settings.id);
+        if let Some(prepared) = self.names.find_mut(name) {
+            prepared.statement = Arc::clone(&current);
+        }
+        current
+    }
+
+    /// The unnamed statement lives on one server only; on another it is parsed again.
+    fn ensure_unnamed(&mut self, server: &mut Server, statement: &Arc<Statement>) {
+        if server.unnamed != Some(statement.id) {
+            server.outstanding.push(Owed::expect(Reply::Parse, Deliver::Swallow));
+            let types = &statement.types;
+            frontend::write_parse(&mut server.to_server, b"", &statement.sql, types);
+            server.unnamed = Some(statement.id);
+        }
+    }
+
+    fn send_describe(&mut self, server: &mut Server, message: &[u8], body: &[u8]) {
+        self.unsynced = true;
+        if server.outstanding.is_skipping() {
+            return;
+        }
+        let Ok((target, name)) = frontend::target(body) else { return };
+        let known = match target {
+            Target::Statement => self.names.find(name).map(|known| Arc::clone(&known.statement)),
+            Target::Portal => {
+                server.outstanding.push(Owed::forward(Reply::Describe, 0));
+                server.to_server.extend_from_slice(message);
+                return;
+            }
+        };
+        let server_name = match known {
+            Some(statement) if name.is_empty() => {
+                self.ensure_unnamed(server, &statement);
+                Vec::new()
+            }
+            Some(statement) => {
+                let statement = self.current(name, statement);
+                server.ensure_prepared(statement.id, &statement.sql, &statement.types);
+                shared_name(statement.id)
+            }
+            None => unknown_name(name),
+        };
+        server.outstanding.push(Owed::forward(Reply::Describe, 0));
+        let out = &mut server.to_server;
+        frontend::write_target(out, frontend::DESCRIBE, Target::Statement, &server_name);
+    }
+
+    fn send_execute(&mut self, server: &mut Server, message: &[u8], body: &[u8]) {
+        self.unsynced = true;
+        if server.outstanding.is_skipping() {
+            return;
+        }
+        let Ok((portal, _)) = frontend::execute(body) else { return };
+        self.common.counters.query.one();
+        let portal = self.names.portals.get(portal).cloned();
+        let (statement, stale) =
+            portal.map_or((None, None), |portal| (portal.statement, portal.stale));
+        let (verdict, generation) = match &statement {
+            Some(statement) => self.verdict_of(statement),
+            // A portal we did not see made: DECLARE makes them too.
+            None => (Arc::new(opaque("EXECUTE")), 0),
+        };
+        let stale = stale.map(|name| (name, generation));
+        let armed = self.bracket(&verdict, server);
+        self.armed.append(armed);
+        let request = self.request(RequestKind::Execute { verdict, stale });
+        server.outstanding.push(Owed::forward(Reply::Execute, request));
+        server.to_server.extend_from_slice(message);
+    }
+
+    fn send_close(&mut self, server: &mut Server, message: &[u8], body: &[u8]) {
+        self.unsynced = true;
+        if server.outstanding.is_skipping() {
+            return;
+        }
+        match frontend::target(body) {
+            Ok((Target::Statement, name)) if !name.is_empty() => {
+                self.names.prepared.remove(name);
+                server.outstanding.push(Owed::Invented(backend::CLOSE_COMPLETE_MESSAGE));
+            }
+            Ok((target, name)) => {
+                if target == Target::Portal {
+                    self.names.portals.remove(name);
+                } else {
+                    self.names.unnamed = None;
+                    server.unnamed = None;
+                }
+                server.outstanding.push(Owed::forward(Reply::Close, 0));
+                server.to_server.extend_from_slice(message);
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn send_sync(&mut self, server: &mut Server, message: &[u8]) {
+        let unit = Unit { armed: std::mem::take(&mut self.armed), ..Unit::default() };
+        self.unsynced = false;
+        let request = self.request(RequestKind::Unit(unit));
+        server.outstanding.push(Owed::forward(Reply::Sync, request));
+        server.to_server.extend_from_slice(message);
+        for name in std::mem::take(&mut self.stray_names) {
+            let out = &mut server.to_server;
+            frontend::write_target(out, frontend::CLOSE, Target::Statement, &name);
+            server.outstanding.push(Owed::expect(Reply::Close, Deliver::Swallow));
+            frontend::write_sync(&mut server.to_server);
+            server.outstanding.push(Owed::expect(Reply::Sync, Deliver::Swallow));
+        }
+    }
+
+    /// Notes what the statement may write, and puts in flight what it may commit.
+    fn bracket(&mut self, verdict: &Verdict, server: &mut Server) -> Armed {
+        if let Write::Opaque { taints: true, .. } = verdict.write {
+            server.tainted = true;
+            self.tainted = true;
+        }
+        self.transaction.dirty.add(&verdict.write);
+        if verdict.write != Write::None {
+            self.transaction.own = true;
+        }
+        if verdict.write == Write::Catalog {
+            self.transaction.catalog = true;
+        }
+        let may_commit = if self.in_block {
+            ends_block(verdict) || commits_inside(verdict)
+        } else {
+            verdict.write != Write::None || ends_block(verdict)
+        };
+        if ends_block(verdict) || commits_inside(verdict) || rolls_back(verdict) {
+            self.in_block = false;
+        }
+        let scope = match self.transaction.dirty.scope() {
+            Some(scope) if may_commit => scope,
+            Some(_) | None => return Armed::default(),
+        };
+        let mut armed = Armed {
+            database: scope == Scope::Database,
+            catalog: self.transaction.catalog,
+            ..Armed::default()
+        };
+        if twin::is(Twin::NoInFlight) || twin::is(Twin::AckBeforeInvalidation) {
+            armed.late.push(scope);
+        } else {
+            armed.guards.push(self.common.database.coherence.begin_write(&scope));
+        }
+        armed
+    }
+}
+
+/// It ends a transaction in a way that may commit.
+fn ends_block(verdict: &Verdict) -> bool {
+    verdict.controls.iter().any(|control| {
+        matches!(control, Control::Commit { .. } | Control::PrepareTransaction | Control::CommitPrepared)
+    })
+}
+
+fn rolls_back(verdict: &Verdict) -> bool {
+    verdict.controls.iter().any(|control| matches!(control, Control::Rollback { .. }))
+}
+
+fn commits_inside(verdict: &Verdict) -> bool {
+    match verdict.write {
+        Write::Opaque { commits_inside, .. } => commits_inside || verdict.statements > 1,
+        Write::Catalog => true,
+        Write::None | Write::Plain(_) => {
+            verdict.statements > 1 && !verdict.controls.is_empty()
+        }
+    }
+}
+
+fn opaque(tag: &'static str) -> Verdict {
+    use crate::sql::verdict::{BypassReason, Read};
+    Verdict {
+        controls: Vec::new(),
+        write: Write::Opaque { commits_inside: true, taints: true },
+        read: Read::Bypass(BypassReason::NotARead),
+        statements: 1,
+        tag,
+        exact_text: true,
+    }
+}
+
+/// A name the client never prepared, such that no server has it either: PostgreSQL answers that
+/// it does not exist.
+fn unknown_name(name: &[u8]) -> Vec<u8> {
+    if name.starts_with(b"forebay_") { [b"unknown ", name].concat() } else { name.to_vec() }
+}
+
+impl Statement {
+    /// A server has parsed it.
+    pub fn accept(&self) {
+        self.accepted.store(true, Ordering::Relaxed);
+    }
+}

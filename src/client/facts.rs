@@ -1,0 +1,91 @@
+//! What a client's settings mean for its statements: where names are looked up, which isolation
+//! applies, whether texts can be read at all. Worked out once per change of settings.
+
+use crate::cache::key::SessionKey;
+use crate::pool::Common;
+use crate::server::settings::{Base, Settings};
+use crate::sql::classify::parse_search_path;
+use crate::sql::verdict::Isolation;
+
+use crate::twin::{self, Twin};
+
+use super::transaction::isolation;
+
+/// Derived from one set of settings over one base.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    pub key: SessionKey,
+    /// `Settings::id` this was worked out from.
+    settings: u64,
+    pub search_path: Vec<String>,
+    pub isolation: Isolation,
+    /// Literals end where the lexer thinks they end, and the path is understood.
+    pub readable: bool,
+}
+
+impl Facts {
+    pub fn new(common: &Common, base: &Base, settings: &Settings) -> Self {
+        let value = |name: &str| {
+            settings.value(name).map(unquoted).or_else(|| base.value(name).map(str::to_owned))
+        };
+        let role = value("role").filter(|role| !role.eq_ignore_ascii_case("none"));
+        let user = role.unwrap_or_else(|| common.user.clone());
+        let path = settings.value("search_path").map(identifiers);
+        let path = path.or_else(|| base.value("search_path").map(str::to_owned));
+        let search_path = path.and_then(|path| parse_search_path(&path, &user));
+        let plain_strings = value("standard_conforming_strings")
+            .is_none_or(|value| matches!(value.to_ascii_lowercase().as_str(), "on" | "true" | "1"));
+        let default = value("default_transaction_isolation");
+        Self {
+            key: SessionKey {
+                database: common.database.id,
+                base: base.id,
+                settings: key_id(settings),
+            },
+            settings: settings.id,
+            readable: plain_strings && search_path.is_some(),
+            search_path: search_path.unwrap_or_default(),
+            isolation: default.map_or(Isolation::ReadCommitted, |value| {
+                // A level we do not know bypasses as the strictest does.
+                isolation(&value).unwrap_or(Isolation::Serializable)
+            }),
+        }
+    }
+
+    /// Whether it was worked out from these.
+    pub fn is_of(&self, base: &Base, settings: &Settings) -> bool {
+        self.key.base == base.id && self.settings == settings.id
+    }
+}
+
+fn key_id(settings: &Settings) -> u64 {
+    if twin::is(Twin::KeyWithoutRole) {
+        return settings.reset("role", &Settings::none()).key_id;
+    }
+    settings.key_id
+}
+
+/// A value as `SHOW` would print it, from what may follow `SET name TO`.
+fn unquoted(value: &str) -> String {
+    match value.strip_prefix('\'').and_then(|rest| rest.strip_suffix('\'')) {
+        Some(inner) => inner.replace("''", "'"),
+        None => value.trim_matches('"').to_owned(),
+    }
+}
+
+/// A list of string constants as the list of identifiers that it means in `search_path`.
+fn identifiers(value: &str) -> String {
+    value.replace('"', "\"\"").replace('\'', "\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_read_as_show_prints_them() {
+        assert_eq!(unquoted("'repeatable read'"), "repeatable read");
+        assert_eq!(unquoted("on"), "on");
+        assert_eq!(identifiers("'Tenant', public"), "\"Tenant\", public");
+    }
+}

@@ -1,0 +1,472 @@
+//! The task of one client: moves bytes between its socket, its session and the server it has.
+//! Decides nothing about statements; holds no buffer while nothing is under way.
+
+use std::future::poll_fn;
+use std::sync::{Arc, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, BytesMut};
+
+use crate::net::Stream;
+use crate::pool::PoolMode;
+use crate::pool::io::{AcquireError, Lease, Pool};
+use crate::server::io::ServerError;
+use crate::server::login::LoginError;
+use crate::service::Service;
+use crate::wire::frame;
+use crate::wire::frontend;
+
+use super::close::CloseReason;
+use super::look_up::Answer;
+use super::registry::{Current, Entry};
+use super::session::{Session, Taken};
+use super::{Shared, statistics};
+
+/// What is read at once; a buffer of this size lives only while bytes are in flight.
+const READ_BYTES: usize = 16 * 1024;
+
+/// Above it the other side is not read until this one has taken some.
+const BACKLOG_BYTES: usize = 256 * 1024;
+
+/// A server that does not answer its reset query by then is closed.
+const RESET_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// One client and all it has.
+pub struct Task {
+    pub stream: Stream,
+    pub input: BytesMut,
+    /// Bytes for the client, and how many of them it has taken.
+    pub out: Vec<u8>,
+    pub written: usize,
+    pub session: Box<Session>,
+    pub pool: Arc<Pool>,
+    pub entry: Arc<Entry>,
+    pub service: Arc<Service>,
+    pub shared: Arc<Shared>,
+    pub lease: Option<Lease>,
+}
+
+/// What woke the task.
+enum Woken {
+    Client,
+    ClientGone,
+    Server,
+    ServerGone,
+    /// Something was written.
+    Wrote,
+    Leave,
+}
+
+impl Task {
+    /// Serves the client until it leaves or must.
+    pub async fn run(mut self) -> CloseReason {
+        let reason = match self.serve().await {
+            Ok(reason) | Err(reason) => reason,
+        };
+        reason.tell(&mut self.out);
+        // The client is leaving: what it does not take is lost, and that is all.
+        let _told = self.flush().await;
+        self.leave_server().await;
+        reason
+    }
+
+    async fn serve(&mut self) -> Result<CloseReason, CloseReason> {
+        loop {
+            let now = Instant::now();
+            if let Some(reason) = self.take_messages(now).await? {
+                return Ok(reason);
+            }
+            self.report(now);
+            self.release_if_done();
+            match self.wait().await {
+                Woken::Client | Woken::Wrote => {}
+                Woken::ClientGone => {
+                    let owed = self.lease.as_ref().is_some_and(|lease| {
+                        !lease.connection.server.outstanding.is_empty()
+                    });
+                    return Ok(if owed || !self.session.group.is_empty() {
+                        CloseReason::ClientLost
+                    } else {
+                        CloseReason::ClientClosed
+                    });
+                }
+                Woken::Server => self.take_replies()?,
+                Woken::ServerGone => return Err(CloseReason::ServerLost),
+                Woken::Leave => return Ok(CloseReason::ShuttingDown),
+            }
+        }
+    }
+
+    /// Takes every whole message there is, answering or sending on as it goes.
+    async fn take_messages(&mut self, now: Instant) -> Result<Option<CloseReason>, CloseReason> {
+        let message_max = self.session.common.limits.message_bytes_max;
+        loop {
+            if self.to_server_len() > BACKLOG_BYTES || self.out.len() > BACKLOG_BYTES {
+                return Ok(None);
+            }
+            let header = match frame::header(&self.input, message_max) {
+                Ok(Some(header)) => header,
+                Ok(None) => return Ok(None),
+                Err(frame::FrameError::LengthTooLarge { tag, .. }) => {
+                    return Err(CloseReason::MessageTooLarge { tag });
+                }
+                Err(frame::FrameError::LengthTooSmall { tag }) => {
+                    return Err(CloseReason::MalformedMessage { tag });
+                }
+            };
+            let Some(message) = self.input.get(..header.total) else {
+                self.input.reserve(header.total - self.input.len());
+                return Ok(None);
+            };
+            if matches!(header.tag, frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL)
+            {
+                if !self.session.group.is_empty() {
+                    // What began the copy was not followed by Sync or Flush; it goes first.
+                    self.send_group(now).await?;
+                }
+                let message = self.input.get(..header.total).unwrap_or_default();
+                // Outside a copy PostgreSQL ignores them, so without a server we do.
+                if let Some(lease) = &mut self.lease {
+                    lease.connection.server.to_server.extend_from_slice(message);
+                }
+                self.input.advance(header.total);
+                continue;
+            }
+            let taken = self.session.take(header.tag, message);
+            self.input.advance(header.total);
+            match taken {
+                Taken::More => {}
+                Taken::Close(reason) => return Ok(Some(reason)),
+                Taken::GroupReady => self.answer_or_send(now).await?,
+            }
+        }
+    }
+
+    async fn answer_or_send(&mut self, now: Instant) -> Result<(), CloseReason> {
+        let server = self.lease.as_ref().map(|lease| &lease.connection.server);
+        match self.session.answer(server, now, &mut self.out) {
+            Answer::Done => return Ok(()),
+            Answer::Refuse(pin) => return Err(CloseReason::PinRefused(pin)),
+            Answer::Send => return self.send_group(now).await,
+            Answer::SendIfFree => {
+                if self.lease.is_none() {
+                    match self.pool.try_acquire() {
+                        Some(lease) => self.take_lease(lease),
+                        None => {
+                            self.session.accept_parse(&mut self.out);
+                            return Ok(());
+                        }
+                    }
+                }
+            }
+        }
+        self.send_group(now).await
+    }
+
+    /// Sends the group on, after waiting for a server if there is none yet.
+    async fn send_group(&mut self, now: Instant) -> Result<(), CloseReason> {
+        if self.lease.is_none() {
+            self.acquire().await?;
+        }
+        if let Some(lease) = &mut self.lease {
+            self.session.dispatch(&mut lease.connection.server, now);
+        }
+        Ok(())
+    }
+
+    /// Waits in line for a server; what the client is owed already is sent first.
+    async fn acquire(&mut self) -> Result<(), CloseReason> {
+        if let Some(lease) = self.pool.try_acquire() {
+            self.take_lease(lease);
+            return Ok(());
+        }
+        self.flush().await.or(Err(CloseReason::ClientLost))?;
+        let began = Instant::now();
+        self.show(|shown| shown.waiting_since = Some(began));
+        let pool = Arc::clone(&self.pool);
+        let acquired = tokio::select! {
+            acquired = pool.acquire() => acquired,
+            () = self.client_gone() => return Err(CloseReason::ClientLost),
+        };
+        self.show(|shown| shown.waiting_since = None);
+        let waited = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.session.common.counters.wait_time.add(waited);
+        self.entry.group.wait_time.add(waited);
+        let lease = acquired.map_err(|error| close_reason(&error))?;
+        self.take_lease(lease);
+        Ok(())
+    }
+
+    fn take_lease(&mut self, lease: Lease) {
+        let server = &lease.connection.server;
+        let current = Current::new(
+            self.pool.target.clone(),
+            server.id,
+            server.pid,
+            server.cancel_key.clone(),
+        );
+        self.entry.set_current(Some(Arc::new(current)));
+        self.session.common.counters.server_assignment.one();
+        self.lease = Some(lease);
+    }
+
+    /// Resolves when the client is gone; reads on meanwhile, up to a bound, so that its end can
+    /// be seen. Cancel-safe.
+    async fn client_gone(&mut self) {
+        poll_fn(|cx| {
+            loop {
+                if self.input.len() > BACKLOG_BYTES {
+                    return Poll::Pending;
+                }
+                self.input.reserve(READ_BYTES);
+                match self.stream.poll_read(cx, &mut self.input) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
+                    Poll::Ready(Ok(_)) => {}
+                }
+            }
+        })
+        .await;
+    }
+
+    fn take_replies(&mut self) -> Result<(), CloseReason> {
+        let Some(lease) = &mut self.lease else { return Ok(()) };
+        let now = Instant::now();
+        let connection = &mut *lease.connection;
+        let replies = self.session.replies(
+            &mut connection.server,
+            &mut connection.input,
+            now,
+            &mut self.out,
+        );
+        replies.map_err(|fault| {
+            tracing::warn!(server_id = connection.server.id, ?fault, "server broke the protocol");
+            CloseReason::ServerLost
+        })?;
+        self.report(now);
+        self.release_if_done();
+        Ok(())
+    }
+
+    fn release_if_done(&mut self) {
+        let done = self
+            .lease
+            .as_ref()
+            .is_some_and(|lease| self.session.may_release(&lease.connection.server));
+        if done && let Some(lease) = self.lease.take() {
+            self.session.tainted = false;
+            release(lease, self.entry.take_current());
+        }
+    }
+
+    /// Writes what there is to write and waits for something to happen.
+    async fn wait(&mut self) -> Woken {
+        if self.input.is_empty() && self.lease.is_none() {
+            self.input = BytesMut::new();
+        }
+        let entry = Arc::clone(&self.entry);
+        let leave = entry.leave.notified();
+        tokio::pin!(leave);
+        poll_fn(|cx| {
+            if std::future::Future::poll(leave.as_mut(), cx).is_ready() {
+                return Poll::Ready(Woken::Leave);
+            }
+            self.poll_event(cx)
+        })
+        .await
+    }
+
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Woken> {
+        let mut wrote = false;
+        if let Some(lease) = &mut self.lease {
+            let connection = &mut *lease.connection;
+            let to_server = &mut connection.server.to_server;
+            match poll_write(&mut connection.stream, cx, to_server, &mut connection.written) {
+                Poll::Ready(Err(_)) => return Poll::Ready(Woken::ServerGone),
+                Poll::Ready(Ok(some)) => wrote |= some,
+                Poll::Pending => {}
+            }
+        }
+        match poll_write(&mut self.stream, cx, &mut self.out, &mut self.written) {
+            Poll::Ready(Err(_)) => return Poll::Ready(Woken::ClientGone),
+            Poll::Ready(Ok(some)) => wrote |= some,
+            Poll::Pending => {}
+        }
+        if let Some(lease) = &mut self.lease
+            && self.out.len() < BACKLOG_BYTES
+        {
+            let connection = &mut *lease.connection;
+            connection.input.reserve(READ_BYTES);
+            match connection.stream.poll_read(cx, &mut connection.input) {
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Woken::ServerGone),
+                Poll::Ready(Ok(_)) => return Poll::Ready(Woken::Server),
+                Poll::Pending => {}
+            }
+        }
+        if self.to_server_len() < BACKLOG_BYTES && self.out.len() < BACKLOG_BYTES {
+            match self.poll_client(cx) {
+                Poll::Ready(event) => return Poll::Ready(event),
+                Poll::Pending => {}
+            }
+        }
+        if wrote && self.out.is_empty() && self.to_server_len() == 0 && self.lease.is_none() {
+            return Poll::Pending;
+        }
+        if wrote { Poll::Ready(Woken::Wrote) } else { Poll::Pending }
+    }
+
+    fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<Woken> {
+        if self.input.capacity() == self.input.len() {
+            // No buffer is held while there is nothing to read into it.
+            match self.stream.poll_read_ready(cx) {
+                Poll::Ready(Ok(())) => self.input.reserve(READ_BYTES),
+                Poll::Ready(Err(_)) => return Poll::Ready(Woken::ClientGone),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        match self.stream.poll_read(cx, &mut self.input) {
+            Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(Woken::ClientGone),
+            Poll::Ready(Ok(count)) => {
+                self.session.common.counters.received.add(count as u64);
+                self.entry.group.received.add(count as u64);
+                Poll::Ready(Woken::Client)
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn to_server_len(&self) -> usize {
+        self.lease.as_ref().map_or(0, |lease| lease.connection.server.to_server.len())
+    }
+
+    async fn flush(&mut self) -> std::io::Result<()> {
+        let pending = self.out.get(self.written..).unwrap_or_default();
+        let result = self.stream.write_all(pending).await;
+        self.out.clear();
+        self.written = 0;
+        result
+    }
+
+    fn show(&self, change: impl FnOnce(&mut super::registry::Shown)) {
+        change(&mut self.entry.shown.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Hands finished statements to the statistics.
+    fn report(&mut self, now: Instant) {
+        if self.session.finished.is_empty() {
+            return;
+        }
+        let (pins, prepared) = (self.session.pins, self.session.names.prepared.len());
+        self.show(|shown| {
+            shown.request_at = Some(now);
+            shown.pins = pins;
+            shown.prepared_statements = prepared;
+        });
+        for finished in self.session.finished.drain(..) {
+            statistics::record(&self.shared.insight, &self.entry, &self.session.common, &finished);
+        }
+    }
+
+    /// Parts from the server at the end. A clean one goes back, after the reset query if it
+    /// holds the client's state. Any other is closed, which rolls back what was not committed;
+    /// what may have been stays in flight until that backend is gone.
+    async fn leave_server(&mut self) {
+        let lost = self.session.server_lost();
+        let Some(lease) = self.lease.take() else { return };
+        let current = self.entry.take_current();
+        let clean = lease.connection.server.is_clean() && !self.session.unsynced;
+        let keeps_state = !self.session.pins.is_empty()
+            || self.session.common.mode == PoolMode::Session;
+        if clean && lost.is_empty() {
+            if keeps_state {
+                tokio::spawn(reset_and_release(lease, current, self.shared.reset_query.clone()));
+            } else {
+                release(lease, current);
+            }
+            return;
+        }
+        let pid = lease.connection.server.pid;
+        drop(lease);
+        self.service.lost(pid, lost.guards, lost.catalog);
+    }
+}
+
+/// Writes as much as the socket takes; true if it took some. Empties the buffer when all is gone.
+fn poll_write(
+    stream: &mut Stream,
+    cx: &mut Context<'_>,
+    bytes: &mut Vec<u8>,
+    written: &mut usize,
+) -> Poll<std::io::Result<bool>> {
+    let mut some = false;
+    loop {
+        let pending = bytes.get(*written..).unwrap_or_default();
+        if pending.is_empty() {
+            if some {
+                bytes.clear();
+                *written = 0;
+                if bytes.capacity() > READ_BYTES {
+                    bytes.shrink_to(READ_BYTES);
+                }
+                // TLS keeps what it took until it is told to let go.
+                if stream.is_tls() {
+                    return stream.poll_flush(cx).map_ok(|()| true);
+                }
+            }
+            return Poll::Ready(Ok(some));
+        }
+        match stream.poll_write(cx, pending) {
+            Poll::Ready(Ok(0)) => {
+                return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into()));
+            }
+            Poll::Ready(Ok(count)) => {
+                *written += count;
+                some = true;
+            }
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Pending if some => return Poll::Ready(Ok(true)),
+            Poll::Pending => return Poll::Pending,
+        }
+    }
+}
+
+/// Back to the pool, once no cancel is on its way to it.
+fn release(lease: Lease, current: Option<Arc<Current>>) {
+    match current {
+        Some(current) if current.has_cancel() => {
+            tokio::spawn(async move {
+                current.no_cancel().await;
+                lease.release();
+            });
+        }
+        Some(_) | None => lease.release(),
+    }
+}
+
+/// Sends the reset query and gives the server back; on any failure it is closed.
+async fn reset_and_release(mut lease: Lease, current: Option<Arc<Current>>, reset_query: String) {
+    if let Some(current) = current {
+        current.no_cancel().await;
+    }
+    let connection = &mut lease.connection;
+    let sql = if reset_query.is_empty() { "DISCARD ALL" } else { &reset_query };
+    match tokio::time::timeout(RESET_TIMEOUT, connection.query(sql)).await {
+        Ok(Ok(_)) => {
+            connection.server.forget_client();
+            lease.release();
+        }
+        Ok(Err(error)) => tracing::warn!(%error, "reset query failed, closing server"),
+        Err(_elapsed) => tracing::warn!("reset query timed out, closing server"),
+    }
+}
+
+pub fn close_reason(error: &AcquireError) -> CloseReason {
+    match error {
+        AcquireError::Timeout => CloseReason::QueryWaitTimeout,
+        AcquireError::Server(ServerError::Login(LoginError::Refused { sqlstate, message })) => {
+            CloseReason::ServerLogin { sqlstate: sqlstate.clone(), message: message.clone() }
+        }
+        AcquireError::Server(error) => CloseReason::ServerUnreachable(error.to_string()),
+    }
+}

@@ -1,0 +1,236 @@
+//! The clients of this process: for cancel requests, the console and the limit on their number.
+//!
+//! Invariant: a server with a cancel under way is not handed on, so a cancel never reaches the
+//! next client's query. Kept by `Current`; attacked by the suite's cancel race.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use subtle::ConstantTimeEq;
+use tokio::sync::Notify;
+
+use crate::metrics::GroupCounters;
+use crate::server::io::Target;
+
+/// One client as others see it.
+pub struct Entry {
+    pub id: u64,
+    /// What we told it in BackendKeyData.
+    pub pid: u32,
+    key: [u8; 4],
+    pub user: String,
+    pub database: String,
+    pub application_name: String,
+    pub address: String,
+    pub connected_at: Instant,
+    pub tls: Option<String>,
+    pub group: Arc<GroupCounters>,
+    /// Guards which server it has; nothing else is locked inside.
+    current: Mutex<Option<Arc<Current>>>,
+    /// What the console shows of it.
+    pub shown: Mutex<Shown>,
+    /// Told to leave by the console or a shutdown.
+    pub leave: Notify,
+}
+
+/// State for `SHOW CLIENTS` and `SHOW PINS`.
+#[derive(Clone, Debug, Default)]
+pub struct Shown {
+    pub waiting_since: Option<Instant>,
+    pub request_at: Option<Instant>,
+    pub pins: crate::client::pins::Pins,
+    pub prepared_statements: usize,
+}
+
+/// The server a client has now, and the cancels that are on their way to it.
+pub struct Current {
+    pub target: Target,
+    pub server_id: u64,
+    pub pid: u32,
+    pub key: Vec<u8>,
+    cancels: AtomicUsize,
+    done: Notify,
+}
+
+impl Current {
+    pub fn new(target: Target, server_id: u64, pid: u32, key: Vec<u8>) -> Self {
+        Self { target, server_id, pid, key, cancels: AtomicUsize::new(0), done: Notify::new() }
+    }
+
+    /// Resolves when no cancel is on its way any more. Cancel-safe.
+    pub async fn no_cancel(&self) {
+        loop {
+            let done = self.done.notified();
+            if self.cancels.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            done.await;
+        }
+    }
+
+    pub fn has_cancel(&self) -> bool {
+        self.cancels.load(Ordering::SeqCst) > 0
+    }
+}
+
+/// A cancel on its way; counted until dropped.
+pub struct Cancelling {
+    pub current: Arc<Current>,
+}
+
+impl Drop for Cancelling {
+    fn drop(&mut self) {
+        self.current.cancels.fetch_sub(1, Ordering::SeqCst);
+        self.current.done.notify_waiters();
+    }
+}
+
+impl Entry {
+    pub fn set_current(&self, current: Option<Arc<Current>>) {
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = current;
+    }
+
+    /// The server, which from now on nobody can cancel for this client.
+    pub fn take_current(&self) -> Option<Arc<Current>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    pub fn current(&self) -> Option<Arc<Current>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Counts a cancel while the server is still this client's.
+    fn begin_cancel(&self) -> Option<Cancelling> {
+        let guard = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = guard.as_ref()?;
+        current.cancels.fetch_add(1, Ordering::SeqCst);
+        Some(Cancelling { current: Arc::clone(current) })
+    }
+
+    pub fn key(&self) -> [u8; 4] {
+        self.key
+    }
+}
+
+/// What a new client says of itself.
+pub struct Hello {
+    pub user: String,
+    pub database: String,
+    pub application_name: String,
+    pub address: String,
+    pub tls: Option<String>,
+}
+
+/// Who did what, summed over clients that look alike.
+type GroupKey = (String, String, String, String);
+
+/// Groups remembered; the rest are summed in one.
+const GROUPS_MAX: usize = 1000;
+
+#[derive(Default)]
+pub struct Registry {
+    /// Guards who is connected, by pid; nothing else is locked inside.
+    clients: Mutex<HashMap<u32, Arc<Entry>>>,
+    groups: Mutex<HashMap<GroupKey, Arc<GroupCounters>>>,
+    next_id: AtomicU64,
+}
+
+impl Registry {
+    /// Enters a client, or gives `None` when `clients_max` are connected.
+    pub fn enter(self: &Arc<Self>, hello: Hello, clients_max: usize) -> Option<Registered> {
+        let group = self.group(&hello);
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if clients.len() >= clients_max {
+            return None;
+        }
+        let pid = loop {
+            // Positive, as process ids are.
+            let pid = rand::random::<u32>() & 0x7fff_ffff;
+            if pid != 0 && !clients.contains_key(&pid) {
+                break pid;
+            }
+        };
+        let entry = Arc::new(Entry {
+            id: self.next_id.fetch_add(1, Ordering::Relaxed) + 1,
+            pid,
+            key: rand::random(),
+            user: hello.user,
+            database: hello.database,
+            application_name: hello.application_name,
+            address: hello.address,
+            connected_at: Instant::now(),
+            tls: hello.tls,
+            group,
+            current: Mutex::new(None),
+            shown: Mutex::default(),
+            leave: Notify::new(),
+        });
+        entry.group.clients.one();
+        clients.insert(pid, Arc::clone(&entry));
+        Some(Registered { entry, registry: Arc::clone(self) })
+    }
+
+    fn group(&self, hello: &Hello) -> Arc<GroupCounters> {
+        let host = hello.address.rsplit_once(':').map_or(hello.address.as_str(), |(host, _)| host);
+        let mut key = (
+            hello.user.clone(),
+            hello.database.clone(),
+            hello.application_name.clone(),
+            host.to_owned(),
+        );
+        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        if groups.len() >= GROUPS_MAX && !groups.contains_key(&key) {
+            let rest = || "(others)".to_owned();
+            key = (rest(), rest(), rest(), rest());
+        }
+        Arc::clone(groups.entry(key).or_default())
+    }
+
+    /// Starts a cancel for the client with this key, if it has a server now. A cancel for a
+    /// statement that the cache answered has nothing to reach and is dropped (hazard G24).
+    pub fn begin_cancel(&self, pid: u32, key: &[u8]) -> Option<Cancelling> {
+        let entry = {
+            let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(clients.get(&pid)?)
+        };
+        bool::from(entry.key.as_slice().ct_eq(key)).then(|| entry.begin_cancel()).flatten()
+    }
+
+    pub fn clients(&self) -> Vec<Arc<Entry>> {
+        let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut clients: Vec<_> = clients.values().cloned().collect();
+        clients.sort_by_key(|entry| entry.id);
+        clients
+    }
+
+    pub fn count(&self) -> usize {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Every group with its counters, in the order of the names.
+    pub fn groups(&self) -> Vec<(GroupKey, Arc<GroupCounters>)> {
+        let groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut groups: Vec<_> =
+            groups.iter().map(|(key, group)| (key.clone(), Arc::clone(group))).collect();
+        groups.sort_by(|left, right| left.0.cmp(&right.0));
+        groups
+    }
+}
+
+/// A client's entry, removed when it goes.
+pub struct Registered {
+    pub entry: Arc<Entry>,
+    registry: Arc<Registry>,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.registry
+            .clients
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.entry.pid);
+    }
+}

@@ -1,0 +1,445 @@
+//! Replies on their way from the server to the client: each takes one entry out of the queue of
+//! what is owed, runs of rows go through unread, and the end of a unit of work settles what it
+//! wrote before the client hears of it.
+
+use std::time::Instant;
+
+use bytes::{Buf, BytesMut};
+
+use crate::cache::coherence::Scope;
+use crate::server::Server;
+use crate::server::outstanding::{Deliver, Owed, Reply};
+use crate::sql::verdict::Control;
+use crate::twin::{self, Twin};
+use crate::wire::backend::{self, Status};
+use crate::wire::frame::{self, HEADER_BYTES};
+
+use super::session::{RequestKind, Session, Unit};
+
+/// Longest message taken from a server, rows and copy data aside: those stream.
+const MESSAGE_BYTES_MAX: usize = 1 << 30;
+
+/// The server broke the protocol, or our own query on it failed; it must be closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerFault {
+    Frame,
+    Unexpected { tag: u8 },
+    /// Settings or a statement of ours that PostgreSQL refused.
+    OwnQueryFailed,
+}
+
+impl Session {
+    /// Takes every whole message out of `input`, and the parts of rows that are there.
+    pub fn replies(
+        &mut self,
+        server: &mut Server,
+        input: &mut BytesMut,
+        now: Instant,
+        out: &mut Vec<u8>,
+    ) -> Result<(), ServerFault> {
+        self.invented(server, out);
+        loop {
+            if server.partial > 0 {
+                let len = server.partial.min(input.len());
+                if len == 0 {
+                    return Ok(());
+                }
+                self.pass(input.get(..len).unwrap_or_default(), server.partial_forward, out);
+                input.advance(len);
+                server.partial -= len;
+                continue;
+            }
+            let Some(header) = frame::header(input, MESSAGE_BYTES_MAX).or(Err(ServerFault::Frame))?
+            else {
+                return Ok(());
+            };
+            let forward = matches!(
+                server.outstanding.front(),
+                Some(Owed::Expect { deliver: Deliver::Forward, .. })
+            );
+            if matches!(header.tag, backend::DATA_ROW | backend::COPY_DATA) {
+                server.partial = header.total;
+                server.partial_forward = forward;
+                self.rows += u64::from(forward);
+                continue;
+            }
+            if input.len() < header.total {
+                return Ok(());
+            }
+            let message = input.get(..header.total).unwrap_or_default();
+            self.reply(server, header.tag, message, forward, now, out)?;
+            input.advance(header.total);
+            self.invented(server, out);
+        }
+    }
+
+    /// A run of rows, or a piece of one.
+    fn pass(&mut self, bytes: &[u8], forward: bool, out: &mut Vec<u8>) {
+        if forward {
+            if let Some(fill) = &mut self.fill {
+                fill.rows(bytes);
+            }
+            out.extend_from_slice(bytes);
+        }
+    }
+
+    fn invented(&mut self, server: &mut Server, out: &mut Vec<u8>) {
+        while let Some(bytes) = server.outstanding.pop_invented() {
+            out.extend_from_slice(bytes);
+        }
+    }
+
+    fn reply(
+        &mut self,
+        server: &mut Server,
+        tag: u8,
+        message: &[u8],
+        forward: bool,
+        now: Instant,
+        out: &mut Vec<u8>,
+    ) -> Result<(), ServerFault> {
+        let body = message.get(HEADER_BYTES..).unwrap_or_default();
+        let mut show = forward;
+        match tag {
+            backend::READY_FOR_QUERY => {
+                let status = Status::read(body).or(Err(ServerFault::Unexpected { tag }))?;
+                show = self.ready(server, status, now)?;
+            }
+            backend::ERROR_RESPONSE => {
+                show = self.error(server, body, forward)?;
+            }
+            backend::COMMAND_COMPLETE => self.command_complete(server, message, body, now),
+            backend::EMPTY_QUERY_RESPONSE | backend::PORTAL_SUSPENDED => {
+                self.spoil_fill();
+                self.pop_execute(server);
+            }
+            backend::PARSE_COMPLETE => self.parse_complete(server),
+            backend::BIND_COMPLETE => {
+                if twin::is(Twin::StampAtExecute) {
+                    self.restamp_fill();
+                }
+                pop_if(server, Reply::Bind);
+            }
+            backend::CLOSE_COMPLETE => pop_if(server, Reply::Close),
+            backend::ROW_DESCRIPTION => self.row_description(server, message, forward),
+            backend::NO_DATA => pop_if(server, Reply::Describe),
+            backend::PARAMETER_DESCRIPTION
+            | backend::COPY_DONE
+            | backend::FUNCTION_CALL_RESPONSE => {}
+            backend::COPY_IN_RESPONSE | backend::COPY_OUT_RESPONSE | backend::COPY_BOTH_RESPONSE => {
+                self.spoil_fill();
+                if tag != backend::COPY_OUT_RESPONSE {
+                    self.copy_in(server);
+                }
+            }
+            backend::NOTICE_RESPONSE => {
+                self.spoil_fill();
+                show = forward || server.outstanding.is_empty();
+            }
+            backend::NOTIFICATION_RESPONSE => {
+                show = true;
+            }
+            backend::PARAMETER_STATUS => {
+                show = forward || server.outstanding.is_empty();
+            }
+            _ => return Err(ServerFault::Unexpected { tag }),
+        }
+        if show {
+            out.extend_from_slice(message);
+        }
+        Ok(())
+    }
+
+    /// For broken twins: notes the versions of now, not of when the answer was asked.
+    fn restamp_fill(&mut self) {
+        if let Some(fill) = &mut self.fill
+            && let Some(stamp) = self.common.database.coherence.stamp(&fill.tables())
+        {
+            fill.restamp(stamp);
+        }
+    }
+
+    fn spoil_fill(&mut self) {
+        if let Some(fill) = &mut self.fill {
+            fill.spoil();
+        }
+    }
+
+    /// The description of a portal goes into the entry; that of a statement names no formats.
+    fn row_description(&mut self, server: &mut Server, message: &[u8], forward: bool) {
+        if forward && let Some(fill) = &mut self.fill {
+            fill.describe(message);
+        }
+        pop_if(server, Reply::Describe);
+    }
+
+    fn parse_complete(&mut self, server: &mut Server) {
+        if let Some(Owed::Expect { reply: Reply::Parse, request, .. }) = server.outstanding.front() {
+            let request = *request;
+            server.outstanding.pop();
+            if let Some(RequestKind::Parse { statement, .. }) = self.take_request(request) {
+                statement.accept();
+            }
+        }
+    }
+
+    /// PostgreSQL ignores a Sync it was sent together with the statement that began a copy.
+    fn copy_in(&mut self, server: &mut Server) {
+        let ignored = server.outstanding.ignore_sync_in_copy();
+        if let Some(RequestKind::Unit(unit)) = ignored.and_then(|id| self.take_request(id)) {
+            self.armed.append(unit.armed);
+            self.unsynced = true;
+        }
+    }
+
+    fn pop_execute(&mut self, server: &mut Server) -> Option<RequestKind> {
+        match server.outstanding.front() {
+            Some(Owed::Expect { reply: Reply::Execute, request, .. }) => {
+                let request = *request;
+                server.outstanding.pop();
+                self.take_request(request)
+            }
+            Some(_) | None => None,
+        }
+    }
+
+    fn command_complete(&mut self, server: &mut Server, message: &[u8], body: &[u8], now: Instant) {
+        if let Some(fill) = &mut self.fill {
+            fill.complete(message, now);
+        }
+        let rolled_back = body == b"ROLLBACK\0";
+        match server.outstanding.front() {
+            Some(Owed::Expect { reply: Reply::Execute, .. }) => {
+                let request = self.pop_execute(server);
+                if let Some(RequestKind::Execute { verdict, stale }) = request {
+                    if let Some((name, generation)) = stale
+                        && let Some(prepared) = self.names.find_mut(&name)
+                    {
+                        prepared.generation = generation;
+                    }
+                    for control in &verdict.controls {
+                        self.apply(control, rolled_back, server);
+                    }
+                }
+                if rolled_back && let Some(unit) = self.unit_mut() {
+                    unit.rolled_back = true;
+                }
+            }
+            Some(Owed::Expect { reply: Reply::Query, deliver: Deliver::Forward, request, .. }) => {
+                let request = *request;
+                if let Some(unit) = self.unit_of(request) {
+                    unit.rolled_back = rolled_back;
+                    let single = unit.verdict.clone().filter(|verdict| verdict.statements == 1);
+                    for control in single.iter().flat_map(|verdict| &verdict.controls) {
+                        self.apply(control, rolled_back, server);
+                    }
+                }
+            }
+            Some(_) | None => {}
+        }
+    }
+
+    fn unit_of(&mut self, id: u64) -> Option<&mut Unit> {
+        self.requests.iter_mut().find(|request| request.id == id).and_then(|request| {
+            match &mut request.kind {
+                RequestKind::Unit(unit) => Some(unit),
+                RequestKind::Parse { .. } | RequestKind::Execute { .. } => None,
+            }
+        })
+    }
+
+    /// The unit that will end next.
+    fn unit_mut(&mut self) -> Option<&mut Unit> {
+        self.requests.iter_mut().find_map(|request| match &mut request.kind {
+            RequestKind::Unit(unit) => Some(unit),
+            RequestKind::Parse { .. } | RequestKind::Execute { .. } => None,
+        })
+    }
+
+    /// Gives whether the client sees it.
+    fn error(
+        &mut self,
+        server: &mut Server,
+        body: &[u8],
+        forward: bool,
+    ) -> Result<bool, ServerFault> {
+        self.spoil_fill();
+        let front = server.outstanding.front();
+        let own_query = matches!(
+            front,
+            Some(Owed::Expect { reply: Reply::Query, deliver: Deliver::Swallow, .. })
+        );
+        if own_query {
+            return Err(ServerFault::OwnQueryFailed);
+        }
+        // A Parse of ours in front of the client's Bind: the error is the client's to see.
+        let inserted_parse = matches!(
+            front,
+            Some(Owed::Expect { reply: Reply::Parse, deliver: Deliver::Swallow, .. })
+        );
+        let doubtful = is_doubtful(body);
+        if let Some(unit) = self.unit_mut() {
+            unit.failed = true;
+            unit.doubtful |= doubtful;
+        }
+        self.failed = true;
+        let skipped = server.outstanding.skip_to_sync();
+        for statement in skipped.statements {
+            server.statements.pop(&statement);
+            if server.unnamed == Some(statement) {
+                server.unnamed = None;
+            }
+        }
+        if inserted_parse {
+            server.unnamed = None;
+        }
+        for request in skipped.requests {
+            if let Some(RequestKind::Parse { name, statement }) = self.take_request(request) {
+                self.names.remove(&name, statement.id);
+            }
+        }
+        Ok(forward || inserted_parse)
+    }
+
+    /// The end of a unit: settles what it may have committed, then lets the client know.
+    fn ready(
+        &mut self,
+        server: &mut Server,
+        status: Status,
+        now: Instant,
+    ) -> Result<bool, ServerFault> {
+        let unexpected = ServerFault::Unexpected { tag: backend::READY_FOR_QUERY };
+        let Some(Owed::Expect { reply: Reply::Sync | Reply::Query, deliver, request, .. }) =
+            server.outstanding.pop()
+        else {
+            return Err(unexpected);
+        };
+        server.status = status;
+        if deliver == Deliver::Swallow {
+            return Ok(false);
+        }
+        let Some(RequestKind::Unit(unit)) = self.take_request(request) else {
+            return Err(unexpected);
+        };
+        self.transaction.status = status;
+        self.end_of_unit(unit, status, server);
+        if twin::is(Twin::NoVersionCheck) {
+            self.restamp_fill();
+        }
+        if let Some(fill) = self.fill.take() {
+            let kept = self.common.cache.store(fill).is_some();
+            let counters = &self.common.cache_counters;
+            if kept { counters.fills.one() } else { counters.refused.one() }
+        }
+        if status == Status::Idle {
+            self.common.counters.xact.one();
+        }
+        let failed = std::mem::take(&mut self.failed);
+        let rows = std::mem::take(&mut self.rows);
+        self.finish_running(now, rows, failed, Some(server.pid));
+        Ok(true)
+    }
+
+    fn end_of_unit(&mut self, unit: Unit, status: Status, server: &mut Server) {
+        let many = unit.verdict.as_ref().filter(|verdict| verdict.statements != 1);
+        if let Some(verdict) = many
+            && !verdict.controls.is_empty()
+        {
+            self.apply_many(&verdict.controls, unit.failed, status, server);
+        }
+        let proven_rollback = status == Status::Idle
+            && !unit.doubtful
+            && ((unit.failed && unit.failure_is_rollback) || (unit.rolled_back && !unit.failed));
+        let unseen = status == Status::Idle && unit.armed.is_empty() && !unit.rolled_back;
+        self.settle(unit.armed, proven_rollback);
+        if status == Status::Idle {
+            // Nothing was armed and yet the transaction is over: if it was not rolled back before
+            // our eyes, it may have been committed.
+            if unseen && !unit.failed && let Some(scope) = self.transaction.dirty.scope() {
+                self.common.database.coherence.begin_write(&scope).committed();
+            }
+            let settings = std::sync::Arc::clone(&self.settings);
+            self.transaction.end(false, &settings);
+            self.names.portals.clear();
+        }
+        if !server.tainted {
+            self.tainted = false;
+        }
+    }
+
+    /// For broken twins: invalidates without having been in flight, at once or after the writer
+    /// has been told.
+    fn settle_late(&mut self, scopes: Vec<Scope>) {
+        if twin::is(Twin::AckBeforeInvalidation) {
+            self.unsettled.extend(scopes);
+        } else {
+            for scope in scopes {
+                self.common.database.coherence.invalidate(&scope);
+            }
+        }
+    }
+
+    fn settle(&mut self, armed: super::session::Armed, proven_rollback: bool) {
+        if armed.is_empty() {
+            return;
+        }
+        if armed.catalog && !proven_rollback {
+            self.common.database.catalog_changed();
+        }
+        let counters = &self.common.cache_counters;
+        if !proven_rollback {
+            let counter = if armed.database {
+                &counters.invalidated_database
+            } else {
+                &counters.invalidated_tables
+            };
+            counter.one();
+        }
+        if !proven_rollback {
+            self.settle_late(armed.late);
+        }
+        for guard in armed.guards {
+            if proven_rollback { guard.rolled_back() } else { guard.committed() }
+        }
+    }
+
+    /// A string of several statements: what it changed is known only if all went well.
+    fn apply_many(
+        &mut self,
+        controls: &[Control],
+        failed: bool,
+        status: Status,
+        server: &mut Server,
+    ) {
+        if failed {
+            server.tainted = true;
+            self.tainted = true;
+            return;
+        }
+        for control in controls {
+            self.apply(control, false, server);
+        }
+        // A transaction that the string both began and ended is over.
+        if status == Status::Idle {
+            self.transaction.local_settings = false;
+        }
+    }
+}
+
+/// Takes the front entry if it waits for this reply; a Query's own messages leave it there.
+fn pop_if(server: &mut Server, expected: Reply) {
+    if let Some(Owed::Expect { reply, .. }) = server.outstanding.front()
+        && *reply == expected
+    {
+        server.outstanding.pop();
+    }
+}
+
+/// An error that does not prove a rollback: the connection, the operator or the system failed
+/// (hazards D8, H8, H9).
+fn is_doubtful(body: &[u8]) -> bool {
+    let severity = backend::error_field(body, b'V');
+    let code = backend::error_field(body, b'C').unwrap_or_default();
+    let class = code.get(..2).unwrap_or_default();
+    severity != Some(b"ERROR") || matches!(class, b"08" | b"57" | b"58" | b"XX" | b"F0" | b"")
+}

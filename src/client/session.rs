@@ -1,0 +1,302 @@
+//! The conversation with one client: what it has sent, what it is owed, what it is.
+//!
+//! Requests come in groups (`group.rs`), are answered from the cache (`look_up.rs`) or sent to a
+//! server (`dispatch.rs`), whose replies come back through `replies.rs`. Knows no socket.
+//!
+//! Invariant: a look-up is made only when the client is owed nothing; otherwise a hit would go
+//! back in time behind a slow miss. Attacked by the checker's pipelines and their twin.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::cache::coherence::{InFlight, Scope};
+use crate::cache::fill::Fill;
+use crate::cache::key::KeyBuffer;
+use crate::pool::Common;
+use crate::pool::statements::Statement;
+use crate::server::Server;
+use crate::server::settings::Settings;
+use crate::sql::lex::Lexed;
+use crate::sql::verdict::{BypassReason, TableId, Verdict};
+use crate::wire::backend::Status;
+
+use super::close::CloseReason;
+use super::facts::Facts;
+use super::group::Group;
+use super::pins::Pins;
+use super::statements::Names;
+use super::transaction::Transaction;
+
+/// Everything one client is, between two messages.
+pub struct Session {
+    pub common: Arc<Common>,
+    /// What it asked for at startup; RESET returns here.
+    pub startup: Arc<Settings>,
+    pub settings: Arc<Settings>,
+    pub transaction: Transaction,
+    pub pins: Pins,
+    pub names: Names,
+    /// The request group being collected.
+    pub group: Group,
+    /// Messages were sent on without a Sync so far; the server may not be released.
+    pub unsynced: bool,
+    /// Known to be inside a transaction block that nothing sent so far can end.
+    pub in_block: bool,
+    /// What is to be done when replies come, in the order they are owed.
+    pub requests: VecDeque<Request>,
+    pub next_request: u64,
+    /// Commits that messages sent since the last Sync may make.
+    pub armed: Armed,
+    /// Recording of the answer under way.
+    pub fill: Option<Fill>,
+    /// The read that the group is, if it may fill the cache once sent.
+    pub plan: Option<FillPlan>,
+    pub key: KeyBuffer,
+    pub lexed: Lexed,
+    pub material: Vec<u8>,
+    /// A statement under way that the log may call slow.
+    pub running: Option<Running>,
+    /// The verdict on the Query that the group is.
+    pub query_verdict: Option<Arc<Verdict>>,
+    /// What the settings mean; `None` until first needed.
+    pub facts: Option<Facts>,
+    /// Code we do not know ran on the server we keep, so our settings are unknown.
+    pub tainted: bool,
+    /// Names made on the server so that it would refuse them; closed after the next Sync.
+    pub stray_names: Vec<Box<[u8]>>,
+    /// Of broken twins: what is invalidated when the client speaks again, and a hit that waits
+    /// behind answers still owed.
+    pub unsettled: Vec<Scope>,
+    pub early_hit: Option<Vec<u8>>,
+    /// Rows shown to the client, and whether it was shown an error, since the last unit ended.
+    pub rows: u64,
+    pub failed: bool,
+    /// Finished statements that somebody wants to hear of; taken by the task.
+    pub finished: Vec<Finished>,
+}
+
+/// A read that missed: what to record, and under which key.
+#[derive(Debug)]
+pub struct FillPlan {
+    pub tables: Arc<Verdict>,
+    /// Of the catalogue the verdict was made under.
+    pub generation: u64,
+}
+
+impl FillPlan {
+    pub fn tables(&self) -> &[TableId] {
+        match &self.tables.read {
+            crate::sql::verdict::Read::Cacheable(tables) => tables,
+            crate::sql::verdict::Read::Bypass(_) => &[],
+        }
+    }
+}
+
+/// What hangs on one owed reply.
+#[derive(Debug)]
+pub struct Request {
+    pub id: u64,
+    pub kind: RequestKind,
+}
+
+#[derive(Debug)]
+pub enum RequestKind {
+    /// The client's own Parse; undone if it fails.
+    Parse { name: Box<[u8]>, statement: Arc<Statement> },
+    /// An Execute; its controls take effect when it completes.
+    Execute {
+        verdict: Arc<Verdict>,
+        /// The name of a statement prepared under an older catalogue, and the generation under
+        /// which PostgreSQL accepts it again if this succeeds.
+        stale: Option<(Box<[u8]>, u64)>,
+    },
+    /// Query or Sync: the end of a unit of work, where a commit becomes known.
+    Unit(Unit),
+}
+
+/// A unit of work that ends with ReadyForQuery.
+#[derive(Debug, Default)]
+pub struct Unit {
+    /// The verdict of a Query; `None` for Sync.
+    pub verdict: Option<Arc<Verdict>>,
+    pub armed: Armed,
+    /// Every single failure of it proves that nothing was committed: one plain statement.
+    pub failure_is_rollback: bool,
+    /// An ErrorResponse that leaves no doubt has been seen.
+    pub failed: bool,
+    /// An ErrorResponse that leaves doubt has been seen (hazard D8).
+    pub doubtful: bool,
+    /// The last command tag was ROLLBACK.
+    pub rolled_back: bool,
+}
+
+/// Commits that may happen from here on: their tables are in flight until the outcome is known.
+#[derive(Debug, Default)]
+pub struct Armed {
+    pub guards: Vec<InFlight>,
+    /// Of broken twins, which are never in flight: what to invalidate afterwards.
+    pub late: Vec<Scope>,
+    /// One of them changes the catalogue.
+    pub catalog: bool,
+    /// The whole database is among them.
+    pub database: bool,
+}
+
+impl Armed {
+    pub fn is_empty(&self) -> bool {
+        self.guards.is_empty() && self.late.is_empty()
+    }
+
+    pub fn append(&mut self, mut other: Self) {
+        self.guards.append(&mut other.guards);
+        self.late.append(&mut other.late);
+        self.catalog |= other.catalog;
+        self.database |= other.database;
+    }
+}
+
+/// A statement between its arrival and its ReadyForQuery.
+#[derive(Debug)]
+pub struct Running {
+    pub arrived_at: Instant,
+    pub sent_at: Option<Instant>,
+    pub shape: Shape,
+    pub outcome: Outcome,
+    pub writes: bool,
+}
+
+/// The statement's shape, kept only as bytes until somebody prints it.
+#[derive(Clone, Debug)]
+pub enum Shape {
+    Text(Box<[u8]>),
+    Prepared(Arc<Statement>),
+    Unknown,
+}
+
+/// What the cache had to do with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Hit,
+    Miss,
+    Bypass(BypassReason),
+}
+
+/// A finished statement, for statistics and the slow log.
+#[derive(Debug)]
+pub struct Finished {
+    pub running: Running,
+    pub finished_at: Instant,
+    pub rows: u64,
+    pub failed: bool,
+    pub server_pid: Option<u32>,
+}
+
+impl Session {
+    pub fn new(common: Arc<Common>, startup: Arc<Settings>) -> Self {
+        Self {
+            common,
+            settings: Arc::clone(&startup),
+            startup,
+            transaction: Transaction::default(),
+            pins: Pins::default(),
+            names: Names::default(),
+            group: Group::default(),
+            unsynced: false,
+            in_block: false,
+            requests: VecDeque::new(),
+            next_request: 1,
+            armed: Armed::default(),
+            fill: None,
+            plan: None,
+            key: KeyBuffer::default(),
+            lexed: Lexed::default(),
+            material: Vec::new(),
+            running: None,
+            query_verdict: None,
+            facts: None,
+            tainted: false,
+            stray_names: Vec::new(),
+            unsettled: Vec::new(),
+            early_hit: None,
+            rows: 0,
+            failed: false,
+            finished: Vec::new(),
+        }
+    }
+
+    /// Whether the server may go back to its pool now.
+    pub fn may_release(&self, server: &Server) -> bool {
+        use crate::pool::PoolMode;
+        server.is_clean()
+            && !self.unsynced
+            && self.group.is_empty()
+            && self.pins.is_empty()
+            && match self.common.mode {
+                PoolMode::Transaction => true,
+                PoolMode::Session => false,
+            }
+    }
+
+    /// Whether the client is owed nothing, so that it may be answered from the cache.
+    pub fn is_owed_nothing(&self, server: Option<&Server>) -> bool {
+        !self.unsynced && server.is_none_or(|server| server.outstanding.is_empty())
+    }
+
+    /// Registers what hangs on the next reply and gives the id to owe it under.
+    pub fn request(&mut self, kind: RequestKind) -> u64 {
+        let id = self.next_request;
+        self.next_request += 1;
+        self.requests.push_back(Request { id, kind });
+        id
+    }
+
+    /// Takes the request with this id; those before it can no longer be answered.
+    pub fn take_request(&mut self, id: u64) -> Option<RequestKind> {
+        let at = self.requests.iter().position(|request| request.id == id)?;
+        self.requests.remove(at).map(|request| request.kind)
+    }
+
+    /// Status as the client sees it.
+    pub fn status(&self) -> Status {
+        self.transaction.status
+    }
+
+    /// The server is gone. What was on the wire may have been committed: gives the guards that
+    /// must stay in flight until that backend is known to be gone (rule R19).
+    pub fn server_lost(&mut self) -> Armed {
+        let mut lost = std::mem::take(&mut self.armed);
+        for request in self.requests.drain(..) {
+            if let RequestKind::Unit(unit) = request.kind {
+                lost.append(unit.armed);
+            }
+        }
+        self.fill = None;
+        self.plan = None;
+        lost
+    }
+
+    /// The statement under way has been answered.
+    pub fn finish_running(&mut self, now: Instant, rows: u64, failed: bool, pid: Option<u32>) {
+        if let Some(running) = self.running.take() {
+            self.finished.push(Finished {
+                running,
+                finished_at: now,
+                rows,
+                failed,
+                server_pid: pid,
+            });
+        }
+    }
+}
+
+/// How a message was taken.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// Give me the next one.
+    More,
+    /// The group is whole: `Session::answer` it, then send it on if that was not enough.
+    GroupReady,
+    /// The client said goodbye.
+    Close(CloseReason),
+}

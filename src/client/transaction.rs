@@ -1,0 +1,224 @@
+//! A client's transaction as far as answers depend on it: its isolation, what it wrote, and the
+//! settings it would fall back to.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::cache::coherence::Scope;
+use crate::server::settings::Settings;
+use crate::sql::verdict::{BypassReason, Isolation, TableId, Write};
+use crate::wire::backend::Status;
+
+/// What a transaction wrote so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Dirty {
+    #[default]
+    Nothing,
+    Tables(BTreeSet<TableId>),
+    Database,
+}
+
+impl Dirty {
+    pub fn add(&mut self, write: &Write) {
+        match write {
+            Write::None => {}
+            Write::Plain(tables) => match self {
+                Self::Nothing => *self = Self::Tables(tables.iter().copied().collect()),
+                Self::Tables(known) => known.extend(tables.iter().copied()),
+                Self::Database => {}
+            },
+            Write::Opaque { .. } | Write::Catalog => *self = Self::Database,
+        }
+    }
+
+    pub fn scope(&self) -> Option<Scope> {
+        match self {
+            Self::Nothing => None,
+            Self::Tables(tables) => Some(Scope::Tables(tables.iter().copied().collect())),
+            Self::Database => Some(Scope::Database),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Transaction {
+    /// As the last ReadyForQuery told.
+    pub status: Status,
+    /// Of the current transaction; `None` outside one.
+    isolation: Option<Isolation>,
+    pub dirty: Dirty,
+    /// It wrote, ran something opaque, locked, or imported a snapshot: its reads are its own.
+    pub own: bool,
+    /// It changed the catalogue.
+    pub catalog: bool,
+    /// SET LOCAL is in force.
+    pub local_settings: bool,
+    /// Settings when it began, and at each savepoint.
+    begun_with: Option<Arc<Settings>>,
+    savepoints: Vec<(String, Arc<Settings>)>,
+}
+
+/// More savepoints than this are not followed; the oldest are forgotten, settings with them.
+const SAVEPOINTS_MAX: usize = 1000;
+
+impl Default for Transaction {
+    fn default() -> Self {
+        Self {
+            status: Status::Idle,
+            isolation: None,
+            dirty: Dirty::Nothing,
+            own: false,
+            catalog: false,
+            local_settings: false,
+            begun_with: None,
+            savepoints: Vec::new(),
+        }
+    }
+}
+
+impl Transaction {
+    pub fn begin(&mut self, isolation: Isolation, settings: &Arc<Settings>) {
+        if self.begun_with.is_none() {
+            self.isolation = Some(isolation);
+            self.begun_with = Some(Arc::clone(settings));
+        }
+    }
+
+    pub fn set_isolation(&mut self, isolation: Option<Isolation>) {
+        match isolation {
+            Some(isolation) => self.isolation = Some(isolation),
+            // An imported snapshot is older than anything we could stamp.
+            None => self.own = true,
+        }
+    }
+
+    pub fn savepoint(&mut self, name: String, settings: &Arc<Settings>) {
+        if self.savepoints.len() == SAVEPOINTS_MAX {
+            self.savepoints.remove(0);
+        }
+        self.savepoints.push((name, Arc::clone(settings)));
+    }
+
+    pub fn release_savepoint(&mut self, name: &str) {
+        if let Some(at) = self.savepoints.iter().rposition(|(known, _)| known == name) {
+            self.savepoints.truncate(at);
+        }
+    }
+
+    /// The settings in force after ROLLBACK TO; `None` if the savepoint was not followed.
+    pub fn roll_back_to(&mut self, name: &str) -> Option<Arc<Settings>> {
+        let at = self.savepoints.iter().rposition(|(known, _)| known == name)?;
+        self.savepoints.truncate(at + 1);
+        self.savepoints.last().map(|(_, settings)| Arc::clone(settings))
+    }
+
+    /// The settings it began with, to which a rollback returns.
+    pub fn begun_with(&self) -> Option<&Arc<Settings>> {
+        self.begun_with.as_ref()
+    }
+
+    /// A transaction ended; the next one of a chain has the same isolation.
+    pub fn end(&mut self, chain: bool, settings: &Arc<Settings>) {
+        let isolation = self.isolation;
+        *self = Self { status: self.status, ..Self::default() };
+        if chain {
+            self.isolation = isolation;
+            self.begun_with = Some(Arc::clone(settings));
+        }
+    }
+
+    /// Why its reads may not be served, if they may not. `default` is the session's isolation.
+    pub fn bypass(&self, default: Isolation) -> Option<BypassReason> {
+        match self.status {
+            Status::Failed => return Some(BypassReason::TransactionState),
+            Status::InTransaction if self.begun_with.is_none() => {
+                return Some(BypassReason::TransactionState);
+            }
+            Status::InTransaction | Status::Idle => {}
+        }
+        if self.own || self.dirty != Dirty::Nothing {
+            return Some(BypassReason::OwnWrites);
+        }
+        if self.local_settings {
+            return Some(BypassReason::Settings);
+        }
+        match self.isolation.unwrap_or(default) {
+            Isolation::ReadCommitted | Isolation::ReadUncommitted => None,
+            Isolation::RepeatableRead | Isolation::Serializable => Some(BypassReason::Isolation),
+        }
+    }
+}
+
+/// The isolation level that a setting's value names; `None` if it names none.
+pub fn isolation(value: &str) -> Option<Isolation> {
+    match value.trim_matches('\'').to_ascii_lowercase().as_str() {
+        "read uncommitted" => Some(Isolation::ReadUncommitted),
+        "read committed" => Some(Isolation::ReadCommitted),
+        "repeatable read" => Some(Isolation::RepeatableRead),
+        "serializable" => Some(Isolation::Serializable),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RC: Isolation = Isolation::ReadCommitted;
+
+    fn begun() -> Transaction {
+        let mut transaction = Transaction::default();
+        transaction.begin(RC, &Settings::none());
+        transaction.status = Status::InTransaction;
+        transaction
+    }
+
+    #[test]
+    fn a_read_committed_transaction_is_served_until_its_first_write() {
+        let mut transaction = begun();
+        assert_eq!(transaction.bypass(RC), None);
+        transaction.dirty.add(&Write::Plain([TableId(7)].into()));
+        assert_eq!(transaction.bypass(RC), Some(BypassReason::OwnWrites));
+        transaction.end(false, &Settings::none());
+        transaction.status = Status::Idle;
+        assert_eq!(transaction.bypass(RC), None);
+    }
+
+    #[test]
+    fn other_isolation_levels_bypass_in_and_outside_a_transaction() {
+        let mut transaction = begun();
+        transaction.set_isolation(Some(Isolation::RepeatableRead));
+        assert_eq!(transaction.bypass(RC), Some(BypassReason::Isolation));
+        let autocommit = Transaction::default();
+        assert_eq!(autocommit.bypass(Isolation::Serializable), Some(BypassReason::Isolation));
+    }
+
+    #[test]
+    fn a_failed_transaction_and_one_we_did_not_see_begin_bypass() {
+        let mut transaction = begun();
+        transaction.status = Status::Failed;
+        assert_eq!(transaction.bypass(RC), Some(BypassReason::TransactionState));
+        let unseen = Transaction { status: Status::InTransaction, ..Transaction::default() };
+        assert_eq!(unseen.bypass(RC), Some(BypassReason::TransactionState));
+    }
+
+    #[test]
+    fn rolling_back_to_a_savepoint_keeps_the_transaction_dirty_and_restores_settings() {
+        let mut transaction = begun();
+        let before = Settings::none().with("timezone", "'UTC'");
+        transaction.savepoint("a".into(), &before);
+        transaction.dirty.add(&Write::Plain([TableId(7)].into()));
+        let restored = transaction.roll_back_to("a").unwrap();
+        assert_eq!(restored.id, before.id);
+        assert_eq!(transaction.bypass(RC), Some(BypassReason::OwnWrites));
+    }
+
+    #[test]
+    fn an_opaque_write_widens_to_the_database() {
+        let mut dirty = Dirty::Nothing;
+        dirty.add(&Write::Plain([TableId(2), TableId(1)].into()));
+        assert_eq!(dirty.scope(), Some(Scope::Tables([TableId(1), TableId(2)].into())));
+        dirty.add(&Write::Opaque { commits_inside: false, taints: true });
+        assert_eq!(dirty.scope(), Some(Scope::Database));
+    }
+}

@@ -1,0 +1,61 @@
+//! The reference of every setting, as a TOML file at the defaults: `config/forebay.toml`.
+
+use super::{Applies, Base, Config, SECTIONS, SETTINGS, Setting, value::Style};
+
+const HEADER: &str = "\
+# Every setting of Forebay at its default. Durations are \"250ms\", \"60s\", \"5m\", \"1h\" or a
+# number of seconds; sizes are \"64kB\", \"256MB\", \"1GB\" (powers of 1024) or a number of bytes.
+# RELOAD on the console and SIGHUP apply changes, except where it says (restart).
+";
+
+const DATABASES: &str = "
+# Databases one by one, instead of or beside server.url; \"*\" is every other name.
+# [databases]
+# shop = { host = \"10.0.0.5\", port = 5432, dbname = \"shop_v2\", pool_size = 40 }
+# \"*\" = { host = \"10.0.0.6\", user = \"app\", password = \"secret\", pool_mode = \"session\" }
+";
+
+/// The text of `config/forebay.toml`.
+pub fn reference() -> String {
+    let defaults = Config::defaults(Base::Forebay);
+    let mut text = HEADER.to_owned();
+    for (section, doc) in SECTIONS {
+        text.push('\n');
+        comment(&mut text, doc);
+        text.extend(["[", section, "]\n"]);
+        for setting in SETTINGS
+            .iter()
+            .filter(|setting| setting.section == *section)
+        {
+            comment(&mut text, setting.doc);
+            if let Some(bounds) = bounds(setting) {
+                text.extend(["# ", &bounds, "\n"]);
+            }
+            let value = (setting.show)(&defaults, Style::Toml);
+            text.extend([setting.key, " = ", &value, "\n"]);
+        }
+    }
+    text.push_str(DATABASES);
+    text
+}
+
+fn comment(text: &mut String, doc: &[&str]) {
+    for line in doc {
+        text.extend(["#", line, "\n"]);
+    }
+}
+
+/// Range and restart, if there is anything to say.
+fn bounds(setting: &Setting) -> Option<String> {
+    let range = (setting.range_words)(setting.range).map(|mut words| {
+        if let Some(first) = words.get_mut(0..1) {
+            first.make_ascii_uppercase();
+        }
+        format!("{words}.")
+    });
+    let restart = (setting.applies == Applies::AtStart).then(|| "(restart)".to_owned());
+    match (range, restart) {
+        (Some(range), Some(restart)) => Some(format!("{range} {restart}")),
+        (range, restart) => range.or(restart),
+    }
+}

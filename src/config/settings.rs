@@ -1,0 +1,383 @@
+//! Every setting that has an effect, declared once: the struct field, its doc, default, range and
+//! whether a reload applies it. `SHOW CONFIG`, the reference file and the readers come from here.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::value::{Range, Raw, Style, Value};
+use super::{
+    AuthType, CacheMode, Config, ListenAddress, LogFormat, LogLevel, PinPolicy, PoolMode,
+    SecretText, Size, SslMode,
+};
+
+/// Whose setting it is, which decides its name and spelling on the console.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Means what it means in PgBouncer: read from `pgbouncer.ini`, shown without section.
+    PgBouncer,
+    /// Forebay's own: TOML only, shown with its section.
+    Forebay,
+}
+
+/// When a changed value takes effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applies {
+    OnReload,
+    AtStart,
+}
+
+/// One setting, as the table of all of them knows it.
+pub struct Setting {
+    pub section: &'static str,
+    pub key: &'static str,
+    /// `section.key`.
+    pub name: &'static str,
+    /// Lines as written in the declaration.
+    pub doc: &'static [&'static str],
+    pub origin: Origin,
+    pub range: Range,
+    pub applies: Applies,
+    pub(super) read: fn(&mut Config, &Raw, Range) -> Result<(), String>,
+    pub(super) show: fn(&Config, Style) -> String,
+    pub(super) same: fn(&Config, &Config) -> bool,
+    pub(super) copy: fn(&mut Config, &Config),
+    pub(super) range_words: fn(Range) -> Option<String>,
+}
+
+impl Setting {
+    /// The name in `SHOW CONFIG`.
+    pub fn shown_name(&self) -> &'static str {
+        match self.origin {
+            Origin::PgBouncer => self.key,
+            Origin::Forebay => self.name,
+        }
+    }
+
+    pub(super) fn shown_value(&self, config: &Config) -> String {
+        let style = match self.origin {
+            Origin::PgBouncer => Style::PgBouncer,
+            Origin::Forebay => Style::Own,
+        };
+        (self.show)(config, style)
+    }
+}
+
+/// The setting `section.key` of a TOML file.
+pub(super) fn by_name(section: &str, key: &str) -> Option<&'static Setting> {
+    SETTINGS
+        .iter()
+        .find(|setting| setting.section == section && setting.key == key)
+}
+
+/// The setting `key` of `pgbouncer.ini`.
+pub(super) fn by_pgbouncer_key(key: &str) -> Option<&'static Setting> {
+    SETTINGS
+        .iter()
+        .find(|setting| setting.origin == Origin::PgBouncer && setting.key == key)
+}
+
+macro_rules! settings {
+    ($(
+        $(#[doc = $section_doc:literal])+
+        [$section:ident] $Section:ident { $(
+            $(#[doc = $doc:literal])+
+            $field:ident: $type:ty = $default:expr, $origin:ident, $range:expr, $applies:ident;
+        )+ }
+    )+) => {
+        $(
+            $(#[doc = $section_doc])+
+            #[derive(Clone, Debug, PartialEq)]
+            pub struct $Section { $( $(#[doc = $doc])+ pub $field: $type, )+ }
+
+            impl Default for $Section {
+                fn default() -> Self {
+                    Self { $( $field: $default, )+ }
+                }
+            }
+        )+
+
+        /// Every section with its doc lines, in the order of the reference file.
+        pub static SECTIONS: &[(&str, &[&str])] =
+            &[ $( (stringify!($section), &[$($section_doc),+]) ),+ ];
+
+        /// Every setting, in the order of the reference file.
+        pub static SETTINGS: &[Setting] = &[ $( $( Setting {
+            section: stringify!($section),
+            key: stringify!($field),
+            name: concat!(stringify!($section), ".", stringify!($field)),
+            doc: &[$($doc),+],
+            origin: Origin::$origin,
+            range: $range,
+            applies: Applies::$applies,
+            read: |config, raw, range| {
+                config.$section.$field = <$type>::read(raw, range)?;
+                Ok(())
+            },
+            show: |config, style| config.$section.$field.show(style),
+            same: |one, other| one.$section.$field == other.$section.$field,
+            copy: |to, from| to.$section.$field.clone_from(&from.$section.$field),
+            range_words: <$type>::range_words,
+        }, )+ )+ ];
+    };
+}
+
+const SECOND: u64 = 1_000;
+const DAY: u64 = 86_400 * SECOND;
+/// A time-out that may be switched off.
+const TIMEOUT: Range = Range::OffOrBetween(1, 365 * DAY);
+const COUNT: Range = Range::Between(0, 1_000_000);
+const KILOBYTE: u64 = 1 << 10;
+const TERABYTE: u64 = 1 << 40;
+
+settings! {
+    /// Where applications connect, and how many may.
+    [listen] Listen {
+        /// Addresses or names; "*" is every address.
+        listen_addr: Vec<String> = vec!["127.0.0.1".to_owned()], PgBouncer, Range::Any, AtStart;
+        /// Port on every one of these addresses. 0 lets the system choose.
+        listen_port: u16 = 6432, PgBouncer, Range::Between(0, 65_535), AtStart;
+        /// Connections that the system keeps waiting while they are not yet accepted.
+        listen_backlog: u32 = 128, PgBouncer, Range::Between(1, 65_535), AtStart;
+        /// Clients connected at once; the next one is refused.
+        max_client_conn: u32 = 1000, PgBouncer, Range::Between(1, 1_000_000), OnReload;
+        /// A client that has not logged in by then is disconnected. 0 waits for ever.
+        client_login_timeout: Duration = Duration::from_mins(1), PgBouncer, TIMEOUT, OnReload;
+        /// Startup parameters that are accepted and forgotten.
+        ignore_startup_parameters: Vec<String> = Vec::new(), PgBouncer, Range::Any, OnReload;
+        /// Bytes of the longest message a client or server may send.
+        max_packet_size: u32 = 2_147_483_647, PgBouncer,
+            Range::Between(KILOBYTE, 2_147_483_647), OnReload;
+        /// Threads that do the work. 0 is one a core.
+        workers: u32 = 0, Forebay, Range::Between(0, 1024), AtStart;
+    }
+
+    /// The console, for SHOW, PAUSE, RELOAD and the rest.
+    [admin] Admin {
+        /// A port of its own for the console; empty for none. The databases "pgbouncer" and
+        /// "forebay" on the main port are the console too.
+        address: Option<ListenAddress> = Some(ListenAddress {
+            host: "127.0.0.1".to_owned(), port: 6433,
+        }), Forebay, Range::Any, AtStart;
+        /// Users that may do everything there. Empty: the user of `server.url`.
+        admin_users: Vec<String> = Vec::new(), PgBouncer, Range::Any, OnReload;
+        /// Users that may only look.
+        stats_users: Vec<String> = Vec::new(), PgBouncer, Range::Any, OnReload;
+    }
+
+    /// Who may connect. The user and password of `server.url` always may.
+    [auth] Auth {
+        /// auto, trust, any, plain, md5 or scram-sha-256. auto is scram-sha-256 where there is
+        /// a password to ask for (in `server.url`, or an `auth_file`), else trust, but then only if
+        /// every address listened on is of this machine alone.
+        auth_type: Option<AuthType> = None, PgBouncer, Range::Any, OnReload;
+        /// Users and their secrets, in the format of PgBouncer's userlist.txt; empty for none.
+        auth_file: Option<PathBuf> = None, PgBouncer, Range::Any, OnReload;
+    }
+
+    /// How clients share servers.
+    [pool] Pool {
+        /// transaction or session: when a server goes back to its pool.
+        pool_mode: PoolMode = PoolMode::Transaction, PgBouncer, Range::Any, OnReload;
+        /// Servers for each pair of database and user.
+        default_pool_size: u32 = 20, PgBouncer, Range::Between(1, 100_000), OnReload;
+        /// A client that has waited this long for a server is disconnected. 0 waits for ever.
+        query_wait_timeout: Duration = Duration::from_mins(2), PgBouncer, TIMEOUT, OnReload;
+        /// Prepared statements kept on each server for clients that come and go.
+        /// 0 leaves prepared statements alone: they work in session pooling only.
+        max_prepared_statements: u32 = 200, PgBouncer, COUNT, OnReload;
+        /// Prepared statements that one client may have.
+        max_client_prepared_statements: u32 = 1000, Forebay,
+            Range::Between(1, 1_000_000), OnReload;
+        /// What to do about session state that cannot follow a client to another server
+        /// (temporary tables, LISTEN, advisory locks): pin keeps the server with the client,
+        /// ignore does nothing as PgBouncer does, refuse refuses the statement.
+        pins: PinPolicy = PinPolicy::Pin, Forebay, Range::Any, OnReload;
+    }
+
+    /// Connections to PostgreSQL.
+    [server] Server {
+        /// `postgres://user:password@host:5432/database?sslmode=prefer`: every database of that
+        /// host, as that user; the one named is for clients that name none. The query takes
+        /// host (a directory for Unix sockets), port, sslmode, sslrootcert, sslcert, sslkey,
+        /// `application_name`, options and `connect_timeout`. Empty where `[databases]` says all.
+        url: SecretText = SecretText::default(), Forebay, Range::Any, OnReload;
+        /// Give up connecting and logging in after this time. 0 never does.
+        server_connect_timeout: Duration = Duration::from_secs(15), PgBouncer, TIMEOUT, OnReload;
+        /// Wait this long after a failed connection before the next attempt.
+        server_login_retry: Duration = Duration::from_secs(1), PgBouncer,
+            Range::Between(0, DAY), OnReload;
+        /// Close a server that nobody has used for this long. 0 never does.
+        server_idle_timeout: Duration = Duration::from_mins(10), PgBouncer, TIMEOUT, OnReload;
+        /// Close a server that has been connected for this long, once it is free.
+        /// 0 uses it once.
+        server_lifetime: Duration = Duration::from_hours(1), PgBouncer, TIMEOUT, OnReload;
+        /// What is sent to a server when its client leaves it, in session pooling; empty for
+        /// nothing.
+        server_reset_query: String = "DISCARD ALL".to_owned(), PgBouncer, Range::Any, OnReload;
+    }
+
+    /// TLS towards clients and towards PostgreSQL.
+    [tls] Tls {
+        /// disable, allow, prefer, require, verify-ca or verify-full, towards clients.
+        client_tls_sslmode: SslMode = SslMode::Disable, PgBouncer, Range::Any, OnReload;
+        /// Forebay's certificate; empty for none.
+        client_tls_cert_file: Option<PathBuf> = None, PgBouncer, Range::Any, OnReload;
+        /// The key of that certificate.
+        client_tls_key_file: Option<PathBuf> = None, PgBouncer, Range::Any, OnReload;
+        /// Who may sign the certificates of clients, for verify-ca and verify-full.
+        client_tls_ca_file: Option<PathBuf> = None, PgBouncer, Range::Any, OnReload;
+        /// The same six words, towards PostgreSQL. The sslmode of `server.url` counts before it.
+        server_tls_sslmode: SslMode = SslMode::Prefer, PgBouncer, Range::Any, OnReload;
+        /// Who may sign PostgreSQL's certificate; empty for those the system trusts.
+        server_tls_ca_file: Option<PathBuf> = None, PgBouncer, Range::Any, OnReload;
+        /// Certificate to show to PostgreSQL; empty for none.
+        server_tls_cert_file: Option<PathBuf> = None, PgBouncer, Range::Any, OnReload;
+        /// The key of that certificate.
+        server_tls_key_file: Option<PathBuf> = None, PgBouncer, Range::Any, OnReload;
+    }
+
+    /// What is remembered, and for how long.
+    [cache] Cache {
+        /// off, on, or `dry_run`: count what would have been hits, serve none.
+        mode: CacheMode = CacheMode::On, Forebay, Range::Any, OnReload;
+        /// Memory for answers.
+        size: Size = Size::megabytes(256), Forebay,
+            Range::Between(KILOBYTE * KILOBYTE, TERABYTE), AtStart;
+        /// No answer is served when older. Writes that do not pass through Forebay are seen
+        /// within this time; those that do, at once.
+        max_age: Duration = Duration::from_mins(1), Forebay, Range::Between(1, 30 * DAY), OnReload;
+        /// A longer answer is not kept.
+        max_entry_size: Size = Size::megabytes(1), Forebay,
+            Range::Between(KILOBYTE, 1 << 30), OnReload;
+        /// How often the catalogue is asked for changes of tables and grants that were made
+        /// without Forebay.
+        catalog_poll: Duration = Duration::from_secs(5), Forebay,
+            Range::Between(100, 3600 * SECOND), OnReload;
+        /// Tables whose rows are never kept: "name" in any schema, or "schema.name".
+        deny: Vec<String> = Vec::new(), Forebay, Range::Any, OnReload;
+    }
+
+    /// A second tier for answers. Without it the cache is this process's memory alone.
+    [redis] Redis {
+        /// `redis://:password@host:6379/0`, `rediss://` for TLS; empty for none.
+        url: SecretText = SecretText::default(), Forebay, Range::Any, AtStart;
+        /// Every key begins with it.
+        prefix: String = "forebay:".to_owned(), Forebay, Range::Any, AtStart;
+        /// An operation that takes longer counts as a miss.
+        timeout: Duration = Duration::from_millis(20), Forebay,
+            Range::Between(1, 10 * SECOND), AtStart;
+        /// After this many failures in a row Redis is left alone.
+        breaker_failures: u32 = 5, Forebay, Range::Between(1, 10_000), AtStart;
+        /// Then for this long, until it is tried again.
+        breaker_reset: Duration = Duration::from_secs(1), Forebay,
+            Range::Between(10, 3600 * SECOND), AtStart;
+        /// Answers of this length and more are compressed.
+        compress_from: Size = Size::kilobytes(4), Forebay, Range::Between(0, TERABYTE), AtStart;
+    }
+
+    /// What is written to standard error.
+    [log] Log {
+        /// error, warn, info, debug or trace.
+        level: LogLevel = LogLevel::Info, Forebay, Range::Any, OnReload;
+        /// text or json.
+        format: LogFormat = LogFormat::Text, Forebay, Range::Any, AtStart;
+        /// Log every login.
+        log_connections: bool = true, PgBouncer, Range::Any, OnReload;
+        /// Log every disconnection and its reason.
+        log_disconnections: bool = true, PgBouncer, Range::Any, OnReload;
+        /// Log the errors that Forebay itself sends to clients.
+        log_pooler_errors: bool = true, PgBouncer, Range::Any, OnReload;
+        /// Log totals once a period.
+        log_stats: bool = true, PgBouncer, Range::Any, OnReload;
+        /// The period of those totals, and of the averages in SHOW STATS.
+        stats_period: Duration = Duration::from_mins(1), PgBouncer,
+            Range::Between(SECOND, DAY), OnReload;
+    }
+
+    /// Slow and repeated statements, in the log and in SHOW SLOW and SHOW REPEATS.
+    [slow] Slow {
+        /// A statement that takes this long is slow. 0 switches it off.
+        threshold: Duration = Duration::from_millis(500), Forebay, TIMEOUT, OnReload;
+        /// Slow statements logged a second at most; the rest are counted.
+        rate_limit: u32 = 10, Forebay, COUNT, OnReload;
+        /// How many of the latest are kept for the console.
+        ring_size: u32 = 1000, Forebay, COUNT, AtStart;
+        /// The same shape this often in one transaction or burst is a repeat. 0 switches it off.
+        repeats: u32 = 10, Forebay, Range::OffOrBetween(2, 1_000_000), OnReload;
+    }
+}
+
+/// Settings of PgBouncer that are accepted and do nothing yet, with PgBouncer's defaults.
+///
+/// `SHOW CONFIG` lists them at those defaults, since exporters require some of them (numbers for
+/// `max_user_connections`) and a value that is not in force must not be shown as if it were.
+pub(super) static WITHOUT_EFFECT: &[(&str, &str)] = &[
+    ("application_name_add_host", "0"),
+    ("auth_dbname", ""),
+    ("auth_hba_file", ""),
+    ("auth_ident_file", ""),
+    ("auth_ldap_options", ""),
+    ("auth_query", ""),
+    ("auth_user", ""),
+    ("autodb_idle_timeout", "3600"),
+    ("cancel_wait_timeout", "10"),
+    ("client_idle_timeout", "0"),
+    ("client_tls13_ciphers", ""),
+    ("client_tls_ciphers", "default"),
+    ("client_tls_dheparams", "auto"),
+    ("client_tls_ecdhcurve", "auto"),
+    ("client_tls_protocols", "secure"),
+    ("conffile", ""),
+    ("disable_pqexec", "0"),
+    ("dns_max_ttl", "15"),
+    ("dns_nxdomain_ttl", "15"),
+    ("dns_zone_check_period", "0"),
+    ("idle_transaction_timeout", "0"),
+    ("job_name", "pgbouncer"),
+    ("login_notify_message", ""),
+    ("logfile", ""),
+    ("max_db_client_connections", "0"),
+    ("max_db_connections", "0"),
+    ("max_user_client_connections", "0"),
+    ("max_user_connections", "0"),
+    ("min_pool_size", "0"),
+    ("peer_id", "0"),
+    ("pidfile", ""),
+    ("pkt_buf", "4096"),
+    ("pool_idle_timeout", "0"),
+    ("query_timeout", "0"),
+    ("query_wait_notify", "5"),
+    ("reserve_pool_size", "0"),
+    ("reserve_pool_timeout", "5"),
+    ("resolv_conf", ""),
+    ("sbuf_loopcnt", "5"),
+    ("scram_iterations", "4096"),
+    ("server_check_delay", "30"),
+    ("server_check_query", "<empty>"),
+    ("server_fast_close", "0"),
+    ("server_reset_query_always", "0"),
+    ("server_round_robin", "0"),
+    ("server_tls13_ciphers", ""),
+    ("server_tls_ciphers", "default"),
+    ("server_tls_protocols", "secure"),
+    ("service_name", "pgbouncer"),
+    ("so_reuseport", "0"),
+    ("suspend_timeout", "10"),
+    ("syslog", "0"),
+    ("syslog_facility", "daemon"),
+    ("syslog_ident", "pgbouncer"),
+    ("tcp_defer_accept", "1"),
+    ("tcp_keepalive", "1"),
+    ("tcp_keepcnt", "0"),
+    ("tcp_keepidle", "0"),
+    ("tcp_keepintvl", "0"),
+    ("tcp_socket_buffer", "0"),
+    ("tcp_user_timeout", "0"),
+    ("track_extra_parameters", "IntervalStyle"),
+    ("transaction_timeout", "0"),
+    ("unix_socket_dir", "/tmp"),
+    ("unix_socket_group", ""),
+    ("unix_socket_mode", "0777"),
+    ("user", ""),
+    ("verbose", "0"),
+];

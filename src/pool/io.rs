@@ -1,0 +1,320 @@
+//! The handle clients await: connects servers, hands them on, closes what is due.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use crate::server::io::{Connection, ServerError, Target};
+
+use super::Common;
+use super::state::{Acquire, Handed, State};
+
+type Waiter = oneshot::Sender<Handed<Box<Connection>>>;
+
+/// Times that bound a server's life and a client's patience; zero: never.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    pub query_wait_timeout: Duration,
+    pub connect_timeout: Duration,
+    pub idle_timeout: Duration,
+    pub lifetime: Duration,
+}
+
+/// The servers of one database and user.
+pub struct Pool {
+    pub common: Arc<Common>,
+    pub target: Target,
+    pub times: Times,
+    /// What clients call the database.
+    pub name: String,
+    /// Guards who has which server; nothing else is locked inside.
+    state: Mutex<State<Box<Connection>, Waiter>>,
+    /// Servers with a smaller id are closed once free: their defaults are out of date.
+    retired: AtomicU64,
+    /// When the clients now waiting began to, in the order they came; for `maxwait`.
+    waiting_since: Mutex<std::collections::BTreeMap<u64, Instant>>,
+    next_wait: AtomicU64,
+}
+
+#[derive(Debug)]
+pub enum AcquireError {
+    Timeout,
+    Server(ServerError),
+}
+
+/// Counts for `SHOW POOLS`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PoolCounts {
+    pub active: usize,
+    pub idle: usize,
+    pub waiting: usize,
+    pub max_wait: Duration,
+}
+
+/// A server lent to a client. Dropped without `release`, it is closed.
+pub struct Lease {
+    pub connection: Box<Connection>,
+    place: Place,
+}
+
+/// A place in the pool's count; freed when dropped.
+struct Place {
+    pool: Arc<Pool>,
+    kept: bool,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.pool.state().closed(hand);
+        }
+    }
+}
+
+impl Pool {
+    pub fn new(common: Arc<Common>, target: Target, name: String, size: usize, times: Times) -> Self {
+        Self {
+            common,
+            target,
+            times,
+            name,
+            state: Mutex::new(State::new(size)),
+            retired: AtomicU64::new(0),
+            waiting_since: Mutex::default(),
+            next_wait: AtomicU64::new(0),
+        }
+    }
+
+    /// A server, after waiting in line if none is free. Cancel-safe: a dropped wait gives its
+    /// place in line, or the server it was just handed, back.
+    pub async fn acquire(self: &Arc<Self>) -> Result<Lease, AcquireError> {
+        loop {
+            let acquired = self.state().acquire();
+            match acquired {
+                Acquire::Granted(connection) => {
+                    if let Some(lease) = self.checked(connection) {
+                        return Ok(lease);
+                    }
+                }
+                Acquire::Connect => return self.connect(self.place()).await,
+                Acquire::Busy => match self.wait_in_line().await? {
+                    Handed::Server(connection) => {
+                        if let Some(lease) = self.checked(connection) {
+                            return Ok(lease);
+                        }
+                    }
+                    Handed::Connect => return self.connect(self.place()).await,
+                },
+            }
+        }
+    }
+
+    /// A server if one is idle; never waits.
+    pub fn try_acquire(self: &Arc<Self>) -> Option<Lease> {
+        loop {
+            let acquired = self.state().acquire();
+            match acquired {
+                Acquire::Granted(connection) => {
+                    if let Some(lease) = self.checked(connection) {
+                        return Some(lease);
+                    }
+                }
+                Acquire::Connect => {
+                    drop(self.place());
+                    return None;
+                }
+                Acquire::Busy => return None,
+            }
+        }
+    }
+
+    async fn wait_in_line(self: &Arc<Self>) -> Result<Handed<Box<Connection>>, AcquireError> {
+        let (sender, receiver) = oneshot::channel();
+        self.state().wait(sender);
+        let since = WaitingSince::new(self);
+        let mut receiver = Returning { pool: Arc::clone(self), receiver: Some(receiver) };
+        let handed = match self.times.query_wait_timeout {
+            Duration::ZERO => receiver.next().await,
+            limit => {
+                tokio::time::timeout(limit, receiver.next()).await.or(Err(AcquireError::Timeout))?
+            }
+        };
+        drop(since);
+        // The pool outlives its waiters, so it does not hang up on them.
+        handed.ok_or(AcquireError::Timeout)
+    }
+
+    async fn connect(self: &Arc<Self>, place: Place) -> Result<Lease, AcquireError> {
+        let connecting = Connection::open(&self.target);
+        let opened = match self.times.connect_timeout {
+            Duration::ZERO => connecting.await,
+            limit => tokio::time::timeout(limit, connecting).await.unwrap_or_else(|_elapsed| {
+                let error = std::io::Error::new(std::io::ErrorKind::TimedOut, "connect timeout");
+                Err(ServerError::Io(error))
+            }),
+        };
+        let connection = Box::new(opened.map_err(AcquireError::Server)?);
+        self.learn_base(&connection);
+        tracing::info!(
+            server_id = connection.server.id,
+            server_pid = connection.server.pid,
+            database = %self.name,
+            user = %self.common.user,
+            "new connection to server"
+        );
+        Ok(Lease { connection, place })
+    }
+
+    /// The newest server says how sessions start now; older ones that start otherwise go.
+    fn learn_base(&self, connection: &Connection) {
+        let known = self.common.base();
+        if known.id != connection.server.base.id {
+            if known.id != 0 {
+                self.retired.fetch_max(connection.server.id, Ordering::Relaxed);
+            }
+            self.common.set_base(Arc::clone(&connection.server.base));
+        }
+    }
+
+    /// Closes every server once it is free; new ones learn the defaults of today.
+    pub fn retire_all(&self) {
+        let newest = self.state().idle().map(|connection| connection.server.id).max().unwrap_or(0);
+        self.retired.fetch_max(newest + 1, Ordering::Relaxed);
+        let gone = self.state().take_idle(|_| true);
+        drop(gone);
+    }
+
+    /// An idle server that is still alive and not out of date.
+    fn checked(self: &Arc<Self>, mut connection: Box<Connection>) -> Option<Lease> {
+        let place = self.place();
+        if self.is_due(&mut connection, Instant::now()) || !connection.is_quiet() {
+            return None;
+        }
+        Some(Lease { connection, place })
+    }
+
+    fn place(self: &Arc<Self>) -> Place {
+        Place { pool: Arc::clone(self), kept: false }
+    }
+
+    fn is_due(&self, connection: &mut Connection, now: Instant) -> bool {
+        let server = &connection.server;
+        let old = !self.times.lifetime.is_zero()
+            && now.saturating_duration_since(server.connected_at) > self.times.lifetime;
+        old || server.close_needed || server.id < self.retired.load(Ordering::Relaxed)
+    }
+
+    /// Closes idle servers that are too old, too long idle, or gone. Called about once a second.
+    pub fn upkeep(&self, now: Instant) {
+        let idle_timeout = self.times.idle_timeout;
+        let due = self.state().take_idle(|connection| {
+            let idle = now.saturating_duration_since(connection.server.idle_since);
+            (!idle_timeout.is_zero() && idle > idle_timeout)
+                || self.is_due(connection, now)
+                || !connection.is_quiet()
+        });
+        for connection in &due {
+            tracing::debug!(server_id = connection.server.id, "closing idle server");
+        }
+        drop(due);
+    }
+
+    pub fn counts(&self, now: Instant) -> PoolCounts {
+        let state = self.state();
+        let (idle, total, waiting) = (state.idle_count(), state.total(), state.waiting_count());
+        drop(state);
+        let since = self.waiting_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let max_wait = since.values().next().map(|since| now.saturating_duration_since(*since));
+        PoolCounts {
+            active: total.saturating_sub(idle),
+            idle,
+            waiting,
+            max_wait: max_wait.unwrap_or_default(),
+        }
+    }
+
+    /// What is known of each idle server, for `SHOW SERVERS`.
+    pub fn idle_servers<T>(&self, read: impl Fn(&Connection) -> T) -> Vec<T> {
+        self.state().idle().map(|connection| read(connection)).collect()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<Box<Connection>, Waiter>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lease {
+    /// Gives a clean server to who waits, or back to the idle ones. One that is not clean is
+    /// closed, whoever thought otherwise.
+    pub fn release(mut self) {
+        let pool = Arc::clone(&self.place.pool);
+        let now = Instant::now();
+        if !self.connection.server.is_clean() || pool.is_due(&mut self.connection, now) {
+            return;
+        }
+        self.connection.server.idle_since = now;
+        self.place.kept = true;
+        pool.state().release(self.connection, hand);
+    }
+}
+
+fn hand(waiter: Waiter, handed: Handed<Box<Connection>>) -> Result<(), Handed<Box<Connection>>> {
+    waiter.send(handed)
+}
+
+/// A place in line; when dropped, what was handed to it goes back.
+struct Returning {
+    pool: Arc<Pool>,
+    receiver: Option<oneshot::Receiver<Handed<Box<Connection>>>>,
+}
+
+impl Returning {
+    async fn next(&mut self) -> Option<Handed<Box<Connection>>> {
+        let handed = match &mut self.receiver {
+            Some(receiver) => receiver.await.ok(),
+            None => None,
+        };
+        self.receiver = None;
+        handed
+    }
+}
+
+impl Drop for Returning {
+    fn drop(&mut self) {
+        let Some(mut receiver) = self.receiver.take() else { return };
+        receiver.close();
+        match receiver.try_recv() {
+            Ok(Handed::Server(connection)) => self.pool.state().release(connection, hand),
+            Ok(Handed::Connect) => self.pool.state().closed(hand),
+            Err(_nothing_was_sent) => {}
+        }
+    }
+}
+
+/// Keeps the time at which a wait began, while it lasts.
+struct WaitingSince {
+    pool: Arc<Pool>,
+    id: u64,
+}
+
+impl WaitingSince {
+    fn new(pool: &Arc<Pool>) -> Self {
+        let id = pool.next_wait.fetch_add(1, Ordering::Relaxed);
+        let mut since = pool.waiting_since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.insert(id, Instant::now());
+        drop(since);
+        Self { pool: Arc::clone(pool), id }
+    }
+}
+
+impl Drop for WaitingSince {
+    fn drop(&mut self) {
+        self.pool
+            .waiting_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.id);
+    }
+}

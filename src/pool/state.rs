@@ -1,0 +1,173 @@
+//! Idle servers, waiting clients and the limit between them: who gets what, in what order.
+//!
+//! Idle servers are taken last in first out, so that few stay warm and the rest grow old; clients
+//! are served first in first out.
+
+use std::collections::VecDeque;
+
+/// `S` is a server, `W` a client that waits.
+#[derive(Debug)]
+pub struct State<S, W> {
+    idle: Vec<S>,
+    waiting: VecDeque<W>,
+    /// Servers idle, in use, or being connected.
+    total: usize,
+    pub size: usize,
+}
+
+/// The answer to a client that wants a server.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Acquire<S> {
+    Granted(S),
+    /// There is room: connect one. Its place is counted already.
+    Connect,
+    /// None is free; register with `wait`.
+    Busy,
+}
+
+/// What a waiting client is handed.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Handed<S> {
+    Server(S),
+    /// A place has become free: connect one. Its place is counted already.
+    Connect,
+}
+
+impl<S, W> State<S, W> {
+    pub fn new(size: usize) -> Self {
+        Self { idle: Vec::new(), waiting: VecDeque::new(), total: 0, size }
+    }
+
+    pub fn acquire(&mut self) -> Acquire<S> {
+        // Who waits already goes first.
+        if self.waiting.is_empty() {
+            if let Some(server) = self.idle.pop() {
+                return Acquire::Granted(server);
+            }
+            if self.total < self.size {
+                self.total += 1;
+                return Acquire::Connect;
+            }
+        }
+        Acquire::Busy
+    }
+
+    pub fn wait(&mut self, waiter: W) {
+        self.waiting.push_back(waiter);
+    }
+
+    /// A server is free again. `hand` gives it to a waiter, or gives it back if that has left.
+    pub fn release(&mut self, server: S, mut hand: impl FnMut(W, Handed<S>) -> Result<(), Handed<S>>) {
+        let mut handed = Handed::Server(server);
+        while let Some(waiter) = self.waiting.pop_front() {
+            match hand(waiter, handed) {
+                Ok(()) => return,
+                Err(back) => handed = back,
+            }
+        }
+        if let Handed::Server(server) = handed {
+            self.idle.push(server);
+        }
+    }
+
+    /// A server is gone, or could not be connected; its place goes to who waits.
+    pub fn closed(&mut self, mut hand: impl FnMut(W, Handed<S>) -> Result<(), Handed<S>>) {
+        self.total = self.total.saturating_sub(1);
+        while self.total < self.size {
+            let Some(waiter) = self.waiting.pop_front() else { return };
+            if hand(waiter, Handed::Connect).is_ok() {
+                self.total += 1;
+            }
+        }
+    }
+
+    /// Takes out the idle servers that are due, to be closed by the caller.
+    pub fn take_idle(&mut self, due: impl FnMut(&mut S) -> bool) -> Vec<S> {
+        let taken: Vec<S> = self.idle.extract_if(.., due).collect();
+        self.total = self.total.saturating_sub(taken.len());
+        taken
+    }
+
+    pub fn idle(&self) -> impl Iterator<Item = &S> {
+        self.idle.iter()
+    }
+
+    pub fn idle_count(&self) -> usize {
+        self.idle.len()
+    }
+
+    pub fn waiting_count(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub fn total(&self) -> usize {
+        self.total
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Pool = State<u32, char>;
+
+    #[test]
+    fn servers_are_connected_up_to_the_size() {
+        let mut pool = Pool::new(2);
+        assert_eq!(pool.acquire(), Acquire::Connect);
+        assert_eq!(pool.acquire(), Acquire::Connect);
+        assert_eq!(pool.acquire(), Acquire::Busy);
+    }
+
+    #[test]
+    fn clients_are_served_in_the_order_they_came() {
+        let mut pool = Pool::new(1);
+        assert_eq!(pool.acquire(), Acquire::Connect);
+        pool.wait('a');
+        pool.wait('b');
+        let mut served = Vec::new();
+        pool.release(7, |waiter, server| {
+            served.push((waiter, server));
+            Ok(())
+        });
+        assert_eq!(served, [('a', Handed::Server(7))]);
+        // A newcomer does not overtake who waits.
+        assert_eq!(pool.acquire(), Acquire::Busy);
+    }
+
+    #[test]
+    fn a_waiter_that_left_is_passed_over_and_no_server_is_lost() {
+        let mut pool = Pool::new(1);
+        assert_eq!(pool.acquire(), Acquire::Connect);
+        pool.wait('a');
+        pool.release(7, |_, server| Err(server));
+        assert_eq!(pool.idle_count(), 1);
+        assert_eq!(pool.acquire(), Acquire::Granted(7));
+    }
+
+    #[test]
+    fn a_lost_server_lets_a_waiter_connect() {
+        let mut pool = Pool::new(1);
+        assert_eq!(pool.acquire(), Acquire::Connect);
+        pool.wait('a');
+        let mut served = Vec::new();
+        pool.closed(|waiter, handed| {
+            served.push((waiter, handed));
+            Ok(())
+        });
+        assert_eq!(served, [('a', Handed::Connect)]);
+        assert_eq!(pool.total(), 1);
+    }
+
+    #[test]
+    fn the_server_used_last_is_used_next() {
+        let mut pool = Pool::new(2);
+        pool.acquire();
+        pool.acquire();
+        pool.release(1, |_, server| Err(server));
+        pool.release(2, |_, server| Err(server));
+        assert_eq!(pool.acquire(), Acquire::Granted(2));
+        assert_eq!(pool.take_idle(|server| *server == 1), [1]);
+        assert_eq!(pool.total(), 1);
+    }
+}

@@ -1,0 +1,112 @@
+//! Statements that the clients of a pool share: one text, one name on every server.
+
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lru::LruCache;
+
+use crate::sql::lex::{Lexed, lex};
+use crate::sql::verdict::Verdict;
+
+/// A statement as parsed. Named ones are shared by the clients of a pool whose settings agree,
+/// since PostgreSQL folds literals and resolves names when it parses.
+#[derive(Debug)]
+pub struct Statement {
+    /// Never reused in this process; part of its name on servers.
+    pub id: u64,
+    pub sql: Box<[u8]>,
+    /// Declared parameter types, four bytes each.
+    pub types: Box<[u8]>,
+    /// Settings (`Settings::id`) it was parsed under.
+    pub settings: u64,
+    /// `None` if the lexer cannot vouch for the text.
+    pub lexed: Option<Lexed>,
+    /// Some server has accepted it.
+    pub accepted: AtomicBool,
+    /// The verdict under the newest catalogue and settings it was asked for.
+    known: Mutex<Option<Known>>,
+}
+
+/// A verdict and what it was made under.
+#[derive(Clone, Debug)]
+pub struct Known {
+    pub generation: u64,
+    pub settings_key: u64,
+    pub base: u64,
+    pub verdict: Arc<Verdict>,
+}
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+impl Statement {
+    pub fn new(sql: &[u8], types: &[u8], settings: u64) -> Self {
+        let mut lexed = Lexed::default();
+        let lexed = lex(sql, &mut lexed).is_ok().then_some(lexed);
+        Self {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            sql: sql.into(),
+            types: types.into(),
+            settings,
+            lexed,
+            accepted: AtomicBool::new(false),
+            known: Mutex::new(None),
+        }
+    }
+
+    pub fn known(&self, generation: u64, settings_key: u64, base: u64) -> Option<Arc<Verdict>> {
+        let guard = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        guard
+            .as_ref()
+            .filter(|known| {
+                (known.generation, known.settings_key, known.base) == (generation, settings_key, base)
+            })
+            .map(|known| Arc::clone(&known.verdict))
+    }
+
+    pub fn remember(&self, known: Known) {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
+    }
+}
+
+/// Finds the shared statement for a text; one per pool. Bounded: a forgotten one lives on while
+/// clients hold it and merely gets a second name for the next client.
+#[derive(Debug)]
+pub struct Shared {
+    /// Guards the map; nothing else is locked inside.
+    statements: Mutex<LruCache<SharedKey, Arc<Statement>>>,
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct SharedKey {
+    sql: Box<[u8]>,
+    types: Box<[u8]>,
+    settings: u64,
+}
+
+impl Shared {
+    pub fn new(statements_max: NonZeroUsize) -> Self {
+        Self { statements: Mutex::new(LruCache::new(statements_max)) }
+    }
+
+    pub fn intern(&self, sql: &[u8], types: &[u8], settings: u64) -> Arc<Statement> {
+        let key = SharedKey { sql: sql.into(), types: types.into(), settings };
+        let mut statements = self.statements.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = statements.get(&key) {
+            return Arc::clone(known);
+        }
+        let statement = Arc::new(Statement::new(sql, types, settings));
+        // 'today' and reg* literals are folded at Parse and would be another client's moment.
+        if !folds_at_parse(&statement) {
+            statements.put(key, Arc::clone(&statement));
+        }
+        statement
+    }
+}
+
+/// Whether parsing may fix a value that another client, or a later moment, would read otherwise.
+fn folds_at_parse(statement: &Statement) -> bool {
+    statement.lexed.as_ref().is_none_or(|lexed| {
+        lexed.time_word || lexed.text.windows(3).any(|window| window.eq_ignore_ascii_case(b"reg"))
+    })
+}

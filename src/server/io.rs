@@ -1,0 +1,254 @@
+//! The socket of a server: connect, log in, ask our own questions, cancel.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use bytes::{Buf, BytesMut};
+
+use crate::auth::Secret;
+use crate::net::{Address, ConnectError, Stream, TlsClientConfig, connect};
+use crate::wire::backend::{self, Status};
+use crate::wire::frame::{self, HEADER_BYTES};
+use crate::wire::{frontend, startup};
+
+use super::Server;
+use super::login::{LoggedIn, Login, LoginError, Step};
+use super::settings::Base;
+
+/// Longest message of an answer to a question of our own.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// Where a pool's servers are, and as whom they log in.
+#[derive(Clone)]
+pub struct Target {
+    pub address: Address,
+    pub tls: TlsClientConfig,
+    pub database: String,
+    pub user: String,
+    pub secret: Option<Secret>,
+    /// `application_name` and `options` of servers, beside user and database.
+    pub parameters: Vec<(String, String)>,
+    pub statements_max: NonZeroUsize,
+}
+
+/// A server and its socket.
+pub struct Connection {
+    pub server: Server,
+    pub stream: Stream,
+    pub input: BytesMut,
+    /// How much of `server.to_server` the socket has taken.
+    pub written: usize,
+    /// ParameterStatus heard during `query`.
+    pub heard: Vec<(String, String)>,
+}
+
+#[derive(Debug)]
+pub enum ServerError {
+    Connect(ConnectError),
+    Io(std::io::Error),
+    Closed,
+    Login(LoginError),
+    Protocol,
+    /// A question of ours was refused.
+    Query { sqlstate: String, message: String },
+}
+
+impl fmt::Display for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connect(error) => write!(f, "connect failed: {error}"),
+            Self::Io(error) => write!(f, "connection failed: {error}"),
+            Self::Closed => f.write_str("server closed the connection"),
+            Self::Login(error) => error.fmt(f),
+            Self::Protocol => f.write_str("server broke the protocol"),
+            Self::Query { message, .. } => f.write_str(message),
+        }
+    }
+}
+
+impl From<std::io::Error> for ServerError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// Rows of one result: text values.
+pub type Rows = Vec<Vec<Option<String>>>;
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+impl Connection {
+    /// Connects, logs in and reads how the session starts. No time-out of its own.
+    pub async fn open(target: &Target) -> Result<Self, ServerError> {
+        let mut stream = connect(&target.address, &target.tls).await.map_err(ServerError::Connect)?;
+        let mut hello = Vec::new();
+        let named = [("user", target.user.as_str()), ("database", target.database.as_str())];
+        let more = target.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        startup::write_startup(&mut hello, named.into_iter().chain(more));
+        stream.write_all(&hello).await?;
+        let mut input = BytesMut::with_capacity(8192);
+        let logged_in = log_in(&mut stream, &mut input, target).await?;
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        let reported = logged_in.reported.clone();
+        let server = Server::new(id, logged_in, target.statements_max, Instant::now());
+        let mut connection = Self { server, stream, input, written: 0, heard: Vec::new() };
+        let base = connection.read_base(reported).await?;
+        connection.server.base = intern_base(base);
+        Ok(connection)
+    }
+
+    /// The defaults of this session: every setting it may change, and who and where it is.
+    async fn read_base(&mut self, reported: Vec<(String, String)>) -> Result<Base, ServerError> {
+        let results = self.query(BASE_QUERY).await?;
+        let mut values = BTreeMap::new();
+        for row in results.into_iter().flatten() {
+            let mut row = row.into_iter();
+            if let (Some(Some(name)), Some(value)) = (row.next(), row.next()) {
+                values.insert(name.to_ascii_lowercase(), value.unwrap_or_default());
+            }
+        }
+        Ok(Base { id: 0, values, reported })
+    }
+
+    /// Asks a question of our own, simple protocol, and gives the rows of each statement. The
+    /// server must be clean; it is again afterwards unless this fails, and then it must be closed.
+    pub async fn query(&mut self, sql: &str) -> Result<Vec<Rows>, ServerError> {
+        let mut message = Vec::new();
+        frontend::write_query(&mut message, sql);
+        self.stream.write_all(&message).await?;
+        let mut results = Vec::new();
+        let mut rows = Rows::new();
+        let mut failure = None;
+        loop {
+            let (tag, body) = next_message(&mut self.stream, &mut self.input).await?;
+            match tag {
+                backend::DATA_ROW => {
+                    let values = backend::data_row(&body).or(Err(ServerError::Protocol))?;
+                    let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+                    rows.push(values.into_iter().map(|value| value.map(text)).collect());
+                }
+                backend::COMMAND_COMPLETE => results.push(std::mem::take(&mut rows)),
+                backend::ERROR_RESPONSE => {
+                    let field = |field| {
+                        let text = backend::error_field(&body, field).unwrap_or_default();
+                        String::from_utf8_lossy(text).into_owned()
+                    };
+                    failure =
+                        Some(ServerError::Query { sqlstate: field(b'C'), message: field(b'M') });
+                }
+                backend::PARAMETER_STATUS => {
+                    let (name, value) =
+                        backend::parameter_status(&body).or(Err(ServerError::Protocol))?;
+                    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+                    self.heard.push((text(name), text(value)));
+                }
+                backend::READY_FOR_QUERY => {
+                    self.server.status = Status::read(&body).or(Err(ServerError::Protocol))?;
+                    return failure.map_or(Ok(results), Err);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether nothing has come from an idle server; what comes then is its end, or a message
+    /// that nobody asked for.
+    pub fn is_quiet(&mut self) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        self.input.reserve(1024);
+        self.input.is_empty()
+            && match self.stream.poll_read(&mut context, &mut self.input) {
+                Poll::Pending => true,
+                Poll::Ready(_) => false,
+            }
+    }
+}
+
+/// A connection of its own that asks PostgreSQL to cancel what a backend does. Returns when
+/// PostgreSQL has closed it, that is when the signal has been sent.
+pub async fn cancel(target: &Target, pid: u32, key: &[u8]) -> Result<(), ServerError> {
+    let mut stream = connect(&target.address, &target.tls).await.map_err(ServerError::Connect)?;
+    stream.write_all(&startup::cancel_request(pid, key)).await?;
+    let mut nothing = BytesMut::with_capacity(64);
+    while stream.read(&mut nothing).await? > 0 {
+        nothing.clear();
+    }
+    Ok(())
+}
+
+async fn log_in(
+    stream: &mut Stream,
+    input: &mut BytesMut,
+    target: &Target,
+) -> Result<LoggedIn, ServerError> {
+    let mut login = Login::new(&target.user, target.secret.as_ref());
+    loop {
+        let (tag, body) = next_message(stream, input).await?;
+        match login.handle(tag, &body).map_err(ServerError::Login)? {
+            Step::More => {}
+            Step::Answer(answer) => {
+                let mut message = Vec::new();
+                let body = |out: &mut Vec<u8>| out.extend_from_slice(&answer);
+                frontend::write(&mut message, frontend::PASSWORD, body);
+                stream.write_all(&message).await?;
+            }
+            Step::Done(logged_in) => return Ok(logged_in),
+        }
+    }
+}
+
+async fn next_message(
+    stream: &mut Stream,
+    input: &mut BytesMut,
+) -> Result<(u8, BytesMut), ServerError> {
+    loop {
+        let header = frame::header(input, ANSWER_BYTES_MAX).or(Err(ServerError::Protocol))?;
+        if let Some(header) = header
+            && input.len() >= header.total
+        {
+            let mut message = input.split_to(header.total);
+            message.advance(HEADER_BYTES);
+            return Ok((header.tag, message));
+        }
+        input.reserve(header.map_or(8192, |header| header.total).max(1024));
+        if stream.read(input).await? == 0 {
+            return Err(ServerError::Closed);
+        }
+    }
+}
+
+/// Everything a session may set, as it is before anybody did, and the identity that decides what
+/// it may see. `role` is hidden from `pg_settings`.
+const BASE_QUERY: &str = "\
+SELECT name, setting FROM pg_catalog.pg_settings WHERE context IN ('user', 'superuser') \
+AND name NOT IN ('application_name', 'transaction_isolation', 'transaction_read_only', \
+'transaction_deferrable') \
+UNION ALL SELECT 'role', pg_catalog.current_setting('role') \
+UNION ALL SELECT 'forebay identity', pg_catalog.concat_ws(' ', d.oid, r.oid, r.rolsuper, \
+pg_catalog.pg_postmaster_start_time(), pg_catalog.inet_server_addr(), \
+pg_catalog.inet_server_port()) \
+FROM pg_catalog.pg_database d, pg_catalog.pg_roles r \
+WHERE d.datname = pg_catalog.current_database() AND r.rolname = CURRENT_USER";
+
+/// Equal bases share one id, so that a pool's servers do.
+fn intern_base(base: Base) -> Arc<Base> {
+    /// Guards the bases seen in this process; nothing else is locked inside.
+    static BASES: Mutex<Option<HashMap<BTreeMap<String, String>, Arc<Base>>>> = Mutex::new(None);
+    /// Beyond it the oldest knowledge is dropped, which only loses hits.
+    const BASES_MAX: usize = 10_000;
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let mut guard = BASES.lock().unwrap_or_else(PoisonError::into_inner);
+    let bases = guard.get_or_insert_with(HashMap::new);
+    if bases.len() >= BASES_MAX {
+        bases.clear();
+    }
+    let known = bases.entry(base.values.clone()).or_insert_with(|| {
+        Arc::new(Base { id: NEXT.fetch_add(1, Ordering::Relaxed), ..base })
+    });
+    Arc::clone(known)
+}

@@ -1,0 +1,134 @@
+//! From the first byte to the first ReadyForQuery, as a machine over whole messages.
+//! <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-START-UP>
+
+use std::fmt;
+
+use crate::auth::{Secret, ServerAuth, ServerAuthError, ServerProgress};
+use crate::wire::Reader;
+use crate::wire::backend;
+
+/// What a finished login has told us.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct LoggedIn {
+    pub pid: u32,
+    pub cancel_key: Vec<u8>,
+    /// ParameterStatus, in order.
+    pub reported: Vec<(String, String)>,
+}
+
+/// What to do next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    More,
+    /// Send this as the body of a `p` message.
+    Answer(Vec<u8>),
+    Done(LoggedIn),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LoginError {
+    /// PostgreSQL said no.
+    Refused { sqlstate: String, message: String },
+    Auth(ServerAuthError),
+    UnexpectedMessage { tag: u8 },
+    Malformed { tag: u8 },
+}
+
+impl fmt::Display for LoginError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused { message, .. } => f.write_str(message),
+            Self::Auth(error) => error.fmt(f),
+            Self::UnexpectedMessage { tag } => {
+                write!(f, "unexpected message type {tag} during login")
+            }
+            Self::Malformed { tag } => write!(f, "malformed message type {tag} during login"),
+        }
+    }
+}
+
+pub struct Login {
+    auth: ServerAuth,
+    authenticated: bool,
+    logged_in: LoggedIn,
+}
+
+impl Login {
+    pub fn new(user: &str, secret: Option<&Secret>) -> Self {
+        Self {
+            auth: ServerAuth::begin(user, secret),
+            authenticated: false,
+            logged_in: LoggedIn::default(),
+        }
+    }
+
+    pub fn handle(&mut self, tag: u8, body: &[u8]) -> Result<Step, LoginError> {
+        let malformed = LoginError::Malformed { tag };
+        match tag {
+            backend::AUTHENTICATION if !self.authenticated => match self.auth.handle(body) {
+                ServerProgress::Answer(answer) => Ok(Step::Answer(answer)),
+                ServerProgress::Wait => Ok(Step::More),
+                ServerProgress::Done => {
+                    self.authenticated = true;
+                    Ok(Step::More)
+                }
+                ServerProgress::Failed(error) => Err(LoginError::Auth(error)),
+            },
+            backend::ERROR_RESPONSE => {
+                let field = |field| {
+                    let text = backend::error_field(body, field).unwrap_or_default();
+                    String::from_utf8_lossy(text).into_owned()
+                };
+                Err(LoginError::Refused { sqlstate: field(b'C'), message: field(b'M') })
+            }
+            backend::NOTICE_RESPONSE | backend::NEGOTIATE_PROTOCOL_VERSION => Ok(Step::More),
+            backend::PARAMETER_STATUS if self.authenticated => {
+                let (name, value) = backend::parameter_status(body).or(Err(malformed))?;
+                let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+                self.logged_in.reported.push((text(name), text(value)));
+                Ok(Step::More)
+            }
+            backend::BACKEND_KEY_DATA if self.authenticated => {
+                let mut reader = Reader::new(body);
+                self.logged_in.pid = reader.u32().or(Err(malformed))?;
+                self.logged_in.cancel_key = reader.rest().to_vec();
+                Ok(Step::More)
+            }
+            backend::READY_FOR_QUERY if self.authenticated => {
+                Ok(Step::Done(std::mem::take(&mut self.logged_in)))
+            }
+            _ => Err(LoginError::UnexpectedMessage { tag }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trusting_server_logs_us_in() {
+        let mut login = Login::new("ann", None);
+        assert_eq!(login.handle(b'R', &[0, 0, 0, 0]), Ok(Step::More));
+        assert_eq!(login.handle(b'S', b"TimeZone\0UTC\0"), Ok(Step::More));
+        assert_eq!(login.handle(b'K', &[0, 0, 0, 7, 1, 2, 3, 4]), Ok(Step::More));
+        let Ok(Step::Done(logged_in)) = login.handle(b'Z', b"I") else { panic!("not done") };
+        assert_eq!(logged_in.pid, 7);
+        assert_eq!(logged_in.cancel_key, [1, 2, 3, 4]);
+        assert_eq!(logged_in.reported, [("TimeZone".into(), "UTC".into())]);
+    }
+
+    #[test]
+    fn ready_before_authentication_is_refused() {
+        let mut login = Login::new("ann", None);
+        assert_eq!(login.handle(b'Z', b"I"), Err(LoginError::UnexpectedMessage { tag: b'Z' }));
+    }
+
+    #[test]
+    fn a_refusal_keeps_its_code_and_sentence() {
+        let mut login = Login::new("ann", None);
+        let error = login.handle(b'E', b"SFATAL\0C28000\0Mno entry\0\0");
+        let refused = LoginError::Refused { sqlstate: "28000".into(), message: "no entry".into() };
+        assert_eq!(error, Err(refused));
+    }
+}

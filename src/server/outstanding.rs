@@ -1,0 +1,211 @@
+//! The replies a server owes, in the order they will come. It decides when the server may be
+//! released, and which replies are forwarded, swallowed or made up; nothing reaches a client
+//! past it.
+
+use std::collections::VecDeque;
+
+/// Which message a reply answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reply {
+    Parse,
+    Bind,
+    Describe,
+    Execute,
+    Close,
+    Sync,
+    /// Query and FunctionCall: everything up to ReadyForQuery.
+    Query,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deliver {
+    Forward,
+    Swallow,
+}
+
+/// One thing owed.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Owed {
+    Expect {
+        reply: Reply,
+        deliver: Deliver,
+        /// The shared statement that a Parse makes, forgotten again if it fails.
+        statement: Option<u64>,
+        /// The client's request this belongs to; what is to be done on completion is kept there.
+        request: u64,
+    },
+    /// Sent to the client when all before it has been.
+    Invented(&'static [u8]),
+}
+
+impl Owed {
+    pub fn expect(reply: Reply, deliver: Deliver) -> Self {
+        Self::Expect { reply, deliver, statement: None, request: 0 }
+    }
+
+    pub fn forward(reply: Reply, request: u64) -> Self {
+        Self::Expect { reply, deliver: Deliver::Forward, statement: None, request }
+    }
+
+    pub fn prepare(statement: u64, deliver: Deliver) -> Self {
+        Self::Expect { reply: Reply::Parse, deliver, statement: Some(statement), request: 0 }
+    }
+}
+
+/// What an ErrorResponse did to the queue.
+#[derive(Debug, PartialEq, Eq, Default)]
+pub struct Skipped {
+    /// Shared statements whose Parse failed or was skipped.
+    pub statements: Vec<u64>,
+    /// Requests (Execute, Parse …) that will never be answered.
+    pub requests: Vec<u64>,
+}
+
+#[derive(Debug, Default)]
+pub struct Outstanding {
+    queue: VecDeque<Owed>,
+    /// After an error in the extended protocol PostgreSQL ignores everything up to Sync, also
+    /// what we have not sent yet.
+    skipping: bool,
+}
+
+impl Outstanding {
+    /// Records what has been appended to the server's bytes.
+    /// False if PostgreSQL will ignore the message because it skips to the next Sync.
+    pub fn push(&mut self, owed: Owed) -> bool {
+        let is_sync = matches!(owed, Owed::Expect { reply: Reply::Sync | Reply::Query, .. });
+        if self.skipping && !is_sync {
+            return false;
+        }
+        self.skipping = false;
+        self.queue.push_back(owed);
+        true
+    }
+
+    pub fn front(&self) -> Option<&Owed> {
+        self.queue.front()
+    }
+
+    pub fn pop(&mut self) -> Option<Owed> {
+        self.queue.pop_front()
+    }
+
+    /// What may be told the client now without another byte from the server.
+    pub fn pop_invented(&mut self) -> Option<&'static [u8]> {
+        match self.queue.front() {
+            Some(Owed::Invented(bytes)) => {
+                let bytes = *bytes;
+                self.queue.pop_front();
+                Some(bytes)
+            }
+            Some(Owed::Expect { .. }) | None => None,
+        }
+    }
+
+    /// An ErrorResponse has come: in the extended protocol everything up to the next Sync will
+    /// stay unanswered; a Query is still answered by its ReadyForQuery.
+    pub fn skip_to_sync(&mut self) -> Skipped {
+        let mut skipped = Skipped::default();
+        loop {
+            match self.queue.front() {
+                Some(Owed::Expect { reply: Reply::Sync | Reply::Query, .. }) => return skipped,
+                None => {
+                    self.skipping = true;
+                    return skipped;
+                }
+                Some(Owed::Expect { statement, request, .. }) => {
+                    skipped.statements.extend(*statement);
+                    if *request != 0 {
+                        skipped.requests.push(*request);
+                    }
+                }
+                Some(Owed::Invented(_)) => {}
+            }
+            self.queue.pop_front();
+        }
+    }
+
+    /// CopyInResponse to an Execute: PostgreSQL ignores the Sync that was sent with it, and
+    /// answers the one that follows CopyDone. Gives what the ignored Sync was to carry.
+    pub fn ignore_sync_in_copy(&mut self) -> Option<u64> {
+        let sync = self.queue.get(1)?;
+        let Owed::Expect { reply: Reply::Sync, request, .. } = sync else { return None };
+        let request = *request;
+        self.queue.remove(1);
+        Some(request)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty() && !self.skipping
+    }
+
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub fn is_skipping(&self) -> bool {
+        self.skipping
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn forward(reply: Reply) -> Owed {
+        Owed::forward(reply, 0)
+    }
+
+    #[test]
+    fn an_error_skips_all_that_precedes_the_next_sync() {
+        let mut outstanding = Outstanding::default();
+        outstanding.push(Owed::prepare(7, Deliver::Swallow));
+        outstanding.push(Owed::Invented(b"1"));
+        outstanding.push(Owed::forward(Reply::Execute, 3));
+        outstanding.push(forward(Reply::Sync));
+        outstanding.push(forward(Reply::Parse));
+        let skipped = outstanding.skip_to_sync();
+        assert_eq!(skipped, Skipped { statements: vec![7], requests: vec![3] });
+        assert_eq!(outstanding.front(), Some(&forward(Reply::Sync)));
+        assert_eq!(outstanding.len(), 2);
+    }
+
+    #[test]
+    fn what_is_sent_while_postgresql_skips_is_never_owed() {
+        let mut outstanding = Outstanding::default();
+        outstanding.push(forward(Reply::Execute));
+        outstanding.skip_to_sync();
+        assert!(!outstanding.is_empty());
+        assert!(!outstanding.push(forward(Reply::Bind)));
+        assert!(outstanding.push(forward(Reply::Sync)));
+        assert_eq!(outstanding.len(), 1);
+    }
+
+    #[test]
+    fn an_error_in_a_query_leaves_its_ready_owed() {
+        let mut outstanding = Outstanding::default();
+        outstanding.push(forward(Reply::Query));
+        assert_eq!(outstanding.skip_to_sync(), Skipped::default());
+        assert_eq!(outstanding.len(), 1);
+    }
+
+    #[test]
+    fn an_invented_reply_waits_for_what_is_before_it() {
+        let mut outstanding = Outstanding::default();
+        outstanding.push(forward(Reply::Bind));
+        outstanding.push(Owed::Invented(b"1"));
+        assert_eq!(outstanding.pop_invented(), None);
+        outstanding.pop();
+        assert_eq!(outstanding.pop_invented(), Some(&b"1"[..]));
+        assert!(outstanding.is_empty());
+    }
+
+    #[test]
+    fn the_sync_sent_with_a_copy_is_not_answered() {
+        let mut outstanding = Outstanding::default();
+        outstanding.push(forward(Reply::Execute));
+        outstanding.push(Owed::forward(Reply::Sync, 9));
+        assert_eq!(outstanding.ignore_sync_in_copy(), Some(9));
+        assert_eq!(outstanding.len(), 1);
+    }
+}

@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# Everything that is checked before a change is accepted, with one line of result per part.
+# usage: tests/run.sh [part …]     parts: scripts format clippy architecture unit simulation suite
+#                                  docker drivers checker; all of them by default
+#
+# On Debian as root it installs what is missing; elsewhere it says what to install.
+# CHECKER_SECONDS=60 is how long the checker reads and writes.
+# shellcheck disable=SC2119,SC2153 # servers are started without further settings; lib.sh sets URLs
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=tests/lib.sh
+. tests/lib.sh
+
+PARTS=(scripts format clippy architecture unit simulation suite docker drivers checker)
+if [ $# -gt 0 ]; then PARTS=("$@"); fi
+CHECKER_SECONDS="${CHECKER_SECONDS:-60}"
+
+# Warnings are errors here, but only of our own code: a flag for all crates would rebuild them all.
+part_scripts() {
+    local script
+    for script in tests/*.sh tests/drivers/*.sh bench/*.sh bench/pgbench/*.sh .ci/run; do bash -n "$script"; done
+    if command -v shellcheck >/dev/null; then
+        shellcheck -x tests/*.sh tests/drivers/*.sh bench/*.sh bench/pgbench/*.sh .ci/run
+    else
+        say "shellcheck is not installed: syntax alone was checked"
+    fi
+    python3 bench/pgbench/table.py self-test
+}
+part_format() { cargo fmt --check; }
+part_clippy() { cargo clippy --all-targets --quiet -- -D warnings; }
+part_architecture() { cargo test --test architecture; }
+part_unit() { cargo test --lib --bins; }
+part_simulation() { cargo test --test simulation; }
+part_suite() { cargo test --test suite; }
+part_docker() { python3 tests/docker.py; }
+part_drivers() { tests/drivers/run.sh; }
+# Reads and writes through one Forebay without and one with Redis, judging only what clients saw.
+part_checker() (
+    trap - EXIT INT TERM
+    STARTED_PIDS=() STARTED_CLUSTERS=()
+    make_scratch
+    cargo build --quiet --bin forebay --example checker
+    start_postgres
+    start_forebay
+    "${CARGO_TARGET_DIR:-target}/debug/examples/checker" --forebay "$FOREBAY_URL" --direct "$DIRECT_URL" \
+        --seconds "$CHECKER_SECONDS"
+)
+
+require build postgres redis python venv yaml node
+for component in rustfmt clippy; do
+    cargo "${component/rustfmt/fmt}" --version >/dev/null 2>&1 || rustup component add "$component" >/dev/null 2>&1 ||
+        fail "missing: cargo ${component/rustfmt/fmt} (rustup component add $component)"
+done
+
+passed=() failed=() report=()
+for part in "${PARTS[@]}"; do
+    declare -F "part_$part" >/dev/null || fail "no part $part"
+    printf '\n======== %s\n' "$part"
+    started="$SECONDS"
+    # A child of its own: `set -e` does not hold in a function whose status is asked for.
+    # As a condition, or before ||, it would run on past its own errors: bash then ignores `set -e`.
+    set +e
+    (set -e; "part_$part") </dev/null
+    status=$?
+    set -e
+    if [ "$status" = 0 ]; then passed+=("$part"); else failed+=("$part"); fi
+    report+=("$(printf '%-14s %-7s %5d s' "$part" "$([ "$status" = 0 ] && echo passed || echo FAILED)" "$((SECONDS - started))")")
+    printf -- '-------- %s\n' "${report[-1]}"
+done
+
+printf '\n======== summary\n'
+printf '%s\n' "${report[@]}"
+printf '%d passed, %d failed\n' "${#passed[@]}" "${#failed[@]}"
+[ ${#failed[@]} = 0 ]
