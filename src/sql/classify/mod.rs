@@ -95,7 +95,7 @@ fn effect(statement: &Statement, context: &Context<'_>) -> (Write, Read) {
             // Expressions of indexes run; so do the triggers of events that some raise.
             let clean = context
                 .catalog
-                .is_some_and(|c| !c.any_code() && !c.event_triggers());
+                .is_some_and(|c| !c.index_code() && !c.event_triggers());
             let opaque = Write::Opaque {
                 commits_inside: true,
                 taints: false,
