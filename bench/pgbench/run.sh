@@ -6,7 +6,7 @@
 #   WORKLOADS="select-simple …" TARGETS="direct …"       what is measured
 #   PGBOUNCER=path                                       which PgBouncer is the yardstick
 #   FOREBAY_BIN=path                                     default: target/release/forebay, built first
-#   FOREBAY_OFF_ARGS="--mode off"                        what switches Forebay's cache off
+#   FOREBAY_OFF_ARGS="--no-cache"                        what switches Forebay's cache off
 #
 # Every round runs each target once, beginning with another one each time, so that what else the
 # machine does falls on all alike. Tables show the median over rounds.
@@ -23,7 +23,7 @@ CLIENTS="${CLIENTS:-1 16 64}"
 SCALE="${SCALE:-10}"
 WORKLOADS="${WORKLOADS:-select-simple select-extended select-prepared hundred-simple hundred-extended hundred-prepared aggregate tpcb tpcb-prepared connect}"
 TARGETS="${TARGETS:-direct pgbouncer forebay-off forebay-cold forebay-warm}"
-FOREBAY_OFF_ARGS="${FOREBAY_OFF_ARGS:---mode off}"
+FOREBAY_OFF_ARGS="${FOREBAY_OFF_ARGS:---no-cache}"
 write=no
 case "${1:-}" in
 --write) write=yes ;;
