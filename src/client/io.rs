@@ -1,7 +1,7 @@
 //! The task of one client: moves bytes between its socket, its session and the server it has.
 //! Decides nothing about statements; holds no buffer while nothing is under way.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -67,7 +67,7 @@ impl Task {
         reason.tell(&mut self.out);
         // The client is leaving: what it does not take is lost, and that is all.
         let _told = self.flush().await;
-        self.leave_server().await;
+        self.leave_server();
         reason
     }
 
@@ -151,13 +151,11 @@ impl Task {
             Answer::Send => return self.send_group(now).await,
             Answer::SendIfFree => {
                 if self.lease.is_none() {
-                    match self.pool.try_acquire() {
-                        Some(lease) => self.take_lease(lease),
-                        None => {
-                            self.session.accept_parse(&mut self.out);
-                            return Ok(());
-                        }
-                    }
+                    let Some(lease) = self.pool.try_acquire() else {
+                        self.session.accept_parse(&mut self.out);
+                        return Ok(());
+                    };
+                    self.take_lease(lease);
                 }
             }
         }
@@ -269,7 +267,7 @@ impl Task {
         let leave = entry.leave.notified();
         tokio::pin!(leave);
         poll_fn(|cx| {
-            if std::future::Future::poll(leave.as_mut(), cx).is_ready() {
+            if leave.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Woken::Leave);
             }
             self.poll_event(cx)
@@ -371,7 +369,7 @@ impl Task {
     /// Parts from the server at the end. A clean one goes back, after the reset query if it
     /// holds the client's state. Any other is closed, which rolls back what was not committed;
     /// what may have been stays in flight until that backend is gone.
-    async fn leave_server(&mut self) {
+    fn leave_server(&mut self) {
         let lost = self.session.server_lost();
         let Some(lease) = self.lease.take() else { return };
         let current = self.entry.take_current();
