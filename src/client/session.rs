@@ -142,6 +142,7 @@ pub enum Extent {
 
 impl Extent {
     /// With one more statement.
+    #[must_use]
     pub fn and(self, next: Self) -> Self {
         match self {
             Self::Empty => next,
