@@ -18,4 +18,5 @@ pub mod insight;
 pub mod admin;
 pub mod client;
 pub mod gateway;
+pub mod console;
 pub mod listener;
