@@ -4,6 +4,7 @@
 //! comes back up through one queue, and a module uses only those declared above it
 //! (`tests/architecture.rs` checks). Files named for I/O touch sockets; all others are pure.
 
+pub mod twin;
 pub mod wire;
 pub mod sql;
 pub mod config;

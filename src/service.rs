@@ -108,6 +108,10 @@ impl Service {
         connection: &mut Connection,
         fingerprint: &mut Option<String>,
     ) -> ServerError {
+        // Names in our questions mean PostgreSQL's own objects, whoever made others.
+        if let Err(error) = ask(connection, "SET search_path TO pg_catalog").await {
+            return error;
+        }
         loop {
             if let Err(error) = self.round(connection, fingerprint).await {
                 return error;

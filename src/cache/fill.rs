@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use crate::sql::verdict::TableId;
+
 use super::coherence::Stamp;
 use super::entry::Entry;
 use super::key::KeyBuffer;
@@ -70,6 +72,16 @@ impl Fill {
         if self.state == State::Recording {
             self.state = State::Complete;
         }
+    }
+
+    /// For broken twins: forgets when the answer was asked.
+    pub fn restamp(&mut self, stamp: Stamp) {
+        self.stamp = stamp;
+    }
+
+    /// The tables it depends on.
+    pub fn tables(&self) -> Vec<TableId> {
+        self.stamp.slots().filter_map(|version| version.table).collect()
     }
 
     /// Never to be stored.

@@ -3,6 +3,8 @@
 use crate::wire::backend::{self, Severity};
 use crate::wire::sqlstate;
 
+use super::pins::Pin;
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CloseReason {
     /// Terminate, or the socket's end between two requests.
@@ -28,6 +30,8 @@ pub enum CloseReason {
     TlsRequired,
     StatementsMax,
     AdminKill,
+    /// Session state that the policy does not allow in transaction pooling.
+    PinRefused(Pin),
 }
 
 impl CloseReason {
@@ -64,6 +68,9 @@ impl CloseReason {
             Self::ShuttingDown => "pooler is shutting down".into(),
             Self::TlsRequired => "SSL required".into(),
             Self::StatementsMax => "too many prepared statements".into(),
+            Self::PinRefused(pin) => {
+                format!("{} cannot follow a client in transaction pooling (pins = refuse)", pin.name())
+            }
             Self::AdminKill => "admin forced disconnect".into(),
         }
     }
@@ -75,7 +82,7 @@ impl CloseReason {
             | Self::UnknownMessage { .. }
             | Self::MessageTooLarge { .. }
             | Self::StartupMalformed => sqlstate::PROTOCOL_VIOLATION,
-            Self::StartupVersion { .. } => sqlstate::FEATURE_NOT_SUPPORTED,
+            Self::StartupVersion { .. } | Self::PinRefused(_) => sqlstate::FEATURE_NOT_SUPPORTED,
             Self::NoUser | Self::TlsRequired | Self::LoginFailed(_) => {
                 sqlstate::INVALID_AUTHORIZATION
             }

@@ -14,6 +14,7 @@ use crate::pool::statements::Statement;
 use crate::server::outstanding::{Deliver, Owed, Reply};
 use crate::server::{Server, shared_name};
 use crate::sql::verdict::{Control, Verdict, Write};
+use crate::twin::{self, Twin};
 use crate::wire::backend::{self, Status};
 use crate::wire::frontend::{self, Bind, Parse, Target};
 
@@ -23,6 +24,11 @@ use super::statements::{Portal, Prepared};
 impl Session {
     /// Sends the collected group on. The server is ours and set to nobody else's state.
     pub fn dispatch(&mut self, server: &mut Server, now: Instant) {
+        if let Some(hit) = self.early_hit.take() {
+            server.outstanding.push(Owed::Invented(hit.leak()));
+            self.group.clear();
+            return;
+        }
         if server.is_clean() && !self.unsynced {
             server.assume(&self.settings);
         }
@@ -164,8 +170,14 @@ impl Session {
         self.unsynced = true;
         let Ok(bind) = Bind::read(body) else { return };
         self.common.counters.bind.one();
-        let statement = self.names.find(bind.statement).map(|known| Arc::clone(&known.statement));
-        let portal = Portal { statement: statement.clone() };
+        let generation = self.common.database.snapshot().generation;
+        let known = self.names.find(bind.statement);
+        let stale = known.is_some_and(|known| known.generation != generation);
+        let statement = known.map(|known| Arc::clone(&known.statement));
+        let portal = Portal {
+            statement: statement.clone(),
+            stale: stale.then(|| bind.statement.into()),
+        };
         if server.outstanding.is_skipping() {
             return;
         }
@@ -252,16 +264,18 @@ impl Session {
         }
         let Ok((portal, _)) = frontend::execute(body) else { return };
         self.common.counters.query.one();
-        let portal = self.names.portals.get(portal);
-        let statement = portal.and_then(|portal| portal.statement.clone());
-        let verdict = match &statement {
-            Some(statement) => self.verdict_of(statement).0,
+        let portal = self.names.portals.get(portal).cloned();
+        let (statement, stale) =
+            portal.map_or((None, None), |portal| (portal.statement, portal.stale));
+        let (verdict, generation) = match &statement {
+            Some(statement) => self.verdict_of(statement),
             // A portal we did not see made: DECLARE makes them too.
-            None => Arc::new(opaque("EXECUTE")),
+            None => (Arc::new(opaque("EXECUTE")), 0),
         };
+        let stale = stale.map(|name| (name, generation));
         let armed = self.bracket(&verdict, server);
         self.armed.append(armed);
-        let request = self.request(RequestKind::Execute { verdict, statement });
+        let request = self.request(RequestKind::Execute { verdict, stale });
         server.outstanding.push(Owed::forward(Reply::Execute, request));
         server.to_server.extend_from_slice(message);
     }
@@ -330,11 +344,17 @@ impl Session {
             Some(scope) if may_commit => scope,
             Some(_) | None => return Armed::default(),
         };
-        Armed {
+        let mut armed = Armed {
             database: scope == Scope::Database,
             catalog: self.transaction.catalog,
-            guards: vec![self.common.database.coherence.begin_write(&scope)],
+            ..Armed::default()
+        };
+        if twin::is(Twin::NoInFlight) || twin::is(Twin::AckBeforeInvalidation) {
+            armed.late.push(scope);
+        } else {
+            armed.guards.push(self.common.database.coherence.begin_write(&scope));
         }
+        armed
     }
 }
 

@@ -7,6 +7,8 @@ use crate::server::settings::{Base, Settings};
 use crate::sql::classify::parse_search_path;
 use crate::sql::verdict::Isolation;
 
+use crate::twin::{self, Twin};
+
 use super::transaction::isolation;
 
 /// Derived from one set of settings over one base.
@@ -38,7 +40,7 @@ impl Facts {
             key: SessionKey {
                 database: common.database.id,
                 base: base.id,
-                settings: settings.key_id,
+                settings: key_id(settings),
             },
             settings: settings.id,
             readable: plain_strings && search_path.is_some(),
@@ -54,6 +56,13 @@ impl Facts {
     pub fn is_of(&self, base: &Base, settings: &Settings) -> bool {
         self.key.base == base.id && self.settings == settings.id
     }
+}
+
+fn key_id(settings: &Settings) -> u64 {
+    if twin::is(Twin::KeyWithoutRole) {
+        return settings.reset("role", &Settings::none()).key_id;
+    }
+    settings.key_id
 }
 
 /// A value as `SHOW` would print it, from what may follow `SET name TO`.

@@ -60,6 +60,9 @@ impl Session {
         if !is_well_formed(tag, body) {
             return Taken::Close(CloseReason::MalformedMessage { tag });
         }
+        if tag == frontend::PARSE && self.has_too_many_statements(body) {
+            return Taken::Close(CloseReason::StatementsMax);
+        }
         match tag {
             frontend::TERMINATE => Taken::Close(CloseReason::ClientClosed),
             frontend::QUERY | frontend::FUNCTION_CALL | frontend::SYNC | frontend::FLUSH => {
@@ -80,6 +83,15 @@ impl Session {
             }
             _ => Taken::Close(CloseReason::UnknownMessage { tag }),
         }
+    }
+}
+
+impl Session {
+    fn has_too_many_statements(&self, body: &[u8]) -> bool {
+        let prepared = &self.names.prepared;
+        prepared.len() >= self.common.limits.statements_max
+            && Parse::read(body)
+                .is_ok_and(|parse| !parse.name.is_empty() && !prepared.contains_key(parse.name))
     }
 }
 

@@ -121,6 +121,11 @@ impl Task {
             };
             if matches!(header.tag, frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL)
             {
+                if !self.session.group.is_empty() {
+                    // What began the copy was not followed by Sync or Flush; it goes first.
+                    self.send_group(now).await?;
+                }
+                let message = self.input.get(..header.total).unwrap_or_default();
                 // Outside a copy PostgreSQL ignores them, so without a server we do.
                 if let Some(lease) = &mut self.lease {
                     lease.connection.server.to_server.extend_from_slice(message);
@@ -142,11 +147,8 @@ impl Task {
         let server = self.lease.as_ref().map(|lease| &lease.connection.server);
         match self.session.answer(server, now, &mut self.out) {
             Answer::Done => return Ok(()),
-            Answer::Send => {
-                if self.lease.is_none() {
-                    self.acquire().await?;
-                }
-            }
+            Answer::Refuse(pin) => return Err(CloseReason::PinRefused(pin)),
+            Answer::Send => return self.send_group(now).await,
             Answer::SendIfFree => {
                 if self.lease.is_none() {
                     match self.pool.try_acquire() {
@@ -158,6 +160,14 @@ impl Task {
                     }
                 }
             }
+        }
+        self.send_group(now).await
+    }
+
+    /// Sends the group on, after waiting for a server if there is none yet.
+    async fn send_group(&mut self, now: Instant) -> Result<(), CloseReason> {
+        if self.lease.is_none() {
+            self.acquire().await?;
         }
         if let Some(lease) = &mut self.lease {
             self.session.dispatch(&mut lease.connection.server, now);

@@ -10,15 +10,17 @@ use crate::cache::Mode;
 use crate::cache::entry::Entry;
 use crate::cache::key::StatementKey;
 use crate::pool::statements::{Known, Statement};
+use crate::pool::{PinPolicy, PoolMode};
 use crate::server::Server;
 use crate::sql::classify::{Context, classify};
 use crate::sql::lex::{contains_time_word, lex};
-use crate::sql::verdict::{BypassReason, Read, Verdict, Write};
+use crate::sql::verdict::{BypassReason, Control, Read, Verdict, Write};
+use crate::twin::{self, Twin};
 use crate::wire::backend::{self, Status};
 use crate::wire::frontend::{self, Bind, Parse, Target};
 
 use super::facts::Facts;
-use super::pins::Pin;
+use super::pins::{Pin, Pins};
 use super::session::{FillPlan, Outcome, Running, Session, Shape};
 use super::statements::Prepared;
 
@@ -31,6 +33,8 @@ pub enum Answer {
     Send,
     /// A Parse and Sync alone: ask a server if one is free, else `Session::accept_parse`.
     SendIfFree,
+    /// It would tie the client to a server, and the policy forbids that.
+    Refuse(Pin),
 }
 
 /// The one read of an extended group, and the messages round it.
@@ -46,6 +50,25 @@ impl Session {
     pub fn answer(&mut self, server: Option<&Server>, now: Instant, out: &mut Vec<u8>) -> Answer {
         let owed_nothing = self.is_owed_nothing(server);
         self.plan = None;
+        for scope in std::mem::take(&mut self.unsettled) {
+            self.common.database.coherence.invalidate(&scope);
+        }
+        if !owed_nothing && twin::is(Twin::PipelineLookupOnArrival) {
+            let mut hit = Vec::new();
+            if self.answer_group(true, now, &mut hit) == Answer::Done {
+                self.early_hit = Some(hit);
+            }
+            self.plan = None;
+            return Answer::Send;
+        }
+        let answer = self.answer_group(owed_nothing, now, out);
+        if answer == Answer::Done {
+            self.group.clear();
+        }
+        answer
+    }
+
+    fn answer_group(&mut self, owed_nothing: bool, now: Instant, out: &mut Vec<u8>) -> Answer {
         let group = std::mem::take(&mut self.group);
         let answer = match group.parts.as_slice() {
             [query] if query.tag == frontend::QUERY => {
@@ -66,9 +89,6 @@ impl Session {
             }
         };
         self.group = group;
-        if answer == Answer::Done {
-            self.group.clear();
-        }
         answer
     }
 
@@ -81,6 +101,14 @@ impl Session {
     ) -> Answer {
         let (verdict, generation) = self.verdict_of_text(sql, &[]);
         self.query_verdict = Some(Arc::clone(&verdict));
+        if let Some(pin) = self.refused(&verdict) {
+            return Answer::Refuse(pin);
+        }
+        if owed_nothing && self.deallocates(&verdict) {
+            backend::write_command_complete(out, "DEALLOCATE");
+            backend::write_ready(out, self.status());
+            return Answer::Done;
+        }
         let shape = Shape::Text(self.lexed.shape.as_slice().into());
         let writes = verdict.write != Write::None;
         let reason = self.bypass(&verdict, owed_nothing).or_else(|| {
@@ -122,10 +150,33 @@ impl Session {
         }
     }
 
+    /// The cause for which the policy refuses the statement, if it does.
+    fn refused(&self, verdict: &Verdict) -> Option<Pin> {
+        let refuses = self.common.pin_policy == PinPolicy::Refuse
+            && self.common.mode == PoolMode::Transaction
+            && !verdict.controls.is_empty();
+        refuses.then(|| Pins::added_by(&verdict.controls)).flatten()
+    }
+
+    /// DEALLOCATE of a name given by Parse, as some drivers do it: the name is known here only.
+    fn deallocates(&mut self, verdict: &Verdict) -> bool {
+        match verdict.controls.as_slice() {
+            [Control::Deallocate(Some(name))]
+                if verdict.statements == 1 && self.status() != Status::Failed =>
+            {
+                self.names.prepared.remove(name.as_bytes()).is_some()
+            }
+            _ => false,
+        }
+    }
+
     fn answer_single(&mut self, single: &Single<'_>, now: Instant, out: &mut Vec<u8>) -> Answer {
         let Some(prepared) = self.prepared_for(single) else { return Answer::Send };
         let statement = Arc::clone(&prepared.statement);
         let (verdict, generation) = self.verdict_of(&statement);
+        if let Some(pin) = self.refused(&verdict) {
+            return Answer::Refuse(pin);
+        }
         let shape = Shape::Prepared(Arc::clone(&statement));
         let writes = verdict.write != Write::None;
         let stale = single.parse.is_none() && prepared.generation != generation;

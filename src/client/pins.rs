@@ -65,6 +65,15 @@ impl Pins {
         self.0 &= !pin.bit();
     }
 
+    /// The first cause that these statements would add.
+    pub fn added_by(controls: &[Control]) -> Option<Pin> {
+        let mut pins = Self::default();
+        for control in controls {
+            pins.apply(control);
+        }
+        pins.iter().next()
+    }
+
     /// What a completed statement did to them.
     pub fn apply(&mut self, control: &Control) {
         match control {

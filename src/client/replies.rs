@@ -6,9 +6,11 @@ use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 
+use crate::cache::coherence::Scope;
 use crate::server::Server;
 use crate::server::outstanding::{Deliver, Owed, Reply};
 use crate::sql::verdict::Control;
+use crate::twin::{self, Twin};
 use crate::wire::backend::{self, Status};
 use crate::wire::frame::{self, HEADER_BYTES};
 
@@ -112,7 +114,12 @@ impl Session {
                 self.pop_execute(server);
             }
             backend::PARSE_COMPLETE => self.parse_complete(server),
-            backend::BIND_COMPLETE => pop_if(server, Reply::Bind),
+            backend::BIND_COMPLETE => {
+                if twin::is(Twin::StampAtExecute) {
+                    self.restamp_fill();
+                }
+                pop_if(server, Reply::Bind);
+            }
             backend::CLOSE_COMPLETE => pop_if(server, Reply::Close),
             backend::ROW_DESCRIPTION => self.row_description(server, message, forward),
             backend::NO_DATA => pop_if(server, Reply::Describe),
@@ -141,6 +148,15 @@ impl Session {
             out.extend_from_slice(message);
         }
         Ok(())
+    }
+
+    /// For broken twins: notes the versions of now, not of when the answer was asked.
+    fn restamp_fill(&mut self) {
+        if let Some(fill) = &mut self.fill
+            && let Some(stamp) = self.common.database.coherence.stamp(&fill.tables())
+        {
+            fill.restamp(stamp);
+        }
     }
 
     fn spoil_fill(&mut self) {
@@ -195,7 +211,12 @@ impl Session {
         match server.outstanding.front() {
             Some(Owed::Expect { reply: Reply::Execute, .. }) => {
                 let request = self.pop_execute(server);
-                if let Some(RequestKind::Execute { verdict, .. }) = request {
+                if let Some(RequestKind::Execute { verdict, stale }) = request {
+                    if let Some((name, generation)) = stale
+                        && let Some(prepared) = self.names.find_mut(&name)
+                    {
+                        prepared.generation = generation;
+                    }
                     for control in &verdict.controls {
                         self.apply(control, rolled_back, server);
                     }
@@ -302,6 +323,9 @@ impl Session {
         };
         self.transaction.status = status;
         self.end_of_unit(unit, status, server);
+        if twin::is(Twin::NoVersionCheck) {
+            self.restamp_fill();
+        }
         if let Some(fill) = self.fill.take() {
             let kept = self.common.cache.store(fill).is_some();
             let counters = &self.common.cache_counters;
@@ -343,6 +367,18 @@ impl Session {
         }
     }
 
+    /// For broken twins: invalidates without having been in flight, at once or after the writer
+    /// has been told.
+    fn settle_late(&mut self, scopes: Vec<Scope>) {
+        if twin::is(Twin::AckBeforeInvalidation) {
+            self.unsettled.extend(scopes);
+        } else {
+            for scope in scopes {
+                self.common.database.coherence.invalidate(&scope);
+            }
+        }
+    }
+
     fn settle(&mut self, armed: super::session::Armed, proven_rollback: bool) {
         if armed.is_empty() {
             return;
@@ -358,6 +394,9 @@ impl Session {
                 &counters.invalidated_tables
             };
             counter.one();
+        }
+        if !proven_rollback {
+            self.settle_late(armed.late);
         }
         for guard in armed.guards {
             if proven_rollback { guard.rolled_back() } else { guard.committed() }

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::cache::coherence::InFlight;
+use crate::cache::coherence::{InFlight, Scope};
 use crate::cache::fill::Fill;
 use crate::cache::key::KeyBuffer;
 use crate::pool::Common;
@@ -24,7 +24,7 @@ use crate::wire::backend::Status;
 use super::close::CloseReason;
 use super::facts::Facts;
 use super::group::Group;
-use super::pins::{Pin, Pins};
+use super::pins::Pins;
 use super::statements::Names;
 use super::transaction::Transaction;
 
@@ -65,6 +65,10 @@ pub struct Session {
     pub tainted: bool,
     /// Names made on the server so that it would refuse them; closed after the next Sync.
     pub stray_names: Vec<Box<[u8]>>,
+    /// Of broken twins: what is invalidated when the client speaks again, and a hit that waits
+    /// behind answers still owed.
+    pub unsettled: Vec<Scope>,
+    pub early_hit: Option<Vec<u8>>,
     /// Rows shown to the client, and whether it was shown an error, since the last unit ended.
     pub rows: u64,
     pub failed: bool,
@@ -101,7 +105,12 @@ pub enum RequestKind {
     /// The client's own Parse; undone if it fails.
     Parse { name: Box<[u8]>, statement: Arc<Statement> },
     /// An Execute; its controls take effect when it completes.
-    Execute { verdict: Arc<Verdict>, statement: Option<Arc<Statement>> },
+    Execute {
+        verdict: Arc<Verdict>,
+        /// The name of a statement prepared under an older catalogue, and the generation under
+        /// which PostgreSQL accepts it again if this succeeds.
+        stale: Option<(Box<[u8]>, u64)>,
+    },
     /// Query or Sync: the end of a unit of work, where a commit becomes known.
     Unit(Unit),
 }
@@ -126,6 +135,8 @@ pub struct Unit {
 #[derive(Debug, Default)]
 pub struct Armed {
     pub guards: Vec<InFlight>,
+    /// Of broken twins, which are never in flight: what to invalidate afterwards.
+    pub late: Vec<Scope>,
     /// One of them changes the catalogue.
     pub catalog: bool,
     /// The whole database is among them.
@@ -134,11 +145,12 @@ pub struct Armed {
 
 impl Armed {
     pub fn is_empty(&self) -> bool {
-        self.guards.is_empty()
+        self.guards.is_empty() && self.late.is_empty()
     }
 
     pub fn append(&mut self, mut other: Self) {
         self.guards.append(&mut other.guards);
+        self.late.append(&mut other.late);
         self.catalog |= other.catalog;
         self.database |= other.database;
     }
@@ -205,6 +217,8 @@ impl Session {
             facts: None,
             tainted: false,
             stray_names: Vec::new(),
+            unsettled: Vec::new(),
+            early_hit: None,
             rows: 0,
             failed: false,
             finished: Vec::new(),
@@ -273,11 +287,6 @@ impl Session {
                 server_pid: pid,
             });
         }
-    }
-
-    /// Whether the pin policy lets this statement's session state be.
-    pub fn refuses_pin(&self, pin: Pin) -> bool {
-        self.common.pin_policy == crate::pool::PinPolicy::Refuse && !self.pins.has(pin)
     }
 }
 

@@ -18,6 +18,8 @@ pub struct Prepared {
 #[derive(Clone, Debug)]
 pub struct Portal {
     pub statement: Option<Arc<Statement>>,
+    /// Its name, if it was prepared under an older catalogue.
+    pub stale: Option<Box<[u8]>>,
 }
 
 /// The names of one client.

@@ -95,6 +95,8 @@ impl Server {
     /// A query of our own whose replies nobody sees; its failure closes the server.
     pub fn swallow_query(&mut self, sql: &str) {
         frontend::write_query(&mut self.to_server, sql);
+        // A Query ends the unnamed statement.
+        self.unnamed = None;
         self.outstanding.push(Owed::expect(Reply::Query, Deliver::Swallow));
     }
 

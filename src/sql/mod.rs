@@ -10,4 +10,5 @@ pub mod parse;
 pub mod catalog;
 pub mod functions;
 pub mod resolve;
+pub mod closure;
 pub mod classify;

@@ -1,1 +1,516 @@
-//! Placeholder until the module lands.
+//! What the names of a statement stand for in the catalogue snapshot: which tables it reads,
+//! whether it can reach code from outside PostgreSQL, and why its answer may not be kept.
+//!
+//! Nothing here follows PostgreSQL's choice among candidates: a name counts as every object it
+//! could be. That only adds tables, and doubt.
+
+use std::collections::{BTreeSet, HashSet};
+
+use super::catalog::{BuiltIn, Catalog, Overload, Relation, RelationKind, TypeClass, Volatility};
+use super::classify::Context;
+use super::functions;
+use super::parse::{Call, Facts, Name, Range, Source, TypeUse};
+use super::verdict::{BypassReason, TableId};
+
+/// Tables of one answer; each is checked on every hit.
+pub const TABLES_MAX: usize = 64;
+
+/// Columns that every table has.
+const SYSTEM_COLUMNS: [&str; 6] = ["cmax", "cmin", "ctid", "tableoid", "xmax", "xmin"];
+
+/// What resolving found.
+#[derive(Debug, Default)]
+pub(super) struct Resolved {
+    /// Roots of the tables it reads.
+    pub tables: BTreeSet<TableId>,
+    /// It may run code from outside, or names what the snapshot does not know.
+    pub code: bool,
+    /// The first reason not to keep its answer.
+    pub refusal: Option<BypassReason>,
+}
+
+/// Resolves everything a statement names.
+pub(super) fn resolve(facts: &Facts, catalog: &Catalog, context: &Context<'_>) -> Resolved {
+    let mut resolver = Resolver {
+        facts,
+        catalog,
+        path: Path::new(catalog, context.search_path),
+        ranges: Vec::new(),
+        seen: HashSet::new(),
+        values: Values::default(),
+        resolved: Resolved::default(),
+    };
+    resolver.flags();
+    for range in &facts.relations {
+        resolver.range(range);
+    }
+    resolver.note_values(context.parameter_types);
+    for use_ in &facts.types {
+        resolver.type_use(use_);
+    }
+    resolver.columns();
+    for call in &facts.calls {
+        resolver.call(call);
+    }
+    for operator in &facts.operators {
+        resolver.operator(operator);
+    }
+    let Resolved {
+        tables, refusal, ..
+    } = &mut resolver.resolved;
+    if tables.is_empty() {
+        refusal.get_or_insert(BypassReason::NoTable);
+    } else if tables.len() > TABLES_MAX {
+        refusal.get_or_insert(BypassReason::TooManyTables);
+    }
+    resolver.resolved
+}
+
+/// The schemas that unqualified names are looked for in.
+#[derive(Debug)]
+pub(super) struct Path {
+    schemas: Vec<u32>,
+    pg_catalog: u32,
+    /// A schema is searched before `pg_catalog`, so built-in names may be taken over.
+    demoted: bool,
+}
+
+impl Path {
+    pub(super) fn new(catalog: &Catalog, search_path: &[String]) -> Self {
+        let first = search_path.iter().position(|name| name == "pg_catalog");
+        Self {
+            schemas: search_path
+                .iter()
+                .filter_map(|name| catalog.schema(name))
+                .collect(),
+            pg_catalog: catalog.pg_catalog(),
+            demoted: first.is_some_and(|at| at > 0),
+        }
+    }
+
+    fn holds(&self, schema: u32) -> bool {
+        schema == self.pg_catalog || self.schemas.contains(&schema)
+    }
+
+    /// Every relation that the name may mean.
+    pub(super) fn relations<'a>(&self, catalog: &'a Catalog, name: &Name) -> Vec<&'a Relation> {
+        let wanted = name.schema.as_deref().map(|schema| catalog.schema(schema));
+        catalog
+            .relations_named(&name.name)
+            .filter(|(schema, _)| match wanted {
+                Some(wanted) => wanted == Some(*schema),
+                None => self.holds(*schema),
+            })
+            .map(|(_, relation)| relation)
+            .collect()
+    }
+}
+
+/// Which values from outside an expression of the statement may hold.
+#[derive(Debug, Default)]
+struct Values {
+    enums: HashSet<u32>,
+    /// Rows, or values of a type from outside that is no enum: they reach any overload.
+    any: bool,
+}
+
+struct Resolver<'a> {
+    facts: &'a Facts,
+    catalog: &'a Catalog,
+    path: Path,
+    /// The relations that a name in a FROM list may stand for.
+    ranges: Vec<(&'a Range, Vec<&'a Relation>)>,
+    seen: HashSet<u32>,
+    values: Values,
+    resolved: Resolved,
+}
+
+impl<'a> Resolver<'a> {
+    fn refuse(&mut self, reason: BypassReason) {
+        self.resolved.refusal.get_or_insert(reason);
+    }
+
+    /// Refused, and it may run code that we do not know.
+    fn outside(&mut self, reason: BypassReason) {
+        self.resolved.code = true;
+        self.refuse(reason);
+    }
+
+    fn flags(&mut self) {
+        let facts = self.facts;
+        if facts.unknown_syntax {
+            self.outside(BypassReason::Unparsable);
+        }
+        if self.catalog.hooks() {
+            self.outside(BypassReason::UserObject);
+        }
+        for (found, reason) in [
+            (facts.writes || facts.into, BypassReason::Writes),
+            (facts.locks_rows, BypassReason::LocksRows),
+            (facts.table_sample, BypassReason::TableSample),
+            (facts.value_function, BypassReason::ValueFunction),
+            (facts.time_word, BypassReason::TimeWord),
+            (facts.special_syntax, BypassReason::Function),
+        ] {
+            if found {
+                self.refuse(reason);
+            }
+        }
+    }
+
+    fn range(&mut self, range: &'a Range) {
+        let relations = self.path.relations(self.catalog, &range.name);
+        let cte = range.name.schema.is_none() && self.facts.ctes.contains(&range.name.name);
+        if relations.is_empty() && !cte {
+            self.outside(BypassReason::UnknownRelation);
+        }
+        for relation in &relations {
+            self.read(relation);
+        }
+        self.ranges.push((range, relations));
+    }
+
+    fn read(&mut self, relation: &Relation) {
+        if relation.system {
+            self.refuse(BypassReason::SystemCatalog);
+            return;
+        }
+        match relation.kind {
+            RelationKind::Table | RelationKind::MaterializedView => {
+                let root = self.catalog.root(relation.oid);
+                self.resolved.tables.insert(root);
+                let catalog = self.catalog;
+                for member in catalog.tree(root) {
+                    self.read_member(member);
+                }
+            }
+            RelationKind::View => self.refuse(BypassReason::View),
+            RelationKind::Foreign | RelationKind::Sequence => {
+                self.refuse(BypassReason::RelationKind);
+            }
+        }
+        if self.runs_code(relation.oid) {
+            self.outside(BypassReason::UserObject);
+        }
+    }
+
+    fn read_member(&mut self, member: &Relation) {
+        if member.kind == RelationKind::Foreign {
+            self.outside(BypassReason::RelationKind);
+        }
+        if member.unlogged {
+            self.refuse(BypassReason::RelationKind);
+        }
+        if member.row_security {
+            self.refuse(BypassReason::RowSecurity);
+        }
+    }
+
+    /// Reading this relation may run code from outside: through a view's definition, a policy,
+    /// or a foreign data wrapper.
+    fn runs_code(&mut self, oid: u32) -> bool {
+        let mut waiting = vec![oid];
+        let mut found = false;
+        while let Some(oid) = waiting.pop() {
+            if !self.seen.insert(oid) {
+                continue;
+            }
+            let Some(relation) = self.catalog.relation(oid) else {
+                // Dropped from the snapshot, or of a kind that holds no rows.
+                found = true;
+                continue;
+            };
+            if relation.system {
+                continue;
+            }
+            match relation.kind {
+                RelationKind::View => {
+                    found |= relation.code;
+                    waiting.extend(self.catalog.reads(oid));
+                }
+                RelationKind::Table => {
+                    for member in self.catalog.tree(self.catalog.root(oid)) {
+                        found |= member.kind == RelationKind::Foreign;
+                        if member.row_security {
+                            found |= member.code;
+                            waiting.extend(self.catalog.reads(member.oid));
+                        }
+                    }
+                }
+                RelationKind::Foreign => found = true,
+                RelationKind::MaterializedView | RelationKind::Sequence => {}
+            }
+        }
+        found
+    }
+
+    /// Looks through the columns that the statement may use.
+    fn note_values(&mut self, parameter_types: &[u32]) {
+        let facts = self.facts;
+        let used: HashSet<&str> = facts
+            .columns
+            .iter()
+            .filter_map(|column| column.last())
+            .chain(&facts.fields)
+            .chain(&facts.attributes)
+            .map(String::as_str)
+            .collect();
+        if SYSTEM_COLUMNS.iter().any(|name| used.contains(name)) {
+            self.refuse(BypassReason::SystemColumn);
+        }
+        let names_row = facts.columns.iter().any(|column| self.names_a_row(column));
+        self.values.any |= facts.whole_rows || names_row;
+        let all = facts.stars || facts.natural_join || self.values.any;
+        let mut classes: Vec<TypeClass> = parameter_types
+            .iter()
+            .filter(|oid| **oid != 0)
+            .map(|oid| self.catalog.type_class(*oid))
+            .collect();
+        for (_, relations) in &self.ranges {
+            let columns = relations.iter().flat_map(|relation| &relation.columns);
+            classes.extend(
+                columns
+                    .filter(|column| all || used.contains(&*column.name))
+                    .map(|c| c.class),
+            );
+        }
+        for class in classes {
+            self.note_value(class);
+        }
+    }
+
+    /// `SELECT t FROM t`: the name of a FROM item is its whole row, unless it is a column.
+    fn names_a_row(&self, column: &[String]) -> bool {
+        let Some(name) = column.last() else {
+            return true;
+        };
+        self.facts.derived.contains(name)
+            || self.facts.ctes.contains(name)
+            || self
+                .ranges
+                .iter()
+                .any(|(range, _)| range_name(range) == name)
+    }
+
+    fn note_value(&mut self, class: TypeClass) {
+        match class {
+            TypeClass::Plain | TypeClass::Moment | TypeClass::CheckedDomain => {}
+            TypeClass::Reg => self.refuse(BypassReason::RegType),
+            TypeClass::TimeTz => self.refuse(BypassReason::TimeType),
+            TypeClass::Enum(oid) if self.catalog.has_casts(oid) => {
+                self.note_value(TypeClass::Outside);
+            }
+            TypeClass::Enum(oid) => {
+                self.values.enums.insert(oid);
+            }
+            TypeClass::Outside => {
+                self.values.any = true;
+                self.refuse(BypassReason::UserObject);
+                if self.catalog.cast_code() {
+                    self.resolved.code = true;
+                }
+            }
+        }
+    }
+
+    fn type_use(&mut self, use_: &TypeUse) {
+        let Name { schema, name } = &use_.name;
+        let wanted = schema.as_deref().map(|schema| self.catalog.schema(schema));
+        let catalog = self.catalog;
+        let mut found = false;
+        for candidate in catalog.types_named(name) {
+            let matches = match wanted {
+                Some(wanted) => wanted == Some(candidate.schema),
+                None => self.path.holds(candidate.schema),
+            };
+            if !matches {
+                continue;
+            }
+            if candidate.schema == catalog.pg_catalog() {
+                // Searched first, so nothing else can be meant.
+                self.built_in_type(candidate.class, name, &use_.source);
+                if !self.path.demoted || wanted.is_some() {
+                    return;
+                }
+            } else if candidate.domain {
+                self.refuse(BypassReason::UserObject);
+                if matches!(
+                    candidate.class,
+                    TypeClass::CheckedDomain | TypeClass::Outside
+                ) {
+                    self.resolved.code = true;
+                }
+                self.note_value(candidate.class);
+            } else {
+                if !matches!(candidate.class, TypeClass::Enum(oid) if !catalog.has_casts(oid)) {
+                    self.outside(BypassReason::UserObject);
+                }
+                self.note_value(candidate.class);
+            }
+            found = true;
+        }
+        if !found {
+            self.outside(BypassReason::UnknownName);
+        }
+    }
+
+    fn built_in_type(&mut self, class: TypeClass, name: &str, source: &Source) {
+        self.note_value(class);
+        if !functions::is_time_type(name.trim_start_matches('_')) {
+            return;
+        }
+        let moment = match source {
+            Source::Given => true,
+            Source::Column(column) => self.holds_moments(column),
+            Source::Call(call) => functions::returns_moment(&call.name),
+            Source::Other => false,
+        };
+        if !moment {
+            self.refuse(BypassReason::TimeType);
+        }
+    }
+
+    /// Every column of that name holds dates or times, so a cast of it reads no text.
+    fn holds_moments(&self, name: &str) -> bool {
+        let mut columns = self
+            .ranges
+            .iter()
+            .flat_map(|(_, relations)| relations)
+            .filter_map(|relation| relation.column(name))
+            .peekable();
+        !self.facts.outputs.contains(name)
+            && columns.peek().is_some()
+            && columns.all(|column| column.class == TypeClass::Moment)
+    }
+
+    /// `a.b` is a column, or else the function b of the row a; `(a).b` likewise.
+    fn columns(&mut self) {
+        let facts = self.facts;
+        for column in &facts.columns {
+            if let [.., qualifier, name] = column.as_slice()
+                && !self.is_column(qualifier, name)
+            {
+                self.attribute(name);
+            }
+        }
+        for name in &facts.attributes {
+            self.attribute(name);
+        }
+    }
+
+    fn is_column(&self, qualifier: &str, name: &str) -> bool {
+        let mut candidates = self
+            .ranges
+            .iter()
+            .filter(|(range, _)| range_name(range) == qualifier)
+            .peekable();
+        !self.facts.derived.contains(qualifier)
+            && !self.facts.ctes.contains(qualifier)
+            && candidates.peek().is_some()
+            && candidates.all(|(range, relations)| {
+                !range.renamed
+                    && !self.facts.ctes.contains(&range.name.name)
+                    && !relations.is_empty()
+                    && relations
+                        .iter()
+                        .all(|relation| relation.column(name).is_some())
+            })
+    }
+
+    fn attribute(&mut self, name: &str) {
+        if self
+            .catalog
+            .functions(name)
+            .iter()
+            .any(|overload| self.path.holds(overload.schema))
+        {
+            self.outside(BypassReason::UnknownName);
+        }
+        if let Some(built_in) = self.catalog.built_in(name)
+            && built_in.takes_row
+        {
+            if functions::runs_code(name) {
+                self.resolved.code = true;
+            }
+            if !may_keep(name, 1, built_in) {
+                self.refuse(BypassReason::Function);
+            }
+        }
+    }
+
+    fn call(&mut self, call: &Call) {
+        let name = &call.name.name;
+        let overloads = self.catalog.functions(name);
+        if self.reaches(call, overloads) {
+            self.outside(BypassReason::UserObject);
+        }
+        match self.catalog.built_in(name) {
+            None => self.outside(BypassReason::Function),
+            Some(built_in) => {
+                if functions::runs_code(name) {
+                    self.resolved.code = true;
+                }
+                if !may_keep(name, call.untyped.len(), built_in) {
+                    self.refuse(BypassReason::Function);
+                }
+            }
+        }
+    }
+
+    fn operator(&mut self, call: &Call) {
+        if self.reaches(call, self.catalog.operators(&call.name.name)) {
+            self.outside(BypassReason::UserObject);
+        }
+    }
+
+    /// An overload from outside may be the one that PostgreSQL chooses.
+    fn reaches(&self, call: &Call, overloads: &[Overload]) -> bool {
+        if let Some(schema) = &call.name.schema
+            && schema != "pg_catalog"
+        {
+            return true;
+        }
+        let qualified = call.name.schema.is_some();
+        overloads
+            .iter()
+            .filter(|overload| {
+                if qualified {
+                    overload.schema == self.catalog.pg_catalog()
+                } else {
+                    self.path.holds(overload.schema)
+                }
+            })
+            .any(|overload| self.path.demoted && !qualified || self.accepts(overload, call))
+    }
+
+    fn accepts(&self, overload: &Overload, call: &Call) -> bool {
+        let wanted = overload.arguments.len();
+        let given = call.untyped.len();
+        let can_be = |demand: &Option<u32>, untyped: bool| {
+            demand.is_none_or(|oid| untyped || self.values.any || self.values.enums.contains(&oid))
+        };
+        if call.any_place || overload.variadic {
+            return overload.arguments.iter().all(|demand| can_be(demand, true));
+        }
+        given <= wanted
+            && given + overload.defaults >= wanted
+            && overload
+                .arguments
+                .iter()
+                .zip(&call.untyped)
+                .all(|(demand, untyped)| can_be(demand, *untyped))
+    }
+}
+
+/// The name under which a FROM item's columns are known.
+fn range_name(range: &Range) -> &str {
+    range.alias.as_ref().unwrap_or(&range.name.name)
+}
+
+fn may_keep(name: &str, arguments: usize, built_in: BuiltIn) -> bool {
+    match built_in.volatility {
+        Volatility::Immutable => !functions::immutable_refused(name),
+        Volatility::Stable => functions::stable_allowed(name, arguments),
+        Volatility::Volatile => false,
+    }
+}

@@ -229,11 +229,17 @@ impl fmt::Display for BypassReason {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Control {
     /// BEGIN, START TRANSACTION. `None`: the session's default isolation applies.
-    Begin { isolation: Option<Isolation> },
+    Begin {
+        isolation: Option<Isolation>,
+    },
     /// COMMIT, END.
-    Commit { chain: bool },
+    Commit {
+        chain: bool,
+    },
     /// ROLLBACK, ABORT.
-    Rollback { chain: bool },
+    Rollback {
+        chain: bool,
+    },
     Savepoint(String),
     ReleaseSavepoint(String),
     RollbackToSavepoint(String),
@@ -242,12 +248,21 @@ pub enum Control {
     /// COMMIT PREPARED: opaque write of the whole database. ROLLBACK PREPARED is no control.
     CommitPrepared,
     /// SET TRANSACTION ISOLATION LEVEL …, SET TRANSACTION SNAPSHOT (isolation `None`).
-    SetTransaction { isolation: Option<Isolation> },
+    SetTransaction {
+        isolation: Option<Isolation>,
+    },
     /// SET [SESSION] name = value. `value` is SQL that may follow `SET name TO`, spelled so that
     /// equal values compare equal; `name` is lower case (`timezone`, `role`, `search_path`).
-    Set { name: String, value: String, local: bool },
+    Set {
+        name: String,
+        value: String,
+        local: bool,
+    },
     /// RESET name, SET name TO DEFAULT.
-    Reset { name: String, local: bool },
+    Reset {
+        name: String,
+        local: bool,
+    },
     ResetAll,
     /// SET SESSION AUTHORIZATION, LOAD, or anything else of the session that cannot be replayed.
     Unreplayable,
@@ -261,11 +276,17 @@ pub enum Control {
     Deallocate(Option<String>),
     Listen,
     /// UNLISTEN; `all`: UNLISTEN *.
-    Unlisten { all: bool },
+    Unlisten {
+        all: bool,
+    },
     /// DECLARE CURSOR; only `hold` outlives the transaction.
-    DeclareCursor { hold: bool },
+    DeclareCursor {
+        hold: bool,
+    },
     /// CLOSE name or CLOSE ALL.
-    CloseCursor { all: bool },
+    CloseCursor {
+        all: bool,
+    },
     /// Creates a temporary relation, or may have.
     CreateTemporary,
     /// Calls a built-in that takes a session-level advisory lock.

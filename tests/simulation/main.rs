@@ -1,1 +1,14 @@
-//! Tests.
+//! Simulation: the real decisions of Forebay under every order of events that a small world has
+//! (`model`), under seeded random ones in a larger world (`world`), and under real threads
+//! (`stress`). No sockets, no clock, no sleep. A failure prints its seed;
+//! `FOREBAY_SEED=<seed> cargo test --test simulation` replays that seed alone.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a simulation that breaks its own rules should stop at once"
+)]
+
+mod explore;
+mod model;
+mod real;
+mod stress;

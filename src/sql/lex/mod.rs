@@ -6,10 +6,10 @@
 //! `standard_conforming_strings` is on, and the client's encoding never uses a byte below 0x80
 //! inside a longer character (so not SJIS, BIG5, GBK, UHC, GB18030, JOHAB).
 
-mod display;
-mod lexer;
 mod scan;
 mod time_word;
+mod lexer;
+mod display;
 
 #[cfg(test)]
 mod tests;
@@ -88,6 +88,8 @@ pub enum NotPlain {
     Uescape,
     /// A bit string followed by a quote, which is not a doubled quote there.
     BitStringJunk,
+    /// A comment between two parts of one string: see `scan::continuation`.
+    CommentInString,
     /// A comment that is not UTF-8: PostgreSQL may refuse the statement for it, and the text
     /// without it would be answered.
     CommentEncoding,

@@ -1,0 +1,530 @@
+//! From the text rows of `SNAPSHOT_QUERIES` to a `Catalog`. A row that does not read as expected
+//! fails the whole snapshot: half a catalogue would answer wrongly.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+
+use super::{
+    Action, BuiltIn, Catalog, Column, FIRST_NORMAL_OID, ForeignKey, Identity, NamedType, Overload,
+    Relation, RelationKind, SNAPSHOT_QUERIES, TypeClass, Volatility,
+};
+
+/// `timetz` and its array.
+const TIMETZ: u32 = 1266;
+
+/// date, time, timestamp, timestamptz.
+const MOMENTS: [u32; 4] = [1082, 1083, 1114, 1184];
+
+/// The answer is not what the snapshot queries ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CatalogError {
+    /// Index into `SNAPSHOT_QUERIES`.
+    pub query: usize,
+    pub problem: &'static str,
+}
+
+impl fmt::Display for CatalogError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "catalogue query {}: {}", self.query, self.problem)
+    }
+}
+
+impl std::error::Error for CatalogError {}
+
+/// One answer, with the number of its query for errors.
+#[derive(Clone, Copy)]
+struct Answer<'a> {
+    query: usize,
+    rows: &'a [Vec<Option<String>>],
+}
+
+impl<'a> Answer<'a> {
+    fn error(self, problem: &'static str) -> CatalogError {
+        CatalogError {
+            query: self.query,
+            problem,
+        }
+    }
+
+    fn rows<const N: usize>(self) -> impl Iterator<Item = Result<[&'a str; N], CatalogError>> {
+        self.rows.iter().map(move |row| {
+            let mut fields = [""; N];
+            if row.len() != N {
+                return Err(self.error("wrong number of columns"));
+            }
+            for (field, text) in fields.iter_mut().zip(row) {
+                *field = text
+                    .as_deref()
+                    .ok_or_else(|| self.error("unexpected null"))?;
+            }
+            Ok(fields)
+        })
+    }
+
+    fn number(self, text: &str) -> Result<u32, CatalogError> {
+        text.parse().map_err(|_error| self.error("not a number"))
+    }
+
+    fn yes(self, text: &str) -> Result<bool, CatalogError> {
+        match text {
+            "true" | "t" => Ok(true),
+            "false" | "f" => Ok(false),
+            _ => Err(self.error("not a boolean")),
+        }
+    }
+}
+
+/// A row of `pg_type`.
+struct TypeRow<'a> {
+    name: &'a str,
+    schema: u32,
+    kind: &'a str,
+    element: u32,
+    base: u32,
+}
+
+/// All types, with what classifying one needs.
+struct Types<'a> {
+    rows: HashMap<u32, TypeRow<'a>>,
+    checked: HashSet<u32>,
+    system_schemas: HashSet<u32>,
+}
+
+impl Types<'_> {
+    /// The type without array and domain around it, and whether a domain with code was passed.
+    fn core(&self, oid: u32) -> (u32, bool) {
+        let mut oid = oid;
+        let mut checked = false;
+        // Types cannot be recursive; the bound is for answers that lie.
+        for _ in 0..32 {
+            let Some(row) = self.rows.get(&oid) else {
+                break;
+            };
+            checked |= self.checked.contains(&oid);
+            if row.kind == "d" {
+                oid = row.base;
+            } else if row.element != 0 {
+                oid = row.element;
+            } else {
+                break;
+            }
+        }
+        (oid, checked)
+    }
+
+    /// The type that a value must have to be this, if it is from outside.
+    fn outside(&self, oid: u32) -> Option<u32> {
+        let (core, _) = self.core(oid);
+        if core == 0 {
+            return None;
+        }
+        match self.rows.get(&core) {
+            Some(row) if core < FIRST_NORMAL_OID && self.system_schemas.contains(&row.schema) => {
+                None
+            }
+            Some(_) | None => Some(core),
+        }
+    }
+
+    fn class(&self, oid: u32) -> TypeClass {
+        let (core, checked) = self.core(oid);
+        if let Some(outside) = self.outside(oid) {
+            return match self.rows.get(&outside) {
+                Some(row) if row.kind == "e" && !checked => TypeClass::Enum(outside),
+                Some(_) | None => TypeClass::Outside,
+            };
+        }
+        if checked {
+            TypeClass::CheckedDomain
+        } else if core == TIMETZ {
+            TypeClass::TimeTz
+        } else if MOMENTS.contains(&core) {
+            TypeClass::Moment
+        } else if self.rows.get(&core).is_some_and(|row| is_reg(row.name)) {
+            TypeClass::Reg
+        } else {
+            TypeClass::Plain
+        }
+    }
+}
+
+/// `regclass`, `regtype` and kin; `aclitem` prints role names and is of their kind.
+fn is_reg(name: &str) -> bool {
+    name.starts_with("reg") || name == "aclitem"
+}
+
+impl Catalog {
+    /// `results` holds one answer for each of `SNAPSHOT_QUERIES`.
+    pub fn build(results: &[Vec<Vec<Option<String>>>]) -> Result<Self, CatalogError> {
+        let answer = |query: usize| {
+            results
+                .get(query)
+                .map(|rows| Answer { query, rows })
+                .ok_or(CatalogError {
+                    query,
+                    problem: "no answer",
+                })
+        };
+        if results.len() != SNAPSHOT_QUERIES.len() {
+            return Err(CatalogError {
+                query: results.len(),
+                problem: "wrong number of answers",
+            });
+        }
+        let flags = flags(answer(1)?)?;
+        let schemas = schemas(answer(2)?)?;
+        let system_schema = *schemas.get("pg_catalog").ok_or(CatalogError {
+            query: 2,
+            problem: "no schema pg_catalog",
+        })?;
+        let system_schemas: HashSet<u32> = schemas
+            .iter()
+            .filter(|(name, _)| name.starts_with("pg_") || &***name == "information_schema")
+            .map(|(_, oid)| *oid)
+            .collect();
+        let types = types(answer(7)?, oids(answer(14)?)?, system_schemas)?;
+        let code = oids(answer(12)?)?;
+        let (relations, by_name) = relations(answer(3)?, answer(4)?, &code, &types)?;
+        let (roots, trees) = trees(answer(5)?)?;
+        let casts = casts(answer(11)?, &types)?;
+        Ok(Self {
+            identity: flags.identity,
+            system_schema,
+            by_name,
+            relations,
+            roots,
+            trees,
+            foreign_keys: foreign_keys(answer(6)?)?,
+            reads: reads(answer(13)?)?,
+            functions: functions(answer(8)?, &types, &casts)?,
+            operators: operators(answer(10)?, &types, &casts)?,
+            built_ins: built_ins(answer(9)?)?,
+            types: named_types(&types),
+            classes: types
+                .rows
+                .keys()
+                .map(|oid| (*oid, types.class(*oid)))
+                .collect(),
+            event_triggers: flags.event_triggers,
+            hooks: flags.support_code || casts.between_built_ins,
+            cast_types: casts.outside,
+            cast_code: casts.code,
+            index_code: flags.index_code,
+            schemas,
+        })
+    }
+}
+
+/// What concerns the database as a whole.
+struct Flags {
+    identity: Identity,
+    event_triggers: bool,
+    support_code: bool,
+    index_code: bool,
+}
+
+fn flags(answer: Answer<'_>) -> Result<Flags, CatalogError> {
+    let row = answer
+        .rows::<5>()
+        .next()
+        .ok_or_else(|| answer.error("no row"))?;
+    let [database, version, event_triggers, support, indexes] = row?;
+    Ok(Flags {
+        identity: Identity {
+            database_oid: answer.number(database)?,
+            server_version: answer.number(version)?,
+        },
+        event_triggers: answer.number(event_triggers)? > 0,
+        support_code: answer.number(support)? > 0,
+        index_code: answer.number(indexes)? > 0,
+    })
+}
+
+fn schemas(answer: Answer<'_>) -> Result<HashMap<Box<str>, u32>, CatalogError> {
+    answer
+        .rows::<2>()
+        .map(|row| row.and_then(|[oid, name]| Ok((name.into(), answer.number(oid)?))))
+        .collect()
+}
+
+fn oids(answer: Answer<'_>) -> Result<HashSet<u32>, CatalogError> {
+    answer
+        .rows::<1>()
+        .map(|row| row.and_then(|[oid]| answer.number(oid)))
+        .collect()
+}
+
+fn types(
+    answer: Answer<'_>,
+    checked: HashSet<u32>,
+    system_schemas: HashSet<u32>,
+) -> Result<Types<'_>, CatalogError> {
+    let mut rows = HashMap::new();
+    for row in answer.rows::<6>() {
+        let [oid, name, schema, kind, element, base] = row?;
+        let row = TypeRow {
+            name,
+            schema: answer.number(schema)?,
+            kind,
+            element: answer.number(element)?,
+            base: answer.number(base)?,
+        };
+        rows.insert(answer.number(oid)?, row);
+    }
+    Ok(Types {
+        rows,
+        checked,
+        system_schemas,
+    })
+}
+
+fn named_types(types: &Types<'_>) -> HashMap<Box<str>, Vec<NamedType>> {
+    let mut named: HashMap<Box<str>, Vec<NamedType>> = HashMap::new();
+    for (oid, row) in &types.rows {
+        named.entry(row.name.into()).or_default().push(NamedType {
+            oid: *oid,
+            schema: row.schema,
+            class: types.class(*oid),
+            domain: row.kind == "d",
+        });
+    }
+    named
+}
+
+type Relations = (HashMap<u32, Relation>, HashMap<Box<str>, Vec<(u32, u32)>>);
+
+fn relations(
+    answer: Answer<'_>,
+    columns: Answer<'_>,
+    code: &HashSet<u32>,
+    types: &Types<'_>,
+) -> Result<Relations, CatalogError> {
+    let mut by_table: HashMap<u32, Vec<Column>> = HashMap::new();
+    for row in columns.rows::<3>() {
+        let [table, name, type_oid] = row?;
+        let class = types.class(columns.number(type_oid)?);
+        by_table
+            .entry(columns.number(table)?)
+            .or_default()
+            .push(Column {
+                name: name.into(),
+                class,
+            });
+    }
+    let mut relations = HashMap::new();
+    let mut by_name: HashMap<Box<str>, Vec<(u32, u32)>> = HashMap::new();
+    for row in answer.rows::<8>() {
+        let [
+            oid,
+            name,
+            schema,
+            kind,
+            persistence,
+            row_security,
+            trigger,
+            rule,
+        ] = row?;
+        let oid = answer.number(oid)?;
+        let schema = answer.number(schema)?;
+        by_name.entry(name.into()).or_default().push((schema, oid));
+        let relation = Relation {
+            oid,
+            kind: match kind {
+                "r" | "p" => RelationKind::Table,
+                "m" => RelationKind::MaterializedView,
+                "v" => RelationKind::View,
+                "f" => RelationKind::Foreign,
+                "S" => RelationKind::Sequence,
+                _ => return Err(answer.error("unknown relkind")),
+            },
+            unlogged: persistence != "p",
+            row_security: answer.yes(row_security)?,
+            trigger: answer.yes(trigger)?,
+            rule: answer.yes(rule)?,
+            code: code.contains(&oid),
+            system: types.system_schemas.contains(&schema),
+            columns: by_table.remove(&oid).unwrap_or_default().into(),
+        };
+        relations.insert(oid, relation);
+    }
+    Ok((relations, by_name))
+}
+
+type Trees = (HashMap<u32, u32>, HashMap<u32, Vec<u32>>);
+
+/// Tables that share a parent or child share a slot, so multiple inheritance joins trees.
+fn trees(answer: Answer<'_>) -> Result<Trees, CatalogError> {
+    let mut neighbours: HashMap<u32, Vec<u32>> = HashMap::new();
+    let mut has_parent = HashSet::new();
+    for row in answer.rows::<2>() {
+        let [child, parent] = row?;
+        let (child, parent) = (answer.number(child)?, answer.number(parent)?);
+        has_parent.insert(child);
+        neighbours.entry(child).or_default().push(parent);
+        neighbours.entry(parent).or_default().push(child);
+    }
+    let mut roots = HashMap::new();
+    let mut trees: HashMap<u32, Vec<u32>> = HashMap::new();
+    let mut tops: Vec<u32> = neighbours
+        .keys()
+        .copied()
+        .filter(|oid| !has_parent.contains(oid))
+        .collect();
+    tops.sort_unstable();
+    for top in tops {
+        let mut waiting = vec![top];
+        while let Some(oid) = waiting.pop() {
+            if roots.contains_key(&oid) {
+                continue;
+            }
+            roots.insert(oid, top);
+            trees.entry(top).or_default().push(oid);
+            waiting.extend(neighbours.get(&oid).into_iter().flatten());
+        }
+    }
+    Ok((roots, trees))
+}
+
+fn foreign_keys(answer: Answer<'_>) -> Result<HashMap<u32, Vec<ForeignKey>>, CatalogError> {
+    let action = |text: &str| match text {
+        "a" | "r" => Ok(Action::Nothing),
+        "c" => Ok(Action::Cascade),
+        "n" | "d" => Ok(Action::Set),
+        _ => Err(answer.error("unknown foreign key action")),
+    };
+    let mut keys: HashMap<u32, Vec<ForeignKey>> = HashMap::new();
+    for row in answer.rows::<4>() {
+        let [child, parent, on_delete, on_update] = row?;
+        let key = ForeignKey {
+            child: answer.number(child)?,
+            on_delete: action(on_delete)?,
+            on_update: action(on_update)?,
+        };
+        keys.entry(answer.number(parent)?).or_default().push(key);
+    }
+    Ok(keys)
+}
+
+fn reads(answer: Answer<'_>) -> Result<HashMap<u32, Vec<u32>>, CatalogError> {
+    let mut reads: HashMap<u32, Vec<u32>> = HashMap::new();
+    for row in answer.rows::<3>() {
+        let [by, relation, _] = row?;
+        reads
+            .entry(answer.number(by)?)
+            .or_default()
+            .push(answer.number(relation)?);
+    }
+    Ok(reads)
+}
+
+/// What casts do to the question which types a value may become by itself.
+struct Casts {
+    /// Outside types that some built-in type is cast to implicitly.
+    reachable: HashSet<u32>,
+    /// Outside types with any cast from or to them.
+    outside: HashSet<u32>,
+    /// A cast between two built-in types was added.
+    between_built_ins: bool,
+    /// A cast from an outside type runs a function from outside.
+    code: bool,
+}
+
+fn casts(answer: Answer<'_>, types: &Types<'_>) -> Result<Casts, CatalogError> {
+    let mut casts = Casts {
+        reachable: HashSet::new(),
+        outside: HashSet::new(),
+        between_built_ins: false,
+        code: false,
+    };
+    for row in answer.rows::<4>() {
+        let [source, target, context, code] = row?;
+        let source = types.outside(answer.number(source)?);
+        let target = types.outside(answer.number(target)?);
+        casts.code |= source.is_some() && answer.yes(code)?;
+        casts.outside.extend(source);
+        casts.outside.extend(target);
+        match (source, target) {
+            (None, None) => casts.between_built_ins = true,
+            (None, Some(target)) if context == "i" => {
+                casts.reachable.insert(target);
+            }
+            (_, _) => {}
+        }
+    }
+    Ok(casts)
+}
+
+fn demand(types: &Types<'_>, casts: &Casts, oid: u32) -> Option<u32> {
+    types
+        .outside(oid)
+        .filter(|outside| !casts.reachable.contains(outside))
+}
+
+fn functions(
+    answer: Answer<'_>,
+    types: &Types<'_>,
+    casts: &Casts,
+) -> Result<HashMap<Box<str>, Vec<Overload>>, CatalogError> {
+    let mut functions: HashMap<Box<str>, Vec<Overload>> = HashMap::new();
+    for row in answer.rows::<5>() {
+        let [name, schema, arguments, defaults, variadic] = row?;
+        let arguments = arguments
+            .split_ascii_whitespace()
+            .map(|oid| Ok(demand(types, casts, answer.number(oid)?)))
+            .collect::<Result<_, CatalogError>>()?;
+        functions.entry(name.into()).or_default().push(Overload {
+            schema: answer.number(schema)?,
+            arguments,
+            defaults: answer.number(defaults)? as usize,
+            variadic: answer.yes(variadic)?,
+        });
+    }
+    Ok(functions)
+}
+
+fn operators(
+    answer: Answer<'_>,
+    types: &Types<'_>,
+    casts: &Casts,
+) -> Result<HashMap<Box<str>, Vec<Overload>>, CatalogError> {
+    let mut operators: HashMap<Box<str>, Vec<Overload>> = HashMap::new();
+    for row in answer.rows::<4>() {
+        let [name, schema, left, right] = row?;
+        // A prefix operator has no left argument (0), a postfix one, before version 14, no right.
+        let mut arguments = Vec::with_capacity(2);
+        for oid in [left, right] {
+            let oid = answer.number(oid)?;
+            if oid != 0 {
+                arguments.push(demand(types, casts, oid));
+            }
+        }
+        operators.entry(name.into()).or_default().push(Overload {
+            schema: answer.number(schema)?,
+            arguments: arguments.into(),
+            defaults: 0,
+            variadic: false,
+        });
+    }
+    Ok(operators)
+}
+
+fn built_ins(answer: Answer<'_>) -> Result<HashMap<Box<str>, BuiltIn>, CatalogError> {
+    let mut built_ins = HashMap::new();
+    for row in answer.rows::<3>() {
+        let [name, volatility, takes_row] = row?;
+        let volatility = match volatility {
+            "i" => Volatility::Immutable,
+            "s" => Volatility::Stable,
+            "v" => Volatility::Volatile,
+            _ => return Err(answer.error("unknown volatility")),
+        };
+        built_ins.insert(
+            name.into(),
+            BuiltIn {
+                volatility,
+                takes_row: answer.yes(takes_row)?,
+            },
+        );
+    }
+    Ok(built_ins)
+}

@@ -1,0 +1,309 @@
+//! The verdict on one query string: what it writes, whether its answer may be kept, and what it
+//! changes about the client.
+
+use super::catalog::Catalog;
+use super::closure::{UNKNOWN_CODE, write};
+use super::functions;
+use super::parse::{Facts, Kind, ParseError, Statement, parse};
+use super::resolve::{Resolved, resolve};
+use super::verdict::{BypassReason, Control, Read, Verdict, Write};
+
+/// What a verdict depends on besides the text.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// `None` until the snapshot is loaded, or while it is known to be old.
+    pub catalog: Option<&'a Catalog>,
+    /// Schemas in order, as resolved from the setting: `$user` replaced, without the implicit
+    /// `pg_catalog` and `pg_temp`.
+    pub search_path: &'a [String],
+    /// Declared types of `$1`, `$2`, …; 0 where PostgreSQL is to infer.
+    pub parameter_types: &'a [u32],
+}
+
+/// Judges a query string. Never fails: what is not understood is opaque and not kept.
+pub fn classify(sql: &str, context: &Context<'_>) -> Verdict {
+    // The grammar's bindings panic on tree nodes they do not expect; nothing outlives the call.
+    let judged = std::panic::catch_unwind(|| parse(sql).map(|statements| judge(statements, context)));
+    match judged.unwrap_or(Err(ParseError::Unparsable)) {
+        Ok(verdict) => verdict,
+        // Nearly always PostgreSQL rejects it too, but it may be newer syntax.
+        Err(ParseError::Unparsable) => not_understood(BypassReason::Unparsable),
+        Err(ParseError::TooLong) => not_understood(BypassReason::TooLong),
+    }
+}
+
+fn not_understood(reason: BypassReason) -> Verdict {
+    Verdict {
+        controls: Vec::new(),
+        write: Write::Opaque {
+            commits_inside: true,
+            taints: true,
+        },
+        read: Read::Bypass(reason),
+        statements: 1,
+        tag: "UNKNOWN",
+        exact_text: false,
+    }
+}
+
+fn judge(statements: Vec<Statement>, context: &Context<'_>) -> Verdict {
+    let count = statements.len();
+    let mut verdict = Verdict {
+        controls: Vec::new(),
+        write: Write::None,
+        read: Read::Bypass(BypassReason::NotARead),
+        statements: count,
+        tag: statements.first().map_or("", |statement| statement.tag),
+        exact_text: false,
+    };
+    let mut ends_transaction = false;
+    for statement in statements {
+        let (write, read) = effect(&statement, context);
+        verdict.write = union(verdict.write, write);
+        verdict.read = read;
+        verdict.exact_text |= statement.exact_text || statement.facts.time_word;
+        ends_transaction |= statement.controls.iter().any(is_transaction_control);
+        verdict.controls.extend(statement.controls);
+        verdict.controls.extend(advisory(&statement.facts));
+    }
+    if count > 1 {
+        verdict.read = Read::Bypass(BypassReason::MultipleStatements);
+        if ends_transaction && verdict.write != Write::Catalog {
+            let taints = matches!(verdict.write, Write::Opaque { taints: true, .. });
+            verdict.write = Write::Opaque {
+                commits_inside: true,
+                taints,
+            };
+        }
+    }
+    verdict
+}
+
+fn effect(statement: &Statement, context: &Context<'_>) -> (Write, Read) {
+    let not_a_read = Read::Bypass(BypassReason::NotARead);
+    match statement.kind {
+        Kind::Select => select(statement, context),
+        Kind::Carries => (carried(statement, context), not_a_read),
+        Kind::Plans => {
+            let write = if runs_code(&statement.facts, context) {
+                UNKNOWN_CODE
+            } else {
+                Write::None
+            };
+            (write, not_a_read)
+        }
+        Kind::Nothing => (Write::None, not_a_read),
+        Kind::Maintenance => {
+            // Expressions of indexes run; so do the triggers of events that some raise.
+            let clean = context
+                .catalog
+                .is_some_and(|c| !c.index_code() && !c.event_triggers());
+            let opaque = Write::Opaque {
+                commits_inside: true,
+                taints: false,
+            };
+            (if clean { Write::None } else { opaque }, not_a_read)
+        }
+        Kind::Temporary => {
+            let clean = context.catalog.is_some_and(|c| !c.event_triggers())
+                && !runs_code(&statement.facts, context)
+                && !statement.facts.writes;
+            (if clean { Write::None } else { UNKNOWN_CODE }, not_a_read)
+        }
+        Kind::Opaque { commits_inside } => (
+            Write::Opaque {
+                commits_inside,
+                taints: true,
+            },
+            not_a_read,
+        ),
+        Kind::Catalog => (Write::Catalog, not_a_read),
+    }
+}
+
+fn select(statement: &Statement, context: &Context<'_>) -> (Write, Read) {
+    let facts = &statement.facts;
+    let Some(catalog) = context.catalog else {
+        return (
+            carried(statement, context),
+            Read::Bypass(BypassReason::CatalogLoading),
+        );
+    };
+    let resolved = resolve(facts, catalog, context);
+    let write = written(facts, &resolved, catalog, context);
+    let read = match resolved.refusal {
+        Some(reason) => Read::Bypass(reason),
+        None if write != Write::None => Read::Bypass(BypassReason::Writes),
+        None => Read::Cacheable(resolved.tables.into_iter().collect()),
+    };
+    (write, read)
+}
+
+/// What a statement that carries a query writes.
+fn carried(statement: &Statement, context: &Context<'_>) -> Write {
+    let facts = &statement.facts;
+    let write = match context.catalog {
+        None if touches_nothing(facts) => Write::None,
+        None => UNKNOWN_CODE,
+        Some(catalog) => written(facts, &resolve(facts, catalog, context), catalog, context),
+    };
+    let held = statement
+        .controls
+        .contains(&Control::DeclareCursor { hold: true });
+    if held && write != Write::None {
+        // Such a cursor's query runs within the commit, after the last moment to ask what was
+        // written: only what a commit after DDL does covers it.
+        return Write::Catalog;
+    }
+    write
+}
+
+fn written(facts: &Facts, resolved: &Resolved, catalog: &Catalog, context: &Context<'_>) -> Write {
+    if resolved.code {
+        UNKNOWN_CODE
+    } else if facts.writes {
+        write(&facts.targets, catalog, context.search_path)
+    } else {
+        Write::None
+    }
+}
+
+fn runs_code(facts: &Facts, context: &Context<'_>) -> bool {
+    match context.catalog {
+        None => !touches_nothing(facts),
+        Some(catalog) => resolve(facts, catalog, context).code,
+    }
+}
+
+/// Not even without a catalogue can it reach anything.
+fn touches_nothing(facts: &Facts) -> bool {
+    facts.relations.is_empty()
+        && facts.calls.is_empty()
+        && facts.operators.is_empty()
+        && facts.types.is_empty()
+        && facts.columns.is_empty()
+        && facts.attributes.is_empty()
+        && !facts.writes
+        && !facts.unknown_syntax
+}
+
+fn is_transaction_control(control: &Control) -> bool {
+    matches!(
+        control,
+        Control::Begin { .. }
+            | Control::Commit { .. }
+            | Control::Rollback { .. }
+            | Control::Savepoint(_)
+            | Control::ReleaseSavepoint(_)
+            | Control::RollbackToSavepoint(_)
+            | Control::PrepareTransaction
+            | Control::CommitPrepared
+    )
+}
+
+fn advisory(facts: &Facts) -> Vec<Control> {
+    let mut controls = Vec::new();
+    for call in &facts.calls {
+        if functions::takes_advisory_lock(&call.name.name) {
+            controls.push(Control::AdvisoryLock);
+        } else if call.name.name == "pg_advisory_unlock_all" {
+            controls.push(Control::AdvisoryUnlockAll);
+        }
+    }
+    controls
+}
+
+/// Both happen.
+fn union(one: Write, other: Write) -> Write {
+    match (one, other) {
+        (Write::Catalog, _) | (_, Write::Catalog) => Write::Catalog,
+        (Write::None, write) | (write, Write::None) => write,
+        (
+            Write::Opaque {
+                commits_inside: a,
+                taints: b,
+            },
+            Write::Opaque {
+                commits_inside: c,
+                taints: d,
+            },
+        ) => Write::Opaque {
+            commits_inside: a || c,
+            taints: b || d,
+        },
+        (opaque @ Write::Opaque { .. }, Write::Plain(_))
+        | (Write::Plain(_), opaque @ Write::Opaque { .. }) => opaque,
+        (Write::Plain(one), Write::Plain(other)) => {
+            let mut tables: Vec<_> = one.into_iter().chain(other).collect();
+            tables.sort_unstable();
+            tables.dedup();
+            Write::Plain(tables.into())
+        }
+    }
+}
+
+/// The schemas of a `search_path` setting as SHOW prints it, `$user` replaced; `None` if the
+/// text is no such list.
+pub fn parse_search_path(value: &str, user: &str) -> Option<Vec<String>> {
+    let names = split_list(value)?;
+    Some(
+        names
+            .into_iter()
+            .map(|name| {
+                if name == "$user" {
+                    user.to_owned()
+                } else {
+                    name
+                }
+            })
+            .collect(),
+    )
+}
+
+/// A list of possibly quoted names, as settings hold it: unquoted ones are folded to lower case.
+pub(super) fn split_list(value: &str) -> Option<Vec<String>> {
+    let mut names = Vec::new();
+    let mut rest = value.trim();
+    if rest.is_empty() {
+        return Some(names);
+    }
+    loop {
+        let name;
+        (name, rest) = if let Some(quoted) = rest.strip_prefix('"') {
+            split_quoted(quoted)?
+        } else {
+            let (name, rest) = rest.split_at(rest.find(',').unwrap_or(rest.len()));
+            let name = name.trim_end();
+            if name.is_empty() || name.contains(['"', ' ', '\t', '\n']) {
+                return None;
+            }
+            (name.to_lowercase(), rest)
+        };
+        names.push(name);
+        rest = rest.trim_start();
+        if rest.is_empty() {
+            return Some(names);
+        }
+        rest = rest.strip_prefix(',')?.trim_start();
+    }
+}
+
+/// The name up to its closing quote, and what follows.
+fn split_quoted(text: &str) -> Option<(String, &str)> {
+    let mut name = String::new();
+    let mut rest = text;
+    loop {
+        let (part, after) = rest.split_once('"')?;
+        name.push_str(part);
+        match after.strip_prefix('"') {
+            Some(more) => {
+                name.push('"');
+                rest = more;
+            }
+            None => return Some((name, after)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
