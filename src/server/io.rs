@@ -11,7 +11,7 @@ use std::time::Instant;
 use bytes::{Buf, BytesMut};
 
 use crate::auth::Secret;
-use crate::net::{Address, ConnectError, Stream, TlsClientConfig, connect};
+use crate::net::{Address, ConnectError, Peer, Stream, TlsClientConfig, connect};
 use crate::wire::backend::{self, Status};
 use crate::wire::frame::{self, HEADER_BYTES};
 use crate::wire::{frontend, startup};
@@ -45,6 +45,26 @@ pub struct Connection {
     pub written: usize,
     /// ParameterStatus heard during `query`.
     pub heard: Vec<(String, String)>,
+    pub ends: Arc<Ends>,
+}
+
+/// Both ends of the connection, for people.
+#[derive(Debug)]
+pub struct Ends {
+    pub address: String,
+    pub local: String,
+    pub tls: Option<String>,
+}
+
+impl Ends {
+    fn of(stream: &Stream) -> Self {
+        let text = |peer: std::io::Result<Peer>| peer.map_or_else(|_| String::new(), |peer| peer.to_string());
+        Self {
+            address: text(stream.peer()),
+            local: text(stream.local()),
+            tls: stream.tls_description(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -95,8 +115,9 @@ impl Connection {
         let logged_in = log_in(&mut stream, &mut input, target).await?;
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let reported = logged_in.reported.clone();
+        let ends = Arc::new(Ends::of(&stream));
         let server = Server::new(id, logged_in, target.statements_max, Instant::now());
-        let mut connection = Self { server, stream, input, written: 0, heard: Vec::new() };
+        let mut connection = Self { server, stream, input, written: 0, heard: Vec::new(), ends };
         let base = connection.read_base(reported).await?;
         connection.server.base = intern_base(base);
         Ok(connection)
