@@ -317,6 +317,7 @@ impl Newcomer {
         let ignored = &gateway.config.listen.ignore_startup_parameters;
         let settings = Settings::intern(startup::settings(&known.startup, ignored)?);
         let reported = reported(&opened, &settings).await?;
+        opened.service.tried().await;
         let hello = self.hello(&known);
         let clients_max = usize::try_from(gateway.config.listen.max_client_conn).unwrap_or(usize::MAX);
         let registered = gateway

@@ -206,7 +206,8 @@ impl Session {
         if statement.settings == self.settings.id {
             return statement;
         }
-        let current = self.common.statements.intern(&statement.sql, &statement.types, self.settings.id);
+        let generation = self.common.database.snapshot().generation;
+        let current = self.common.statements.intern(&statement.sql, &statement.types, self.settings.id, generation);
         if let Some(prepared) = self.names.find_mut(name) {
             prepared.statement = Arc::clone(&current);
         }

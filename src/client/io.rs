@@ -196,7 +196,8 @@ impl Task {
         Ok(())
     }
 
-    fn take_lease(&mut self, lease: Lease) {
+    fn take_lease(&mut self, mut lease: Lease) {
+        lease.connection.server.clean();
         let current = Current::new(self.pool.target.clone(), &lease.connection);
         self.entry.set_current(Some(Arc::new(current)));
         self.session.common.counters.server_assignment.one();

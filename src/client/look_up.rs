@@ -235,7 +235,8 @@ impl Session {
         if name.is_empty() {
             Arc::new(Statement::new(sql, types, self.settings.id))
         } else {
-            self.common.statements.intern(sql, types, self.settings.id)
+            let generation = self.common.database.snapshot().generation;
+            self.common.statements.intern(sql, types, self.settings.id, generation)
         }
     }
 
