@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use crate::admin::history::History;
 use crate::auth::userlist::Password;
 use crate::auth::{Method, Secret, Userlist};
 use crate::cache::{Cache, Limits, Mode};
@@ -15,7 +16,7 @@ use crate::client::Shared;
 use crate::client::registry::Registry;
 use crate::config::{AuthType, CacheMode, Config, DatabaseEntry, Host, PinPolicy, PoolMode, SslMode};
 use crate::insight::Insight;
-use crate::metrics::CacheCounters;
+use crate::metrics::{CacheCounters, PoolCounters};
 use crate::net::{Address, TlsClientConfig, TlsConfigError, TlsServerConfig};
 use crate::pool::database::Database;
 use crate::pool::io::{Pool, Times};
@@ -43,6 +44,10 @@ pub struct Gateway {
     made: Mutex<Made>,
     next_database: AtomicU64,
     pub started_at: Instant,
+    /// What was asked of the console; `SHOW STATS` shows it as a database.
+    pub console_counters: PoolCounters,
+    /// Guards the counters of the past; nothing else is locked inside.
+    pub history: Mutex<History>,
 }
 
 #[derive(Default)]
@@ -58,6 +63,8 @@ struct Made {
 pub struct Opened {
     pub pool: Arc<Pool>,
     pub service: Arc<Service>,
+    /// The user its clients log in as; servers may have another.
+    pub user: String,
 }
 
 #[derive(Debug)]
@@ -108,6 +115,8 @@ impl Gateway {
             made: Mutex::default(),
             next_database: AtomicU64::new(1),
             started_at: started.0,
+            console_counters: PoolCounters::default(),
+            history: Mutex::new(History::new(started.0)),
             config,
         })
     }
@@ -151,7 +160,7 @@ impl Gateway {
             .or_insert_with(|| self.make_database(&target));
         let (behind, service) = (Arc::clone(&behind.0), Arc::clone(&behind.1));
         let pool = Arc::new(self.make_pool(entry, database, server_user, target, behind));
-        let opened = Opened { pool, service };
+        let opened = Opened { pool, service, user: user.to_owned() };
         made.pools.insert(key, opened.clone());
         Some(opened)
     }
@@ -249,6 +258,13 @@ impl Gateway {
         let mut pools: Vec<_> = made.pools.iter().collect();
         pools.sort_by(|left, right| left.0.cmp(right.0));
         pools.into_iter().map(|(_, opened)| opened.clone()).collect()
+    }
+
+    /// Everybody who may log in, by name.
+    pub fn user_names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.users.keys().cloned().collect();
+        names.sort();
+        names
     }
 
     pub fn databases(&self) -> Vec<(Arc<Database>, Arc<Service>)> {

@@ -19,4 +19,5 @@ pub mod insight;
 pub mod admin;
 pub mod client;
 pub mod gateway;
+pub mod console;
 pub mod listener;

@@ -13,8 +13,9 @@ use crate::client::session::Session;
 use crate::client::startup::{self, Proof};
 use crate::client::io as client_io;
 use crate::config::SslMode;
+use crate::console;
 use crate::gateway::{Gateway, Opened};
-use crate::net::{Stream, accept_tls};
+use crate::net::{Peer, Stream, accept_tls};
 use crate::pool::Reported;
 use crate::server::io::ServerError;
 use crate::server::settings::{Settings, replay};
@@ -24,9 +25,6 @@ use crate::wire::{backend, frontend};
 
 /// Longest message of a client that has not proven who it is.
 const UNPROVEN_BYTES_MAX: usize = 64 * 1024;
-
-/// Names under which the console is reached on the main port.
-const CONSOLE_NAMES: [&str; 2] = ["pgbouncer", "forebay"];
 
 /// Accepts until the process ends. `console`: everybody who connects here gets the console.
 pub async fn accept(listener: TcpListener, gateway: Arc<Gateway>, console: bool) {
@@ -59,6 +57,8 @@ struct Known {
     startup: Startup,
     /// Messages for it, AuthenticationOk not among them yet.
     out: Vec<u8>,
+    /// It wants the console, not a database.
+    console: bool,
 }
 
 async fn serve(stream: TcpStream, gateway: Arc<Gateway>, console: bool) {
@@ -75,7 +75,7 @@ async fn serve(stream: TcpStream, gateway: Arc<Gateway>, console: bool) {
             .unwrap_or(Err(CloseReason::LoginTimeout)),
     };
     let reason = match known {
-        Ok(Some(known)) => newcomer.serve(known, console).await,
+        Ok(Some(known)) => newcomer.serve(known).await,
         Ok(None) => return,
         Err(reason) => {
             newcomer.refuse(&reason).await;
@@ -113,10 +113,11 @@ impl Newcomer {
         let database = named.map_or_else(|| default.unwrap_or_else(|| user.clone()), str::to_owned);
         let out = self.authenticate(&user, out).await?;
         // Only who has proven who it is learns which databases there are.
-        if !console && !is_console(&database) && !self.gateway.knows_database(&database) {
+        let console = console || console::is_named(&self.gateway.config, &database);
+        if !console && !self.gateway.knows_database(&database) {
             return Err(CloseReason::NoSuchDatabase(database));
         }
-        Ok(Some(Known { user, database, startup, out }))
+        Ok(Some(Known { user, database, startup, out, console }))
     }
 
     async fn packet(&mut self) -> Result<Packet, CloseReason> {
@@ -237,9 +238,9 @@ impl Newcomer {
         }
     }
 
-    async fn serve(mut self, known: Known, console: bool) -> CloseReason {
-        if console || is_console(&known.database) {
-            return CloseReason::LoginFailed("the console is not here yet".into());
+    async fn serve(mut self, known: Known) -> CloseReason {
+        if known.console {
+            return self.serve_console(known).await;
         }
         match self.open(known).await {
             Ok((opened, session, registered, known)) => {
@@ -266,6 +267,44 @@ impl Newcomer {
         }
     }
 
+    async fn serve_console(mut self, known: Known) -> CloseReason {
+        let Some(access) = console::access(&self.gateway.config, &known.user) else {
+            let reason = CloseReason::LoginFailed("not allowed".into());
+            self.refuse(&reason).await;
+            return reason;
+        };
+        let mut hello = self.hello(&known);
+        hello.database = console::DATABASE.to_owned();
+        hello.console = true;
+        // Not bound by max_client_conn: when clients are too many, somebody has to look.
+        let Some(registered) = self.gateway.shared.registry.enter(hello, usize::MAX) else {
+            return CloseReason::TooManyClients;
+        };
+        let Some(stream) = self.stream else { return CloseReason::ClientLost };
+        let mut out = known.out;
+        let entry = &registered.entry;
+        startup::welcome(&mut out, &console::io::reported(), entry.pid, &entry.key());
+        console::io::Task::new(stream, self.input, out, access, registered, self.gateway).run().await
+    }
+
+    fn hello(&self, known: &Known) -> Hello {
+        let text = |peer: std::io::Result<Peer>| peer.map_or_else(|_| String::new(), |peer| peer.to_string());
+        let stream = self.stream.as_ref();
+        Hello {
+            user: known.user.clone(),
+            database: known.database.clone(),
+            application_name: known
+                .startup
+                .parameter("application_name")
+                .unwrap_or_default()
+                .to_owned(),
+            address: stream.map_or_else(String::new, |stream| text(stream.peer())),
+            local: stream.map_or_else(String::new, |stream| text(stream.local())),
+            tls: stream.and_then(Stream::tls_description),
+            console: false,
+        }
+    }
+
     /// Makes the client's session: its pool, its settings, its place in the registry.
     async fn open(
         &mut self,
@@ -278,18 +317,7 @@ impl Newcomer {
         let ignored = &gateway.config.listen.ignore_startup_parameters;
         let settings = Settings::intern(startup::settings(&known.startup, ignored)?);
         let reported = reported(&opened, &settings).await?;
-        let peer = self.stream.as_ref().and_then(|stream| stream.peer().ok());
-        let hello = Hello {
-            user: known.user.clone(),
-            database: known.database.clone(),
-            application_name: known
-                .startup
-                .parameter("application_name")
-                .unwrap_or_default()
-                .to_owned(),
-            address: peer.map_or_else(String::new, |peer| peer.to_string()),
-            tls: self.stream.as_ref().and_then(Stream::tls_description),
-        };
+        let hello = self.hello(&known);
         let clients_max = usize::try_from(gateway.config.listen.max_client_conn).unwrap_or(usize::MAX);
         let registered = gateway
             .shared
@@ -365,10 +393,6 @@ fn refused(error: &ServerError) -> CloseReason {
         | ServerError::Login(_)
         | ServerError::Protocol => CloseReason::ServerUnreachable(error.to_string()),
     }
-}
-
-fn is_console(database: &str) -> bool {
-    CONSOLE_NAMES.contains(&database)
 }
 
 /// Closes what is due in every pool, once a second, for as long as the process lives.

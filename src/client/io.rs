@@ -1,7 +1,7 @@
 //! The task of one client: moves bytes between its socket, its session and the server it has.
 //! Decides nothing about statements; holds no buffer while nothing is under way.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use crate::wire::frontend;
 use super::close::CloseReason;
 use super::look_up::Answer;
 use super::registry::{Current, Entry};
-use super::session::{Session, Taken};
+use super::session::{Outcome, Session, Taken};
 use super::{Shared, statistics};
 
 /// What is read at once; a buffer of this size lives only while bytes are in flight.
@@ -67,7 +67,7 @@ impl Task {
         reason.tell(&mut self.out);
         // The client is leaving: what it does not take is lost, and that is all.
         let _told = self.flush().await;
-        self.leave_server().await;
+        self.leave_server();
         reason
     }
 
@@ -151,13 +151,11 @@ impl Task {
             Answer::Send => return self.send_group(now).await,
             Answer::SendIfFree => {
                 if self.lease.is_none() {
-                    match self.pool.try_acquire() {
-                        Some(lease) => self.take_lease(lease),
-                        None => {
-                            self.session.accept_parse(&mut self.out);
-                            return Ok(());
-                        }
-                    }
+                    let Some(lease) = self.pool.try_acquire() else {
+                        self.session.accept_parse(&mut self.out);
+                        return Ok(());
+                    };
+                    self.take_lease(lease);
                 }
             }
         }
@@ -199,13 +197,7 @@ impl Task {
     }
 
     fn take_lease(&mut self, lease: Lease) {
-        let server = &lease.connection.server;
-        let current = Current::new(
-            self.pool.target.clone(),
-            server.id,
-            server.pid,
-            server.cancel_key.clone(),
-        );
+        let current = Current::new(self.pool.target.clone(), &lease.connection);
         self.entry.set_current(Some(Arc::new(current)));
         self.session.common.counters.server_assignment.one();
         self.lease = Some(lease);
@@ -269,7 +261,7 @@ impl Task {
         let leave = entry.leave.notified();
         tokio::pin!(leave);
         poll_fn(|cx| {
-            if std::future::Future::poll(leave.as_mut(), cx).is_ready() {
+            if leave.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Woken::Leave);
             }
             self.poll_event(cx)
@@ -284,13 +276,17 @@ impl Task {
             let to_server = &mut connection.server.to_server;
             match poll_write(&mut connection.stream, cx, to_server, &mut connection.written) {
                 Poll::Ready(Err(_)) => return Poll::Ready(Woken::ServerGone),
-                Poll::Ready(Ok(some)) => wrote |= some,
+                Poll::Ready(Ok(count)) => wrote |= count > 0,
                 Poll::Pending => {}
             }
         }
         match poll_write(&mut self.stream, cx, &mut self.out, &mut self.written) {
             Poll::Ready(Err(_)) => return Poll::Ready(Woken::ClientGone),
-            Poll::Ready(Ok(some)) => wrote |= some,
+            Poll::Ready(Ok(0)) => {}
+            Poll::Ready(Ok(count)) => {
+                wrote = true;
+                self.count_sent(count);
+            }
             Poll::Pending => {}
         }
         if let Some(lease) = &mut self.lease
@@ -336,13 +332,20 @@ impl Task {
         }
     }
 
+    fn count_sent(&self, count: usize) {
+        self.session.common.counters.sent.add(count as u64);
+        self.entry.group.sent.add(count as u64);
+    }
+
     fn to_server_len(&self) -> usize {
         self.lease.as_ref().map_or(0, |lease| lease.connection.server.to_server.len())
     }
 
     async fn flush(&mut self) -> std::io::Result<()> {
         let pending = self.out.get(self.written..).unwrap_or_default();
+        let count = pending.len();
         let result = self.stream.write_all(pending).await;
+        self.count_sent(count);
         self.out.clear();
         self.written = 0;
         result
@@ -358,7 +361,12 @@ impl Task {
             return;
         }
         let (pins, prepared) = (self.session.pins, self.session.names.prepared.len());
+        let finished = &self.session.finished;
+        let hits = finished.iter().filter(|one| one.running.outcome == Outcome::Hit).count();
         self.show(|shown| {
+            shown.queries += finished.len() as u64;
+            shown.hits += hits as u64;
+            shown.pinned_since = (!pins.is_empty()).then(|| shown.pinned_since.unwrap_or(now));
             shown.request_at = Some(now);
             shown.pins = pins;
             shown.prepared_statements = prepared;
@@ -371,7 +379,7 @@ impl Task {
     /// Parts from the server at the end. A clean one goes back, after the reset query if it
     /// holds the client's state. Any other is closed, which rolls back what was not committed;
     /// what may have been stays in flight until that backend is gone.
-    async fn leave_server(&mut self) {
+    fn leave_server(&mut self) {
         let lost = self.session.server_lost();
         let Some(lease) = self.lease.take() else { return };
         let current = self.entry.take_current();
@@ -392,18 +400,18 @@ impl Task {
     }
 }
 
-/// Writes as much as the socket takes; true if it took some. Empties the buffer when all is gone.
+/// Writes as much as the socket takes and gives how much. Empties the buffer when all is gone.
 fn poll_write(
     stream: &mut Stream,
     cx: &mut Context<'_>,
     bytes: &mut Vec<u8>,
     written: &mut usize,
-) -> Poll<std::io::Result<bool>> {
-    let mut some = false;
+) -> Poll<std::io::Result<usize>> {
+    let mut taken = 0;
     loop {
         let pending = bytes.get(*written..).unwrap_or_default();
         if pending.is_empty() {
-            if some {
+            if taken > 0 {
                 bytes.clear();
                 *written = 0;
                 if bytes.capacity() > READ_BYTES {
@@ -411,10 +419,10 @@ fn poll_write(
                 }
                 // TLS keeps what it took until it is told to let go.
                 if stream.is_tls() {
-                    return stream.poll_flush(cx).map_ok(|()| true);
+                    return stream.poll_flush(cx).map_ok(|()| taken);
                 }
             }
-            return Poll::Ready(Ok(some));
+            return Poll::Ready(Ok(taken));
         }
         match stream.poll_write(cx, pending) {
             Poll::Ready(Ok(0)) => {
@@ -422,10 +430,10 @@ fn poll_write(
             }
             Poll::Ready(Ok(count)) => {
                 *written += count;
-                some = true;
+                taken += count;
             }
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-            Poll::Pending if some => return Poll::Ready(Ok(true)),
+            Poll::Pending if taken > 0 => return Poll::Ready(Ok(taken)),
             Poll::Pending => return Poll::Pending,
         }
     }

@@ -12,7 +12,7 @@ use subtle::ConstantTimeEq;
 use tokio::sync::Notify;
 
 use crate::metrics::GroupCounters;
-use crate::server::io::Target;
+use crate::server::io::{Connection, Ends, Target};
 
 /// One client as others see it.
 pub struct Entry {
@@ -24,7 +24,11 @@ pub struct Entry {
     pub database: String,
     pub application_name: String,
     pub address: String,
+    /// Our own end of its connection.
+    pub local: String,
     pub connected_at: Instant,
+    /// It talks to the console, not to a database.
+    pub console: bool,
     pub tls: Option<String>,
     pub group: Arc<GroupCounters>,
     /// Guards which server it has; nothing else is locked inside.
@@ -42,6 +46,10 @@ pub struct Shown {
     pub request_at: Option<Instant>,
     pub pins: crate::client::pins::Pins,
     pub prepared_statements: usize,
+    pub queries: u64,
+    pub hits: u64,
+    /// Since when it keeps its server.
+    pub pinned_since: Option<Instant>,
 }
 
 /// The server a client has now, and the cancels that are on their way to it.
@@ -50,13 +58,27 @@ pub struct Current {
     pub server_id: u64,
     pub pid: u32,
     pub key: Vec<u8>,
+    pub ends: Arc<Ends>,
+    pub connected_at: Instant,
+    pub prepared_statements: usize,
     cancels: AtomicUsize,
     done: Notify,
 }
 
 impl Current {
-    pub fn new(target: Target, server_id: u64, pid: u32, key: Vec<u8>) -> Self {
-        Self { target, server_id, pid, key, cancels: AtomicUsize::new(0), done: Notify::new() }
+    pub fn new(target: Target, connection: &Connection) -> Self {
+        let server = &connection.server;
+        Self {
+            target,
+            server_id: server.id,
+            pid: server.pid,
+            key: server.cancel_key.clone(),
+            ends: Arc::clone(&connection.ends),
+            connected_at: server.connected_at,
+            prepared_statements: server.statements.len(),
+            cancels: AtomicUsize::new(0),
+            done: Notify::new(),
+        }
     }
 
     /// Resolves when no cancel is on its way any more. Cancel-safe.
@@ -120,7 +142,9 @@ pub struct Hello {
     pub database: String,
     pub application_name: String,
     pub address: String,
+    pub local: String,
     pub tls: Option<String>,
+    pub console: bool,
 }
 
 /// Who did what, summed over clients that look alike.
@@ -140,7 +164,8 @@ pub struct Registry {
 impl Registry {
     /// Enters a client, or gives `None` when `clients_max` are connected.
     pub fn enter(self: &Arc<Self>, hello: Hello, clients_max: usize) -> Option<Registered> {
-        let group = self.group(&hello);
+        // Who looks at the counters is not counted.
+        let group = if hello.console { Arc::default() } else { self.group(&hello) };
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if clients.len() >= clients_max {
             return None;
@@ -160,6 +185,8 @@ impl Registry {
             database: hello.database,
             application_name: hello.application_name,
             address: hello.address,
+            local: hello.local,
+            console: hello.console,
             connected_at: Instant::now(),
             tls: hello.tls,
             group,

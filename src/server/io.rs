@@ -5,13 +5,13 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 
 use crate::auth::Secret;
-use crate::net::{Address, ConnectError, Stream, TlsClientConfig, connect};
+use crate::net::{Address, ConnectError, Peer, Stream, TlsClientConfig, connect};
 use crate::wire::backend::{self, Status};
 use crate::wire::frame::{self, HEADER_BYTES};
 use crate::wire::{frontend, startup};
@@ -45,6 +45,26 @@ pub struct Connection {
     pub written: usize,
     /// ParameterStatus heard during `query`.
     pub heard: Vec<(String, String)>,
+    pub ends: Arc<Ends>,
+}
+
+/// Both ends of the connection, for people.
+#[derive(Debug)]
+pub struct Ends {
+    pub address: String,
+    pub local: String,
+    pub tls: Option<String>,
+}
+
+impl Ends {
+    fn of(stream: &Stream) -> Self {
+        let text = |peer: std::io::Result<Peer>| peer.map_or_else(|_| String::new(), |peer| peer.to_string());
+        Self {
+            address: text(stream.peer()),
+            local: text(stream.local()),
+            tls: stream.tls_description(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -95,8 +115,9 @@ impl Connection {
         let logged_in = log_in(&mut stream, &mut input, target).await?;
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let reported = logged_in.reported.clone();
+        let ends = Arc::new(Ends::of(&stream));
         let server = Server::new(id, logged_in, target.statements_max, Instant::now());
-        let mut connection = Self { server, stream, input, written: 0, heard: Vec::new() };
+        let mut connection = Self { server, stream, input, written: 0, heard: Vec::new(), ends };
         let base = connection.read_base(reported).await?;
         connection.server.base = intern_base(base);
         Ok(connection)
@@ -162,10 +183,7 @@ impl Connection {
         let mut context = Context::from_waker(Waker::noop());
         self.input.reserve(1024);
         self.input.is_empty()
-            && match self.stream.poll_read(&mut context, &mut self.input) {
-                Poll::Pending => true,
-                Poll::Ready(_) => false,
-            }
+            && self.stream.poll_read(&mut context, &mut self.input).is_pending()
     }
 }
 
@@ -235,10 +253,12 @@ pg_catalog.inet_server_port()) \
 FROM pg_catalog.pg_database d, pg_catalog.pg_roles r \
 WHERE d.datname = pg_catalog.current_database() AND r.rolname = CURRENT_USER";
 
+type Bases = HashMap<BTreeMap<String, String>, Arc<Base>>;
+
 /// Equal bases share one id, so that a pool's servers do.
 fn intern_base(base: Base) -> Arc<Base> {
     /// Guards the bases seen in this process; nothing else is locked inside.
-    static BASES: Mutex<Option<HashMap<BTreeMap<String, String>, Arc<Base>>>> = Mutex::new(None);
+    static BASES: Mutex<Option<Bases>> = Mutex::new(None);
     /// Beyond it the oldest knowledge is dropped, which only loses hits.
     const BASES_MAX: usize = 10_000;
     static NEXT: AtomicU64 = AtomicU64::new(1);

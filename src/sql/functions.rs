@@ -3,7 +3,7 @@
 //!
 //! Names, not overloads: a name is as bad as its worst overload. Lists are sorted.
 
-/// STABLE, because of TimeZone, DateStyle, output settings, encoding, enum order or the default
+/// STABLE, because of `TimeZone`, `DateStyle`, output settings, encoding, enum order or the default
 /// text search configuration. Settings are in the key, and catalogue changes empty the cache.
 /// Missing on purpose: whatever reads the clock, the session or a catalogue, and whatever turns
 /// text into values of time types (`json_to_record`, `timestamptz`), where `now` may stand.

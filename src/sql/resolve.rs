@@ -298,7 +298,7 @@ impl<'a> Resolver<'a> {
             TypeClass::Reg => self.refuse(BypassReason::RegType),
             TypeClass::TimeTz => self.refuse(BypassReason::TimeType),
             TypeClass::Enum(oid) if self.catalog.has_casts(oid) => {
-                self.note_value(TypeClass::Outside)
+                self.note_value(TypeClass::Outside);
             }
             TypeClass::Enum(oid) => {
                 self.values.enums.insert(oid);
@@ -473,9 +473,12 @@ impl<'a> Resolver<'a> {
         let qualified = call.name.schema.is_some();
         overloads
             .iter()
-            .filter(|overload| match qualified {
-                true => overload.schema == self.catalog.pg_catalog(),
-                false => self.path.holds(overload.schema),
+            .filter(|overload| {
+                if qualified {
+                    overload.schema == self.catalog.pg_catalog()
+                } else {
+                    self.path.holds(overload.schema)
+                }
             })
             .any(|overload| self.path.demoted && !qualified || self.accepts(overload, call))
     }

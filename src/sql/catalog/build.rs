@@ -171,9 +171,9 @@ impl Catalog {
                 problem: "wrong number of answers",
             });
         }
-        let (identity, event_triggers, support_code) = identity(answer(1)?)?;
+        let flags = flags(answer(1)?)?;
         let schemas = schemas(answer(2)?)?;
-        let pg_catalog = *schemas.get("pg_catalog").ok_or(CatalogError {
+        let system_schema = *schemas.get("pg_catalog").ok_or(CatalogError {
             query: 2,
             problem: "no schema pg_catalog",
         })?;
@@ -187,10 +187,9 @@ impl Catalog {
         let (relations, by_name) = relations(answer(3)?, answer(4)?, &code, &types)?;
         let (roots, trees) = trees(answer(5)?)?;
         let casts = casts(answer(11)?, &types)?;
-        let any_code = code.iter().any(|oid| relations.contains_key(oid));
         Ok(Self {
-            identity,
-            pg_catalog,
+            identity: flags.identity,
+            system_schema,
             by_name,
             relations,
             roots,
@@ -206,31 +205,39 @@ impl Catalog {
                 .keys()
                 .map(|oid| (*oid, types.class(*oid)))
                 .collect(),
-            event_triggers,
-            hooks: support_code || casts.between_built_ins,
+            event_triggers: flags.event_triggers,
+            hooks: flags.support_code || casts.between_built_ins,
             cast_types: casts.outside,
             cast_code: casts.code,
-            any_code,
+            index_code: flags.index_code,
             schemas,
         })
     }
 }
 
-fn identity(answer: Answer<'_>) -> Result<(Identity, bool, bool), CatalogError> {
+/// What concerns the database as a whole.
+struct Flags {
+    identity: Identity,
+    event_triggers: bool,
+    support_code: bool,
+    index_code: bool,
+}
+
+fn flags(answer: Answer<'_>) -> Result<Flags, CatalogError> {
     let row = answer
-        .rows::<4>()
+        .rows::<5>()
         .next()
         .ok_or_else(|| answer.error("no row"))?;
-    let [database, version, event_triggers, support] = row?;
-    let identity = Identity {
-        database_oid: answer.number(database)?,
-        server_version: answer.number(version)?,
-    };
-    Ok((
-        identity,
-        answer.number(event_triggers)? > 0,
-        answer.number(support)? > 0,
-    ))
+    let [database, version, event_triggers, support, indexes] = row?;
+    Ok(Flags {
+        identity: Identity {
+            database_oid: answer.number(database)?,
+            server_version: answer.number(version)?,
+        },
+        event_triggers: answer.number(event_triggers)? > 0,
+        support_code: answer.number(support)? > 0,
+        index_code: answer.number(indexes)? > 0,
+    })
 }
 
 fn schemas(answer: Answer<'_>) -> Result<HashMap<Box<str>, u32>, CatalogError> {
@@ -247,11 +254,11 @@ fn oids(answer: Answer<'_>) -> Result<HashSet<u32>, CatalogError> {
         .collect()
 }
 
-fn types<'a>(
-    answer: Answer<'a>,
+fn types(
+    answer: Answer<'_>,
     checked: HashSet<u32>,
     system_schemas: HashSet<u32>,
-) -> Result<Types<'a>, CatalogError> {
+) -> Result<Types<'_>, CatalogError> {
     let mut rows = HashMap::new();
     for row in answer.rows::<6>() {
         let [oid, name, schema, kind, element, base] = row?;

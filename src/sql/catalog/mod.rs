@@ -61,6 +61,10 @@ pub struct Column {
 }
 
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, not a state"
+)]
 pub struct Relation {
     pub oid: u32,
     pub kind: RelationKind,
@@ -138,10 +142,14 @@ pub struct NamedType {
 
 /// The snapshot. All look-ups are by name or object id, none fails.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, not a state"
+)]
 pub struct Catalog {
     identity: Identity,
     schemas: HashMap<Box<str>, u32>,
-    pg_catalog: u32,
+    system_schema: u32,
     relations: HashMap<u32, Relation>,
     by_name: HashMap<Box<str>, Vec<(u32, u32)>>,
     roots: HashMap<u32, u32>,
@@ -161,8 +169,8 @@ pub struct Catalog {
     hooks: bool,
     /// A cast from a type from outside runs a function from outside.
     cast_code: bool,
-    /// Some table, index or view keeps code from outside.
-    any_code: bool,
+    /// The expression of some index calls code from outside.
+    index_code: bool,
 }
 
 impl Catalog {
@@ -176,7 +184,7 @@ impl Catalog {
     }
 
     pub fn pg_catalog(&self) -> u32 {
-        self.pg_catalog
+        self.system_schema
     }
 
     pub fn relation(&self, oid: u32) -> Option<&Relation> {
@@ -261,10 +269,12 @@ impl Catalog {
         self.cast_code
     }
 
-    pub fn any_code(&self) -> bool {
-        self.any_code
+    pub fn index_code(&self) -> bool {
+        self.index_code
     }
 }
 
+#[cfg(test)]
+pub(in crate::sql) mod sample;
 #[cfg(test)]
 mod tests;

@@ -36,12 +36,16 @@ macro_rules! runs_sql {
 /// The first makes the names in the others mean PostgreSQL's own, whatever the role's settings.
 pub const SNAPSHOT_QUERIES: &[&str] = &[
     "SELECT pg_catalog.set_config('search_path', 'pg_catalog', true)",
-    // One row: database, version, event triggers, code in the support of operator classes.
+    // One row: database, version, event triggers, code in the support of operator classes, and
+    // in the expressions of indexes.
     "SELECT (SELECT oid FROM pg_database WHERE datname = current_database())::text, \
      current_setting('server_version_num'), \
      (SELECT count(*) FROM pg_event_trigger WHERE evtenabled <> 'D')::text, \
      (SELECT count(*) FROM pg_amproc a JOIN pg_proc p ON p.oid = a.amproc::oid \
-      WHERE p.oid >= 16384 AND p.prolang NOT IN (12, 13))::text",
+      WHERE p.oid >= 16384 AND p.prolang NOT IN (12, 13))::text, \
+     (SELECT count(*) FROM pg_index i JOIN pg_depend d ON d.classid = 'pg_class'::regclass \
+      AND d.objid = i.indexrelid AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass) \
+      WHERE d.refobjid >= 16384)::text",
     "SELECT oid::text, nspname::text FROM pg_namespace \
      WHERE nspname !~ '^pg_(toast_)?temp_' AND nspname <> 'pg_toast'",
     // Relations. Indexes and composite types are no relation that a query may name.

@@ -1,1 +1,623 @@
+use super::*;
+use crate::sql::catalog::sample;
+use crate::sql::verdict::{Isolation, TableId};
+use BypassReason as Reason;
 
+fn verdict_in(sql: &str, catalog: &Catalog, path: &[&str]) -> Verdict {
+    let search_path: Vec<String> = path.iter().map(|name| (*name).to_owned()).collect();
+    classify(
+        sql,
+        &Context {
+            catalog: Some(catalog),
+            search_path: &search_path,
+            parameter_types: &[],
+        },
+    )
+}
+
+fn verdict(sql: &str) -> Verdict {
+    verdict_in(sql, &sample::catalog(), &["public"])
+}
+
+fn tables(oids: &[u32]) -> Box<[TableId]> {
+    oids.iter().map(|oid| TableId(*oid)).collect()
+}
+
+#[track_caller]
+fn cacheable(sql: &str, oids: &[u32]) {
+    let verdict = verdict(sql);
+    assert_eq!(verdict.read, Read::Cacheable(tables(oids)), "{sql}");
+    assert_eq!(verdict.write, Write::None, "{sql}");
+}
+
+/// Not kept, but proven to write nothing.
+#[track_caller]
+fn harmless(sql: &str, reason: BypassReason) {
+    let verdict = verdict(sql);
+    assert_eq!(
+        (verdict.write, verdict.read),
+        (Write::None, Read::Bypass(reason)),
+        "{sql}"
+    );
+}
+
+#[track_caller]
+fn opaque(sql: &str) {
+    let write = verdict(sql).write;
+    assert_eq!(
+        write,
+        Write::Opaque {
+            commits_inside: false,
+            taints: true
+        },
+        "{sql}"
+    );
+}
+
+#[track_caller]
+fn plain(sql: &str, oids: &[u32]) {
+    assert_eq!(verdict(sql).write, Write::Plain(tables(oids)), "{sql}");
+}
+
+#[track_caller]
+fn controls(sql: &str, expected: &[Control]) {
+    let verdict = verdict(sql);
+    assert_eq!(verdict.controls, expected, "{sql}");
+}
+
+fn set(name: &str, value: &str, local: bool) -> Control {
+    Control::Set {
+        name: name.to_owned(),
+        value: value.to_owned(),
+        local,
+    }
+}
+
+#[test]
+fn reads_of_plain_tables_are_kept() {
+    cacheable("SELECT * FROM users WHERE id = $1", &[20001]);
+    cacheable("TABLE users", &[20001]);
+    cacheable(
+        "SELECT count(*), max(total) FROM orders GROUP BY user_id HAVING count(*) > 1",
+        &[20002],
+    );
+    cacheable(
+        "SELECT u.name FROM users u JOIN orders o ON o.user_id = u.id",
+        &[20001, 20002],
+    );
+    cacheable(
+        "SELECT 1 FROM users WHERE id IN (SELECT user_id FROM orders)",
+        &[20001, 20002],
+    );
+    cacheable(
+        "SELECT id FROM users UNION ALL SELECT id FROM orders",
+        &[20001, 20002],
+    );
+    cacheable("SELECT * FROM totals", &[20023]);
+    cacheable("SELECT date_trunc('day', seen)::date FROM users", &[20001]);
+    cacheable("SELECT seen::date FROM users", &[20001]);
+    cacheable("SELECT row_to_json(u) FROM users u", &[20001]);
+    cacheable("SELECT age(seen, born) FROM users", &[20001]);
+    cacheable(
+        "SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY total) FROM orders",
+        &[20002],
+    );
+}
+
+#[test]
+fn a_tree_is_one_table() {
+    cacheable("SELECT * FROM part1", &[20010]);
+    cacheable("SELECT * FROM ONLY parts", &[20010]);
+}
+
+#[test]
+fn a_common_table_expression_hides_no_table() {
+    cacheable(
+        "WITH users AS (SELECT * FROM users) SELECT * FROM users",
+        &[20001],
+    );
+    cacheable(
+        "WITH t AS (SELECT id FROM users) SELECT t.id FROM t",
+        &[20001],
+    );
+}
+
+#[test]
+fn enums_are_built_in_enough() {
+    cacheable(
+        "SELECT mood FROM users WHERE mood = 'ok' AND mood <> 'sad'::mood",
+        &[20001],
+    );
+}
+
+#[test]
+fn overloads_for_types_that_are_not_there_do_not_matter() {
+    cacheable(
+        "SELECT lower(name) FROM users WHERE name = 'x' OR id = 1",
+        &[20001],
+    );
+    cacheable("SELECT id FROM mails WHERE id = 1", &[20013]);
+}
+
+#[test]
+fn overloads_that_can_be_chosen_may_write() {
+    opaque("SELECT lower('x')");
+    opaque("SELECT lower($1) FROM users");
+    opaque("SELECT * FROM mails WHERE address = 'x'");
+    opaque("SELECT lower(address) FROM mails");
+    opaque("SELECT rank_of(mood) FROM users");
+    opaque("SELECT 'a' % 'b'");
+    opaque("SELECT id ### 1 FROM users");
+    opaque("SELECT id FROM users ORDER BY id USING ###");
+    opaque("SELECT twice() FROM users");
+    opaque("SELECT id OPERATOR(public.+) 1 FROM users");
+}
+
+#[test]
+fn an_overload_out_of_the_path_is_not_reached() {
+    let catalog = sample::catalog();
+    let sql = "SELECT u.tenant_only FROM users u";
+    assert_eq!(verdict_in(sql, &catalog, &["public"]).write, Write::None);
+    assert_eq!(
+        verdict_in(sql, &catalog, &["public", "tenant"]).write,
+        UNKNOWN_CODE
+    );
+}
+
+#[test]
+fn a_path_before_pg_catalog_takes_names_over() {
+    let catalog = sample::catalog();
+    let sql = "SELECT lower(name) FROM users";
+    assert_eq!(
+        verdict_in(sql, &catalog, &["pg_catalog", "public"]).write,
+        Write::None
+    );
+    assert_eq!(
+        verdict_in(sql, &catalog, &["public", "pg_catalog"]).write,
+        UNKNOWN_CODE
+    );
+}
+
+#[test]
+fn a_name_counts_in_every_schema_of_the_path() {
+    let catalog = sample::catalog();
+    let verdict = verdict_in("SELECT id FROM users", &catalog, &["tenant", "public"]);
+    assert_eq!(verdict.read, Read::Cacheable(tables(&[20001, 20030])));
+}
+
+#[test]
+fn attribute_notation_calls_functions() {
+    opaque("SELECT u.fullname FROM users u");
+    opaque("SELECT (u).fullname FROM users u");
+    opaque("SELECT fullname(u) FROM users u");
+    harmless("SELECT u.pg_column_size FROM users u", Reason::Function);
+    cacheable("SELECT u.name FROM users u", &[20001]);
+}
+
+#[test]
+fn functions_of_users_may_write() {
+    opaque("SELECT writes()");
+    opaque("VALUES (writes())");
+    opaque("SELECT id FROM users WHERE id > (SELECT writes())");
+    opaque("COPY (SELECT writes()) TO STDOUT");
+    opaque("EXPLAIN SELECT writes()");
+    opaque("SELECT public.lower(name) FROM users");
+    opaque("SELECT no_such_function(1)");
+    opaque("SELECT query_to_xml('select 1', true, false, '')");
+}
+
+#[test]
+fn views_are_judged_by_what_they_reach() {
+    harmless("SELECT * FROM v_plain", Reason::View);
+    opaque("SELECT * FROM v_writes");
+    opaque("SELECT * FROM v_outer");
+}
+
+#[test]
+fn reads_that_are_not_kept() {
+    harmless("SELECT now() FROM users", Reason::Function);
+    harmless("SELECT random() FROM users", Reason::Function);
+    harmless("SELECT age(seen) FROM users", Reason::Function);
+    harmless("SELECT CURRENT_DATE FROM users", Reason::ValueFunction);
+    harmless(
+        "SELECT * FROM users WHERE seen > 'Yesterday'",
+        Reason::TimeWord,
+    );
+    harmless("SELECT name::date FROM users", Reason::TimeType);
+    harmless(
+        "SELECT x.seen::date FROM (SELECT name AS seen FROM users) x",
+        Reason::TimeType,
+    );
+    harmless("SELECT at FROM clocks", Reason::TimeType);
+    harmless("SELECT which FROM clocks", Reason::RegType);
+    harmless("SELECT 'users'::regclass FROM users", Reason::RegType);
+    harmless("SELECT * FROM users FOR UPDATE", Reason::LocksRows);
+    harmless(
+        "SELECT * FROM (SELECT * FROM users FOR SHARE) x",
+        Reason::LocksRows,
+    );
+    harmless(
+        "SELECT * FROM users TABLESAMPLE bernoulli (10)",
+        Reason::TableSample,
+    );
+    harmless("SELECT ctid FROM users", Reason::SystemColumn);
+    harmless("SELECT * FROM pg_class", Reason::SystemCatalog);
+    harmless(
+        "SELECT * FROM information_schema.tables",
+        Reason::SystemCatalog,
+    );
+    harmless("SELECT * FROM scratch", Reason::RelationKind);
+    harmless("SELECT * FROM counter", Reason::RelationKind);
+    harmless("SELECT 1", Reason::NoTable);
+    harmless("SELECT 1; SELECT 2", Reason::MultipleStatements);
+    opaque("SELECT * FROM no_such_table");
+    opaque("SELECT * FROM remote");
+    opaque("SELECT * FROM secret");
+}
+
+#[test]
+fn plain_writes_are_closed_over_trees_and_foreign_keys() {
+    plain("INSERT INTO users (name) VALUES ('x')", &[20001]);
+    plain("UPDATE users SET name = 'x'", &[20001]);
+    plain(
+        "DELETE FROM users WHERE id = 1",
+        &[20001, 20002, 20003, 20004],
+    );
+    plain("UPDATE orders SET id = 2", &[20002, 20003]);
+    plain("INSERT INTO part1 VALUES (1)", &[20010]);
+    plain("COPY users FROM STDIN", &[20001]);
+    plain(
+        "WITH w AS (INSERT INTO users DEFAULT VALUES RETURNING id) SELECT * FROM w",
+        &[20001],
+    );
+    plain("EXPLAIN ANALYZE INSERT INTO users DEFAULT VALUES", &[20001]);
+    plain(
+        "INSERT INTO users DEFAULT VALUES; UPDATE parent SET id = 1",
+        &[20001, 20005],
+    );
+    plain(
+        "MERGE INTO parts p USING users u ON p.id = u.id WHEN MATCHED THEN DELETE",
+        &[20010],
+    );
+}
+
+#[test]
+fn writes_that_run_unknown_code_are_opaque() {
+    opaque("INSERT INTO audited VALUES (1)");
+    opaque("DELETE FROM parent");
+    opaque("INSERT INTO defaulted DEFAULT VALUES");
+    opaque("INSERT INTO ruled VALUES (1)");
+    opaque("INSERT INTO checked VALUES (1)");
+    opaque("INSERT INTO v_plain VALUES (1)");
+    opaque("INSERT INTO mails VALUES (1, 'x')");
+    opaque("INSERT INTO no_such_table VALUES (1)");
+    opaque("INSERT INTO users (name) SELECT writes()::text");
+    opaque("UPDATE users SET name = 'x' RETURNING writes()");
+    assert_eq!(
+        verdict("INSERT INTO pg_class VALUES (1)").write,
+        Write::Catalog
+    );
+}
+
+#[test]
+fn ddl_and_the_unknown_change_the_catalogue() {
+    for sql in [
+        "CREATE TABLE x (id int)",
+        "ALTER TABLE users ADD y int",
+        "GRANT SELECT ON users TO public",
+        "SELECT INTO x FROM users",
+        "CREATE TABLE x AS SELECT 1",
+        "TRUNCATE users",
+        "SELECT 1; DROP TABLE users",
+        "DECLARE c CURSOR WITH HOLD FOR SELECT writes()",
+    ] {
+        assert_eq!(verdict(sql).write, Write::Catalog, "{sql}");
+    }
+}
+
+#[test]
+fn what_commits_by_itself_says_so() {
+    for sql in [
+        "DO 'begin end'",
+        "CALL p()",
+        "SELECT 1; CALL p()",
+        "COPY users TO PROGRAM 'x'",
+    ] {
+        let write = verdict(sql).write;
+        assert_eq!(
+            write,
+            Write::Opaque {
+                commits_inside: true,
+                taints: true
+            },
+            "{sql}"
+        );
+    }
+    assert_eq!(
+        verdict("BEGIN; UPDATE users SET name = 'x'; COMMIT").write,
+        Write::Opaque {
+            commits_inside: true,
+            taints: false
+        }
+    );
+    assert_eq!(
+        verdict("not sql"),
+        Verdict {
+            controls: vec![],
+            write: Write::Opaque {
+                commits_inside: true,
+                taints: true
+            },
+            read: Read::Bypass(Reason::Unparsable),
+            statements: 1,
+            tag: "UNKNOWN",
+            exact_text: false,
+        }
+    );
+}
+
+#[test]
+fn temporary_relations_belong_to_the_session() {
+    for sql in [
+        "CREATE TEMP TABLE x (id int)",
+        "CREATE TABLE pg_temp.x (id int)",
+        "SELECT * INTO TEMP x FROM users",
+        "CREATE TEMP TABLE x AS SELECT * FROM users",
+    ] {
+        controls(sql, &[Control::CreateTemporary]);
+        assert_eq!(verdict(sql).write, Write::None, "{sql}");
+    }
+    opaque("CREATE TEMP TABLE x AS SELECT writes()");
+}
+
+#[test]
+fn transactions_are_controls() {
+    controls("BEGIN", &[Control::Begin { isolation: None }]);
+    controls(
+        "START TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ ONLY",
+        &[Control::Begin {
+            isolation: Some(Isolation::Serializable),
+        }],
+    );
+    controls("END AND CHAIN", &[Control::Commit { chain: true }]);
+    controls("ABORT", &[Control::Rollback { chain: false }]);
+    controls("SAVEPOINT a", &[Control::Savepoint("a".to_owned())]);
+    controls(
+        "ROLLBACK TO a",
+        &[Control::RollbackToSavepoint("a".to_owned())],
+    );
+    controls("RELEASE a", &[Control::ReleaseSavepoint("a".to_owned())]);
+    controls("PREPARE TRANSACTION 'x'", &[Control::PrepareTransaction]);
+    controls("COMMIT PREPARED 'x'", &[Control::CommitPrepared]);
+    controls("ROLLBACK PREPARED 'x'", &[]);
+    controls(
+        "SET transaction_isolation = 'repeatable read'",
+        &[Control::SetTransaction {
+            isolation: Some(Isolation::RepeatableRead),
+        }],
+    );
+    controls("SET TRANSACTION READ ONLY", &[]);
+    controls(
+        "SET TRANSACTION SNAPSHOT 'x'",
+        &[Control::SetTransaction { isolation: None }],
+    );
+}
+
+#[test]
+fn settings_have_one_spelling() {
+    controls("SET TimeZone = 'UTC'", &[set("timezone", "'UTC'", false)]);
+    controls("SET TIME ZONE 'UTC'", &[set("timezone", "'UTC'", false)]);
+    controls(
+        "SET TIME ZONE LOCAL",
+        &[Control::Reset {
+            name: "timezone".to_owned(),
+            local: false,
+        }],
+    );
+    controls(
+        "SET NAMES 'utf8'",
+        &[set("client_encoding", "'utf8'", false)],
+    );
+    controls("SET LOCAL work_mem TO 64", &[set("work_mem", "64", true)]);
+    controls("SET ROLE alice", &[set("role", "'alice'", false)]);
+    controls(
+        "SET search_path = a, \"B\"",
+        &[set("search_path", "'a', 'B'", false)],
+    );
+    controls(
+        "SELECT set_config('search_path', 'a, \"B\"', false)",
+        &[set("search_path", "'a', 'B'", false)],
+    );
+    controls(
+        "SELECT set_config('DateStyle', 'ISO, MDY', true)",
+        &[set("datestyle", "'ISO, MDY'", true)],
+    );
+    controls(
+        "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+        &[set(
+            "default_transaction_isolation",
+            "'serializable'",
+            false,
+        )],
+    );
+    controls(
+        "RESET work_mem",
+        &[Control::Reset {
+            name: "work_mem".to_owned(),
+            local: false,
+        }],
+    );
+    controls("RESET ALL", &[Control::ResetAll]);
+    assert!(verdict("SET work_mem = 1").exact_text);
+    assert!(verdict("SELECT set_config('work_mem', '1', false)").exact_text);
+}
+
+#[test]
+fn settings_that_cannot_be_followed_are_not_replayed() {
+    controls(
+        "SELECT set_config('work_mem', '1', false), 1",
+        &[Control::Unreplayable],
+    );
+    controls(
+        "SELECT set_config('a' || 'b', '1', false)",
+        &[Control::Unreplayable],
+    );
+    controls(
+        "SELECT set_config(name, '1', false) FROM users",
+        &[Control::Unreplayable],
+    );
+    controls("SET SESSION AUTHORIZATION alice", &[Control::Unreplayable]);
+    controls("RESET SESSION AUTHORIZATION", &[Control::Unreplayable]);
+    controls(
+        "SET TIME ZONE INTERVAL '1' HOUR TO MINUTE",
+        &[Control::Unreplayable],
+    );
+}
+
+#[test]
+fn session_state_is_named() {
+    controls("LISTEN x", &[Control::Listen]);
+    controls("UNLISTEN *", &[Control::Unlisten { all: true }]);
+    controls("DISCARD ALL", &[Control::DiscardAll]);
+    controls("DISCARD TEMP", &[Control::DiscardTemporary]);
+    controls("PREPARE x AS SELECT 1", &[Control::PrepareStatement]);
+    controls("DEALLOCATE x", &[Control::Deallocate(Some("x".to_owned()))]);
+    controls("DEALLOCATE ALL", &[Control::Deallocate(None)]);
+    controls(
+        "DECLARE c CURSOR WITH HOLD FOR SELECT 1",
+        &[Control::DeclareCursor { hold: true }],
+    );
+    controls("CLOSE ALL", &[Control::CloseCursor { all: true }]);
+    controls("LOCK users", &[Control::LockTable]);
+    controls("COPY users TO STDOUT", &[Control::Copy]);
+    controls("SELECT pg_advisory_lock(1)", &[Control::AdvisoryLock]);
+    controls(
+        "SELECT pg_advisory_unlock_all()",
+        &[Control::AdvisoryUnlockAll],
+    );
+}
+
+#[test]
+fn without_a_catalogue_only_what_names_nothing_is_known() {
+    let context = Context {
+        catalog: None,
+        search_path: &[],
+        parameter_types: &[],
+    };
+    let verdict = |sql: &str| classify(sql, &context);
+    assert_eq!(verdict("SELECT 1").write, Write::None);
+    assert_eq!(
+        verdict("SELECT 1").read,
+        Read::Bypass(Reason::CatalogLoading)
+    );
+    assert_eq!(verdict("SELECT a FROM b").write, UNKNOWN_CODE);
+    assert_eq!(verdict("INSERT INTO b VALUES (1)").write, UNKNOWN_CODE);
+    assert_eq!(verdict("BEGIN").write, Write::None);
+}
+
+#[test]
+fn declared_parameter_types_count() {
+    let catalog = sample::catalog();
+    let path = ["public".to_owned()];
+    let read = |oid: u32| {
+        let context = Context {
+            catalog: Some(&catalog),
+            search_path: &path,
+            parameter_types: &[oid],
+        };
+        classify("SELECT id FROM users WHERE id < $1", &context).read
+    };
+    assert_eq!(read(23), Read::Cacheable(tables(&[20001])));
+    assert_eq!(read(0), Read::Cacheable(tables(&[20001])));
+    assert_eq!(read(2205), Read::Bypass(Reason::RegType));
+    assert_eq!(read(18000), Read::Bypass(Reason::UserObject));
+}
+
+#[test]
+fn a_search_path_is_read_as_postgresql_prints_it() {
+    let parse = |value: &str| parse_search_path(value, "bob");
+    let names = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect());
+    assert_eq!(parse("\"$user\", public"), names(&["bob", "public"]));
+    assert_eq!(parse(""), names(&[]));
+    assert_eq!(parse("\"\""), names(&[""]));
+    assert_eq!(parse("a,\"B \"\"c\", D"), names(&["a", "B \"c", "d"]));
+    for wrong in ["a b", "a,", ",a", "\"a", "a\"b\""] {
+        assert_eq!(parse(wrong), None, "{wrong}");
+    }
+}
+
+/// A small generator of numbers, so that a failure can be repeated from its seed.
+fn next(state: &mut u64) -> usize {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    usize::try_from(*state % 1_000_003).unwrap()
+}
+
+#[test]
+fn no_text_makes_it_panic() {
+    let seeds = [
+        "WITH RECURSIVE r(a) AS (VALUES (1) UNION SELECT a + 1 FROM r) SEARCH DEPTH FIRST BY a SET o CYCLE a SET c USING p SELECT * FROM r",
+        "SELECT (u).*, u.*, ROW(u.*), ARRAY[1,2][1:2], a[1].b FROM users u TABLESAMPLE system (1) REPEATABLE (2)",
+        "SELECT xmlelement(name a, xmlattributes(1 AS b), 'c'), xmlserialize(content x AS text), json_object('a': 1), json_arrayagg(x), json_value('{}', '$.a' RETURNING int), JSON('{}') IS JSON FROM users",
+        "SELECT * FROM json_table('[]', '$[*]' COLUMNS (a int PATH '$', NESTED PATH '$' COLUMNS (b int))) j, xmltable('/a' PASSING x COLUMNS b int PATH 'c' DEFAULT 1) x, ROWS FROM (f(1), g(2) AS (a int)) WITH ORDINALITY",
+        "MERGE INTO users u USING (SELECT 1 id) s ON u.id = s.id WHEN MATCHED AND s.id > 1 THEN UPDATE SET (name, id) = (SELECT 'x', 1) WHEN NOT MATCHED BY SOURCE THEN DELETE WHEN NOT MATCHED THEN INSERT (id) OVERRIDING SYSTEM VALUE VALUES (DEFAULT) RETURNING merge_action(), u.*",
+        "INSERT INTO users AS x (id, name[1], mood.y) VALUES (1, DEFAULT) ON CONFLICT (lower(name) COLLATE \"C\" text_ops) WHERE id > 1 DO UPDATE SET name = excluded.name WHERE x.id > 1 RETURNING WITH (OLD AS o, NEW AS n) o.id, n.*",
+        "SELECT GROUPING(a), rank() OVER w, count(*) FILTER (WHERE a > 1) FROM users GROUP BY GROUPING SETS ((a), CUBE (b, c), ROLLUP (d)) WINDOW w AS (PARTITION BY a ORDER BY b USING < ROWS BETWEEN 1 PRECEDING AND CURRENT ROW EXCLUDE TIES) FETCH FIRST 2 ROWS WITH TIES FOR NO KEY UPDATE OF users SKIP LOCKED",
+        "UPDATE users SET a[1:2] = '{}', (b, c) = ROW(1, 2) FROM LATERAL (SELECT 1) x JOIN y USING (a) AS j WHERE CURRENT OF cur",
+        "SELECT U&'\\00e9', E'\\xc3\\xa9', B'101', x'ff', $tag$a$tag$, 1.5e10, INTERVAL '1' DAY, a::numeric(3,2)[], CAST(b AS x.y%TYPE)",
+        "EXPLAIN (ANALYZE off, FORMAT json) CREATE MATERIALIZED VIEW m AS SELECT 1",
+        "CREATE TABLE x (LIKE y INCLUDING ALL, a int GENERATED ALWAYS AS IDENTITY) PARTITION BY RANGE (a)",
+        "SELECT a NOT BETWEEN SYMMETRIC 1 AND 2, b SIMILAR TO 'x' ESCAPE 'y', c IS DISTINCT FROM NULL, (a, b) OVERLAPS (c, d), NULLIF(a, b), d AT TIME ZONE 'x', e COLLATE \"C\", f IS NOT TRUE, GREATEST(a, b), TREAT(a AS b)",
+    ];
+    let catalog = sample::catalog();
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    for seed in seeds {
+        verdict_in(seed, &catalog, &["public"]);
+        let words: Vec<&str> = seed.split(' ').collect();
+        for _ in 0..150 {
+            let mut words = words.clone();
+            for _ in 0..=next(&mut state) % 3 {
+                let (one, other) = (
+                    next(&mut state) % words.len(),
+                    next(&mut state) % words.len(),
+                );
+                match next(&mut state) % 3 {
+                    0 => words.swap(one, other),
+                    1 => words[one] = words[other],
+                    _ => drop(words.remove(one)),
+                }
+                if words.is_empty() {
+                    break;
+                }
+            }
+            verdict_in(&words.join(" "), &catalog, &["public"]);
+        }
+    }
+}
+
+#[test]
+fn hostile_text_is_turned_down() {
+    let many = |part: &str, count: usize| part.repeat(count);
+    for sql in [
+        "SELECT E'\\xff'".to_owned(),
+        "SELECT 'a\0b'".to_owned(),
+        format!("SELECT 1 AS {}", many("é", 60)),
+        format!("SELECT 1 AS x{}", many("é", 60)),
+        format!("SELECT {}1{}", many("(", 50_000), many(")", 50_000)),
+        format!("SELECT 1{}", many("+1", 100_000)),
+        format!("SELECT {}1", many("- ", 100_000)),
+        format!("SELECT {}1", many("NOT ", 50_000)),
+        format!("SELECT 1{}", many("::int", 40_000)),
+        format!("SELECT 1 FROM a{}", many(" NATURAL JOIN a", 15_000)),
+        format!("SELECT 1{}", many(" UNION SELECT 1", 15_000)),
+        format!("SELECT a{}", many("[1]", 60_000)),
+        many("SELECT 1;", 20_000),
+    ] {
+        verdict(&sql);
+    }
+    assert_eq!(
+        verdict(&format!("SELECT '{}'", many("x", 300_000))).read,
+        Read::Bypass(Reason::TooLong)
+    );
+}

@@ -153,7 +153,7 @@ impl<'a> Lexer<'a> {
         }
         let end = scan::gap_end(self.sql, start)?;
         if end > start && !(single && end == start + 1) {
-            let space: &[u8] = if start == 0 { b"" } else { b" " };
+            let space = (start > 0).then_some(b' ');
             self.replace_in_text(start, end, space);
             self.replace_in_shape(start, end, space);
         }
@@ -263,9 +263,9 @@ impl<'a> Lexer<'a> {
             // Joined without the break between them, the parts may spell a time word.
             self.out.time_word = true;
             if self.sql.get(close + 1..next) != Some(b"\n") {
-                self.replace_in_text(close + 1, next, b"\n");
+                self.replace_in_text(close + 1, next, Some(b'\n'));
                 if !self.lift {
-                    self.replace_in_shape(close + 1, next, b"\n");
+                    self.replace_in_shape(close + 1, next, Some(b'\n'));
                 }
             }
             body = next + 1;
@@ -431,15 +431,15 @@ impl<'a> Lexer<'a> {
         self.shape_from = to;
     }
 
-    fn replace_in_text(&mut self, start: usize, end: usize, by: &[u8]) {
+    fn replace_in_text(&mut self, start: usize, end: usize, by: Option<u8>) {
         self.flush_text(start);
-        self.out.text.extend_from_slice(by);
+        self.out.text.extend(by);
         self.text_from = end;
     }
 
-    fn replace_in_shape(&mut self, start: usize, end: usize, by: &[u8]) {
+    fn replace_in_shape(&mut self, start: usize, end: usize, by: Option<u8>) {
         self.flush_shape(start);
-        self.out.shape.extend_from_slice(by);
+        self.out.shape.extend(by);
         self.shape_from = end;
     }
 

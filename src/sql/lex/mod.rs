@@ -6,10 +6,10 @@
 //! `standard_conforming_strings` is on, and the client's encoding never uses a byte below 0x80
 //! inside a longer character (so not SJIS, BIG5, GBK, UHC, GB18030, JOHAB).
 
-mod display;
-mod lexer;
 mod scan;
 mod time_word;
+mod lexer;
+mod display;
 
 #[cfg(test)]
 mod tests;

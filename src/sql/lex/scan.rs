@@ -13,9 +13,9 @@ pub(super) enum Class {
     /// Letters, `_` and every byte from 0x80 on.
     Word,
     Digit,
+    Dollar,
     Quote,
     DoubleQuote,
-    Dollar,
     Dot,
     Minus,
     Slash,
@@ -147,7 +147,7 @@ pub(super) fn doubled_close(
     quote: u8,
     what: Quote,
 ) -> Result<usize, LexError> {
-    while let Some(close) = position(sql, at, |byte| byte == quote) {
+    while let Some(close) = find(sql, at, quote) {
         if byte(sql, close + 1) != quote {
             return Ok(close);
         }
@@ -212,7 +212,7 @@ pub(super) fn dollar_tag_end(sql: &[u8], start: usize) -> Result<usize, LexError
 /// Where the closing `tag` begins. A tag holds no `$` but its own two, so trying every `$` finds
 /// what the scanner finds.
 pub(super) fn dollar_close(sql: &[u8], mut at: usize, tag: &[u8]) -> Result<usize, LexError> {
-    while let Some(dollar) = position(sql, at, |byte| byte == b'$') {
+    while let Some(dollar) = find(sql, at, b'$') {
         if sql.get(dollar..).is_some_and(|rest| rest.starts_with(tag)) {
             return Ok(dollar);
         }
@@ -246,7 +246,7 @@ pub(super) fn number(sql: &[u8], start: usize) -> Result<Number, LexError> {
         _ => 10,
     };
     let (mut end, mut integer) = if radix == 10 {
-        let (end, value) = digits(sql, start, 10);
+        let (end, value) = decimal(sql, start);
         (end, Some(value))
     } else {
         let (end, value) = digits(sql, start + 2, radix);
@@ -257,13 +257,13 @@ pub(super) fn number(sql: &[u8], start: usize) -> Result<Number, LexError> {
     };
     if radix == 10 && byte(sql, end) == b'.' {
         integer = None;
-        end = digits(sql, end + 1, 10).0;
+        end = decimal(sql, end + 1).0;
     }
     if radix == 10 && byte(sql, end) | 0x20 == b'e' {
         integer = None;
         let sign = usize::from(matches!(byte(sql, end + 1), b'+' | b'-'));
         let exponent = end + 1 + sign;
-        end = digits(sql, exponent, 10).0;
+        end = decimal(sql, exponent).0;
         if end == exponent {
             return Err(LexError::NotPlain(NotPlain::NumberJunk));
         }
@@ -277,22 +277,54 @@ pub(super) fn number(sql: &[u8], start: usize) -> Result<Number, LexError> {
     Ok(Number { end, integer })
 }
 
-/// Digits with single underscores between them: their end and value. A radix prefix may have an
-/// underscore behind it; a decimal number cannot begin with one, it would be a word.
-fn digits(sql: &[u8], start: usize, radix: u32) -> (usize, u64) {
-    let digit = |at| char::from(byte(sql, at)).to_digit(radix);
+/// Decimal digits with single underscores between them: their end and value.
+fn decimal(sql: &[u8], start: usize) -> (usize, u64) {
     let mut at = start;
     let mut value = 0_u64;
     loop {
-        let underscore = byte(sql, at) == b'_' && (at > start || radix != 10);
-        let Some(next) = digit(at + usize::from(underscore)) else {
+        let next = byte(sql, at);
+        if next.is_ascii_digit() {
+            value = value
+                .saturating_mul(10)
+                .saturating_add(u64::from(next - b'0'));
+        } else if !(next == b'_' && at > start && byte(sql, at + 1).is_ascii_digit()) {
+            return (at, value);
+        }
+        at += 1;
+    }
+}
+
+/// The same behind a radix prefix, which may have an underscore behind it.
+fn digits(sql: &[u8], start: usize, radix: u32) -> (usize, u64) {
+    let mut at = start;
+    let mut value = 0_u64;
+    loop {
+        let underscore = usize::from(byte(sql, at) == b'_');
+        let Some(digit) = char::from(byte(sql, at + underscore)).to_digit(radix) else {
             return (at, value);
         };
         value = value
             .saturating_mul(u64::from(radix))
-            .saturating_add(u64::from(next));
-        at += 1 + usize::from(underscore);
+            .saturating_add(u64::from(digit));
+        at += 1 + underscore;
     }
+}
+
+/// The next `wanted`; whole blocks without it are passed by, for long strings.
+fn find(sql: &[u8], from: usize, wanted: u8) -> Option<usize> {
+    const BLOCK: usize = 16;
+    let mut at = from;
+    while let Some(block) = sql.get(at..at + BLOCK) {
+        if block
+            .iter()
+            .fold(0, |found, &byte| found | u8::from(byte == wanted))
+            != 0
+        {
+            break;
+        }
+        at += BLOCK;
+    }
+    position(sql, at, |byte| byte == wanted)
 }
 
 fn position(sql: &[u8], from: usize, found: impl Fn(u8) -> bool) -> Option<usize> {

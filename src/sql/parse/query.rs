@@ -317,10 +317,7 @@ fn visit_operator(expression: &A_Expr, facts: &mut Facts) {
         places.push(untyped(expression.lexpr()));
     }
     // IN and BETWEEN have a list here, in which any element may be without a type.
-    places.push(match expression.rexpr() {
-        Node::NodeList(list) => list.iter().any(untyped),
-        other => untyped(other),
-    });
+    places.push(untyped(expression.rexpr()));
     match expression.kind {
         A_Expr_Kind::AEXPR_BETWEEN
         | A_Expr_Kind::AEXPR_NOT_BETWEEN
@@ -406,7 +403,10 @@ fn visit_range_function(range: &pg_raw_parse::nodes::RangeFunction, facts: &mut 
         if let Node::NodeList(pair) = function
             && let Some(Node::FuncCall(call)) = pair.first()
         {
-            derive(call.funcname().iter().last().and_then(Node::as_str), facts);
+            derive(
+                call.funcname().iter().next_back().and_then(Node::as_str),
+                facts,
+            );
         }
     }
 }
@@ -517,10 +517,12 @@ fn type_of(name: &TypeName, source: Source) -> TypeUse {
 fn source_of(node: Node<'_>) -> Source {
     match node {
         Node::A_Const(_) | Node::ParamRef(_) => Source::Given,
-        Node::ColumnRef(column) => match column.fields().iter().last().and_then(Node::as_str) {
-            Some(name) => Source::Column(name.to_owned()),
-            None => Source::Other,
-        },
+        Node::ColumnRef(column) => {
+            match column.fields().iter().next_back().and_then(Node::as_str) {
+                Some(name) => Source::Column(name.to_owned()),
+                None => Source::Other,
+            }
+        }
         Node::FuncCall(call) => Source::Call(name_of(call.funcname().iter())),
         _ => Source::Other,
     }

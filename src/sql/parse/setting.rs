@@ -89,15 +89,15 @@ pub(super) fn set_config(select: &SelectStmt) -> Option<Control> {
 
 /// The isolation level in the options of BEGIN or SET TRANSACTION.
 pub(super) fn isolation(options: &NodeList) -> Option<Isolation> {
-    options
-        .iter()
-        .filter_map(|option| match option {
-            Node::DefElem(element) if element.defname() == Some("transaction_isolation") => {
-                text(element.arg()).and_then(|text| level(&text))
-            }
-            _ => None,
-        })
-        .last()
+    let mut isolation = None;
+    for option in options {
+        if let Node::DefElem(element) = option
+            && element.defname() == Some("transaction_isolation")
+        {
+            isolation = text(element.arg()).and_then(|text| level(&text));
+        }
+    }
+    isolation
 }
 
 /// Whether an option of that name stands in the list, with any value.
@@ -187,7 +187,7 @@ fn literal(node: Node<'_>) -> Option<String> {
         ConstValue::Float(number) => Some(number.to_owned()),
         ConstValue::Boolean(value) => Some(if value { "on" } else { "off" }.to_owned()),
         ConstValue::String(text) => Some(quote(text)),
-        _ => None,
+        ConstValue::BitString(_) | ConstValue::Unrecognized(_) | _ => None,
     }
 }
 

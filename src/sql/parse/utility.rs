@@ -99,6 +99,14 @@ fn fill(node: Node<'_>, statement: &mut Statement) -> Result<(), ParseError> {
             controls.push(Control::LockTable);
             Kind::Nothing
         }
+        // Looks at no expression of any index.
+        Node::VacuumStmt(vacuum)
+            if vacuum.is_vacuumcmd
+                && !setting::has_option(vacuum.options(), "analyze")
+                && !setting::has_option(vacuum.options(), "full") =>
+        {
+            Kind::Nothing
+        }
         Node::VacuumStmt(_) | Node::ClusterStmt(_) | Node::ReindexStmt(_) => Kind::Maintenance,
         Node::CopyStmt(copy) => return fill_copy(copy, statement),
         Node::ExplainStmt(explain) => return fill_explain(explain, statement),
@@ -256,6 +264,10 @@ fn fill_explain(explain: &ExplainStmt, statement: &mut Statement) -> Result<(), 
     Ok(())
 }
 
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "anything but a query is an EXECUTE"
+)]
 fn fill_create_as(create: &CreateTableAsStmt, statement: &mut Statement) -> Result<(), ParseError> {
     let into = create.into().and_then(|into| into.rel());
     statement.kind = temporary(into, &mut statement.controls);

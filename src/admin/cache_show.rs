@@ -1,0 +1,175 @@
+//! `SHOW CACHE` and `SHOW CACHE_REASONS`: what the cache holds and did, and why it did not.
+
+use std::time::Duration;
+
+use crate::sql::verdict::BypassReason;
+
+use super::snapshot::Cache;
+use super::table::{Columns, Table, int8, percent, text, value};
+
+pub const CACHE: Columns = &[
+    text("mode"),
+    int8("entries"),
+    int8("bytes"),
+    int8("bytes_max"),
+    int8("hits"),
+    int8("hits_redis"),
+    int8("misses"),
+    int8("would_hit"),
+    int8("bypasses"),
+    int8("fills"),
+    int8("refused"),
+    text("hit_rate"),
+    int8("hit_bytes"),
+    int8("invalidated_tables"),
+    int8("invalidated_database"),
+    text("max_age"),
+    text("redis"),
+    text("outside_writes_seen_within"),
+];
+
+/// One row.
+pub fn cache(cache: &Cache) -> Table {
+    let mut table = Table::new(CACHE);
+    let max_age = seconds(cache.max_age);
+    table.push(vec![
+        value(cache.mode),
+        value(cache.entries),
+        value(cache.bytes),
+        value(cache.bytes_max),
+        value(cache.hits),
+        value(cache.hits_redis),
+        value(cache.misses),
+        value(cache.would_hit),
+        value(cache.bypasses),
+        value(cache.fills),
+        value(cache.refused),
+        value(percent(cache.hits, cache.hits.saturating_add(cache.misses))),
+        value(cache.hit_bytes),
+        value(cache.invalidated_tables),
+        value(cache.invalidated_database),
+        value(&max_age),
+        value(&cache.redis),
+        // No answer is older, so whoever writes past Forebay is seen by then.
+        value(max_age),
+    ]);
+    table
+}
+
+/// `60s`, `0.25s`.
+pub fn seconds(duration: Duration) -> String {
+    format!("{}s", duration.as_secs_f64())
+}
+
+pub const CACHE_REASONS: Columns = &[text("reason"), int8("count"), text("description")];
+
+/// Every reason; those that occurred first, the most frequent of them at the top.
+pub fn reasons(counts: impl Iterator<Item = (BypassReason, u64)>) -> Table {
+    let mut counts: Vec<_> = counts.collect();
+    // Stable, so that reasons that never occurred keep the order of the declaration.
+    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let mut table = Table::new(CACHE_REASONS);
+    for (reason, count) in counts {
+        table.push(vec![value(reason.name()), value(count), value(describe(reason))]);
+    }
+    table
+}
+
+/// For whoever wonders what to change.
+fn describe(reason: BypassReason) -> &'static str {
+    match reason {
+        BypassReason::NotARead => "not a SELECT, VALUES or TABLE",
+        BypassReason::MultipleStatements => "several statements in one query string",
+        BypassReason::Unparsable => "the text is not understood",
+        BypassReason::TooLong => "the text is too long or too deeply nested",
+        BypassReason::NoTable => "reads no table",
+        BypassReason::Writes => "writes, or calls a function that may",
+        BypassReason::LocksRows => "locks rows: FOR UPDATE, FOR SHARE and their kin",
+        BypassReason::Function => "calls a function that may give another answer each time",
+        BypassReason::UserObject => "uses a function, operator, type or cast made by a user",
+        BypassReason::ValueFunction => "uses CURRENT_DATE, CURRENT_USER or a word like them",
+        BypassReason::TimeWord => "a text may mean a moment: now, today, tomorrow, yesterday",
+        BypassReason::TimeType => "uses a time type or cast whose result depends on the clock",
+        BypassReason::RegType => "uses regclass, regproc or a type like them",
+        BypassReason::SystemCatalog => "reads a system catalogue or information_schema",
+        BypassReason::SystemColumn => "reads ctid, xmin or another system column",
+        BypassReason::RelationKind => "reads a sequence, foreign, unlogged or temporary table",
+        BypassReason::View => "reads a view",
+        BypassReason::RowSecurity => "reads a table with row-level security",
+        BypassReason::TableSample => "uses TABLESAMPLE",
+        BypassReason::UnknownRelation => "names a table that is not in the catalogue snapshot",
+        BypassReason::UnknownName => "names something that is not understood",
+        BypassReason::TooManyTables => "reads too many tables",
+        BypassReason::CatalogLoading => "the catalogue is being read, after a start or DDL",
+        BypassReason::CacheOff => "the cache is off",
+        BypassReason::OwnWrites => "in a transaction that has written",
+        BypassReason::Isolation => "in REPEATABLE READ or SERIALIZABLE",
+        BypassReason::TransactionState => "in a failed transaction, or one in doubt",
+        BypassReason::Pipelined => "earlier requests of the client are unanswered",
+        BypassReason::Group => "sent together with other statements",
+        BypassReason::RowLimit => "asks for some rows at a time",
+        BypassReason::Settings => "a setting is in force that cannot be followed",
+        BypassReason::TemporaryObjects => "the client has, or may have, temporary objects",
+        BypassReason::Pinned => "the client holds session state that may change answers",
+        BypassReason::StaleStatement => "prepared before the catalogue changed",
+        BypassReason::ServerUnknown => "the database is not known yet, or was replaced",
+        BypassReason::KeyTooLong => "statement and parameters are too long for a key",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot() -> Cache {
+        Cache {
+            mode: "on",
+            entries: 2,
+            bytes: 300,
+            bytes_max: 1000,
+            hits: 873,
+            hits_redis: 0,
+            misses: 127,
+            would_hit: 0,
+            bypasses: 5,
+            fills: 100,
+            refused: 27,
+            hit_bytes: 4000,
+            invalidated_tables: 3,
+            invalidated_database: 1,
+            max_age: Duration::from_millis(1500),
+            redis: "off".into(),
+        }
+    }
+
+    #[test]
+    fn the_cache_is_one_row() {
+        let table = cache(&snapshot());
+        let row: Vec<String> = CACHE
+            .iter()
+            .zip(&table.rows[0])
+            .map(|(column, value)| format!("{}={}", column.name, value.as_deref().unwrap()))
+            .collect();
+        assert_eq!(
+            row.join(" "),
+            "mode=on entries=2 bytes=300 bytes_max=1000 hits=873 hits_redis=0 misses=127 \
+             would_hit=0 bypasses=5 fills=100 refused=27 hit_rate=87.3 hit_bytes=4000 \
+             invalidated_tables=3 invalidated_database=1 max_age=1.5s redis=off \
+             outside_writes_seen_within=1.5s"
+        );
+        assert_eq!(table.rows.len(), 1);
+    }
+
+    #[test]
+    fn reasons_that_occurred_come_first() {
+        let counts = BypassReason::ALL.into_iter().map(|reason| match reason {
+            BypassReason::View => (reason, 2),
+            BypassReason::KeyTooLong => (reason, 5),
+            other => (other, 0),
+        });
+        let table = reasons(counts);
+        let first = |row: usize| table.rows[row][0].as_deref().unwrap();
+        assert_eq!(table.rows.len(), BypassReason::ALL.len());
+        assert_eq!([first(0), first(1), first(2)], ["key_too_long", "view", "not_a_read"]);
+    }
+}

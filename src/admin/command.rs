@@ -1,0 +1,355 @@
+//! The console's language: one command a query, words in any case.
+
+use super::table::{Columns, Column, int4, text};
+use super::{cache_show, clients_show, show, stats_show};
+
+/// Longest command that is read; the longest sensible one is a tenth of it.
+const TEXT_BYTES_MAX: usize = 4096;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    Show(Show),
+    /// `SHOW HELP`: a notice and no rows.
+    Help,
+    /// A setting of PostgreSQL that drivers ask for: its name, and what PgBouncer says.
+    Probe(Probe),
+    /// SET of such a setting, which does nothing.
+    SetIgnored,
+    /// SET of anything else.
+    SetRefused,
+    /// BEGIN and its kin, which drivers send around everything. They do nothing.
+    Transaction(Transaction),
+    FlushCache,
+    Reload,
+    Shutdown(Shutdown),
+    KillClient(u64),
+    /// Nothing but blanks and comments.
+    Empty,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Show {
+    ActiveSockets,
+    Cache,
+    CacheReasons,
+    ClientStats,
+    Clients,
+    Config,
+    Databases,
+    Lists,
+    Mem,
+    Pins,
+    Pools,
+    Servers,
+    Slow,
+    Sockets,
+    State,
+    Stats,
+    StatsAverages,
+    StatsTotals,
+    Totals,
+    Users,
+    Version,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shutdown {
+    Now,
+    WaitForServers,
+    WaitForClients,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transaction {
+    Begin,
+    Commit,
+    Rollback,
+}
+
+/// A question with one fixed answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probe {
+    pub columns: Columns,
+    pub answer: &'static str,
+    pub tag: &'static str,
+}
+
+const fn probe(columns: Columns, answer: &'static str) -> Probe {
+    Probe { columns, answer, tag: "SHOW" }
+}
+
+/// As PgBouncer answers, and beside them what drivers and dashboards send to be sure that
+/// somebody is there.
+static PROBES: &[(&str, Probe)] = &[
+    ("client_encoding", probe(&[text("client_encoding")], "UTF-8")),
+    (
+        "default_transaction_isolation",
+        probe(&[text("default_transaction_isolation")], "read committed"),
+    ),
+    (
+        "transaction_isolation",
+        probe(&[text("transaction_isolation")], "read committed"),
+    ),
+    (
+        "standard_conforming_strings",
+        probe(&[text("standard_conforming_strings")], "on"),
+    ),
+    ("datestyle", probe(&[text("DateStyle")], "ISO")),
+    ("timezone", probe(&[text("TimeZone")], "GMT")),
+];
+
+static ONE: Probe = Probe { columns: &[int4("?column?")], answer: "1", tag: "SELECT 1" };
+
+/// Settings of PostgreSQL that drivers set before anything else.
+const SET_IGNORED: &[&str] = &[
+    "application_name",
+    "bytea_output",
+    "client_encoding",
+    "client_min_messages",
+    "datestyle",
+    "default_transaction_isolation",
+    "extra_float_digits",
+    "intervalstyle",
+    "search_path",
+    "session",
+    "standard_conforming_strings",
+    "statement_timeout",
+    "timezone",
+    "time",
+    "transaction",
+];
+
+static SHOWS: &[(&str, Show, Columns)] = &[
+    ("active_sockets", Show::ActiveSockets, show::SOCKETS),
+    ("cache", Show::Cache, cache_show::CACHE),
+    ("cache_reasons", Show::CacheReasons, cache_show::CACHE_REASONS),
+    ("client_stats", Show::ClientStats, clients_show::CLIENT_STATS),
+    ("clients", Show::Clients, show::CLIENTS),
+    ("config", Show::Config, show::CONFIG),
+    ("databases", Show::Databases, show::DATABASES),
+    ("lists", Show::Lists, show::LISTS),
+    ("mem", Show::Mem, show::MEM),
+    ("pins", Show::Pins, clients_show::PINS),
+    ("pools", Show::Pools, show::POOLS),
+    ("servers", Show::Servers, show::CLIENTS),
+    ("slow", Show::Slow, clients_show::SLOW),
+    ("sockets", Show::Sockets, show::SOCKETS),
+    ("state", Show::State, show::STATE),
+    ("stats", Show::Stats, stats_show::STATS),
+    ("stats_averages", Show::StatsAverages, stats_show::STATS_AVERAGES),
+    ("stats_totals", Show::StatsTotals, stats_show::STATS_TOTALS),
+    ("totals", Show::Totals, stats_show::TOTALS),
+    ("users", Show::Users, show::USERS),
+    ("version", Show::Version, show::VERSION),
+];
+
+pub const HELP: &str = "Console usage
+	SHOW HELP|CONFIG|DATABASES|POOLS|CLIENTS|SERVERS|USERS|VERSION
+	SHOW SOCKETS|ACTIVE_SOCKETS|LISTS|MEM|STATE
+	SHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
+	SHOW CACHE|CACHE_REASONS|CLIENT_STATS|SLOW|PINS
+	FLUSH CACHE
+	RELOAD
+	KILL_CLIENT <client_id>
+	SHUTDOWN
+	SHUTDOWN WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS";
+
+/// A text that is no command; the sentence is PgBouncer's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invalid(pub String);
+
+impl Show {
+    pub fn columns(self) -> Columns {
+        let found = SHOWS.iter().find(|(_, show, _)| *show == self);
+        found.map_or(&[] as &[Column], |(_, _, columns)| columns)
+    }
+}
+
+impl Command {
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        let invalid = || {
+            let shown: String = text.trim().chars().take(200).collect();
+            Invalid(format!("invalid command '{shown}', use SHOW HELP;"))
+        };
+        if text.len() > TEXT_BYTES_MAX {
+            return Err(invalid());
+        }
+        let words = words(text).ok_or_else(invalid)?;
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        Self::from_words(&words).ok_or_else(invalid)
+    }
+
+    fn from_words(words: &[&str]) -> Option<Self> {
+        Some(match words {
+            [] => Self::Empty,
+            ["show" | "select", "help"] | ["show"] => Self::Help,
+            ["show", "time", "zone"] => Self::show("timezone")?,
+            ["show", "transaction", "isolation", "level"] => Self::show("transaction_isolation")?,
+            ["select", "1"] => Self::Probe(ONE),
+            ["show" | "select", what] | ["select", "*", "from", what] => Self::show(what)?,
+            ["set", name, _, ..] if SET_IGNORED.contains(name) => Self::SetIgnored,
+            ["set", _, _, ..] => Self::SetRefused,
+            ["begin", ..] | ["start", "transaction", ..] => {
+                Self::Transaction(Transaction::Begin)
+            }
+            ["commit" | "end"] => Self::Transaction(Transaction::Commit),
+            ["rollback" | "abort"] => Self::Transaction(Transaction::Rollback),
+            ["flush", "cache"] => Self::FlushCache,
+            ["reload"] => Self::Reload,
+            ["shutdown"] => Self::Shutdown(Shutdown::Now),
+            ["shutdown", "wait_for_servers"] => Self::Shutdown(Shutdown::WaitForServers),
+            ["shutdown", "wait_for_clients"] => Self::Shutdown(Shutdown::WaitForClients),
+            ["kill_client", id] => Self::KillClient(id.parse().ok()?),
+            _ => return None,
+        })
+    }
+
+    fn show(what: &str) -> Option<Self> {
+        let show = SHOWS.iter().find(|(name, ..)| *name == what);
+        let probe = PROBES.iter().find(|(name, _)| *name == what);
+        show.map(|(_, show, _)| Self::Show(*show))
+            .or_else(|| probe.map(|(_, probe)| Self::Probe(*probe)))
+    }
+
+    /// Who may only look may do this too.
+    pub fn only_looks(&self) -> bool {
+        match self {
+            Self::Show(_)
+            | Self::Help
+            | Self::Probe(_)
+            | Self::SetIgnored
+            | Self::Transaction(_)
+            | Self::Empty => true,
+            Self::SetRefused
+            | Self::FlushCache
+            | Self::Reload
+            | Self::Shutdown(_)
+            | Self::KillClient(_) => false,
+        }
+    }
+
+    /// What its rows will look like; `None`: it gives none.
+    pub fn columns(&self) -> Option<Columns> {
+        match self {
+            Self::Show(show) => Some(show.columns()),
+            Self::Probe(probe) => Some(probe.columns),
+            Self::Help
+            | Self::SetIgnored
+            | Self::SetRefused
+            | Self::Transaction(_)
+            | Self::FlushCache
+            | Self::Reload
+            | Self::Shutdown(_)
+            | Self::KillClient(_)
+            | Self::Empty => None,
+        }
+    }
+}
+
+/// Words in lower case, texts and names without their quotes, `=` and `*` as words of their own;
+/// comments and one `;` at the end are dropped. `None`: something is not closed, or comes after
+/// the end.
+fn words(text: &str) -> Option<Vec<String>> {
+    let mut words = Vec::new();
+    let mut rest = text.trim_start();
+    while let Some(first) = rest.chars().next() {
+        rest = match first {
+            '-' if rest.starts_with("--") => rest.split_once('\n').map_or("", |(_, rest)| rest),
+            '/' if rest.starts_with("/*") => rest.get(2..)?.split_once("*/")?.1,
+            '\'' | '"' => {
+                let (inner, rest) = rest.get(1..)?.split_once(first)?;
+                words.push(inner.to_owned());
+                rest
+            }
+            ';' => {
+                let after = rest.trim_start_matches([';', ' ', '\t', '\r', '\n']);
+                return after.is_empty().then_some(words);
+            }
+            '=' | '*' | ',' | '(' | ')' => {
+                words.push(first.to_string());
+                rest.get(1..)?
+            }
+            _ => {
+                let ends = |c: char| c.is_whitespace() || "'\";=*,()".contains(c);
+                let end = rest.find(ends).unwrap_or(rest.len());
+                let (word, rest) = rest.split_at_checked(end)?;
+                words.push(word.to_lowercase());
+                rest
+            }
+        };
+        rest = rest.trim_start();
+    }
+    Some(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, expected: &Command) {
+        assert_eq!(Command::parse(text).as_ref(), Ok(expected), "{text}");
+    }
+
+    #[test]
+    fn commands_are_read_in_any_case_and_with_comments() {
+        check("SHOW POOLS;", &Command::Show(Show::Pools));
+        check("  show\n pools ; ", &Command::Show(Show::Pools));
+        check("/* x */ SHOW -- y\n stats_totals", &Command::Show(Show::StatsTotals));
+        check("select version", &Command::Show(Show::Version));
+        check("SELECT * FROM \"clients\"", &Command::Show(Show::Clients));
+        check("select 1", &Command::Probe(ONE));
+        check("SHOW HELP", &Command::Help);
+        check("show", &Command::Help);
+        check("FLUSH CACHE", &Command::FlushCache);
+        check("RELOAD", &Command::Reload);
+        check("SHUTDOWN", &Command::Shutdown(Shutdown::Now));
+        check("shutdown wait_for_servers;", &Command::Shutdown(Shutdown::WaitForServers));
+        check("SHUTDOWN WAIT_FOR_CLIENTS", &Command::Shutdown(Shutdown::WaitForClients));
+        check("kill_client 12", &Command::KillClient(12));
+        check(" ; ", &Command::Empty);
+        check("", &Command::Empty);
+    }
+
+    #[test]
+    fn drivers_probes_are_answered() {
+        check("SET client_encoding = 'UTF8'", &Command::SetIgnored);
+        check("set datestyle to iso", &Command::SetIgnored);
+        check("SET extra_float_digits=3", &Command::SetIgnored);
+        check("SET TIME ZONE 'UTC'", &Command::SetIgnored);
+        check("set default_pool_size = 3", &Command::SetRefused);
+        check("BEGIN READ ONLY", &Command::Transaction(Transaction::Begin));
+        check("COMMIT", &Command::Transaction(Transaction::Commit));
+        let Ok(Command::Probe(probe)) = Command::parse("SHOW client_encoding") else { panic!() };
+        assert_eq!((probe.columns[0].name, probe.answer), ("client_encoding", "UTF-8"));
+    }
+
+    #[test]
+    fn anything_else_is_refused_in_pgbouncers_words() {
+        for text in ["foo bar", "show pools; show pools", "show foo", "show pools x", "kill_client x"] {
+            let expected = format!("invalid command '{text}', use SHOW HELP;");
+            assert_eq!(Command::parse(text), Err(Invalid(expected)));
+        }
+        for text in ["show 'pools", "/* show pools", "set x", "\"", "show =", "é'"] {
+            assert!(Command::parse(text).is_err(), "{text}");
+        }
+        assert!(Command::parse(&"x".repeat(TEXT_BYTES_MAX + 1)).is_err());
+    }
+
+    #[test]
+    fn every_show_is_in_the_table_and_in_the_help() {
+        for (name, show, columns) in SHOWS {
+            check(&format!("SHOW {name}"), &Command::Show(*show));
+            assert_eq!(show.columns(), *columns);
+            assert!(HELP.contains(&name.to_uppercase()), "{name}");
+        }
+    }
+
+    #[test]
+    fn who_may_only_look_changes_nothing() {
+        let may = |text| Command::parse(text).unwrap().only_looks();
+        assert!(may("show stats") && may("select 1") && may("set datestyle to iso"));
+        for text in ["reload", "shutdown", "flush cache", "kill_client 1", "set x = 1"] {
+            assert!(!may(text), "{text}");
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Counters as they were, so that averages can be told: two pictures, a period apart.
+//!
+//! As in PgBouncer an average spans from the older picture to now, so between one period and two.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use super::stats_show::Totals;
+
+/// Database and user.
+pub type PoolName = (String, String);
+
+#[derive(Debug)]
+pub struct History {
+    older: Picture,
+    newer: Picture,
+}
+
+#[derive(Clone, Debug)]
+struct Picture {
+    at: Instant,
+    /// A pool that is not in it had counted nothing yet.
+    totals: HashMap<PoolName, Totals>,
+}
+
+impl History {
+    pub fn new(now: Instant) -> Self {
+        let nothing = Picture { at: now, totals: HashMap::new() };
+        Self { older: nothing.clone(), newer: nothing }
+    }
+
+    /// A period has passed.
+    pub fn turn(&mut self, now: Instant, totals: HashMap<PoolName, Totals>) {
+        self.older = std::mem::replace(&mut self.newer, Picture { at: now, totals });
+    }
+
+    pub fn average(&self, pool: &PoolName, totals: Totals, now: Instant) -> Totals {
+        let old = self.older.totals.get(pool).copied().unwrap_or_default();
+        totals.average_since(old, now.saturating_duration_since(self.older.at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn averages_span_at_least_one_period() {
+        let start = Instant::now();
+        let pool = ("app".to_owned(), "ann".to_owned());
+        let totals = |query| Totals { query, ..Totals::default() };
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut history = History::new(start);
+        assert_eq!(history.average(&pool, totals(20), at(10)).query, 2);
+        history.turn(at(60), HashMap::from([(pool.clone(), totals(60))]));
+        assert_eq!(history.average(&pool, totals(70), at(70)).query, 1);
+        history.turn(at(120), HashMap::from([(pool.clone(), totals(100))]));
+        // From the picture at 60 on.
+        assert_eq!(history.average(&pool, totals(360), at(160)).query, 3);
+        assert_eq!(history.average(&("new".into(), "ann".into()), totals(200), at(160)).query, 2);
+    }
+}

@@ -1,0 +1,149 @@
+//! What the console shows, as plain values: collected by `console/collect.rs`, printed by the
+//! `*_show.rs` files.
+
+use std::time::{Duration, SystemTime};
+
+use crate::pool::PoolMode;
+
+use super::stats_show::Totals;
+
+/// One database and user.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    pub database: String,
+    pub user: String,
+    pub mode: &'static str,
+    pub clients_active: usize,
+    pub clients_waiting: usize,
+    /// Of clients that have no server and want none.
+    pub cancels: usize,
+    pub servers_active: usize,
+    pub servers_canceled: usize,
+    pub servers_idle: usize,
+    pub max_wait: Duration,
+    pub totals: Totals,
+    pub averages: Totals,
+}
+
+/// The other end of a client's or server's connection, and ours.
+#[derive(Clone, Debug, Default)]
+pub struct Ends {
+    pub address: String,
+    pub local: String,
+}
+
+/// A client or a server, for `SHOW CLIENTS`, `SERVERS` and `SOCKETS`.
+#[derive(Clone, Debug)]
+pub struct Socket {
+    pub side: Side,
+    pub id: u64,
+    pub user: String,
+    pub database: String,
+    pub state: &'static str,
+    pub ends: Ends,
+    pub connected_at: SystemTime,
+    pub request_at: SystemTime,
+    pub wait: Duration,
+    pub close_needed: bool,
+    /// Id of the connection it is joined to.
+    pub link: Option<u64>,
+    /// Process id at the other end; 0 for clients, of whom none is known.
+    pub remote_pid: u32,
+    pub tls: Option<String>,
+    pub application_name: String,
+    pub prepared_statements: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Client,
+    Server,
+}
+
+#[derive(Clone, Debug)]
+pub struct Database {
+    pub name: String,
+    pub host: Option<String>,
+    pub port: u16,
+    pub database: String,
+    pub force_user: Option<String>,
+    pub pool_size: u32,
+    pub server_lifetime: Duration,
+    /// `None`: as `pool_mode` says for all.
+    pub mode: Option<PoolMode>,
+    pub servers: usize,
+    pub clients: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct User {
+    pub name: String,
+    pub servers: usize,
+    pub clients: usize,
+}
+
+/// For `SHOW LISTS`.
+#[derive(Clone, Copy, Debug)]
+pub struct Lists {
+    pub databases: usize,
+    pub users: usize,
+    pub pools: usize,
+    pub clients_max: usize,
+    pub clients: usize,
+    pub servers_idle: usize,
+    pub servers_active: usize,
+}
+
+/// For `SHOW CACHE`.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    pub mode: &'static str,
+    pub entries: usize,
+    pub bytes: u64,
+    pub bytes_max: u64,
+    pub hits: u64,
+    pub hits_redis: u64,
+    pub misses: u64,
+    pub would_hit: u64,
+    pub bypasses: u64,
+    pub fills: u64,
+    pub refused: u64,
+    pub hit_bytes: u64,
+    pub invalidated_tables: u64,
+    pub invalidated_database: u64,
+    pub max_age: Duration,
+    pub redis: String,
+}
+
+/// For `SHOW CLIENT_STATS`: the clients of one user, database, application name and address.
+#[derive(Clone, Debug, Default)]
+pub struct Group {
+    pub user: String,
+    pub database: String,
+    pub application_name: String,
+    pub address: String,
+    pub clients: u64,
+    pub queries: u64,
+    pub hits: u64,
+    pub misses: u64,
+    pub bypasses: u64,
+    pub writes: u64,
+    pub errors: u64,
+    pub received: u64,
+    pub sent: u64,
+    /// Microseconds.
+    pub query_time: u64,
+    pub wait_time: u64,
+    pub slow: u64,
+}
+
+/// For `SHOW PINS`: a client that keeps its server.
+#[derive(Clone, Debug)]
+pub struct Pinned {
+    pub id: u64,
+    pub user: String,
+    pub database: String,
+    pub pins: Vec<&'static str>,
+    pub since: Option<SystemTime>,
+    pub server_pid: Option<u32>,
+}

@@ -1,0 +1,353 @@
+//! `SHOW STATS` and its kin: totals of PgBouncer's counters, and their averages over a period.
+
+use std::time::Duration;
+
+use crate::metrics::PoolCounters;
+
+use super::snapshot::Pool;
+use super::table::{Columns, Table, Value, numeric, text, value};
+
+/// PgBouncer's counters at one moment, in its order; times in microseconds. As averages: a
+/// second, times per query or transaction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub server_assignment: u64,
+    pub xact: u64,
+    pub query: u64,
+    pub received: u64,
+    pub sent: u64,
+    pub xact_time: u64,
+    pub query_time: u64,
+    pub wait_time: u64,
+    pub client_parse: u64,
+    pub server_parse: u64,
+    pub bind: u64,
+    pub login: u64,
+}
+
+impl Totals {
+    pub fn read(counters: &PoolCounters) -> Self {
+        Self {
+            server_assignment: counters.server_assignment.value(),
+            xact: counters.xact.value(),
+            query: counters.query.value(),
+            received: counters.received.value(),
+            sent: counters.sent.value(),
+            xact_time: counters.xact_time.value(),
+            query_time: counters.query_time.value(),
+            wait_time: counters.wait_time.value(),
+            client_parse: counters.client_parse.value(),
+            server_parse: counters.server_parse.value(),
+            bind: counters.bind.value(),
+            login: counters.login.value(),
+        }
+    }
+
+    fn by_field(self, other: Self, join: impl Fn(u64, u64) -> u64) -> Self {
+        Self {
+            server_assignment: join(self.server_assignment, other.server_assignment),
+            xact: join(self.xact, other.xact),
+            query: join(self.query, other.query),
+            received: join(self.received, other.received),
+            sent: join(self.sent, other.sent),
+            xact_time: join(self.xact_time, other.xact_time),
+            query_time: join(self.query_time, other.query_time),
+            wait_time: join(self.wait_time, other.wait_time),
+            client_parse: join(self.client_parse, other.client_parse),
+            server_parse: join(self.server_parse, other.server_parse),
+            bind: join(self.bind, other.bind),
+            login: join(self.login, other.login),
+        }
+    }
+
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        self.by_field(other, u64::saturating_add)
+    }
+
+    /// What happened between `old` and `self`, averaged as PgBouncer does it: counts, bytes and
+    /// waiting a second; the time of a transaction or query by how many there were.
+    #[must_use]
+    pub fn average_since(self, old: Self, period: Duration) -> Self {
+        let change = self.by_field(old, u64::saturating_sub);
+        let micros = period.as_micros().max(1);
+        let second = |count: u64| u64::try_from(u128::from(count) * 1_000_000 / micros);
+        let each = change.by_field(Self::default(), |count, _| second(count).unwrap_or(u64::MAX));
+        Self {
+            xact_time: change.xact_time.checked_div(change.xact).unwrap_or(0),
+            query_time: change.query_time.checked_div(change.query).unwrap_or(0),
+            ..each
+        }
+    }
+
+    fn values(self) -> [u64; 11] {
+        [
+            self.server_assignment,
+            self.xact,
+            self.query,
+            self.received,
+            self.sent,
+            self.xact_time,
+            self.query_time,
+            self.wait_time,
+            self.client_parse,
+            self.server_parse,
+            self.bind,
+        ]
+    }
+}
+
+pub const STATS: Columns = &[
+    text("database"),
+    numeric("total_server_assignment_count"),
+    numeric("total_xact_count"),
+    numeric("total_query_count"),
+    numeric("total_received"),
+    numeric("total_sent"),
+    numeric("total_xact_time"),
+    numeric("total_query_time"),
+    numeric("total_wait_time"),
+    numeric("total_client_parse_count"),
+    numeric("total_server_parse_count"),
+    numeric("total_bind_count"),
+    numeric("avg_server_assignment_count"),
+    numeric("avg_xact_count"),
+    numeric("avg_query_count"),
+    numeric("avg_recv"),
+    numeric("avg_sent"),
+    numeric("avg_xact_time"),
+    numeric("avg_query_time"),
+    numeric("avg_wait_time"),
+    numeric("avg_client_parse_count"),
+    numeric("avg_server_parse_count"),
+    numeric("avg_bind_count"),
+];
+
+pub const STATS_TOTALS: Columns = &[
+    text("database"),
+    numeric("server_assignment_count"),
+    numeric("xact_count"),
+    numeric("query_count"),
+    numeric("bytes_received"),
+    numeric("bytes_sent"),
+    numeric("xact_time"),
+    numeric("query_time"),
+    numeric("wait_time"),
+    numeric("client_parse_count"),
+    numeric("server_parse_count"),
+    numeric("bind_count"),
+];
+
+/// The change of names in the middle is PgBouncer's.
+pub const STATS_AVERAGES: Columns = &[
+    text("database"),
+    numeric("server_assignment_count"),
+    numeric("xact_count"),
+    numeric("query_count"),
+    numeric("bytes_received"),
+    numeric("bytes_sent"),
+    numeric("xact_time"),
+    numeric("query_time"),
+    numeric("wait_time"),
+    numeric("avg_client_parse_count"),
+    numeric("avg_server_parse_count"),
+    numeric("avg_bind_count"),
+];
+
+pub const TOTALS: Columns = &[text("name"), numeric("value")];
+
+/// Names of `SHOW TOTALS` behind `total_` and `avg_`.
+const NAMES: [&str; 11] = [
+    "server_assignment_count",
+    "xact_count",
+    "query_count",
+    "client_bytes",
+    "server_bytes",
+    "xact_time",
+    "query_time",
+    "wait_time",
+    "ps_client_parse_count",
+    "ps_server_parse_count",
+    "ps_bind_count",
+];
+
+/// Pools summed by database, in the order of the names.
+fn by_database(pools: &[Pool]) -> Vec<(&str, Totals, Totals)> {
+    let mut sums: Vec<(&str, Totals, Totals)> = Vec::new();
+    let mut sorted: Vec<&Pool> = pools.iter().collect();
+    sorted.sort_by(|left, right| left.database.cmp(&right.database));
+    for pool in sorted {
+        match sums.last_mut() {
+            Some((name, totals, averages)) if *name == pool.database => {
+                *averages = sum_averages((*totals, *averages), (pool.totals, pool.averages));
+                *totals = totals.plus(pool.totals);
+            }
+            Some(_) | None => sums.push((&pool.database, pool.totals, pool.averages)),
+        }
+    }
+    sums
+}
+
+/// Rates add up; the time of one query is weighed by how many queries a second there were.
+fn sum_averages(left: (Totals, Totals), right: (Totals, Totals)) -> Totals {
+    let (left, right) = (left.1, right.1);
+    let weighed = |left: (u64, u64), right: (u64, u64)| {
+        let product = |(time, count): (u64, u64)| u128::from(time) * u128::from(count);
+        let count = u128::from(left.1) + u128::from(right.1);
+        match (product(left) + product(right)).checked_div(count) {
+            Some(time) => u64::try_from(time).unwrap_or(u64::MAX),
+            // Less than one a second on either side: no weights to speak of.
+            None => left.0.max(right.0),
+        }
+    };
+    Totals {
+        xact_time: weighed((left.xact_time, left.xact), (right.xact_time, right.xact)),
+        query_time: weighed((left.query_time, left.query), (right.query_time, right.query)),
+        ..left.plus(right)
+    }
+}
+
+pub fn stats(pools: &[Pool]) -> Table {
+    rows(STATS, pools, |totals, averages| [totals.values(), averages.values()].concat())
+}
+
+pub fn stats_totals(pools: &[Pool]) -> Table {
+    rows(STATS_TOTALS, pools, |totals, _| totals.values().to_vec())
+}
+
+pub fn stats_averages(pools: &[Pool]) -> Table {
+    rows(STATS_AVERAGES, pools, |_, averages| averages.values().to_vec())
+}
+
+fn rows(
+    columns: Columns,
+    pools: &[Pool],
+    values: impl Fn(Totals, Totals) -> Vec<u64>,
+) -> Table {
+    let mut table = Table::new(columns);
+    for (database, totals, averages) in by_database(pools) {
+        let numbers = values(totals, averages).into_iter().map(value);
+        table.push(std::iter::once(value(database)).chain(numbers).collect());
+    }
+    table
+}
+
+/// Everything, whatever the database.
+pub fn sum(pools: &[Pool]) -> (Totals, Totals) {
+    let pairs = pools.iter().map(|pool| (pool.totals, pool.averages));
+    pairs.fold(Default::default(), |sum, pool| (sum.0.plus(pool.0), sum_averages(sum, pool)))
+}
+
+pub fn totals(pools: &[Pool]) -> Table {
+    let (totals, averages) = sum(pools);
+    let mut table = Table::new(TOTALS);
+    for (prefix, values) in [("total_", totals.values()), ("avg_", averages.values())] {
+        for (name, number) in NAMES.iter().zip(values) {
+            let row: Vec<Value> = vec![value(format!("{prefix}{name}")), value(number)];
+            table.push(row);
+        }
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(database: &str, totals: Totals, averages: Totals) -> Pool {
+        Pool {
+            database: database.into(),
+            user: "ann".into(),
+            mode: "transaction",
+            clients_active: 0,
+            clients_waiting: 0,
+            cancels: 0,
+            servers_active: 0,
+            servers_canceled: 0,
+            servers_idle: 0,
+            max_wait: Duration::ZERO,
+            totals,
+            averages,
+        }
+    }
+
+    fn names(columns: Columns) -> String {
+        let names: Vec<&str> = columns.iter().map(|column| column.name).collect();
+        names.join(",")
+    }
+
+    fn all_numeric_but_the_first(columns: Columns) {
+        let kinds: Vec<u32> = columns.iter().map(|column| column.kind.oid()).collect();
+        assert_eq!(kinds[0], 25);
+        assert!(kinds[1..].iter().all(|oid| *oid == 1700));
+    }
+
+    #[test]
+    fn columns_are_those_of_pgbouncer_1_25() {
+        assert_eq!(
+            names(STATS),
+            "database,total_server_assignment_count,total_xact_count,total_query_count,\
+             total_received,total_sent,total_xact_time,total_query_time,total_wait_time,\
+             total_client_parse_count,total_server_parse_count,total_bind_count,\
+             avg_server_assignment_count,avg_xact_count,avg_query_count,avg_recv,avg_sent,\
+             avg_xact_time,avg_query_time,avg_wait_time,avg_client_parse_count,\
+             avg_server_parse_count,avg_bind_count"
+        );
+        assert_eq!(
+            names(STATS_TOTALS),
+            "database,server_assignment_count,xact_count,query_count,bytes_received,bytes_sent,\
+             xact_time,query_time,wait_time,client_parse_count,server_parse_count,bind_count"
+        );
+        assert_eq!(
+            names(STATS_AVERAGES),
+            "database,server_assignment_count,xact_count,query_count,bytes_received,bytes_sent,\
+             xact_time,query_time,wait_time,avg_client_parse_count,avg_server_parse_count,\
+             avg_bind_count"
+        );
+        assert_eq!(names(TOTALS), "name,value");
+        for columns in [STATS, STATS_TOTALS, STATS_AVERAGES, TOTALS] {
+            all_numeric_but_the_first(columns);
+        }
+    }
+
+    #[test]
+    fn averages_are_a_second_for_counts_and_each_for_times() {
+        let old = Totals { query: 10, query_time: 1000, received: 0, ..Totals::default() };
+        let new = Totals { query: 30, query_time: 5000, received: 600, ..Totals::default() };
+        let average = new.average_since(old, Duration::from_secs(10));
+        assert_eq!((average.query, average.query_time, average.received), (2, 200, 60));
+        // Nothing happened: no division by it.
+        assert_eq!(new.average_since(new, Duration::from_secs(10)), Totals::default());
+    }
+
+    #[test]
+    fn pools_are_summed_by_database() {
+        let totals = |query, query_time| Totals { query, query_time, ..Totals::default() };
+        let pools = [
+            pool("b", totals(1, 10), totals(1, 10)),
+            pool("a", totals(2, 20), totals(2, 20)),
+            pool("b", totals(3, 30), totals(3, 50)),
+        ];
+        let table = stats(&pools);
+        let column = |row: usize, name: &str| {
+            let at = STATS.iter().position(|column| column.name == name).unwrap();
+            table.rows[row][at].clone().unwrap()
+        };
+        assert_eq!(table.rows.len(), 2);
+        assert_eq!(column(0, "database"), "a");
+        assert_eq!(column(1, "total_query_count"), "4");
+        assert_eq!(column(1, "total_query_time"), "40");
+        assert_eq!(column(1, "avg_query_count"), "4");
+        assert_eq!(column(1, "avg_query_time"), "40");
+    }
+
+    #[test]
+    fn totals_come_first_then_averages() {
+        let table = super::totals(&[]);
+        let names: Vec<&str> =
+            table.rows.iter().map(|row| row[0].as_deref().unwrap()).collect();
+        assert_eq!(names.len(), 22);
+        assert_eq!((names[0], names[11]), ("total_server_assignment_count", "avg_server_assignment_count"));
+        assert_eq!((names[3], names[21]), ("total_client_bytes", "avg_ps_bind_count"));
+    }
+}

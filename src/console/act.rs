@@ -1,0 +1,88 @@
+//! Performs what was typed: looks, or changes the running program.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::admin::command::{Command, Show};
+use crate::admin::conversation::Outcome;
+use crate::admin::table::Table;
+use crate::admin::{cache_show, clients_show, show, stats_show};
+use crate::cache::coherence::Scope;
+use crate::gateway::Gateway;
+
+use super::collect::Collector;
+
+pub fn perform(gateway: &Arc<Gateway>, command: &Command) -> Outcome {
+    match command {
+        Command::Show(what) => Outcome::Rows(table(gateway, *what)),
+        Command::FlushCache => {
+            flush(gateway);
+            Outcome::done("FLUSH")
+        }
+        Command::KillClient(id) => kill(gateway, *id),
+        Command::Reload | Command::Shutdown(_) => Outcome::Failed {
+            sqlstate: crate::wire::sqlstate::FEATURE_NOT_SUPPORTED,
+            message: "not supported".into(),
+        },
+        Command::Help
+        | Command::Probe(_)
+        | Command::SetIgnored
+        | Command::SetRefused
+        | Command::Transaction(_)
+        | Command::Empty => Outcome::done("SHOW"),
+    }
+}
+
+fn table(gateway: &Gateway, what: Show) -> Table {
+    let now = Collector::new(gateway, Instant::now());
+    match what {
+        Show::ActiveSockets | Show::Sockets => {
+            let mut sockets = now.clients();
+            sockets.extend(now.servers());
+            show::sockets(&sockets)
+        }
+        Show::Cache => cache_show::cache(&now.cache()),
+        Show::CacheReasons => cache_show::reasons(gateway.cache_counters.bypasses()),
+        Show::ClientStats => clients_show::client_stats(&now.groups()),
+        Show::Clients => show::clients(&now.clients()),
+        Show::Config => show::config(&gateway.config),
+        Show::Databases => show::databases(&now.databases()),
+        Show::Lists => show::lists(now.lists()),
+        // Its rows are PgBouncer's own allocators, of which there are none here.
+        Show::Mem => Table::new(show::MEM),
+        Show::Pins => clients_show::pins(&now.pins()),
+        Show::Pools => show::pools(&now.pools()),
+        Show::Servers => show::clients(&now.servers()),
+        Show::Slow => clients_show::slow(&gateway.shared.insight.slow()),
+        Show::State => show::state(),
+        Show::Stats => stats_show::stats(&now.pools()),
+        Show::StatsAverages => stats_show::stats_averages(&now.pools()),
+        Show::StatsTotals => stats_show::stats_totals(&now.pools()),
+        Show::Totals => stats_show::totals(&now.pools()),
+        Show::Users => show::users(&now.users()),
+        Show::Version => show::version(),
+    }
+}
+
+/// First the versions move, so that no fill under way is admitted after the memory is empty.
+fn flush(gateway: &Gateway) {
+    for (database, _) in gateway.databases() {
+        database.coherence.invalidate(&Scope::Database);
+    }
+    gateway.cache.clear();
+    tracing::info!("cache flushed");
+}
+
+fn kill(gateway: &Gateway, id: u64) -> Outcome {
+    let clients = gateway.shared.registry.clients();
+    match clients.iter().find(|entry| entry.id == id) {
+        Some(entry) => {
+            entry.leave.notify_one();
+            Outcome::done("KILL_CLIENT")
+        }
+        None => Outcome::Failed {
+            sqlstate: crate::wire::sqlstate::PROTOCOL_VIOLATION,
+            message: format!("client not found: {id}"),
+        },
+    }
+}

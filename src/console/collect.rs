@@ -1,0 +1,380 @@
+//! From the running program to the picture that `admin` prints. Reads counters and short locks;
+//! nothing here waits, and nothing on the data path waits for it long.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::admin::history::PoolName;
+use crate::admin::snapshot::{
+    Cache, Database, Ends, Group, Lists, Pinned, Pool, Side, Socket, User,
+};
+use crate::admin::stats_show::Totals;
+use crate::client::pins::Pin;
+use crate::client::registry::{Entry, Shown};
+use crate::config::{DatabaseEntry, Host, PoolMode};
+use crate::gateway::{Gateway, Opened};
+use crate::metrics::GroupCounters;
+use crate::{cache, pool};
+
+use super::DATABASE;
+
+/// One moment, and what it is called on the wall clock.
+pub struct Collector<'a> {
+    gateway: &'a Gateway,
+    now: Instant,
+    clients: Vec<(Arc<Entry>, Shown)>,
+}
+
+/// What a client is doing, in PgBouncer's words.
+fn client_state(entry: &Entry, shown: &Shown) -> &'static str {
+    if shown.waiting_since.is_some() {
+        "waiting"
+    } else if entry.console || entry.current().is_some() {
+        "active"
+    } else {
+        "idle"
+    }
+}
+
+impl<'a> Collector<'a> {
+    pub fn new(gateway: &'a Gateway, now: Instant) -> Self {
+        let shown = |entry: Arc<Entry>| {
+            let shown = entry.shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            (entry, shown)
+        };
+        let clients = gateway.shared.registry.clients().into_iter().map(shown).collect();
+        Self { gateway, now, clients }
+    }
+
+    fn time_of_day(&self, at: Instant) -> SystemTime {
+        self.gateway.shared.insight.time_of_day(at)
+    }
+
+    /// Every pool, the console's among them, by database and user.
+    pub fn pools(&self) -> Vec<Pool> {
+        let opened = self.gateway.pools();
+        let mut pools: Vec<Pool> = opened.iter().map(|opened| self.pool(opened)).collect();
+        pools.push(self.console());
+        pools.sort_by(|left, right| {
+            (&left.database, &left.user).cmp(&(&right.database, &right.user))
+        });
+        pools
+    }
+
+    fn pool(&self, opened: &Opened) -> Pool {
+        let pool = &opened.pool;
+        let counts = pool.counts(self.now);
+        let name = (pool.name.clone(), opened.user.clone());
+        let of_pool = |entry: &Entry| {
+            !entry.console && entry.database == name.0 && entry.user == name.1
+        };
+        let (mut active, mut waiting, mut canceled) = (0, 0, 0);
+        for (entry, shown) in self.clients.iter().filter(|(entry, _)| of_pool(entry)) {
+            if shown.waiting_since.is_some() {
+                waiting += 1;
+            } else {
+                active += 1;
+            }
+            canceled += usize::from(entry.current().is_some_and(|current| current.has_cancel()));
+        }
+        let totals = Totals::read(&pool.common.counters);
+        let averages = self.average(&name, totals);
+        Pool {
+            database: name.0,
+            user: name.1,
+            mode: pool.common.mode.name(),
+            clients_active: active,
+            clients_waiting: waiting,
+            cancels: canceled,
+            servers_active: counts.active.saturating_sub(canceled),
+            servers_canceled: canceled,
+            servers_idle: counts.idle,
+            max_wait: counts.max_wait,
+            totals,
+            averages,
+        }
+    }
+
+    /// PgBouncer shows its console as a database of its own.
+    fn console(&self) -> Pool {
+        let totals = Totals::read(&self.gateway.console_counters);
+        let name = (DATABASE.to_owned(), DATABASE.to_owned());
+        let averages = self.average(&name, totals);
+        Pool {
+            database: name.0,
+            user: name.1,
+            mode: "statement",
+            clients_active: self.clients.iter().filter(|(entry, _)| entry.console).count(),
+            clients_waiting: 0,
+            cancels: 0,
+            servers_active: 0,
+            servers_canceled: 0,
+            servers_idle: 0,
+            max_wait: Duration::ZERO,
+            totals,
+            averages,
+        }
+    }
+
+    fn average(&self, name: &PoolName, totals: Totals) -> Totals {
+        let history = self.gateway.history.lock().unwrap_or_else(PoisonError::into_inner);
+        history.average(name, totals, self.now)
+    }
+
+    /// The counters of every pool as they are, for the history.
+    pub fn totals(&self) -> HashMap<PoolName, Totals> {
+        self.pools().into_iter().map(|pool| ((pool.database, pool.user), pool.totals)).collect()
+    }
+
+    pub fn clients(&self) -> Vec<Socket> {
+        self.clients.iter().map(|(entry, shown)| self.client(entry, shown)).collect()
+    }
+
+    fn client(&self, entry: &Entry, shown: &Shown) -> Socket {
+        let wait = shown.waiting_since.map(|since| self.now.saturating_duration_since(since));
+        Socket {
+            side: Side::Client,
+            id: entry.id,
+            user: entry.user.clone(),
+            database: entry.database.clone(),
+            state: client_state(entry, shown),
+            ends: Ends { address: entry.address.clone(), local: entry.local.clone() },
+            connected_at: self.time_of_day(entry.connected_at),
+            request_at: self.time_of_day(shown.request_at.unwrap_or(entry.connected_at)),
+            wait: wait.unwrap_or_default(),
+            close_needed: false,
+            link: entry.current().map(|current| current.server_id),
+            remote_pid: 0,
+            tls: entry.tls.clone(),
+            application_name: entry.application_name.clone(),
+            prepared_statements: shown.prepared_statements,
+        }
+    }
+
+    pub fn servers(&self) -> Vec<Socket> {
+        let mut servers: Vec<Socket> =
+            self.clients.iter().filter_map(|(entry, shown)| self.active(entry, shown)).collect();
+        for opened in self.gateway.pools() {
+            servers.extend(self.idle(&opened));
+        }
+        servers.sort_by_key(|server| server.id);
+        servers
+    }
+
+    /// The server that a client has.
+    fn active(&self, entry: &Entry, shown: &Shown) -> Option<Socket> {
+        let current = entry.current()?;
+        let state = if current.has_cancel() { "being_canceled" } else { "active" };
+        let connected_at = self.time_of_day(current.connected_at);
+        Some(Socket {
+            side: Side::Server,
+            id: current.server_id,
+            user: current.target.user.clone(),
+            database: entry.database.clone(),
+            state,
+            ends: Ends {
+                address: current.ends.address.clone(),
+                local: current.ends.local.clone(),
+            },
+            connected_at,
+            request_at: shown.request_at.map_or(connected_at, |at| self.time_of_day(at)),
+            wait: Duration::ZERO,
+            close_needed: false,
+            link: Some(entry.id),
+            remote_pid: current.pid,
+            tls: current.ends.tls.clone(),
+            application_name: entry.application_name.clone(),
+            prepared_statements: current.prepared_statements,
+        })
+    }
+
+    fn idle(&self, opened: &Opened) -> Vec<Socket> {
+        opened.pool.idle_servers(|connection| {
+            let server = &connection.server;
+            Socket {
+                side: Side::Server,
+                id: server.id,
+                user: opened.pool.target.user.clone(),
+                database: opened.pool.name.clone(),
+                state: "idle",
+                ends: Ends {
+                    address: connection.ends.address.clone(),
+                    local: connection.ends.local.clone(),
+                },
+                connected_at: self.time_of_day(server.connected_at),
+                request_at: self.time_of_day(server.idle_since),
+                wait: Duration::ZERO,
+                close_needed: server.close_needed,
+                link: None,
+                remote_pid: server.pid,
+                tls: connection.ends.tls.clone(),
+                application_name: String::new(),
+                prepared_statements: server.statements.len(),
+            }
+        })
+    }
+
+    /// The configured databases and those that clients have named, by name.
+    pub fn databases(&self) -> Vec<Database> {
+        let config = &self.gateway.config;
+        let pools = self.pools();
+        let mut names: Vec<&str> = config
+            .databases
+            .iter()
+            .map(|entry| entry.name.as_str())
+            .filter(|name| *name != "*")
+            .chain(pools.iter().map(|pool| pool.database.as_str()))
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        let found = names.into_iter().filter_map(|name| {
+            if super::is_named(config, name) {
+                return Some(self.console_database(&pools));
+            }
+            Some(self.database(name, config.database(name)?, &pools))
+        });
+        found.collect()
+    }
+
+    fn database(&self, name: &str, entry: &DatabaseEntry, pools: &[Pool]) -> Database {
+        let config = &self.gateway.config;
+        let host = match &entry.host {
+            Host::Name(name) => Some(name.clone()),
+            Host::SocketDirectory(_) => None,
+        };
+        Database {
+            name: name.to_owned(),
+            host,
+            port: entry.port,
+            database: entry.dbname.clone().unwrap_or_else(|| name.to_owned()),
+            force_user: entry.user.clone(),
+            pool_size: entry.pool_size.unwrap_or(config.pool.default_pool_size),
+            server_lifetime: config.server.server_lifetime,
+            mode: entry.pool_mode.map(|mode| match mode {
+                PoolMode::Session => pool::PoolMode::Session,
+                PoolMode::Transaction => pool::PoolMode::Transaction,
+            }),
+            servers: servers(pools, |pool| pool.database == name),
+            clients: clients(pools, |pool| pool.database == name),
+        }
+    }
+
+    fn console_database(&self, pools: &[Pool]) -> Database {
+        Database {
+            name: DATABASE.to_owned(),
+            host: None,
+            port: self.gateway.config.listen.listen_port,
+            database: DATABASE.to_owned(),
+            force_user: Some(DATABASE.to_owned()),
+            pool_size: 2,
+            server_lifetime: Duration::ZERO,
+            mode: None,
+            servers: 0,
+            clients: clients(pools, |pool| pool.database == DATABASE),
+        }
+    }
+
+    pub fn users(&self) -> Vec<User> {
+        let pools = self.pools();
+        let mut names = self.gateway.user_names();
+        names.extend(pools.iter().map(|pool| pool.user.clone()));
+        names.sort();
+        names.dedup();
+        let user = |name: String| User {
+            servers: servers(&pools, |pool| pool.user == name),
+            clients: clients(&pools, |pool| pool.user == name),
+            name,
+        };
+        names.into_iter().map(user).collect()
+    }
+
+    pub fn lists(&self) -> Lists {
+        let pools = self.pools();
+        let idle = pools.iter().map(|pool| pool.servers_idle).sum();
+        Lists {
+            databases: self.databases().len(),
+            users: self.users().len(),
+            pools: pools.len(),
+            clients_max: usize::try_from(self.gateway.config.listen.max_client_conn)
+                .unwrap_or(usize::MAX),
+            clients: self.clients.len(),
+            servers_idle: idle,
+            servers_active: servers(&pools, |_| true).saturating_sub(idle),
+        }
+    }
+
+    pub fn cache(&self) -> Cache {
+        let (cache, counters) = (&self.gateway.cache, &self.gateway.cache_counters);
+        Cache {
+            mode: match cache.mode {
+                cache::Mode::Off => "off",
+                cache::Mode::On => "on",
+                cache::Mode::DryRun => "dry_run",
+            },
+            entries: cache.entries(),
+            bytes: cache.bytes(),
+            bytes_max: cache.limits.size_bytes,
+            hits: counters.hits.value(),
+            hits_redis: counters.hits_redis.value(),
+            misses: counters.misses.value(),
+            would_hit: counters.would_hit.value(),
+            bypasses: counters.bypasses().map(|(_, count)| count).sum(),
+            fills: counters.fills.value(),
+            refused: counters.refused.value(),
+            hit_bytes: counters.hit_bytes.value(),
+            invalidated_tables: counters.invalidated_tables.value(),
+            invalidated_database: counters.invalidated_database.value(),
+            max_age: cache.limits.max_age,
+            redis: cache.redis_state(),
+        }
+    }
+
+    pub fn groups(&self) -> Vec<Group> {
+        let groups = self.gateway.shared.registry.groups().into_iter();
+        let group = |((user, database, application_name, address), counters): (_, Arc<GroupCounters>)| {
+            Group {
+                user,
+                database,
+                application_name,
+                address,
+                clients: counters.clients.value(),
+                queries: counters.queries.value(),
+                hits: counters.hits.value(),
+                misses: counters.misses.value(),
+                bypasses: counters.bypasses.value(),
+                writes: counters.writes.value(),
+                errors: counters.errors.value(),
+                received: counters.received.value(),
+                sent: counters.sent.value(),
+                query_time: counters.query_time.value(),
+                wait_time: counters.wait_time.value(),
+                slow: counters.slow.value(),
+            }
+        };
+        groups.map(group).collect()
+    }
+
+    pub fn pins(&self) -> Vec<Pinned> {
+        let pinned = self.clients.iter().filter(|(_, shown)| !shown.pins.is_empty());
+        let row = |(entry, shown): &(Arc<Entry>, Shown)| Pinned {
+            id: entry.id,
+            user: entry.user.clone(),
+            database: entry.database.clone(),
+            pins: shown.pins.iter().map(Pin::name).collect(),
+            since: shown.pinned_since.map(|since| self.time_of_day(since)),
+            server_pid: entry.current().map(|current| current.pid),
+        };
+        pinned.map(row).collect()
+    }
+}
+
+fn servers(pools: &[Pool], of: impl Fn(&Pool) -> bool) -> usize {
+    let count = |pool: &Pool| pool.servers_active + pool.servers_canceled + pool.servers_idle;
+    pools.iter().filter(|pool| of(pool)).map(count).sum()
+}
+
+fn clients(pools: &[Pool], of: impl Fn(&Pool) -> bool) -> usize {
+    let count = |pool: &Pool| pool.clients_active + pool.clients_waiting;
+    pools.iter().filter(|pool| of(pool)).map(count).sum()
+}

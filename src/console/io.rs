@@ -1,0 +1,143 @@
+//! The task of one console connection: bytes in, commands performed, bytes out.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use bytes::BytesMut;
+
+use crate::admin::conversation::{Access, Conversation, Step};
+use crate::client::close::CloseReason;
+use crate::client::registry::Registered;
+use crate::gateway::Gateway;
+use crate::net::Stream;
+use crate::wire::frame::{self, HEADER_BYTES};
+use crate::wire::frontend;
+
+use super::act;
+
+/// Longest message; commands are short, and so are the groups drivers send.
+const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+
+/// Replies over this many bytes are sent before the next message is taken.
+const BACKLOG_BYTES: usize = 256 * 1024;
+
+/// What the console reports of itself at login, as PgBouncer does.
+pub fn reported() -> Vec<(String, String)> {
+    let version = concat!(env!("CARGO_PKG_VERSION"), "/bouncer");
+    [
+        ("server_version", version),
+        ("client_encoding", "UTF8"),
+        ("server_encoding", "UTF8"),
+        ("DateStyle", "ISO"),
+        ("TimeZone", "GMT"),
+        ("standard_conforming_strings", "on"),
+        ("is_superuser", "on"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .to_vec()
+}
+
+pub struct Task {
+    stream: Stream,
+    input: BytesMut,
+    out: Vec<u8>,
+    conversation: Conversation,
+    registered: Registered,
+    gateway: Arc<Gateway>,
+}
+
+impl Task {
+    pub fn new(
+        stream: Stream,
+        input: BytesMut,
+        out: Vec<u8>,
+        access: Access,
+        registered: Registered,
+        gateway: Arc<Gateway>,
+    ) -> Self {
+        let conversation = Conversation::new(access);
+        Self { stream, input, out, conversation, registered, gateway }
+    }
+
+    /// Serves until the client leaves or must.
+    pub async fn run(mut self) -> CloseReason {
+        let reason = loop {
+            if let Err(reason) = self.take_messages().await {
+                break reason;
+            }
+            if let Err(reason) = self.read().await {
+                break reason;
+            }
+        };
+        reason.tell(&mut self.out);
+        // It is leaving: what it does not take is lost, and that is all.
+        let _told = self.flush().await;
+        reason
+    }
+
+    async fn take_messages(&mut self) -> Result<(), CloseReason> {
+        loop {
+            if self.out.len() > BACKLOG_BYTES {
+                self.flush().await?;
+            }
+            let header = match frame::header(&self.input, MESSAGE_BYTES_MAX) {
+                Ok(header) => header,
+                Err(frame::FrameError::LengthTooLarge { tag, .. }) => {
+                    return Err(CloseReason::MessageTooLarge { tag });
+                }
+                Err(frame::FrameError::LengthTooSmall { tag }) => {
+                    return Err(CloseReason::MalformedMessage { tag });
+                }
+            };
+            let Some(header) = header.filter(|header| self.input.len() >= header.total) else {
+                return self.flush().await;
+            };
+            let message = self.input.split_to(header.total).freeze();
+            let body = message.get(HEADER_BYTES..).unwrap_or_default();
+            self.take(header.tag, body)?;
+        }
+    }
+
+    fn take(&mut self, tag: u8, body: &[u8]) -> Result<(), CloseReason> {
+        match self.conversation.take(tag, body, &mut self.out) {
+            Step::Next => {}
+            Step::Perform(command) => {
+                let outcome = act::perform(&self.gateway, &command);
+                self.conversation.answer(&outcome, &mut self.out);
+            }
+            Step::Close => return Err(CloseReason::ClientClosed),
+            Step::Broken => return Err(CloseReason::UnknownMessage { tag }),
+        }
+        if matches!(tag, frontend::QUERY | frontend::EXECUTE) {
+            self.gateway.console_counters.query.one();
+            self.gateway.console_counters.xact.one();
+            let mut shown =
+                self.registered.entry.shown.lock().unwrap_or_else(PoisonError::into_inner);
+            shown.request_at = Some(Instant::now());
+            shown.queries += 1;
+        }
+        Ok(())
+    }
+
+    async fn read(&mut self) -> Result<(), CloseReason> {
+        self.input.reserve(1024);
+        let read = tokio::select! {
+            read = self.stream.read(&mut self.input) => read,
+            () = self.registered.entry.leave.notified() => return Err(CloseReason::AdminKill),
+        };
+        match read {
+            Ok(0) | Err(_) => Err(CloseReason::ClientLost),
+            Ok(count) => {
+                self.gateway.console_counters.received.add(count as u64);
+                Ok(())
+            }
+        }
+    }
+
+    async fn flush(&mut self) -> Result<(), CloseReason> {
+        let written = self.stream.write_all(&self.out).await;
+        self.gateway.console_counters.sent.add(self.out.len() as u64);
+        self.out.clear();
+        written.or(Err(CloseReason::ClientLost))
+    }
+}
