@@ -282,7 +282,7 @@ impl Newcomer {
             return reason;
         };
         let mut hello = self.hello(&known);
-        hello.database = console::DATABASE.to_owned();
+        console::DATABASE.clone_into(&mut hello.database);
         hello.console = true;
         // Not bound by max_client_conn: when clients are too many, somebody has to look.
         let Some(registered) = self.gateway.shared.registry.enter(hello, usize::MAX) else {

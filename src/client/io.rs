@@ -294,12 +294,11 @@ impl Task {
         }
         match poll_write(&mut self.stream, cx, &mut self.out, &mut self.written) {
             Poll::Ready(Err(_)) => return Poll::Ready(Woken::ClientGone),
-            Poll::Ready(Ok(0)) => {}
+            Poll::Ready(Ok(0)) | Poll::Pending => {}
             Poll::Ready(Ok(count)) => {
                 wrote = true;
                 self.count_sent(count);
             }
-            Poll::Pending => {}
         }
         if let Some(lease) = &mut self.lease
             && self.out.len() < BACKLOG_BYTES
