@@ -3,26 +3,28 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
 use crate::admin::history::History;
 use crate::auth::userlist::Password;
-use crate::auth::{Method, Secret, Userlist};
+use crate::auth::Secret;
 use crate::cache::{Cache, Limits, Mode};
 use crate::client::Shared;
-use crate::client::registry::Registry;
-use crate::config::{AuthType, CacheMode, Config, DatabaseEntry, Host, PinPolicy, PoolMode, SslMode};
+use crate::client::registry::{Leave, Registry};
+use crate::config::{CacheMode, Config, DatabaseEntry, Host, PinPolicy, PoolMode};
 use crate::insight::Insight;
 use crate::metrics::{CacheCounters, PoolCounters};
-use crate::net::{Address, TlsClientConfig, TlsConfigError, TlsServerConfig};
+use crate::net::Address;
 use crate::pool::database::Database;
 use crate::pool::io::{Pool, Times};
 use crate::pool::{self, ClientLimits, Common, statements};
 use crate::server::io::Target;
+use crate::running::{GatewayError, Running};
 use crate::service::Service;
+
+use tokio::sync::watch;
 
 /// Statements that the clients of one pool share, at most; a forgotten one is parsed again.
 const SHARED_STATEMENTS_MAX: usize = 10_000;
@@ -31,13 +33,11 @@ const SHARED_STATEMENTS_MAX: usize = 10_000;
 const POOLS_MAX: usize = 10_000;
 
 pub struct Gateway {
-    pub config: Config,
-    users: HashMap<String, Secret>,
+    /// Guards what RELOAD replaces; held only to clone or replace the `Arc`.
+    running: RwLock<Arc<Running>>,
     pub cache: Arc<Cache>,
     pub cache_counters: Arc<CacheCounters>,
     pub shared: Arc<Shared>,
-    pub client_tls: Option<TlsServerConfig>,
-    server_tls: TlsClientConfig,
     /// Authenticates users we do not know without showing that we do not.
     pub process_secret: [u8; 32],
     /// Guards what has been made so far; nothing else is locked inside.
@@ -48,7 +48,24 @@ pub struct Gateway {
     pub console_counters: PoolCounters,
     /// Guards the counters of the past; nothing else is locked inside.
     pub history: Mutex<History>,
+    /// Told of the settings that a reload has applied.
+    on_reload: OnceLock<OnReload>,
+    /// How far the program has got in stopping.
+    pub stage: watch::Sender<Stage>,
 }
+
+/// How far the program has got in stopping; never back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    Running,
+    /// No new clients; over when the last has left.
+    WaitForClients,
+    /// Clients leave as soon as they have no server; over when none has.
+    WaitForServers,
+    Now,
+}
+
+type OnReload = Box<dyn Fn(&Config) + Send + Sync>;
 
 #[derive(Default)]
 struct Made {
@@ -67,82 +84,57 @@ pub struct Opened {
     pub user: String,
 }
 
-#[derive(Debug)]
-pub enum GatewayError {
-    Userlist(String),
-    Tls(TlsConfigError),
-}
-
-impl std::fmt::Display for GatewayError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Userlist(lines) => f.write_str(lines),
-            Self::Tls(error) => error.fmt(f),
-        }
-    }
-}
-
 impl Gateway {
     pub fn new(config: Config) -> Result<Self, GatewayError> {
-        let users = users(&config)?;
-        let limits = Limits {
-            size_bytes: config.cache.size.bytes(),
-            entry_bytes_max: usize::try_from(config.cache.max_entry_size.bytes())
-                .unwrap_or(usize::MAX),
-            max_age: config.cache.max_age,
-        };
-        let mode = match config.cache.mode {
-            CacheMode::Off => Mode::Off,
-            CacheMode::On => Mode::On,
-            CacheMode::DryRun => Mode::DryRun,
-        };
+        let running = Running::load(config)?;
+        let config = &running.config;
         let ring = usize::try_from(config.slow.ring_size).unwrap_or(usize::MAX);
         let started = (Instant::now(), std::time::SystemTime::now());
         let insight =
             Insight::new(config.slow.threshold, ring, config.slow.rate_limit, started);
         Ok(Self {
-            users,
-            cache: Arc::new(Cache::new(mode, limits, rand::random())),
+            cache: Arc::new(Cache::new(mode(config), limits(config), rand::random())),
             cache_counters: Arc::default(),
             shared: Arc::new(Shared {
                 registry: Arc::new(Registry::default()),
                 insight,
-                reset_query: config.server.server_reset_query.clone(),
+                reset_query: Mutex::new(config.server.server_reset_query.clone()),
             }),
-            client_tls: client_tls(&config).map_err(GatewayError::Tls)?,
-            server_tls: server_tls(&config).map_err(GatewayError::Tls)?,
             process_secret: rand::random(),
             made: Mutex::default(),
             next_database: AtomicU64::new(1),
             started_at: started.0,
             console_counters: PoolCounters::default(),
             history: Mutex::new(History::new(started.0)),
-            config,
+            on_reload: OnceLock::new(),
+            stage: watch::Sender::new(Stage::Running),
+            running: RwLock::new(Arc::new(running)),
         })
     }
 
-    /// How this user proves who it is, and with what.
-    pub fn method(&self, user: &str) -> (Method, Option<Secret>) {
-        let secret = self.users.get(user).cloned();
-        match self.config.auth_type() {
-            AuthType::Any => {
-                (Method::Trust, secret.or_else(|| Some(Secret::Plain(Password::new(String::new())))))
-            }
-            AuthType::Trust => (Method::Trust, secret),
-            AuthType::Plain => (Method::Plain, secret),
-            AuthType::Md5 => (Method::Md5, secret),
-            AuthType::ScramSha256 => (Method::Scram, secret),
-        }
+    /// The settings of now. What one connection needs of them it takes from one `Running`.
+    pub fn running(&self) -> Arc<Running> {
+        Arc::clone(&self.running.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.running().config)
+    }
+
+    /// Calls this after each reload, with the settings then in force. Counts once.
+    pub fn on_reload(&self, call: OnReload) {
+        self.on_reload.get_or_init(|| call);
     }
 
     pub fn knows_database(&self, name: &str) -> bool {
-        self.config.database(name).is_some()
+        self.config().database(name).is_some()
     }
 
     /// The pool of a database and user, made if this is its first client. `None`: there is no
     /// such database, or there are too many pools.
     pub fn pool(self: &Arc<Self>, database: &str, user: &str) -> Option<Opened> {
-        let entry = self.config.database(database)?;
+        let running = self.running();
+        let entry = running.config.database(database)?;
         let server_user = entry.user.clone().unwrap_or_else(|| user.to_owned());
         let key = (database.to_owned(), user.to_owned());
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
@@ -152,41 +144,40 @@ impl Gateway {
         if made.pools.len() >= POOLS_MAX {
             return None;
         }
-        let target = self.target(entry, database, &server_user);
+        let target = target(&running, entry, database, &server_user);
         let address = format!("{:?}", target.address);
         let behind = made
             .databases
             .entry((address, target.database.clone()))
-            .or_insert_with(|| self.make_database(&target));
+            .or_insert_with(|| self.make_database(&running.config, &target));
         let (behind, service) = (Arc::clone(&behind.0), Arc::clone(&behind.1));
-        let pool = Arc::new(self.make_pool(entry, database, server_user, target, behind));
+        let pool = Arc::new(self.make_pool(&running.config, entry, database, server_user, target, behind));
         let opened = Opened { pool, service, user: user.to_owned() };
         made.pools.insert(key, opened.clone());
         Some(opened)
     }
 
-    fn make_database(&self, target: &Target) -> (Arc<Database>, Arc<Service>) {
+    fn make_database(&self, config: &Config, target: &Target) -> (Arc<Database>, Arc<Service>) {
         let id = self.next_database.fetch_add(1, Ordering::Relaxed);
         let database = Arc::new(Database::new(id, target.database.clone(), rand::random()));
         let service = Service::start(
             Arc::clone(&database),
-            Target { statements_max: NonZeroUsize::MIN, ..target.clone() },
-            self.config.cache.catalog_poll,
-            self.config.cache.max_age,
+            service_target(target),
+            config.cache.catalog_poll,
+            config.cache.max_age,
         );
         (database, service)
     }
 
     fn make_pool(
         &self,
+        config: &Config,
         entry: &DatabaseEntry,
         name: &str,
         server_user: String,
         target: Target,
         database: Arc<Database>,
     ) -> Pool {
-        let config = &self.config;
-        let size = entry.pool_size.unwrap_or(config.pool.default_pool_size);
         let mode = match entry.pool_mode.unwrap_or(config.pool.pool_mode) {
             PoolMode::Session => pool::PoolMode::Session,
             PoolMode::Transaction => pool::PoolMode::Transaction,
@@ -214,42 +205,8 @@ impl Gateway {
             cache_counters: Arc::clone(&self.cache_counters),
             limits,
         });
-        let times = Times {
-            query_wait_timeout: config.pool.query_wait_timeout,
-            connect_timeout: config.server.server_connect_timeout,
-            idle_timeout: config.server.server_idle_timeout,
-            lifetime: config.server.server_lifetime,
-        };
-        let size = usize::try_from(size).unwrap_or(usize::MAX);
-        Pool::new(Arc::new(common), target, name.to_owned(), size, times)
-    }
-
-    fn target(&self, entry: &DatabaseEntry, database: &str, user: &str) -> Target {
-        let secret = match &entry.password {
-            Some(password) => {
-                Some(Secret::Plain(Password::new(password.reveal().to_owned())))
-            }
-            None => self.users.get(user).cloned(),
-        };
-        let address = match &entry.host {
-            Host::Name(name) => Address::new(name, entry.port),
-            Host::SocketDirectory(path) => Address::new(&path.to_string_lossy(), entry.port),
-        };
-        let application = entry.application_name.iter().map(|name| ("application_name", name));
-        let options = entry.options.iter().map(|options| ("options", options));
-        let statements = usize::try_from(self.config.pool.max_prepared_statements).unwrap_or(1);
-        Target {
-            address,
-            tls: self.server_tls.clone(),
-            database: entry.dbname.clone().unwrap_or_else(|| database.to_owned()),
-            user: user.to_owned(),
-            secret,
-            parameters: application
-                .chain(options)
-                .map(|(name, value)| (name.to_owned(), value.clone()))
-                .collect(),
-            statements_max: NonZeroUsize::new(statements).unwrap_or(NonZeroUsize::MIN),
-        }
+        let size = pool_size(config, entry);
+        Pool::new(Arc::new(common), target, name.to_owned(), size, times(config))
     }
 
     /// Every pool made so far, by database and user.
@@ -262,9 +219,59 @@ impl Gateway {
 
     /// Everybody who may log in, by name.
     pub fn user_names(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.users.keys().cloned().collect();
+        let mut names: Vec<String> = self.running().users.keys().cloned().collect();
         names.sort();
         names
+    }
+
+    /// Makes the running program that of these settings. Pools whose servers would be others, or
+    /// whose clients would be treated otherwise, are made anew; their clients leave at the end of
+    /// their transactions, so that no session changes its database under way.
+    pub fn apply(&self, config: Config) -> Result<(), GatewayError> {
+        let new = Arc::new(Running::load(config)?);
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = {
+            let mut running = self.running.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *running, Arc::clone(&new))
+        };
+        self.cache.set(mode(&new.config), limits(&new.config));
+        let reset_query = new.config.server.server_reset_query.clone();
+        *self.shared.reset_query.lock().unwrap_or_else(PoisonError::into_inner) = reset_query;
+        let slow = &new.config.slow;
+        self.shared.insight.set(slow.threshold, slow.rate_limit);
+        let mut replaced = Vec::new();
+        let Made { databases, pools } = &mut *made;
+        pools.retain(|name, opened| {
+            let entry = new.config.database(&name.0);
+            if let Some(entry) = entry.filter(|_| is_same_pool(&old, &new, &name.0, &opened.pool)) {
+                opened.pool.set(pool_size(&new.config, entry), times(&new.config));
+                return true;
+            }
+            if let Some(entry) = entry {
+                let user = entry.user.as_deref().unwrap_or(&name.1);
+                let target = target(&new, entry, &name.0, user);
+                let key = (format!("{:?}", target.address), target.database.clone());
+                if let Some((_, service)) = databases.get(&key) {
+                    service.set_target(service_target(&target));
+                }
+            }
+            opened.pool.retire_all();
+            replaced.push(name.clone());
+            false
+        });
+        for (_, service) in databases.values() {
+            service.set_times(new.config.cache.catalog_poll, new.config.cache.max_age);
+        }
+        drop(made);
+        if let Some(call) = self.on_reload.get() {
+            call(&new.config);
+        }
+        for entry in self.shared.registry.clients() {
+            if !entry.console && replaced.contains(&(entry.database.clone(), entry.user.clone())) {
+                entry.ask_to_leave(Leave::Reconfigured);
+            }
+        }
+        Ok(())
     }
 
     pub fn databases(&self) -> Vec<(Arc<Database>, Arc<Service>)> {
@@ -275,48 +282,89 @@ impl Gateway {
     }
 }
 
-/// Everybody who may log in.
-fn users(config: &Config) -> Result<HashMap<String, Secret>, GatewayError> {
-    let mut users = HashMap::new();
-    if let Some(text) = &config.userlist {
-        let list = Userlist::parse(text.reveal()).map_err(|errors| {
-            let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
-            GatewayError::Userlist(lines.join("\n"))
-        })?;
-        users.extend(list.iter().map(|(user, secret)| (user.to_owned(), secret.clone())));
-    }
-    if let Some(credentials) = &config.credentials {
-        let password = credentials.password.as_ref().map_or("", |password| password.reveal());
-        let secret = Secret::Plain(Password::new(password.to_owned()));
-        users.insert(credentials.user.clone(), secret);
-    }
-    Ok(users)
-}
-
-fn client_tls(config: &Config) -> Result<Option<TlsServerConfig>, TlsConfigError> {
-    let tls = &config.tls;
-    match (tls.client_tls_sslmode, &tls.client_tls_cert_file, &tls.client_tls_key_file) {
-        (SslMode::Disable, _, _) | (_, None, _) | (_, _, None) => Ok(None),
-        (mode, Some(cert), Some(key)) => {
-            let verifies = matches!(mode, SslMode::VerifyCa | SslMode::VerifyFull);
-            let ca = tls.client_tls_ca_file.as_deref().filter(|_| verifies);
-            TlsServerConfig::load(cert, key, ca).map(Some)
+fn target(running: &Running, entry: &DatabaseEntry, database: &str, user: &str) -> Target {
+    let secret = match &entry.password {
+        Some(password) => {
+            Some(Secret::Plain(Password::new(password.reveal().to_owned())))
         }
+        None => running.users.get(user).cloned(),
+    };
+    let address = match &entry.host {
+        Host::Name(name) => Address::new(name, entry.port),
+        Host::SocketDirectory(path) => Address::new(&path.to_string_lossy(), entry.port),
+    };
+    let application = entry.application_name.iter().map(|name| ("application_name", name));
+    let options = entry.options.iter().map(|options| ("options", options));
+    let statements = usize::try_from(running.config.pool.max_prepared_statements).unwrap_or(1);
+    Target {
+        address,
+        tls: running.server_tls.clone(),
+        database: entry.dbname.clone().unwrap_or_else(|| database.to_owned()),
+        user: user.to_owned(),
+        secret,
+        parameters: application
+            .chain(options)
+            .map(|(name, value)| (name.to_owned(), value.clone()))
+            .collect(),
+        statements_max: NonZeroUsize::new(statements).unwrap_or(NonZeroUsize::MIN),
     }
 }
 
-fn server_tls(config: &Config) -> Result<TlsClientConfig, TlsConfigError> {
-    use crate::net::SslMode as Wanted;
-    let tls = &config.tls;
-    let mode = match tls.server_tls_sslmode {
-        SslMode::Disable => Wanted::Disable,
-        SslMode::Allow => Wanted::Allow,
-        SslMode::Prefer => Wanted::Prefer,
-        SslMode::Require => Wanted::Require,
-        SslMode::VerifyCa => Wanted::VerifyCa,
-        SslMode::VerifyFull => Wanted::VerifyFull,
+/// Whether a pool of the old settings is what the new ones would make, but for its size and
+/// times, which can change under way.
+fn is_same_pool(old: &Running, new: &Running, name: &str, pool: &Pool) -> bool {
+    let without_size = |running: &Running| {
+        running.config.database(name).map(|entry| DatabaseEntry { pool_size: None, ..entry.clone() })
     };
-    let identity: Option<(&Path, &Path)> =
-        tls.server_tls_cert_file.as_deref().zip(tls.server_tls_key_file.as_deref());
-    TlsClientConfig::load(mode, tls.server_tls_ca_file.as_deref(), identity)
+    let user = &pool.target.user;
+    let own = new.config.database(name).is_some_and(|entry| entry.password.is_some());
+    let has_own_secret_or_same = || own || match (old.users.get(user), new.users.get(user)) {
+        (Some(old), Some(new)) => old.is_same(new),
+        (None, None) => true,
+        (Some(_), None) | (None, Some(_)) => false,
+    };
+    let made_of = |running: &Running| {
+        let pool = &running.config.pool;
+        let statements = (pool.max_prepared_statements, pool.max_client_prepared_statements);
+        (pool.pool_mode, pool.pins, statements, running.config.listen.max_packet_size)
+    };
+    without_size(old) == without_size(new)
+        && has_own_secret_or_same()
+        && old.config.tls == new.config.tls
+        && made_of(old) == made_of(new)
+}
+
+/// The same for the questions of our own.
+fn service_target(target: &Target) -> Target {
+    Target { statements_max: NonZeroUsize::MIN, ..target.clone() }
+}
+
+fn mode(config: &Config) -> Mode {
+    match config.cache.mode {
+        CacheMode::Off => Mode::Off,
+        CacheMode::On => Mode::On,
+        CacheMode::DryRun => Mode::DryRun,
+    }
+}
+
+fn limits(config: &Config) -> Limits {
+    Limits {
+        size_bytes: config.cache.size.bytes(),
+        entry_bytes_max: usize::try_from(config.cache.max_entry_size.bytes()).unwrap_or(usize::MAX),
+        max_age: config.cache.max_age,
+    }
+}
+
+fn pool_size(config: &Config, entry: &DatabaseEntry) -> usize {
+    let size = entry.pool_size.unwrap_or(config.pool.default_pool_size);
+    usize::try_from(size).unwrap_or(usize::MAX)
+}
+
+fn times(config: &Config) -> Times {
+    Times {
+        query_wait_timeout: config.pool.query_wait_timeout,
+        connect_timeout: config.server.server_connect_timeout,
+        idle_timeout: config.server.server_idle_timeout,
+        lifetime: config.server.server_lifetime,
+    }
 }

@@ -1,6 +1,6 @@
 //! Accepting connections: the first packets, TLS, authentication, and who serves what comes next.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
@@ -8,12 +8,12 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::auth::ClientAuth;
 use crate::client::close::CloseReason;
-use crate::client::registry::{Hello, Registered};
+use crate::client::registry::{Entry, Hello, Registered};
 use crate::client::session::Session;
 use crate::client::startup::{self, Proof};
 use crate::client::io as client_io;
 use crate::config::SslMode;
-use crate::console;
+use crate::{console, stop};
 use crate::gateway::{Gateway, Opened};
 use crate::net::{Peer, Stream, accept_tls};
 use crate::pool::Reported;
@@ -64,7 +64,7 @@ struct Known {
 async fn serve(stream: TcpStream, gateway: Arc<Gateway>, console: bool) {
     // Fails only on a socket that is gone already, and then the first read says so.
     let _gone = stream.set_nodelay(true);
-    let timeout = gateway.config.listen.client_login_timeout;
+    let timeout = gateway.config().listen.client_login_timeout;
     let input = BytesMut::with_capacity(1024);
     let mut newcomer = Newcomer { stream: Some(Stream::Tcp(stream)), input, gateway };
     let login = newcomer.log_in(console);
@@ -108,12 +108,16 @@ impl Newcomer {
         if user.is_empty() {
             return Err(CloseReason::NoUser);
         }
-        let default = self.gateway.config.default_database.clone();
+        let config = self.gateway.config();
+        let default = config.default_database.clone();
         let named = startup.parameter("database").filter(|name| !name.is_empty());
         let database = named.map_or_else(|| default.unwrap_or_else(|| user.clone()), str::to_owned);
+        let console = console || console::is_named(&config, &database);
+        if !console && stop::has_begun(&self.gateway) {
+            return Err(CloseReason::ShuttingDown);
+        }
         let out = self.authenticate(&user, out).await?;
         // Only who has proven who it is learns which databases there are.
-        let console = console || console::is_named(&self.gateway.config, &database);
         if !console && !self.gateway.knows_database(&database) {
             return Err(CloseReason::NoSuchDatabase(database));
         }
@@ -139,7 +143,7 @@ impl Newcomer {
     }
 
     async fn start_tls(&mut self) -> Result<(), CloseReason> {
-        let Some(config) = self.gateway.client_tls.clone().filter(|_| !self.is_tls()) else {
+        let Some(config) = self.gateway.running().client_tls.clone().filter(|_| !self.is_tls()) else {
             return self.send(b"N").await;
         };
         let Some(plain) = self.stream.take() else { return Err(CloseReason::ClientLost) };
@@ -156,7 +160,7 @@ impl Newcomer {
     }
 
     fn require_tls(&self) -> Result<(), CloseReason> {
-        let mode = self.gateway.config.tls.client_tls_sslmode;
+        let mode = self.gateway.config().tls.client_tls_sslmode;
         let required = matches!(mode, SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull);
         if required && !self.is_tls() {
             return Err(CloseReason::TlsRequired);
@@ -165,7 +169,7 @@ impl Newcomer {
     }
 
     async fn authenticate(&mut self, user: &str, mut out: Vec<u8>) -> Result<Vec<u8>, CloseReason> {
-        let (method, secret) = self.gateway.method(user);
+        let (method, secret) = self.gateway.running().method(user);
         let random = startup::random(&self.gateway.process_secret);
         let (auth, progress) = ClientAuth::begin(method, user, secret.as_ref(), &random);
         let mut proof = startup::step(auth, progress, user, &mut out);
@@ -256,9 +260,13 @@ impl Newcomer {
                     service: opened.service,
                     shared: Arc::clone(&self.gateway.shared),
                     lease: None,
+                    leaving: None,
                 };
-                drop(self.gateway);
-                Box::pin(task.run()).await
+                let reason = Box::pin(task.run()).await;
+                if self.gateway.config().log.log_disconnections {
+                    log_disconnection(&registered.entry, &reason);
+                }
+                reason
             }
             Err(reason) => {
                 self.refuse(&reason).await;
@@ -268,13 +276,13 @@ impl Newcomer {
     }
 
     async fn serve_console(mut self, known: Known) -> CloseReason {
-        let Some(access) = console::access(&self.gateway.config, &known.user) else {
+        let Some(access) = console::access(&self.gateway.config(), &known.user) else {
             let reason = CloseReason::LoginFailed("not allowed".into());
             self.refuse(&reason).await;
             return reason;
         };
         let mut hello = self.hello(&known);
-        hello.database = console::DATABASE.to_owned();
+        console::DATABASE.clone_into(&mut hello.database);
         hello.console = true;
         // Not bound by max_client_conn: when clients are too many, somebody has to look.
         let Some(registered) = self.gateway.shared.registry.enter(hello, usize::MAX) else {
@@ -314,12 +322,13 @@ impl Newcomer {
         let opened = gateway
             .pool(&known.database, &known.user)
             .ok_or_else(|| CloseReason::NoSuchDatabase(known.database.clone()))?;
-        let ignored = &gateway.config.listen.ignore_startup_parameters;
+        let config = gateway.config();
+        let ignored = &config.listen.ignore_startup_parameters;
         let settings = Settings::intern(startup::settings(&known.startup, ignored)?);
         let reported = reported(&opened, &settings).await?;
         opened.service.tried().await;
         let hello = self.hello(&known);
-        let clients_max = usize::try_from(gateway.config.listen.max_client_conn).unwrap_or(usize::MAX);
+        let clients_max = usize::try_from(config.listen.max_client_conn).unwrap_or(usize::MAX);
         let registered = gateway
             .shared
             .registry
@@ -328,7 +337,11 @@ impl Newcomer {
         let entry = &registered.entry;
         startup::welcome(&mut known.out, &reported, entry.pid, &entry.key());
         opened.pool.common.counters.login.one();
-        if gateway.config.log.log_connections {
+        // It may have begun since the first look, and then nobody has told this client.
+        if stop::has_begun(&gateway) {
+            return Err(CloseReason::ShuttingDown);
+        }
+        if config.log.log_connections {
             tracing::info!(
                 client_id = entry.id,
                 database = %entry.database,
@@ -340,6 +353,26 @@ impl Newcomer {
         let session = Session::new(Arc::clone(&opened.pool.common), settings);
         Ok((opened, session, registered, known))
     }
+}
+
+/// With what the client did, so that the log alone tells who queried and who was served.
+fn log_disconnection(entry: &Entry, reason: &CloseReason) {
+    let (queries, hits) = {
+        let shown = entry.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        (shown.queries, shown.hits)
+    };
+    let age = entry.connected_at.elapsed().as_secs();
+    tracing::info!(
+        client_id = entry.id,
+        database = %entry.database,
+        user = %entry.user,
+        application_name = %entry.application_name,
+        address = %entry.address,
+        queries,
+        hits,
+        "closing because: {} (age={age}s)",
+        reason.text()
+    );
 }
 
 /// What PostgreSQL reports to a session with these settings; asked of a server the first time,

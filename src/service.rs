@@ -31,13 +31,19 @@ struct Lost {
     catalog: bool,
 }
 
-/// The side task of one database.
-pub struct Service {
-    database: Arc<Database>,
+#[derive(Clone)]
+struct Settings {
     target: Target,
     catalog_poll: Duration,
     /// After it no entry of before is served, so a lost backend needs no more watching.
     max_age: Duration,
+}
+
+/// The side task of one database.
+pub struct Service {
+    database: Arc<Database>,
+    /// Guards what a reload replaces; nothing else is locked inside.
+    settings: Mutex<Settings>,
     wake: Arc<Notify>,
     /// Guards the servers whose end is not known yet; nothing else is locked inside.
     lost: Mutex<Vec<Lost>>,
@@ -58,15 +64,28 @@ impl Service {
         database.wanted.on_raise(Box::new(move || waker.notify_one()));
         let service = Arc::new(Self {
             database,
-            target,
-            catalog_poll,
-            max_age,
+            settings: Mutex::new(Settings { target, catalog_poll, max_age }),
             wake,
             lost: Mutex::default(),
             tried: watch::Sender::new(false),
         });
         tokio::spawn(Arc::clone(&service).run());
         service
+    }
+
+    fn settings(&self) -> Settings {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Where and as whom to ask, from the next connection on.
+    pub fn set_target(&self, target: Target) {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner).target = target;
+    }
+
+    pub fn set_times(&self, catalog_poll: Duration, max_age: Duration) {
+        let mut settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        settings.catalog_poll = catalog_poll;
+        settings.max_age = max_age;
     }
 
     /// A server was closed while commits may have been on the wire: their tables stay in flight
@@ -101,7 +120,8 @@ impl Service {
     async fn run(self: Arc<Self>) {
         let mut fingerprint = None;
         loop {
-            let opened = tokio::time::timeout(ANSWER_TIMEOUT, Connection::open(&self.target)).await;
+            let target = self.settings().target;
+            let opened = tokio::time::timeout(ANSWER_TIMEOUT, Connection::open(&target)).await;
             let failed = match opened.unwrap_or(Err(ServerError::Closed)) {
                 Ok(mut connection) => self.serve(&mut connection, &mut fingerprint).await,
                 Err(error) => error,
@@ -135,7 +155,7 @@ impl Service {
             if let Err(error) = round {
                 return error;
             }
-            let pause = if self.lost_count() > 0 { LOST_POLL } else { self.catalog_poll };
+            let pause = if self.lost_count() > 0 { LOST_POLL } else { self.settings().catalog_poll };
             tokio::select! {
                 () = self.wake.notified() => {}
                 () = tokio::time::sleep(pause) => {}
@@ -208,10 +228,11 @@ impl Service {
     /// Settles the lost whose backend is gone, or whose time has passed.
     fn settle_lost(&self, alive: &[u32], only_old: bool) {
         let now = Instant::now();
+        let max_age = self.settings().max_age;
         let over: Vec<Lost> = {
             let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
             lost.extract_if(.., |lost| {
-                let old = now.saturating_duration_since(lost.since) > self.max_age;
+                let old = now.saturating_duration_since(lost.since) > max_age;
                 old || (!only_old && !alive.contains(&lost.pid))
             })
             .collect()

@@ -165,7 +165,7 @@ mod tests {
         let counts = BypassReason::ALL.into_iter().map(|reason| match reason {
             BypassReason::View => (reason, 2),
             BypassReason::KeyTooLong => (reason, 5),
-            other => (other, 0),
+            _ => (reason, 0),
         });
         let table = reasons(counts);
         let first = |row: usize| table.rows[row][0].as_deref().unwrap();

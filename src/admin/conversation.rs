@@ -311,7 +311,7 @@ fn write_columns(out: &mut Vec<u8>, columns: Columns, formats: &[bool]) {
             frontend::put_cstr(body, column.name.as_bytes());
             body.extend_from_slice(&[0; 6]);
             body.extend_from_slice(&column.kind.oid().to_be_bytes());
-            body.extend_from_slice(&column.kind.len().to_be_bytes());
+            body.extend_from_slice(&column.kind.type_len().to_be_bytes());
             body.extend_from_slice(&(-1_i32).to_be_bytes());
             body.extend_from_slice(&u16::from(is_binary(formats, at)).to_be_bytes());
         }

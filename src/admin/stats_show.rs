@@ -343,7 +343,7 @@ mod tests {
 
     #[test]
     fn totals_come_first_then_averages() {
-        let table = super::totals(&[]);
+        let table = totals(&[]);
         let names: Vec<&str> =
             table.rows.iter().map(|row| row[0].as_deref().unwrap()).collect();
         assert_eq!(names.len(), 22);

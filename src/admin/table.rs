@@ -21,8 +21,8 @@ impl Kind {
         }
     }
 
-    /// As in `pg_type.typlen`.
-    pub fn len(self) -> i16 {
+    /// `pg_type.typlen`.
+    pub fn type_len(self) -> i16 {
         match self {
             Self::Int4 => 4,
             Self::Int8 => 8,
@@ -75,6 +75,7 @@ impl Table {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "most are numbers made on the spot")]
 pub fn value(value: impl ToString) -> Value {
     Some(value.to_string())
 }

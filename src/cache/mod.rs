@@ -9,6 +9,7 @@ pub mod fill;
 pub mod memory;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use entry::Entry;
@@ -19,10 +20,10 @@ use memory::Memory;
 /// Whether answers are kept and served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    Off,
-    On,
+    Off = 0,
+    On = 1,
     /// Everything but serving: what would have been a hit is counted, and goes to PostgreSQL.
-    DryRun,
+    DryRun = 2,
 }
 
 /// The bounds of the cache; all settings of the `[cache]` section.
@@ -36,19 +37,54 @@ pub struct Limits {
 /// The memory tier with its limits; shared by every client.
 pub struct Cache {
     memory: Memory,
-    pub mode: Mode,
-    pub limits: Limits,
+    /// `Mode` as a number; a reload changes it and the two limits below.
+    mode: AtomicU8,
+    entry_bytes_max: AtomicUsize,
+    max_age_us: AtomicU64,
+    size_bytes: u64,
 }
 
 impl Cache {
     pub fn new(mode: Mode, limits: Limits, seed: u64) -> Self {
-        Self { memory: Memory::new(limits.size_bytes, seed), mode, limits }
+        let cache = Self {
+            memory: Memory::new(limits.size_bytes, seed),
+            mode: AtomicU8::new(0),
+            entry_bytes_max: AtomicUsize::new(0),
+            max_age_us: AtomicU64::new(0),
+            size_bytes: limits.size_bytes,
+        };
+        cache.set(mode, limits);
+        cache
+    }
+
+    /// Takes effect with the next look-up or fill; the size stays.
+    pub fn set(&self, mode: Mode, limits: Limits) {
+        let max_age_us = u64::try_from(limits.max_age.as_micros()).unwrap_or(u64::MAX);
+        self.max_age_us.store(max_age_us, Ordering::Relaxed);
+        self.entry_bytes_max.store(limits.entry_bytes_max, Ordering::Relaxed);
+        self.mode.store(mode as u8, Ordering::Relaxed);
+    }
+
+    pub fn mode(&self) -> Mode {
+        match self.mode.load(Ordering::Relaxed) {
+            1 => Mode::On,
+            2 => Mode::DryRun,
+            _ => Mode::Off,
+        }
+    }
+
+    pub fn limits(&self) -> Limits {
+        Limits {
+            size_bytes: self.size_bytes,
+            entry_bytes_max: self.entry_bytes_max.load(Ordering::Relaxed),
+            max_age: Duration::from_micros(self.max_age_us.load(Ordering::Relaxed)),
+        }
     }
 
     /// The entry of this very key, if it is true and young enough at `now`.
     pub fn look_up(&self, key: &KeyBuffer, now: Instant) -> Option<Arc<Entry>> {
         let entry = self.memory.get(key)?;
-        let young = now.saturating_duration_since(entry.asked_at) < self.limits.max_age;
+        let young = now.saturating_duration_since(entry.asked_at) < self.limits().max_age;
         (young && entry.stamp.holds()).then_some(entry)
     }
 

@@ -30,6 +30,8 @@ pub enum CloseReason {
     TlsRequired,
     StatementsMax,
     AdminKill,
+    /// A reload changed what its database is.
+    Reconfigured,
     /// Session state that the policy does not allow in transaction pooling.
     PinRefused(Pin),
 }
@@ -71,6 +73,7 @@ impl CloseReason {
                 format!("{} cannot follow a client in transaction pooling (pins = refuse)", pin.name())
             }
             Self::AdminKill => "admin forced disconnect".into(),
+            Self::Reconfigured => "database configuration changed".into(),
         }
     }
 
@@ -94,7 +97,7 @@ impl CloseReason {
             Self::NoSuchDatabase(_) => sqlstate::UNDEFINED_DATABASE,
             Self::TooManyClients => sqlstate::TOO_MANY_CONNECTIONS,
             Self::ServerLogin { sqlstate, .. } => sqlstate,
-            Self::ShuttingDown | Self::AdminKill => sqlstate::ADMIN_SHUTDOWN,
+            Self::ShuttingDown | Self::AdminKill | Self::Reconfigured => sqlstate::ADMIN_SHUTDOWN,
             Self::StatementsMax => sqlstate::CONFIGURATION_LIMIT_EXCEEDED,
         }
     }

@@ -73,7 +73,7 @@ impl Session {
         // after it must not bless a verdict from before it (hazard H32).
         let current = self.common.database.snapshot().generation == plan.generation;
         if let Some(stamp) = stamp.filter(|_| current) {
-            let limit = cache.limits.entry_bytes_max;
+            let limit = cache.limits().entry_bytes_max;
             self.fill = Some(Fill::begin(&self.key, cache.seed(), stamp, now, limit));
         } else {
             self.common.cache_counters.refused.one();

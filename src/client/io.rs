@@ -19,7 +19,7 @@ use crate::wire::frontend;
 
 use super::close::CloseReason;
 use super::look_up::Answer;
-use super::registry::{Current, Entry};
+use super::registry::{Current, Entry, Leave};
 use super::session::{Outcome, Session, Taken};
 use super::{Shared, statistics};
 
@@ -45,6 +45,8 @@ pub struct Task {
     pub service: Arc<Service>,
     pub shared: Arc<Shared>,
     pub lease: Option<Lease>,
+    /// It has to go as soon as it has no server.
+    pub leaving: Option<Leave>,
 }
 
 /// What woke the task.
@@ -55,7 +57,7 @@ enum Woken {
     ServerGone,
     /// Something was written.
     Wrote,
-    Leave,
+    Leave(Leave),
 }
 
 impl Task {
@@ -73,6 +75,11 @@ impl Task {
 
     async fn serve(&mut self) -> Result<CloseReason, CloseReason> {
         loop {
+            if let Some(leave) = self.leaving
+                && self.lease.is_none()
+            {
+                return Ok(leave.reason());
+            }
             let now = Instant::now();
             if let Some(reason) = self.take_messages(now).await? {
                 return Ok(reason);
@@ -93,7 +100,8 @@ impl Task {
                 }
                 Woken::Server => self.take_replies()?,
                 Woken::ServerGone => return Err(CloseReason::ServerLost),
-                Woken::Leave => return Ok(CloseReason::ShuttingDown),
+                Woken::Leave(leave) if leave.at_once() => return Ok(leave.reason()),
+                Woken::Leave(leave) => self.leaving = Some(leave),
             }
         }
     }
@@ -187,9 +195,11 @@ impl Task {
         let began = Instant::now();
         self.show(|shown| shown.waiting_since = Some(began));
         let pool = Arc::clone(&self.pool);
+        let entry = Arc::clone(&self.entry);
         let acquired = tokio::select! {
             acquired = pool.acquire() => acquired,
             () = self.client_gone() => return Err(CloseReason::ClientLost),
+            leave = entry.asked_to_leave() => return Err(leave.reason()),
         };
         self.show(|shown| shown.waiting_since = None);
         let waited = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -263,11 +273,11 @@ impl Task {
             self.input = BytesMut::new();
         }
         let entry = Arc::clone(&self.entry);
-        let leave = entry.leave.notified();
+        let leave = entry.asked_to_leave();
         tokio::pin!(leave);
         poll_fn(|cx| {
-            if leave.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Woken::Leave);
+            if let Poll::Ready(leave) = leave.as_mut().poll(cx) {
+                return Poll::Ready(Woken::Leave(leave));
             }
             self.poll_event(cx)
         })
@@ -287,12 +297,11 @@ impl Task {
         }
         match poll_write(&mut self.stream, cx, &mut self.out, &mut self.written) {
             Poll::Ready(Err(_)) => return Poll::Ready(Woken::ClientGone),
-            Poll::Ready(Ok(0)) => {}
+            Poll::Ready(Ok(0)) | Poll::Pending => {}
             Poll::Ready(Ok(count)) => {
                 wrote = true;
                 self.count_sent(count);
             }
-            Poll::Pending => {}
         }
         if let Some(lease) = &mut self.lease
             && self.out.len() < BACKLOG_BYTES
@@ -393,7 +402,9 @@ impl Task {
             || self.session.common.mode == PoolMode::Session;
         if clean && lost.is_empty() {
             if keeps_state {
-                tokio::spawn(reset_and_release(lease, current, self.shared.reset_query.clone()));
+                let reset = &self.shared.reset_query;
+                let reset = reset.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                tokio::spawn(reset_and_release(lease, current, reset));
             } else {
                 release(lease, current);
             }

@@ -306,7 +306,7 @@ impl Session {
 
     /// Why this statement is not looked up, if it is not.
     fn bypass(&self, verdict: &Verdict, owed_nothing: bool) -> Option<BypassReason> {
-        if self.common.cache.mode == Mode::Off {
+        if self.common.cache.mode() == Mode::Off {
             return Some(BypassReason::CacheOff);
         }
         if let Read::Bypass(reason) = verdict.read {
@@ -343,7 +343,7 @@ impl Session {
         if needs_description && entry.row_description.is_none() {
             return None;
         }
-        match cache.mode {
+        match cache.mode() {
             Mode::On => Some(entry),
             Mode::DryRun | Mode::Off => {
                 self.common.cache_counters.would_hit.one();

@@ -23,5 +23,6 @@ pub struct Shared {
     pub registry: std::sync::Arc<registry::Registry>,
     pub insight: crate::insight::Insight,
     /// Sent to a server that holds a client's state when the client leaves it.
-    pub reset_query: String,
+    /// Nothing else is locked inside.
+    pub reset_query: std::sync::Mutex<String>,
 }

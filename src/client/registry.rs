@@ -11,6 +11,7 @@ use std::time::Instant;
 use subtle::ConstantTimeEq;
 use tokio::sync::Notify;
 
+use crate::client::close::CloseReason;
 use crate::metrics::GroupCounters;
 use crate::server::io::{Connection, Ends, Target};
 
@@ -35,8 +36,34 @@ pub struct Entry {
     current: Mutex<Option<Arc<Current>>>,
     /// What the console shows of it.
     pub shown: Mutex<Shown>,
-    /// Told to leave by the console or a shutdown.
-    pub leave: Notify,
+    /// Guards whether it is to leave, and why.
+    leave: Mutex<Option<Leave>>,
+    told_to_leave: Notify,
+}
+
+/// Why a client that did nothing has to leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leave {
+    /// The operator says so: at once.
+    Killed,
+    /// At the end of its transaction.
+    ShuttingDown,
+    /// What its database is has changed. At the end of its transaction.
+    Reconfigured,
+}
+
+impl Leave {
+    pub fn at_once(self) -> bool {
+        self == Self::Killed
+    }
+
+    pub fn reason(self) -> CloseReason {
+        match self {
+            Self::Killed => CloseReason::AdminKill,
+            Self::ShuttingDown => CloseReason::ShuttingDown,
+            Self::Reconfigured => CloseReason::Reconfigured,
+        }
+    }
 }
 
 /// State for `SHOW CLIENTS` and `SHOW PINS`.
@@ -131,6 +158,22 @@ impl Entry {
         Some(Cancelling { current: Arc::clone(current) })
     }
 
+    pub fn ask_to_leave(&self, leave: Leave) {
+        *self.leave.lock().unwrap_or_else(PoisonError::into_inner) = Some(leave);
+        self.told_to_leave.notify_one();
+    }
+
+    /// Resolves each time it has been asked. Cancel-safe.
+    pub async fn asked_to_leave(&self) -> Leave {
+        loop {
+            self.told_to_leave.notified().await;
+            let leave = *self.leave.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(leave) = leave {
+                return leave;
+            }
+        }
+    }
+
     pub fn key(&self) -> [u8; 4] {
         self.key
     }
@@ -159,6 +202,8 @@ pub struct Registry {
     clients: Mutex<HashMap<u32, Arc<Entry>>>,
     groups: Mutex<HashMap<GroupKey, Arc<GroupCounters>>>,
     next_id: AtomicU64,
+    /// Somebody has left; for who waits until all have.
+    pub left: Notify,
 }
 
 impl Registry {
@@ -192,7 +237,8 @@ impl Registry {
             group,
             current: Mutex::new(None),
             shown: Mutex::default(),
-            leave: Notify::new(),
+            leave: Mutex::new(None),
+            told_to_leave: Notify::new(),
         });
         entry.group.clients.one();
         clients.insert(pid, Arc::clone(&entry));
@@ -232,8 +278,10 @@ impl Registry {
         clients
     }
 
+    /// Clients of databases; the console's do not count.
     pub fn count(&self) -> usize {
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner).len()
+        let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        clients.values().filter(|entry| !entry.console).count()
     }
 
     /// Every group with its counters, in the order of the names.
@@ -259,5 +307,6 @@ impl Drop for Registered {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&self.entry.pid);
+        self.registry.left.notify_one();
     }
 }

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::admin::command::{Command, Show};
+use crate::admin::command::{Command, Show, Shutdown};
 use crate::admin::conversation::Outcome;
 use crate::admin::table::Table;
 use crate::admin::{cache_show, clients_show, show, stats_show};
 use crate::cache::coherence::Scope;
-use crate::gateway::Gateway;
+use crate::client::registry::Leave;
+use crate::gateway::{Gateway, Stage};
+use crate::wire::sqlstate;
+use crate::{reload, stop};
 
 use super::collect::Collector;
 
@@ -20,10 +23,21 @@ pub fn perform(gateway: &Arc<Gateway>, command: &Command) -> Outcome {
             Outcome::done("FLUSH")
         }
         Command::KillClient(id) => kill(gateway, *id),
-        Command::Reload | Command::Shutdown(_) => Outcome::Failed {
-            sqlstate: crate::wire::sqlstate::FEATURE_NOT_SUPPORTED,
-            message: "not supported".into(),
+        Command::Reload => match reload::reload(gateway) {
+            Ok(notices) => Outcome::Done { tag: "RELOAD", notices },
+            Err(mistakes) => {
+                Outcome::Failed { sqlstate: sqlstate::CONFIG_FILE_ERROR, message: mistakes }
+            }
         },
+        Command::Shutdown(how) => {
+            let stage = match how {
+                Shutdown::Now => Stage::Now,
+                Shutdown::WaitForServers => Stage::WaitForServers,
+                Shutdown::WaitForClients => Stage::WaitForClients,
+            };
+            stop::begin(gateway, stage);
+            Outcome::done("SHUTDOWN")
+        }
         Command::Help
         | Command::Probe(_)
         | Command::SetIgnored
@@ -45,7 +59,7 @@ fn table(gateway: &Gateway, what: Show) -> Table {
         Show::CacheReasons => cache_show::reasons(gateway.cache_counters.bypasses()),
         Show::ClientStats => clients_show::client_stats(&now.groups()),
         Show::Clients => show::clients(&now.clients()),
-        Show::Config => show::config(&gateway.config),
+        Show::Config => show::config(&gateway.config()),
         Show::Databases => show::databases(&now.databases()),
         Show::Lists => show::lists(now.lists()),
         // Its rows are PgBouncer's own allocators, of which there are none here.
@@ -77,11 +91,11 @@ fn kill(gateway: &Gateway, id: u64) -> Outcome {
     let clients = gateway.shared.registry.clients();
     match clients.iter().find(|entry| entry.id == id) {
         Some(entry) => {
-            entry.leave.notify_one();
+            entry.ask_to_leave(Leave::Killed);
             Outcome::done("KILL_CLIENT")
         }
         None => Outcome::Failed {
-            sqlstate: crate::wire::sqlstate::PROTOCOL_VIOLATION,
+            sqlstate: sqlstate::PROTOCOL_VIOLATION,
             message: format!("client not found: {id}"),
         },
     }

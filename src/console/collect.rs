@@ -12,7 +12,7 @@ use crate::admin::snapshot::{
 use crate::admin::stats_show::Totals;
 use crate::client::pins::Pin;
 use crate::client::registry::{Entry, Shown};
-use crate::config::{DatabaseEntry, Host, PoolMode};
+use crate::config::{Config, DatabaseEntry, Host, PoolMode};
 use crate::gateway::{Gateway, Opened};
 use crate::metrics::GroupCounters;
 use crate::{cache, pool};
@@ -22,6 +22,7 @@ use super::DATABASE;
 /// One moment, and what it is called on the wall clock.
 pub struct Collector<'a> {
     gateway: &'a Gateway,
+    config: Arc<Config>,
     now: Instant,
     clients: Vec<(Arc<Entry>, Shown)>,
 }
@@ -44,7 +45,7 @@ impl<'a> Collector<'a> {
             (entry, shown)
         };
         let clients = gateway.shared.registry.clients().into_iter().map(shown).collect();
-        Self { gateway, now, clients }
+        Self { gateway, config: gateway.config(), now, clients }
     }
 
     fn time_of_day(&self, at: Instant) -> SystemTime {
@@ -217,7 +218,7 @@ impl<'a> Collector<'a> {
 
     /// The configured databases and those that clients have named, by name.
     pub fn databases(&self) -> Vec<Database> {
-        let config = &self.gateway.config;
+        let config = &self.config;
         let pools = self.pools();
         let mut names: Vec<&str> = config
             .databases
@@ -238,7 +239,7 @@ impl<'a> Collector<'a> {
     }
 
     fn database(&self, name: &str, entry: &DatabaseEntry, pools: &[Pool]) -> Database {
-        let config = &self.gateway.config;
+        let config = &self.config;
         let host = match &entry.host {
             Host::Name(name) => Some(name.clone()),
             Host::SocketDirectory(_) => None,
@@ -264,7 +265,7 @@ impl<'a> Collector<'a> {
         Database {
             name: DATABASE.to_owned(),
             host: None,
-            port: self.gateway.config.listen.listen_port,
+            port: self.config.listen.listen_port,
             database: DATABASE.to_owned(),
             force_user: Some(DATABASE.to_owned()),
             pool_size: 2,
@@ -296,7 +297,7 @@ impl<'a> Collector<'a> {
             databases: self.databases().len(),
             users: self.users().len(),
             pools: pools.len(),
-            clients_max: usize::try_from(self.gateway.config.listen.max_client_conn)
+            clients_max: usize::try_from(self.config.listen.max_client_conn)
                 .unwrap_or(usize::MAX),
             clients: self.clients.len(),
             servers_idle: idle,
@@ -307,14 +308,14 @@ impl<'a> Collector<'a> {
     pub fn cache(&self) -> Cache {
         let (cache, counters) = (&self.gateway.cache, &self.gateway.cache_counters);
         Cache {
-            mode: match cache.mode {
+            mode: match cache.mode() {
                 cache::Mode::Off => "off",
                 cache::Mode::On => "on",
                 cache::Mode::DryRun => "dry_run",
             },
             entries: cache.entries(),
             bytes: cache.bytes(),
-            bytes_max: cache.limits.size_bytes,
+            bytes_max: cache.limits().size_bytes,
             hits: counters.hits.value(),
             hits_redis: counters.hits_redis.value(),
             misses: counters.misses.value(),
@@ -325,7 +326,7 @@ impl<'a> Collector<'a> {
             hit_bytes: counters.hit_bytes.value(),
             invalidated_tables: counters.invalidated_tables.value(),
             invalidated_database: counters.invalidated_database.value(),
-            max_age: cache.limits.max_age,
+            max_age: cache.limits().max_age,
             redis: cache.redis_state(),
         }
     }

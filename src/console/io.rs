@@ -123,7 +123,7 @@ impl Task {
         self.input.reserve(1024);
         let read = tokio::select! {
             read = self.stream.read(&mut self.input) => read,
-            () = self.registered.entry.leave.notified() => return Err(CloseReason::AdminKill),
+            leave = self.registered.entry.asked_to_leave() => return Err(leave.reason()),
         };
         match read {
             Ok(0) | Err(_) => Err(CloseReason::ClientLost),

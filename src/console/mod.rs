@@ -1,8 +1,9 @@
 //! The console's side of the program: who gets in, the picture `admin` prints, the commands it
-//! names, and (`io.rs`) the bytes.
+//! names, the totals in the log, and (`io.rs`) the bytes.
 
 pub mod collect;
 pub mod act;
+pub mod report;
 pub mod io;
 
 use crate::admin::conversation::Access;

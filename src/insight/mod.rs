@@ -27,10 +27,10 @@ pub struct Slow {
 
 pub struct Insight {
     /// Zero: nothing is slow.
-    pub threshold: Duration,
+    threshold_us: AtomicU64,
     ring_size: usize,
     /// Slow statements that one second may put into the log.
-    rate_limit: u32,
+    rate_limit: AtomicU32,
     /// The latest, newest last. Nothing else is locked inside.
     ring: Mutex<VecDeque<Slow>>,
     logged_this_second: AtomicU32,
@@ -48,9 +48,9 @@ impl Insight {
         started: (Instant, SystemTime),
     ) -> Self {
         Self {
-            threshold,
+            threshold_us: AtomicU64::new(micros(threshold)),
             ring_size,
-            rate_limit,
+            rate_limit: AtomicU32::new(rate_limit),
             ring: Mutex::default(),
             logged_this_second: AtomicU32::new(0),
             second: AtomicU64::new(0),
@@ -59,13 +59,20 @@ impl Insight {
         }
     }
 
+    /// From the next statement on.
+    pub fn set(&self, threshold: Duration, rate_limit: u32) {
+        self.threshold_us.store(micros(threshold), Ordering::Relaxed);
+        self.rate_limit.store(rate_limit, Ordering::Relaxed);
+    }
+
     /// The time of day at a moment of the monotonic clock.
     pub fn time_of_day(&self, at: Instant) -> SystemTime {
         self.started.1 + at.saturating_duration_since(self.started.0)
     }
 
     pub fn is_slow(&self, total: Duration) -> bool {
-        !self.threshold.is_zero() && total >= self.threshold
+        let threshold = self.threshold_us.load(Ordering::Relaxed);
+        threshold != 0 && micros(total) >= threshold
     }
 
     pub fn note_slow(&self, slow: Slow) {
@@ -107,8 +114,13 @@ impl Insight {
         if self.second.swap(second, Ordering::Relaxed) != second {
             self.logged_this_second.store(0, Ordering::Relaxed);
         }
-        self.logged_this_second.fetch_add(1, Ordering::Relaxed) < self.rate_limit
+        self.logged_this_second.fetch_add(1, Ordering::Relaxed)
+            < self.rate_limit.load(Ordering::Relaxed)
     }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -22,11 +22,37 @@ pub struct Times {
     pub lifetime: Duration,
 }
 
+/// `Times` that change under way, read without a lock. Microseconds.
+struct AtomicTimes([AtomicU64; 4]);
+
+impl AtomicTimes {
+    fn new(times: Times) -> Self {
+        let new = Self(std::array::from_fn(|_| AtomicU64::new(0)));
+        new.set(times);
+        new
+    }
+
+    fn set(&self, times: Times) {
+        let Times { query_wait_timeout, connect_timeout, idle_timeout, lifetime } = times;
+        let values = [query_wait_timeout, connect_timeout, idle_timeout, lifetime];
+        for (place, value) in self.0.iter().zip(values) {
+            let micros = u64::try_from(value.as_micros()).unwrap_or(u64::MAX);
+            place.store(micros, Ordering::Relaxed);
+        }
+    }
+
+    fn get(&self) -> Times {
+        let [query_wait_timeout, connect_timeout, idle_timeout, lifetime] =
+            self.0.each_ref().map(|place| Duration::from_micros(place.load(Ordering::Relaxed)));
+        Times { query_wait_timeout, connect_timeout, idle_timeout, lifetime }
+    }
+}
+
 /// The servers of one database and user.
 pub struct Pool {
     pub common: Arc<Common>,
     pub target: Target,
-    pub times: Times,
+    times: AtomicTimes,
     /// What clients call the database.
     pub name: String,
     /// Guards who has which server; nothing else is locked inside.
@@ -78,7 +104,7 @@ impl Pool {
         Self {
             common,
             target,
-            times,
+            times: AtomicTimes::new(times),
             name,
             state: Mutex::new(State::new(size)),
             retired: AtomicU64::new(0),
@@ -135,7 +161,7 @@ impl Pool {
         self.state().wait(sender);
         let since = WaitingSince::new(self);
         let mut receiver = Returning { pool: Arc::clone(self), receiver: Some(receiver) };
-        let handed = match self.times.query_wait_timeout {
+        let handed = match self.times.get().query_wait_timeout {
             Duration::ZERO => receiver.next().await,
             limit => {
                 tokio::time::timeout(limit, receiver.next()).await.or(Err(AcquireError::Timeout))?
@@ -148,7 +174,7 @@ impl Pool {
 
     async fn connect(self: &Arc<Self>, place: Place) -> Result<Lease, AcquireError> {
         let connecting = Connection::open(&self.target);
-        let opened = match self.times.connect_timeout {
+        let opened = match self.times.get().connect_timeout {
             Duration::ZERO => connecting.await,
             limit => tokio::time::timeout(limit, connecting).await.unwrap_or_else(|_elapsed| {
                 let error = std::io::Error::new(std::io::ErrorKind::TimedOut, "connect timeout");
@@ -178,6 +204,12 @@ impl Pool {
         }
     }
 
+    /// Another size and other times, from now on.
+    pub fn set(&self, size: usize, times: Times) {
+        self.times.set(times);
+        self.state().resize(size, hand);
+    }
+
     /// Closes every server once it is free; new ones learn the defaults of today.
     pub fn retire_all(&self) {
         let newest = self.state().idle().map(|connection| connection.server.id).max().unwrap_or(0);
@@ -201,20 +233,28 @@ impl Pool {
 
     fn is_due(&self, connection: &mut Connection, now: Instant) -> bool {
         let server = &connection.server;
-        let old = !self.times.lifetime.is_zero()
-            && now.saturating_duration_since(server.connected_at) > self.times.lifetime;
+        let lifetime = self.times.get().lifetime;
+        let old = !lifetime.is_zero()
+            && now.saturating_duration_since(server.connected_at) > lifetime;
         old || server.close_needed || server.id < self.retired.load(Ordering::Relaxed)
     }
 
     /// Closes idle servers that are too old, too long idle, or gone. Called about once a second.
     pub fn upkeep(&self, now: Instant) {
-        let idle_timeout = self.times.idle_timeout;
-        let due = self.state().take_idle(|connection| {
+        let idle_timeout = self.times.get().idle_timeout;
+        let mut state = self.state();
+        let mut surplus = state.surplus();
+        let due = state.take_idle(|connection| {
+            if surplus > 0 {
+                surplus -= 1;
+                return true;
+            }
             let idle = now.saturating_duration_since(connection.server.idle_since);
             (!idle_timeout.is_zero() && idle > idle_timeout)
                 || self.is_due(connection, now)
                 || !connection.is_quiet()
         });
+        drop(state);
         for connection in &due {
             tracing::debug!(server_id = connection.server.id, "closing idle server");
         }

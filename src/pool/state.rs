@@ -12,7 +12,7 @@ pub struct State<S, W> {
     waiting: VecDeque<W>,
     /// Servers idle, in use, or being connected.
     total: usize,
-    pub size: usize,
+    size: usize,
 }
 
 /// The answer to a client that wants a server.
@@ -73,6 +73,22 @@ impl<S, W> State<S, W> {
     /// A server is gone, or could not be connected; its place goes to who waits.
     pub fn closed(&mut self, mut hand: impl FnMut(W, Handed<S>) -> Result<(), Handed<S>>) {
         self.total = self.total.saturating_sub(1);
+        self.fill_places(&mut hand);
+    }
+
+    /// Another limit: who waits gets what it adds. What is too much is closed when free, by
+    /// `surplus`.
+    pub fn resize(&mut self, size: usize, mut hand: impl FnMut(W, Handed<S>) -> Result<(), Handed<S>>) {
+        self.size = size;
+        self.fill_places(&mut hand);
+    }
+
+    /// Servers beyond the limit.
+    pub fn surplus(&self) -> usize {
+        self.total.saturating_sub(self.size)
+    }
+
+    fn fill_places(&mut self, hand: &mut impl FnMut(W, Handed<S>) -> Result<(), Handed<S>>) {
         while self.total < self.size {
             let Some(waiter) = self.waiting.pop_front() else { return };
             if hand(waiter, Handed::Connect).is_ok() {
@@ -157,6 +173,23 @@ mod tests {
         });
         assert_eq!(served, [('a', Handed::Connect)]);
         assert_eq!(pool.total(), 1);
+    }
+
+    #[test]
+    fn a_larger_limit_serves_who_waits_and_a_smaller_one_shows_what_is_too_much() {
+        let mut pool = Pool::new(1);
+        assert_eq!(pool.acquire(), Acquire::Connect);
+        pool.wait('a');
+        pool.wait('b');
+        let mut served = Vec::new();
+        pool.resize(2, |waiter, handed| {
+            served.push((waiter, handed));
+            Ok(())
+        });
+        assert_eq!(served, [('a', Handed::Connect)]);
+        assert_eq!((pool.total(), pool.surplus()), (2, 0));
+        pool.resize(1, |_, handed| Err(handed));
+        assert_eq!((pool.total(), pool.surplus(), pool.waiting_count()), (2, 1, 1));
     }
 
     #[test]
