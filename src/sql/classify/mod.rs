@@ -58,8 +58,14 @@ fn judge(statements: Vec<Statement>, context: &Context<'_>) -> Verdict {
         exact_text: false,
     };
     let mut ends_transaction = false;
+    // An earlier statement of the string has changed what the names in later ones mean.
+    let mut other_names = false;
     for statement in statements {
-        let (write, read) = effect(&statement, context);
+        let (mut write, read) = effect(&statement, context);
+        if other_names && !touches_nothing(&statement.facts) {
+            write = union(write, UNKNOWN_CODE);
+        }
+        other_names |= statement.controls.iter().any(changes_names);
         verdict.write = union(verdict.write, write);
         verdict.read = read;
         verdict.exact_text |= statement.exact_text || statement.facts.time_word;
@@ -197,8 +203,29 @@ fn touches_nothing(facts: &Facts) -> bool {
         && facts.types.is_empty()
         && facts.columns.is_empty()
         && facts.attributes.is_empty()
+        && facts.targets.is_empty()
         && !facts.writes
         && !facts.unknown_syntax
+}
+
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "no other control concerns names"
+)]
+fn changes_names(control: &Control) -> bool {
+    match control {
+        Control::Set { name, .. } | Control::Reset { name, .. } => {
+            matches!(
+                name.as_str(),
+                "search_path" | "role" | "standard_conforming_strings"
+            )
+        }
+        Control::ResetAll
+        | Control::Unreplayable
+        | Control::DiscardAll
+        | Control::CreateTemporary => true,
+        _ => false,
+    }
 }
 
 fn is_transaction_control(control: &Control) -> bool {

@@ -199,10 +199,7 @@ fn text(node: Node<'_>) -> Option<String> {
     let Node::A_Const(constant) = node else {
         return None;
     };
-    match constant.val()? {
-        ConstValue::String(text) => Some(text.to_owned()),
-        _ => None,
-    }
+    constant.val()?.string_value().map(str::to_owned)
 }
 
 /// A literal that reads the same with `standard_conforming_strings` on or off.
