@@ -427,6 +427,14 @@ fn what_commits_by_itself_says_so() {
 }
 
 #[test]
+fn names_after_a_change_of_path_in_the_same_string_are_unknown() {
+    opaque("SET search_path = tenant; UPDATE users SET id = 1");
+    opaque("SELECT set_config('search_path', 'tenant', true); TRUNCATE users");
+    opaque("CREATE TEMP VIEW users AS SELECT 1; SELECT * FROM users");
+    plain("SET timezone = 'UTC'; UPDATE users SET id = 1", &[20001]);
+}
+
+#[test]
 fn temporary_relations_belong_to_the_session() {
     for sql in [
         "CREATE TEMP TABLE x (id int)",

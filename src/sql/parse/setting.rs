@@ -4,7 +4,7 @@ use pg_raw_parse::list::{CastNodeList, NodeList};
 use pg_raw_parse::nodes::{DefElem, SelectStmt, VariableSetKind, VariableSetStmt};
 use pg_raw_parse::{ConstValue, Node};
 
-use crate::sql::classify::split_list;
+use crate::sql::search_path::split_list;
 use crate::sql::verdict::{Control, Isolation};
 
 /// Settings whose text is a list of quoted names: `SET x TO 'a, b'` is one name there, while
@@ -199,10 +199,7 @@ fn text(node: Node<'_>) -> Option<String> {
     let Node::A_Const(constant) = node else {
         return None;
     };
-    match constant.val()? {
-        ConstValue::String(text) => Some(text.to_owned()),
-        _ => None,
-    }
+    constant.val()?.string_value().map(str::to_owned)
 }
 
 /// A literal that reads the same with `standard_conforming_strings` on or off.

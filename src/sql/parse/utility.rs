@@ -6,7 +6,8 @@ use pg_raw_parse::nodes::{
     TransactionStmt, TransactionStmtKind, TruncateStmt,
 };
 
-use super::query::{collect, range_of};
+use super::query::collect;
+use super::terms::range_of;
 use super::{Facts, Kind, Operations, ParseError, Statement, Target, setting};
 use crate::sql::functions::takes_advisory_lock;
 use crate::sql::verdict::Control;
