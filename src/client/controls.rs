@@ -74,6 +74,9 @@ impl Session {
             | Control::AdvisoryUnlockAll
             | Control::Copy => {}
         }
+        if matches!(control, Control::DiscardAll | Control::DiscardTemporary) {
+            self.temporary_code = false;
+        }
         if self.common.pin_policy != crate::pool::PinPolicy::Ignore {
             self.pins.apply(control);
         }
