@@ -261,6 +261,7 @@ impl Newcomer {
                     shared: Arc::clone(&self.gateway.shared),
                     lease: None,
                     leaving: None,
+                    transaction_began: None,
                 };
                 let reason = Box::pin(task.run()).await;
                 if self.gateway.config().log.log_disconnections {
@@ -326,6 +327,7 @@ impl Newcomer {
         let ignored = &config.listen.ignore_startup_parameters;
         let settings = Settings::intern(startup::settings(&known.startup, ignored)?);
         let reported = reported(&opened, &settings).await?;
+        opened.service.tried().await;
         let hello = self.hello(&known);
         let clients_max = usize::try_from(config.listen.max_client_conn).unwrap_or(usize::MAX);
         let registered = gateway

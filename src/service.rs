@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::cache::coherence::{InFlight, Scope};
 use crate::pool::database::Database;
@@ -47,6 +47,8 @@ pub struct Service {
     wake: Arc<Notify>,
     /// Guards the servers whose end is not known yet; nothing else is locked inside.
     lost: Mutex<Vec<Lost>>,
+    /// Turns true after the first attempt to read the catalogue, whatever came of it.
+    tried: watch::Sender<bool>,
 }
 
 impl Service {
@@ -65,6 +67,7 @@ impl Service {
             settings: Mutex::new(Settings { target, catalog_poll, max_age }),
             wake,
             lost: Mutex::default(),
+            tried: watch::Sender::new(false),
         });
         tokio::spawn(Arc::clone(&service).run());
         service
@@ -101,6 +104,14 @@ impl Service {
         self.wake.notify_one();
     }
 
+    /// Resolves when the catalogue has been read for the first time, or could not be. The first
+    /// client of a database waits for it, so that its first statement is judged as its last.
+    pub async fn tried(&self) {
+        // The sender is ours, so it is there as long as we are.
+        let mut tried = self.tried.subscribe();
+        let _tried = tried.wait_for(|tried| *tried).await;
+    }
+
     /// How many lost servers are not known to be gone.
     pub fn lost_count(&self) -> usize {
         self.lost.lock().unwrap_or_else(PoisonError::into_inner).len()
@@ -109,11 +120,18 @@ impl Service {
     async fn run(self: Arc<Self>) {
         let mut fingerprint = None;
         loop {
-            let failed = match Connection::open(&self.settings().target).await {
+            let target = self.settings().target;
+            let opened = tokio::time::timeout(ANSWER_TIMEOUT, Connection::open(&target)).await;
+            let failed = match opened.unwrap_or(Err(ServerError::Closed)) {
                 Ok(mut connection) => self.serve(&mut connection, &mut fingerprint).await,
                 Err(error) => error,
             };
-            tracing::warn!(database = %self.database.name, error = %failed, "service connection failed");
+            self.tried.send_replace(true);
+            tracing::warn!(
+                database = %self.database.name,
+                error = %failed,
+                "service connection failed"
+            );
             self.settle_lost(&[], true);
             // What happened while we could not look is not known.
             fingerprint = None;
@@ -132,7 +150,9 @@ impl Service {
             return error;
         }
         loop {
-            if let Err(error) = self.round(connection, fingerprint).await {
+            let round = self.round(connection, fingerprint).await;
+            self.tried.send_replace(true);
+            if let Err(error) = round {
                 return error;
             }
             let pause = if self.lost_count() > 0 { LOST_POLL } else { self.settings().catalog_poll };

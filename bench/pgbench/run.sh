@@ -6,7 +6,7 @@
 #   WORKLOADS="select-simple …" TARGETS="direct …"       what is measured
 #   PGBOUNCER=path                                       which PgBouncer is the yardstick
 #   FOREBAY_BIN=path                                     default: target/release/forebay, built first
-#   FOREBAY_OFF_ARGS="--mode off"                        what switches Forebay's cache off
+#   FOREBAY_OFF_ARGS="--no-cache"                        what switches Forebay's cache off
 #
 # Every round runs each target once, beginning with another one each time, so that what else the
 # machine does falls on all alike. Tables show the median over rounds.
@@ -23,7 +23,7 @@ CLIENTS="${CLIENTS:-1 16 64}"
 SCALE="${SCALE:-10}"
 WORKLOADS="${WORKLOADS:-select-simple select-extended select-prepared hundred-simple hundred-extended hundred-prepared aggregate tpcb tpcb-prepared connect}"
 TARGETS="${TARGETS:-direct pgbouncer forebay-off forebay-cold forebay-warm}"
-FOREBAY_OFF_ARGS="${FOREBAY_OFF_ARGS:---mode off}"
+FOREBAY_OFF_ARGS="${FOREBAY_OFF_ARGS:---no-cache}"
 write=no
 case "${1:-}" in
 --write) write=yes ;;
@@ -70,6 +70,17 @@ bench() {
     timeout --kill-after=5 "$((SECONDS_EACH + 30))" "$PG_BIN/pgbench" -n "$@" "$URL" </dev/null
 }
 
+# logins_ns WORKLOAD CLIENTS: sets LOGINS_NS, what the proxy spends on letting that many clients in.
+# A password takes milliseconds to check, which sixty-four clients would add to a short run.
+logins_ns() {
+    LOGINS_NS=0
+    if [ -z "$PID" ] || [ "$1" = connect ]; then return; fi
+    local before
+    before="$(cpu_ns "$PID")"
+    bench -c "$2" -t 1 -f "$here/login.sql" >/dev/null 2>&1 || return 0
+    LOGINS_NS="$(($(cpu_ns "$PID") - before))"
+}
+
 # measure ROUND WORKLOAD TARGET CLIENTS: one run, one line in $results.
 measure() {
     local round="$1" workload="$2" target="$3" clients="$4" status=0 jobs=2
@@ -83,6 +94,7 @@ measure() {
         return
     fi ;;
     esac
+    logins_ns "$workload" "$clients"
     if [ -n "$ADMIN" ]; then
         "$PG_BIN/psql" -q "$ADMIN" -c 'FLUSH CACHE' >/dev/null
         if [ "$target" = forebay-warm ]; then
@@ -99,7 +111,7 @@ measure() {
         hits="$(($(cache_counter hits) - hits))" misses="$(($(cache_counter misses) - misses))"
     fi
     case "$status" in
-    0) record "$round" "$workload" "$target" "$clients" ok "$((cpu_after - cpu_before))" "$peak" "$hits" "$misses" ;;
+    0) record "$round" "$workload" "$target" "$clients" ok "$((cpu_after - cpu_before - LOGINS_NS))" "$peak" "$hits" "$misses" ;;
     124 | 137) record "$round" "$workload" "$target" "$clients" hangs ;;
     *)
         say "    pgbench: $(grep -m1 -E 'error|FATAL|abort' "$SCRATCH/run.err" || tail -1 "$SCRATCH/run.err")" >&2

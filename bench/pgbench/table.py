@@ -182,7 +182,7 @@ def render(runs, machine):
         "",
         f"Median of {machine['rounds']} rounds of {machine['seconds']} s in rotating order, scale "
         f"{machine['scale']}; in brackets the ratio to PgBouncer in the same row group. CPU: user and "
-        "kernel time of all the proxy's threads per transaction. *cold*: `FLUSH CACHE` before each "
+        "kernel time of all the proxy's threads per transaction, logins taken off. *cold*: `FLUSH CACHE` before each "
         "run; *warm*: the same workload ran for up to three seconds before. "
         "`bench/pgbench/run.sh --write` makes this file.", "",
         "## Goals", "", "| goal | wanted | measured | met |", "|---|---|---|---|",

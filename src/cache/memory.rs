@@ -40,7 +40,7 @@ impl Memory {
         self.entries.clear();
     }
 
-    pub fn len(&self) -> usize {
+    pub fn entries(&self) -> usize {
         self.entries.len()
     }
 

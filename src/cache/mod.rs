@@ -117,7 +117,7 @@ impl Cache {
     }
 
     pub fn entries(&self) -> usize {
-        self.memory.len()
+        self.memory.entries()
     }
 
     pub fn bytes(&self) -> u64 {

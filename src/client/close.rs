@@ -57,7 +57,7 @@ impl CloseReason {
             }
             Self::NoUser => "no PostgreSQL user name specified in startup packet".into(),
             Self::LoginTimeout => "client_login_timeout".into(),
-            Self::LoginFailed(message) => message.clone(),
+            Self::LoginFailed(message) | Self::ServerLogin { message, .. } => message.clone(),
             Self::PasswordFailed { user } => {
                 format!("password authentication failed for user \"{user}\"")
             }
@@ -65,7 +65,6 @@ impl CloseReason {
             Self::TooManyClients => "no more connections allowed (max_client_conn)".into(),
             Self::QueryWaitTimeout => "query_wait_timeout".into(),
             Self::ServerLost => "server conn crashed?".into(),
-            Self::ServerLogin { message, .. } => message.clone(),
             Self::ServerUnreachable(message) => format!("server login failed: {message}"),
             Self::ShuttingDown => "pooler is shutting down".into(),
             Self::TlsRequired => "SSL required".into(),
@@ -80,21 +79,24 @@ impl CloseReason {
 
     fn sqlstate(&self) -> &str {
         match self {
-            Self::ClientClosed | Self::ClientLost | Self::ServerLost => sqlstate::CONNECTION_FAILURE,
+            Self::ClientClosed
+            | Self::ClientLost
+            | Self::ServerLost
+            | Self::ServerUnreachable(_) => sqlstate::CONNECTION_FAILURE,
             Self::MalformedMessage { .. }
             | Self::UnknownMessage { .. }
             | Self::MessageTooLarge { .. }
-            | Self::StartupMalformed => sqlstate::PROTOCOL_VIOLATION,
+            | Self::StartupMalformed
+            | Self::LoginTimeout
+            | Self::QueryWaitTimeout => sqlstate::PROTOCOL_VIOLATION,
             Self::StartupVersion { .. } | Self::PinRefused(_) => sqlstate::FEATURE_NOT_SUPPORTED,
             Self::NoUser | Self::TlsRequired | Self::LoginFailed(_) => {
                 sqlstate::INVALID_AUTHORIZATION
             }
-            Self::LoginTimeout | Self::QueryWaitTimeout => sqlstate::PROTOCOL_VIOLATION,
             Self::PasswordFailed { .. } => sqlstate::INVALID_PASSWORD,
             Self::NoSuchDatabase(_) => sqlstate::UNDEFINED_DATABASE,
             Self::TooManyClients => sqlstate::TOO_MANY_CONNECTIONS,
             Self::ServerLogin { sqlstate, .. } => sqlstate,
-            Self::ServerUnreachable(_) => sqlstate::CONNECTION_FAILURE,
             Self::ShuttingDown | Self::AdminKill | Self::Reconfigured => sqlstate::ADMIN_SHUTDOWN,
             Self::StatementsMax => sqlstate::CONFIGURATION_LIMIT_EXCEEDED,
         }

@@ -42,16 +42,7 @@ impl Session {
                 let settings = self.settings.reset(name, &self.startup);
                 self.change(&settings, &on_server, *local, server);
             }
-            Control::ResetAll => {
-                // RESET ALL leaves the role.
-                let role = self.settings.value("role").map(str::to_owned);
-                let keep = |settings: &Settings| match &role {
-                    Some(role) => settings.with("role", role),
-                    None => settings.reset("role", &Settings::none()),
-                };
-                let (settings, on_server) = (keep(&self.startup), keep(&Settings::none()));
-                self.change(&settings, &on_server, false, server);
-            }
+            Control::ResetAll => self.reset_all(server),
             Control::DiscardAll => {
                 self.names.prepared.clear();
                 self.names.unnamed = None;
@@ -86,6 +77,17 @@ impl Session {
         if self.common.pin_policy != crate::pool::PinPolicy::Ignore {
             self.pins.apply(control);
         }
+    }
+
+    /// RESET ALL leaves the role.
+    fn reset_all(&mut self, server: &mut Server) {
+        let role = self.settings.value("role").map(str::to_owned);
+        let keep = |settings: &Settings| match &role {
+            Some(role) => settings.with("role", role),
+            None => settings.reset("role", &Settings::none()),
+        };
+        let (settings, on_server) = (keep(&self.startup), keep(&Settings::none()));
+        self.change(&settings, &on_server, false, server);
     }
 
     fn default_isolation(&self) -> Isolation {

@@ -18,8 +18,9 @@ use crate::twin::{self, Twin};
 use crate::wire::backend::{self, Status};
 use crate::wire::frontend::{self, Bind, Parse, Target};
 
-use super::session::{Armed, RequestKind, Session, Unit};
+use super::session::{Armed, Extent, RequestKind, Session, Unit};
 use super::statements::{Portal, Prepared};
+use super::transaction::Dirty;
 
 impl Session {
     /// Sends the collected group on. The server is ours and set to nobody else's state.
@@ -85,13 +86,8 @@ impl Session {
         });
         let mut armed = std::mem::take(&mut self.armed);
         armed.append(self.bracket(&verdict, server));
-        let plain = verdict.statements == 1 && !commits_inside(&verdict) && !ends_block(&verdict);
-        let unit = Unit {
-            failure_is_rollback: plain && !self.unsynced,
-            verdict: Some(verdict),
-            armed,
-            ..Unit::default()
-        };
+        let extent = std::mem::take(&mut self.extent).and(extent(&verdict));
+        let unit = Unit { extent, verdict: Some(verdict), armed };
         self.unsynced = false;
         self.common.counters.query.one();
         let request = self.request(RequestKind::Unit(unit));
@@ -106,7 +102,8 @@ impl Session {
         let verdict = Arc::new(opaque("FUNCTION"));
         let mut armed = std::mem::take(&mut self.armed);
         armed.append(self.bracket(&verdict, server));
-        let unit = Unit { armed, verdict: Some(verdict), ..Unit::default() };
+        let extent = std::mem::take(&mut self.extent).and(Extent::Several);
+        let unit = Unit { extent, armed, verdict: Some(verdict) };
         self.unsynced = false;
         let request = self.request(RequestKind::Unit(unit));
         server.outstanding.push(Owed::forward(Reply::Query, request));
@@ -183,7 +180,7 @@ impl Session {
         }
         match statement {
             Some(statement) if bind.statement.is_empty() => {
-                self.ensure_unnamed(server, &statement);
+                ensure_unnamed(server, &statement);
                 server.outstanding.push(Owed::forward(Reply::Bind, 0));
                 server.to_server.extend_from_slice(message);
             }
@@ -209,21 +206,12 @@ impl Session {
         if statement.settings == self.settings.id {
             return statement;
         }
-        let current = self.common.statements.intern(&statement.sql, &statement.types, self.settings.id);
+        let generation = self.common.database.snapshot().generation;
+        let current = self.common.statements.intern(&statement.sql, &statement.types, self.settings.id, generation);
         if let Some(prepared) = self.names.find_mut(name) {
             prepared.statement = Arc::clone(&current);
         }
         current
-    }
-
-    /// The unnamed statement lives on one server only; on another it is parsed again.
-    fn ensure_unnamed(&mut self, server: &mut Server, statement: &Arc<Statement>) {
-        if server.unnamed != Some(statement.id) {
-            server.outstanding.push(Owed::expect(Reply::Parse, Deliver::Swallow));
-            let types = &statement.types;
-            frontend::write_parse(&mut server.to_server, b"", &statement.sql, types);
-            server.unnamed = Some(statement.id);
-        }
     }
 
     fn send_describe(&mut self, server: &mut Server, message: &[u8], body: &[u8]) {
@@ -242,7 +230,7 @@ impl Session {
         };
         let server_name = match known {
             Some(statement) if name.is_empty() => {
-                self.ensure_unnamed(server, &statement);
+                ensure_unnamed(server, &statement);
                 Vec::new()
             }
             Some(statement) => {
@@ -275,6 +263,7 @@ impl Session {
         let stale = stale.map(|name| (name, generation));
         let armed = self.bracket(&verdict, server);
         self.armed.append(armed);
+        self.extent = self.extent.and(extent(&verdict));
         let request = self.request(RequestKind::Execute { verdict, stale });
         server.outstanding.push(Owed::forward(Reply::Execute, request));
         server.to_server.extend_from_slice(message);
@@ -305,7 +294,11 @@ impl Session {
     }
 
     fn send_sync(&mut self, server: &mut Server, message: &[u8]) {
-        let unit = Unit { armed: std::mem::take(&mut self.armed), ..Unit::default() };
+        let unit = Unit {
+            armed: std::mem::take(&mut self.armed),
+            extent: std::mem::take(&mut self.extent),
+            verdict: None,
+        };
         self.unsynced = false;
         let request = self.request(RequestKind::Unit(unit));
         server.outstanding.push(Owed::forward(Reply::Sync, request));
@@ -321,21 +314,22 @@ impl Session {
 
     /// Notes what the statement may write, and puts in flight what it may commit.
     fn bracket(&mut self, verdict: &Verdict, server: &mut Server) -> Armed {
-        if let Write::Opaque { taints: true, .. } = verdict.write {
+        let write = if self.fetches_known_cursor(verdict) { &Write::None } else { &verdict.write };
+        if let Write::Opaque { taints: true, .. } = write {
             server.tainted = true;
             self.tainted = true;
         }
-        self.transaction.dirty.add(&verdict.write);
-        if verdict.write != Write::None {
+        self.transaction.dirty.add(write);
+        if *write != Write::None {
             self.transaction.own = true;
         }
-        if verdict.write == Write::Catalog {
+        if *write == Write::Catalog {
             self.transaction.catalog = true;
         }
         let may_commit = if self.in_block {
             ends_block(verdict) || commits_inside(verdict)
         } else {
-            verdict.write != Write::None || ends_block(verdict)
+            *write != Write::None || ends_block(verdict)
         };
         if ends_block(verdict) || commits_inside(verdict) || rolls_back(verdict) {
             self.in_block = false;
@@ -355,6 +349,34 @@ impl Session {
             armed.guards.push(self.common.database.coherence.begin_write(&scope));
         }
         armed
+    }
+
+    /// FETCH and MOVE do what their cursor's query does. DECLARE of one that may write is opaque
+    /// itself, so while nothing opaque ran, every cursor there is only reads.
+    fn fetches_known_cursor(&self, verdict: &Verdict) -> bool {
+        matches!(verdict.tag, "FETCH" | "MOVE")
+            && verdict.statements == 1
+            && self.transaction.dirty != Dirty::Database
+            && !self.tainted
+    }
+}
+
+fn extent(verdict: &Verdict) -> Extent {
+    if verdict.statements > 1 {
+        Extent::Several
+    } else if commits_inside(verdict) || ends_block(verdict) {
+        Extent::Committing
+    } else {
+        Extent::Plain
+    }
+}
+
+/// The unnamed statement lives on one server only; on another it is parsed again.
+fn ensure_unnamed(server: &mut Server, statement: &Statement) {
+    if server.unnamed != Some(statement.id) {
+        server.outstanding.push(Owed::expect(Reply::Parse, Deliver::Swallow));
+        frontend::write_parse(&mut server.to_server, b"", &statement.sql, &statement.types);
+        server.unnamed = Some(statement.id);
     }
 }
 

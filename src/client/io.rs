@@ -1,7 +1,7 @@
 //! The task of one client: moves bytes between its socket, its session and the server it has.
 //! Decides nothing about statements; holds no buffer while nothing is under way.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use crate::pool::io::{AcquireError, Lease, Pool};
 use crate::server::io::ServerError;
 use crate::server::login::LoginError;
 use crate::service::Service;
+use crate::wire::backend::Status;
 use crate::wire::frame;
 use crate::wire::frontend;
 
@@ -47,6 +48,8 @@ pub struct Task {
     pub lease: Option<Lease>,
     /// It has to go as soon as it has no server.
     pub leaving: Option<Leave>,
+    /// When the first statement of the transaction under way arrived.
+    pub transaction_began: Option<Instant>,
 }
 
 /// What woke the task.
@@ -69,7 +72,7 @@ impl Task {
         reason.tell(&mut self.out);
         // The client is leaving: what it does not take is lost, and that is all.
         let _told = self.flush().await;
-        self.leave_server().await;
+        self.leave_server();
         reason
     }
 
@@ -159,13 +162,11 @@ impl Task {
             Answer::Send => return self.send_group(now).await,
             Answer::SendIfFree => {
                 if self.lease.is_none() {
-                    match self.pool.try_acquire() {
-                        Some(lease) => self.take_lease(lease),
-                        None => {
-                            self.session.accept_parse(&mut self.out);
-                            return Ok(());
-                        }
-                    }
+                    let Some(lease) = self.pool.try_acquire() else {
+                        self.session.accept_parse(&mut self.out);
+                        return Ok(());
+                    };
+                    self.take_lease(lease);
                 }
             }
         }
@@ -208,7 +209,8 @@ impl Task {
         Ok(())
     }
 
-    fn take_lease(&mut self, lease: Lease) {
+    fn take_lease(&mut self, mut lease: Lease) {
+        lease.connection.server.clean();
         let current = Current::new(self.pool.target.clone(), &lease.connection);
         self.entry.set_current(Some(Arc::new(current)));
         self.session.common.counters.server_assignment.one();
@@ -382,15 +384,25 @@ impl Task {
             shown.pins = pins;
             shown.prepared_statements = prepared;
         });
+        let counters = &self.session.common.counters;
+        let mut ended_at = now;
         for finished in self.session.finished.drain(..) {
+            self.transaction_began.get_or_insert(finished.running.arrived_at);
+            ended_at = finished.finished_at;
             statistics::record(&self.shared.insight, &self.entry, &self.session.common, &finished);
+        }
+        if self.session.transaction.status == Status::Idle
+            && let Some(began) = self.transaction_began.take()
+        {
+            let lasted = ended_at.saturating_duration_since(began);
+            counters.xact_time.add(statistics::micros(lasted));
         }
     }
 
     /// Parts from the server at the end. A clean one goes back, after the reset query if it
     /// holds the client's state. Any other is closed, which rolls back what was not committed;
     /// what may have been stays in flight until that backend is gone.
-    async fn leave_server(&mut self) {
+    fn leave_server(&mut self) {
         let lost = self.session.server_lost();
         let Some(lease) = self.lease.take() else { return };
         let current = self.entry.take_current();

@@ -132,22 +132,18 @@ impl Session {
             self.note(Outcome::Bypass(BypassReason::KeyTooLong), shape, now, false);
             return Answer::Send;
         }
-        match self.hit(true, now) {
-            Some(entry) => {
-                if let Some(row_description) = &entry.row_description {
-                    out.extend_from_slice(row_description);
-                }
-                out.extend_from_slice(&entry.rows);
-                backend::write_ready(out, self.status());
-                self.note_hit(shape, now, &entry);
-                Answer::Done
-            }
-            None => {
-                self.note(Outcome::Miss, shape, now, false);
-                self.plan = Some(FillPlan { tables: verdict, generation });
-                Answer::Send
-            }
+        let Some(entry) = self.hit(true, now) else {
+            self.note(Outcome::Miss, shape, now, false);
+            self.plan = Some(FillPlan { tables: verdict, generation });
+            return Answer::Send;
+        };
+        if let Some(row_description) = &entry.row_description {
+            out.extend_from_slice(row_description);
         }
+        out.extend_from_slice(&entry.rows);
+        backend::write_ready(out, self.status());
+        self.note_hit(shape, now, &entry);
+        Answer::Done
     }
 
     /// The cause for which the policy refuses the statement, if it does.
@@ -239,7 +235,8 @@ impl Session {
         if name.is_empty() {
             Arc::new(Statement::new(sql, types, self.settings.id))
         } else {
-            self.common.statements.intern(sql, types, self.settings.id)
+            let generation = self.common.database.snapshot().generation;
+            self.common.statements.intern(sql, types, self.settings.id, generation)
         }
     }
 

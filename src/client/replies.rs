@@ -14,7 +14,7 @@ use crate::twin::{self, Twin};
 use crate::wire::backend::{self, Status};
 use crate::wire::frame::{self, HEADER_BYTES};
 
-use super::session::{RequestKind, Session, Unit};
+use super::session::{Ending, RequestKind, Session, Unit};
 
 /// Longest message taken from a server, rows and copy data aside: those stream.
 const MESSAGE_BYTES_MAX: usize = 1 << 30;
@@ -37,7 +37,7 @@ impl Session {
         now: Instant,
         out: &mut Vec<u8>,
     ) -> Result<(), ServerFault> {
-        self.invented(server, out);
+        invented(server, out);
         loop {
             if server.partial > 0 {
                 let len = server.partial.min(input.len());
@@ -69,7 +69,7 @@ impl Session {
             let message = input.get(..header.total).unwrap_or_default();
             self.reply(server, header.tag, message, forward, now, out)?;
             input.advance(header.total);
-            self.invented(server, out);
+            invented(server, out);
         }
     }
 
@@ -79,12 +79,6 @@ impl Session {
             if let Some(fill) = &mut self.fill {
                 fill.rows(bytes);
             }
-            out.extend_from_slice(bytes);
-        }
-    }
-
-    fn invented(&mut self, server: &mut Server, out: &mut Vec<u8>) {
-        while let Some(bytes) = server.outstanding.pop_invented() {
             out.extend_from_slice(bytes);
         }
     }
@@ -208,6 +202,11 @@ impl Session {
             fill.complete(message, now);
         }
         let rolled_back = body == b"ROLLBACK\0";
+        self.ending = match (self.ending, rolled_back) {
+            (Ending::Failed | Ending::Doubtful, _) => self.ending,
+            (Ending::Fine | Ending::RolledBack, true) => Ending::RolledBack,
+            (Ending::Fine | Ending::RolledBack, false) => Ending::Fine,
+        };
         match server.outstanding.front() {
             Some(Owed::Expect { reply: Reply::Execute, .. }) => {
                 let request = self.pop_execute(server);
@@ -221,14 +220,10 @@ impl Session {
                         self.apply(control, rolled_back, server);
                     }
                 }
-                if rolled_back && let Some(unit) = self.unit_mut() {
-                    unit.rolled_back = true;
-                }
             }
             Some(Owed::Expect { reply: Reply::Query, deliver: Deliver::Forward, request, .. }) => {
                 let request = *request;
                 if let Some(unit) = self.unit_of(request) {
-                    unit.rolled_back = rolled_back;
                     let single = unit.verdict.clone().filter(|verdict| verdict.statements == 1);
                     for control in single.iter().flat_map(|verdict| &verdict.controls) {
                         self.apply(control, rolled_back, server);
@@ -245,14 +240,6 @@ impl Session {
                 RequestKind::Unit(unit) => Some(unit),
                 RequestKind::Parse { .. } | RequestKind::Execute { .. } => None,
             }
-        })
-    }
-
-    /// The unit that will end next.
-    fn unit_mut(&mut self) -> Option<&mut Unit> {
-        self.requests.iter_mut().find_map(|request| match &mut request.kind {
-            RequestKind::Unit(unit) => Some(unit),
-            RequestKind::Parse { .. } | RequestKind::Execute { .. } => None,
         })
     }
 
@@ -277,12 +264,11 @@ impl Session {
             front,
             Some(Owed::Expect { reply: Reply::Parse, deliver: Deliver::Swallow, .. })
         );
-        let doubtful = is_doubtful(body);
-        if let Some(unit) = self.unit_mut() {
-            unit.failed = true;
-            unit.doubtful |= doubtful;
+        if is_doubtful(body) {
+            self.ending = Ending::Doubtful;
+        } else if self.ending != Ending::Doubtful {
+            self.ending = Ending::Failed;
         }
-        self.failed = true;
         let skipped = server.outstanding.skip_to_sync();
         for statement in skipped.statements {
             server.statements.pop(&statement);
@@ -322,7 +308,8 @@ impl Session {
             return Err(unexpected);
         };
         self.transaction.status = status;
-        self.end_of_unit(unit, status, server);
+        let ending = std::mem::take(&mut self.ending);
+        self.end_of_unit(unit, ending, status, server);
         if twin::is(Twin::NoVersionCheck) {
             self.restamp_fill();
         }
@@ -334,28 +321,27 @@ impl Session {
         if status == Status::Idle {
             self.common.counters.xact.one();
         }
-        let failed = std::mem::take(&mut self.failed);
+        let failed = matches!(ending, Ending::Failed | Ending::Doubtful);
         let rows = std::mem::take(&mut self.rows);
         self.finish_running(now, rows, failed, Some(server.pid));
         Ok(true)
     }
 
-    fn end_of_unit(&mut self, unit: Unit, status: Status, server: &mut Server) {
+    fn end_of_unit(&mut self, unit: Unit, ending: Ending, status: Status, server: &mut Server) {
+        let failed = matches!(ending, Ending::Failed | Ending::Doubtful);
         let many = unit.verdict.as_ref().filter(|verdict| verdict.statements != 1);
         if let Some(verdict) = many
             && !verdict.controls.is_empty()
         {
-            self.apply_many(&verdict.controls, unit.failed, status, server);
+            self.apply_many(&verdict.controls, failed, status, server);
         }
-        let proven_rollback = status == Status::Idle
-            && !unit.doubtful
-            && ((unit.failed && unit.failure_is_rollback) || (unit.rolled_back && !unit.failed));
-        let unseen = status == Status::Idle && unit.armed.is_empty() && !unit.rolled_back;
+        let proven_rollback = status == Status::Idle && unit.extent.proves_rollback(ending);
+        let unseen = unit.armed.is_empty() && ending == Ending::Fine;
         self.settle(unit.armed, proven_rollback);
         if status == Status::Idle {
             // Nothing was armed and yet the transaction is over: if it was not rolled back before
             // our eyes, it may have been committed.
-            if unseen && !unit.failed && let Some(scope) = self.transaction.dirty.scope() {
+            if unseen && let Some(scope) = self.transaction.dirty.scope() {
                 self.common.database.coherence.begin_write(&scope).committed();
             }
             let settings = std::sync::Arc::clone(&self.settings);
@@ -423,6 +409,13 @@ impl Session {
         if status == Status::Idle {
             self.transaction.local_settings = false;
         }
+    }
+}
+
+/// What needs no further byte from the server.
+fn invented(server: &mut Server, out: &mut Vec<u8>) {
+    while let Some(bytes) = server.outstanding.pop_invented() {
+        out.extend_from_slice(bytes);
     }
 }
 

@@ -43,6 +43,8 @@ pub struct Session {
     pub unsynced: bool,
     /// Known to be inside a transaction block that nothing sent so far can end.
     pub in_block: bool,
+    /// What was executed since the last Sync.
+    pub extent: Extent,
     /// What is to be done when replies come, in the order they are owed.
     pub requests: VecDeque<Request>,
     pub next_request: u64,
@@ -69,9 +71,9 @@ pub struct Session {
     /// behind answers still owed.
     pub unsettled: Vec<Scope>,
     pub early_hit: Option<Vec<u8>>,
-    /// Rows shown to the client, and whether it was shown an error, since the last unit ended.
+    /// Rows shown to the client since the last unit ended.
     pub rows: u64,
-    pub failed: bool,
+    pub ending: Ending,
     /// Finished statements that somebody wants to hear of; taken by the task.
     pub finished: Vec<Finished>,
 }
@@ -121,14 +123,54 @@ pub struct Unit {
     /// The verdict of a Query; `None` for Sync.
     pub verdict: Option<Arc<Verdict>>,
     pub armed: Armed,
-    /// Every single failure of it proves that nothing was committed: one plain statement.
-    pub failure_is_rollback: bool,
-    /// An ErrorResponse that leaves no doubt has been seen.
-    pub failed: bool,
-    /// An ErrorResponse that leaves doubt has been seen (hazard D8).
-    pub doubtful: bool,
+    pub extent: Extent,
+}
+
+/// What a unit of work consists of, as far as its end proves something.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Extent {
+    /// Nothing was executed.
+    #[default]
+    Empty,
+    /// One statement that cannot commit by itself: if it fails, nothing was committed.
+    Plain,
+    /// One statement that may commit: only the tag ROLLBACK proves that it did not.
+    Committing,
+    /// Several; their end proves nothing of what came before it.
+    Several,
+}
+
+impl Extent {
+    /// With one more statement.
+    #[must_use]
+    pub fn and(self, next: Self) -> Self {
+        match self {
+            Self::Empty => next,
+            Self::Plain | Self::Committing | Self::Several => Self::Several,
+        }
+    }
+
+    /// Whether a unit that ended so has committed nothing.
+    pub fn proves_rollback(self, ending: Ending) -> bool {
+        match ending {
+            Ending::Fine | Ending::Doubtful => false,
+            Ending::Failed => self == Self::Plain,
+            Ending::RolledBack => matches!(self, Self::Plain | Self::Committing),
+        }
+    }
+}
+
+/// How the unit of work under way is ending, from what the server has said so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ending {
+    #[default]
+    Fine,
     /// The last command tag was ROLLBACK.
-    pub rolled_back: bool,
+    RolledBack,
+    /// An ErrorResponse that leaves no doubt.
+    Failed,
+    /// An ErrorResponse that proves nothing (hazard D8).
+    Doubtful,
 }
 
 /// Commits that may happen from here on: their tables are in flight until the outcome is known.
@@ -204,6 +246,7 @@ impl Session {
             group: Group::default(),
             unsynced: false,
             in_block: false,
+            extent: Extent::Empty,
             requests: VecDeque::new(),
             next_request: 1,
             armed: Armed::default(),
@@ -220,7 +263,7 @@ impl Session {
             unsettled: Vec::new(),
             early_hit: None,
             rows: 0,
-            failed: false,
+            ending: Ending::Fine,
             finished: Vec::new(),
         }
     }

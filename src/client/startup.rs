@@ -73,9 +73,8 @@ fn parse_options(options: &str) -> Result<Vec<(String, String)>, CloseReason> {
     let mut words = words.into_iter();
     while let Some(word) = words.next() {
         let pair = match (word.strip_prefix("--"), word.strip_prefix("-c")) {
-            (Some(pair), _) => pair.to_owned(),
             (None, Some("")) => words.next().ok_or_else(refused)?,
-            (None, Some(pair)) => pair.to_owned(),
+            (Some(pair), _) | (None, Some(pair)) => pair.to_owned(),
             (None, None) => return Err(refused()),
         };
         let (name, value) = pair.split_once('=').ok_or_else(refused)?;

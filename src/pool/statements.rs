@@ -82,6 +82,8 @@ struct SharedKey {
     sql: Box<[u8]>,
     types: Box<[u8]>,
     settings: u64,
+    /// After a catalogue change the old statement may have another result type.
+    generation: u64,
 }
 
 impl Shared {
@@ -89,8 +91,14 @@ impl Shared {
         Self { statements: Mutex::new(LruCache::new(statements_max)) }
     }
 
-    pub fn intern(&self, sql: &[u8], types: &[u8], settings: u64) -> Arc<Statement> {
-        let key = SharedKey { sql: sql.into(), types: types.into(), settings };
+    pub fn intern(
+        &self,
+        sql: &[u8],
+        types: &[u8],
+        settings: u64,
+        generation: u64,
+    ) -> Arc<Statement> {
+        let key = SharedKey { sql: sql.into(), types: types.into(), settings, generation };
         let mut statements = self.statements.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = statements.get(&key) {
             return Arc::clone(known);

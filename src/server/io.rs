@@ -5,7 +5,7 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
@@ -183,10 +183,7 @@ impl Connection {
         let mut context = Context::from_waker(Waker::noop());
         self.input.reserve(1024);
         self.input.is_empty()
-            && match self.stream.poll_read(&mut context, &mut self.input) {
-                Poll::Pending => true,
-                Poll::Ready(_) => false,
-            }
+            && self.stream.poll_read(&mut context, &mut self.input).is_pending()
     }
 }
 
@@ -256,10 +253,12 @@ pg_catalog.inet_server_port()) \
 FROM pg_catalog.pg_database d, pg_catalog.pg_roles r \
 WHERE d.datname = pg_catalog.current_database() AND r.rolname = CURRENT_USER";
 
+type Bases = HashMap<BTreeMap<String, String>, Arc<Base>>;
+
 /// Equal bases share one id, so that a pool's servers do.
 fn intern_base(base: Base) -> Arc<Base> {
     /// Guards the bases seen in this process; nothing else is locked inside.
-    static BASES: Mutex<Option<HashMap<BTreeMap<String, String>, Arc<Base>>>> = Mutex::new(None);
+    static BASES: Mutex<Option<Bases>> = Mutex::new(None);
     /// Beyond it the oldest knowledge is dropped, which only loses hits.
     const BASES_MAX: usize = 10_000;
     static NEXT: AtomicU64 = AtomicU64::new(1);

@@ -21,7 +21,7 @@ DRIVERS = {
     "tokio-postgres": [os.environ.get("DRIVER_RUST", "driver_tokio_postgres")],
 }
 # A workload takes seconds; one that waits for ever is a finding, not a reason to wait with it.
-SECONDS_MAX = 180
+SECONDS_MAX = int(os.environ.get("FOREBAY_DRIVER_SECONDS", "180"))
 SHARE_MIN = 30
 
 

@@ -1,0 +1,2 @@
+-- Nearly nothing: what a run costs before its first transaction, which run.sh subtracts.
+SELECT 1;
