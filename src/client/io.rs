@@ -175,9 +175,11 @@ impl Task {
 
     /// Sends the group on, after waiting for a server if there is none yet.
     async fn send_group(&mut self, now: Instant) -> Result<(), CloseReason> {
-        if self.lease.is_none() {
-            self.acquire().await?;
-        }
+        // The statement is sent when its wait is over, which the slow log tells apart.
+        let now = match self.lease {
+            Some(_) => now,
+            None => self.acquire().await?.unwrap_or(now),
+        };
         if let Some(lease) = &mut self.lease {
             self.session.dispatch(&mut lease.connection.server, now);
         }
@@ -185,10 +187,11 @@ impl Task {
     }
 
     /// Waits in line for a server; what the client is owed already is sent first.
-    async fn acquire(&mut self) -> Result<(), CloseReason> {
+    /// Gives the time at which a wait ended, if there was one.
+    async fn acquire(&mut self) -> Result<Option<Instant>, CloseReason> {
         if let Some(lease) = self.pool.try_acquire() {
             self.take_lease(lease);
-            return Ok(());
+            return Ok(None);
         }
         self.flush().await.or(Err(CloseReason::ClientLost))?;
         let began = Instant::now();
@@ -201,12 +204,13 @@ impl Task {
             leave = entry.asked_to_leave() => return Err(leave.reason()),
         };
         self.show(|shown| shown.waiting_since = None);
-        let waited = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let ended = Instant::now();
+        let waited = statistics::micros(ended.saturating_duration_since(began));
         self.session.common.counters.wait_time.add(waited);
         self.entry.group.wait_time.add(waited);
         let lease = acquired.map_err(|error| close_reason(&error))?;
         self.take_lease(lease);
-        Ok(())
+        Ok(Some(ended))
     }
 
     fn take_lease(&mut self, mut lease: Lease) {
