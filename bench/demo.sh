@@ -76,7 +76,8 @@ step "an aggregate over 1,001 rows with a hundred parameters, $CLIENTS clients"
 compare "aggregate, 100 parameters" -f "$here/pgbench/aggregate.sql"
 
 step "what it did ($CLIENTS clients, $(nproc) cores shared by pgbench, PostgreSQL and Forebay)"
-printf '%-34s %9s %9s %7s %9s %9s %9s\n' "" "direct/s" "Forebay/s" "ratio" "direct ms" "Forebay ms" "hits"
+printf '%-34s %19s %7s %19s %9s\n' '' 'transactions/s' '' 'latency ms' ''
+printf '%-34s %9s %9s %7s %9s %9s %9s\n' '' direct Forebay ratio direct Forebay hits
 printf '%s' "$TABLE"
 
 step "a write, and the next read"

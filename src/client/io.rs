@@ -139,7 +139,11 @@ impl Task {
                 let message = self.input.get(..header.total).unwrap_or_default();
                 // Outside a copy PostgreSQL ignores them, so without a server we do.
                 if let Some(lease) = &mut self.lease {
-                    lease.connection.server.to_server.extend_from_slice(message);
+                    let server = &mut lease.connection.server;
+                    if header.tag != frontend::COPY_DATA {
+                        server.outstanding.copy_ends();
+                    }
+                    server.to_server.extend_from_slice(message);
                 }
                 self.input.advance(header.total);
                 continue;

@@ -125,8 +125,15 @@ impl Outstanding {
         }
     }
 
-    /// CopyInResponse to an Execute: PostgreSQL ignores the Sync that was sent with it, and
-    /// answers the one that follows CopyDone. Gives what the ignored Sync was to carry.
+    /// CopyDone or CopyFail was sent: a Sync from here on is answered again.
+    pub fn copy_ends(&mut self) {
+        if !self.queue.is_empty() {
+            self.push(Owed::Invented(b""));
+        }
+    }
+
+    /// CopyInResponse to an Execute: PostgreSQL ignores a Sync that was sent before CopyDone, and
+    /// answers the one that follows it. Gives what the ignored Sync was to carry.
     pub fn ignore_sync_in_copy(&mut self) -> Option<u64> {
         let sync = self.queue.get(1)?;
         let Owed::Expect { reply: Reply::Sync, request, .. } = sync else { return None };
@@ -198,6 +205,18 @@ mod tests {
         outstanding.pop();
         assert_eq!(outstanding.pop_invented(), Some(&b"1"[..]));
         assert!(outstanding.is_empty());
+    }
+
+    #[test]
+    fn a_sync_behind_the_end_of_a_copy_is_answered() {
+        let mut outstanding = Outstanding::default();
+        outstanding.push(forward(Reply::Execute));
+        outstanding.copy_ends();
+        outstanding.push(Owed::forward(Reply::Sync, 9));
+        assert_eq!(outstanding.ignore_sync_in_copy(), None);
+        outstanding.pop();
+        assert_eq!(outstanding.pop_invented(), Some(&b""[..]));
+        assert_eq!(outstanding.len(), 1);
     }
 
     #[test]

@@ -4,8 +4,10 @@
 use std::collections::BTreeSet;
 
 use super::catalog::{Action, Catalog, Relation, RelationKind, TypeClass};
+use super::names::Path;
 use super::parse::{Operations, Target};
-use super::resolve::Path;
+use super::reading::reading_runs_code;
+
 use super::verdict::{TableId, Write};
 
 /// Code that we do not know runs in the session.
@@ -16,26 +18,106 @@ pub(super) const UNKNOWN_CODE: Write = Write::Opaque {
 
 /// What writing to these tables touches.
 pub(super) fn write(targets: &[Target], catalog: &Catalog, search_path: &[String]) -> Write {
+    match resolve(targets, catalog, search_path) {
+        Err(write) => write,
+        Ok(found) => {
+            let roots = found
+                .into_iter()
+                .map(|(relation, operations)| (catalog.root(relation.oid), operations))
+                .collect();
+            verdict(follow(roots, catalog))
+        }
+    }
+}
+
+/// What TRUNCATE of these tables touches. It evaluates nothing stored with them, but has
+/// triggers of its own.
+pub(super) fn truncate(
+    targets: &[Target],
+    cascade: bool,
+    catalog: &Catalog,
+    search_path: &[String],
+) -> Write {
+    let mut waiting: Vec<TableId> = match resolve(targets, catalog, search_path) {
+        Err(write) => return write,
+        Ok(found) => found
+            .into_iter()
+            .map(|(relation, _)| catalog.root(relation.oid))
+            .collect(),
+    };
+    let mut tables = BTreeSet::new();
+    while let Some(root) = waiting.pop() {
+        if !tables.insert(root) {
+            continue;
+        }
+        for member in catalog.tree(root) {
+            if member.kind != RelationKind::Table || member.trigger {
+                return UNKNOWN_CODE;
+            }
+            if cascade {
+                let keys = catalog.foreign_keys(member.oid).iter();
+                waiting.extend(keys.map(|key| catalog.root(key.child)));
+            }
+        }
+    }
+    verdict(Some(tables))
+}
+
+/// What REFRESH of these materialised views touches: they hold no rows but their own.
+pub(super) fn refresh(targets: &[Target], catalog: &Catalog, search_path: &[String]) -> Write {
+    let found = match resolve(targets, catalog, search_path) {
+        Err(write) => return write,
+        Ok(found) => found,
+    };
+    let clean = |relation: &Relation| {
+        relation.kind == RelationKind::MaterializedView
+            && !relation.code
+            && !catalog
+                .reads(relation.oid)
+                .iter()
+                .any(|read| reading_runs_code(*read, catalog))
+    };
+    let clean = found.iter().all(|(relation, _)| clean(relation));
+    let views = found
+        .iter()
+        .map(|(relation, _)| TableId(relation.oid))
+        .collect();
+    verdict(clean.then_some(views))
+}
+
+/// The relations that the targets may mean; or the verdict, if that cannot be told.
+fn resolve<'a>(
+    targets: &[Target],
+    catalog: &'a Catalog,
+    search_path: &[String],
+) -> Result<Vec<(&'a Relation, Operations)>, Write> {
     let path = Path::new(catalog, search_path);
-    let mut waiting = Vec::new();
+    let mut found = Vec::new();
     for target in targets {
         let relations = path.relations(catalog, &target.name);
         if relations.is_empty() {
-            return UNKNOWN_CODE;
+            return Err(UNKNOWN_CODE);
         }
         if relations.iter().any(|relation| relation.system) {
-            return Write::Catalog;
+            return Err(Write::Catalog);
         }
-        waiting.extend(
+        found.extend(
             relations
-                .iter()
-                .map(|r| (catalog.root(r.oid), target.operations)),
+                .into_iter()
+                .map(|relation| (relation, target.operations)),
         );
     }
-    match follow(waiting, catalog) {
-        Some(tables) => Write::Plain(tables.into_iter().collect()),
-        None => UNKNOWN_CODE,
+    if found.is_empty() {
+        Err(UNKNOWN_CODE)
+    } else {
+        Ok(found)
     }
+}
+
+fn verdict(tables: Option<BTreeSet<TableId>>) -> Write {
+    tables.map_or(UNKNOWN_CODE, |tables| {
+        Write::Plain(tables.into_iter().collect())
+    })
 }
 
 /// The closure over trees and foreign keys; `None` if code from outside runs on the way.

@@ -9,6 +9,8 @@ pub mod verdict;
 pub mod parse;
 pub mod catalog;
 pub mod functions;
+pub mod names;
+pub mod reading;
 pub mod resolve;
 pub mod closure;
 pub mod classify;

@@ -6,14 +6,19 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use super::catalog::{BuiltIn, Catalog, Overload, Relation, RelationKind, TypeClass, Volatility};
+use super::catalog::{BuiltIn, Catalog, Relation, RelationKind, TypeClass, Volatility};
 use super::classify::Context;
 use super::functions;
+use super::names::{Path, Values};
 use super::parse::{Call, Facts, Name, Range, Source, TypeUse};
+use super::reading::reading_runs_code;
 use super::verdict::{BypassReason, TableId};
 
 /// Tables of one answer; each is checked on every hit.
 pub const TABLES_MAX: usize = 64;
+
+/// From this version on the server's grammar has all SQL/JSON syntax that ours has.
+const SQL_JSON_VERSION: u32 = 170_000;
 
 /// Columns that every table has.
 const SYSTEM_COLUMNS: [&str; 6] = ["cmax", "cmin", "ctid", "tableoid", "xmax", "xmin"];
@@ -36,7 +41,6 @@ pub(super) fn resolve(facts: &Facts, catalog: &Catalog, context: &Context<'_>) -
         catalog,
         path: Path::new(catalog, context.search_path),
         ranges: Vec::new(),
-        seen: HashSet::new(),
         values: Values::default(),
         resolved: Resolved::default(),
     };
@@ -66,61 +70,12 @@ pub(super) fn resolve(facts: &Facts, catalog: &Catalog, context: &Context<'_>) -
     resolver.resolved
 }
 
-/// The schemas that unqualified names are looked for in.
-#[derive(Debug)]
-pub(super) struct Path {
-    schemas: Vec<u32>,
-    pg_catalog: u32,
-    /// A schema is searched before `pg_catalog`, so built-in names may be taken over.
-    demoted: bool,
-}
-
-impl Path {
-    pub(super) fn new(catalog: &Catalog, search_path: &[String]) -> Self {
-        let first = search_path.iter().position(|name| name == "pg_catalog");
-        Self {
-            schemas: search_path
-                .iter()
-                .filter_map(|name| catalog.schema(name))
-                .collect(),
-            pg_catalog: catalog.pg_catalog(),
-            demoted: first.is_some_and(|at| at > 0),
-        }
-    }
-
-    fn holds(&self, schema: u32) -> bool {
-        schema == self.pg_catalog || self.schemas.contains(&schema)
-    }
-
-    /// Every relation that the name may mean.
-    pub(super) fn relations<'a>(&self, catalog: &'a Catalog, name: &Name) -> Vec<&'a Relation> {
-        let wanted = name.schema.as_deref().map(|schema| catalog.schema(schema));
-        catalog
-            .relations_named(&name.name)
-            .filter(|(schema, _)| match wanted {
-                Some(wanted) => wanted == Some(*schema),
-                None => self.holds(*schema),
-            })
-            .map(|(_, relation)| relation)
-            .collect()
-    }
-}
-
-/// Which values from outside an expression of the statement may hold.
-#[derive(Debug, Default)]
-struct Values {
-    enums: HashSet<u32>,
-    /// Rows, or values of a type from outside that is no enum: they reach any overload.
-    any: bool,
-}
-
 struct Resolver<'a> {
     facts: &'a Facts,
     catalog: &'a Catalog,
     path: Path,
     /// The relations that a name in a FROM list may stand for.
     ranges: Vec<(&'a Range, Vec<&'a Relation>)>,
-    seen: HashSet<u32>,
     values: Values,
     resolved: Resolved,
 }
@@ -140,6 +95,9 @@ impl<'a> Resolver<'a> {
         let facts = self.facts;
         if facts.unknown_syntax {
             self.outside(BypassReason::Unparsable);
+        }
+        if facts.recent_syntax && self.catalog.identity().server_version < SQL_JSON_VERSION {
+            self.outside(BypassReason::Function);
         }
         if self.catalog.hooks() {
             self.outside(BypassReason::UserObject);
@@ -189,7 +147,7 @@ impl<'a> Resolver<'a> {
                 self.refuse(BypassReason::RelationKind);
             }
         }
-        if self.runs_code(relation.oid) {
+        if reading_runs_code(relation.oid, self.catalog) {
             self.outside(BypassReason::UserObject);
         }
     }
@@ -204,44 +162,6 @@ impl<'a> Resolver<'a> {
         if member.row_security {
             self.refuse(BypassReason::RowSecurity);
         }
-    }
-
-    /// Reading this relation may run code from outside: through a view's definition, a policy,
-    /// or a foreign data wrapper.
-    fn runs_code(&mut self, oid: u32) -> bool {
-        let mut waiting = vec![oid];
-        let mut found = false;
-        while let Some(oid) = waiting.pop() {
-            if !self.seen.insert(oid) {
-                continue;
-            }
-            let Some(relation) = self.catalog.relation(oid) else {
-                // Dropped from the snapshot, or of a kind that holds no rows.
-                found = true;
-                continue;
-            };
-            if relation.system {
-                continue;
-            }
-            match relation.kind {
-                RelationKind::View => {
-                    found |= relation.code;
-                    waiting.extend(self.catalog.reads(oid));
-                }
-                RelationKind::Table => {
-                    for member in self.catalog.tree(self.catalog.root(oid)) {
-                        found |= member.kind == RelationKind::Foreign;
-                        if member.row_security {
-                            found |= member.code;
-                            waiting.extend(self.catalog.reads(member.oid));
-                        }
-                    }
-                }
-                RelationKind::Foreign => found = true,
-                RelationKind::MaterializedView | RelationKind::Sequence => {}
-            }
-        }
-        found
     }
 
     /// Looks through the columns that the statement may use.
@@ -329,7 +249,7 @@ impl<'a> Resolver<'a> {
             if candidate.schema == catalog.pg_catalog() {
                 // Searched first, so nothing else can be meant.
                 self.built_in_type(candidate.class, name, &use_.source);
-                if !self.path.demoted || wanted.is_some() {
+                if !self.path.demoted() || wanted.is_some() {
                     return;
                 }
             } else if candidate.domain {
@@ -440,65 +360,44 @@ impl<'a> Resolver<'a> {
 
     fn call(&mut self, call: &Call) {
         let name = &call.name.name;
-        let overloads = self.catalog.functions(name);
-        if self.reaches(call, overloads) {
+        if self
+            .path
+            .reaches(call, self.catalog.functions(name), &self.values)
+        {
             self.outside(BypassReason::UserObject);
         }
-        match self.catalog.built_in(name) {
+        match self
+            .catalog
+            .built_in(name)
+            .or_else(|| self.older_name(call))
+        {
             None => self.outside(BypassReason::Function),
             Some(built_in) => {
                 if functions::runs_code(name) {
                     self.resolved.code = true;
                 }
-                if !may_keep(name, call.untyped.len(), built_in) {
+                if !may_keep(name, call.arguments.len(), built_in) {
                     self.refuse(BypassReason::Function);
                 }
             }
         }
     }
 
+    /// EXTRACT is a function of its own since version 14 only.
+    fn older_name(&self, call: &Call) -> Option<BuiltIn> {
+        let extract = call.name.name == "extract" && call.name.schema.is_some();
+        extract
+            .then(|| self.catalog.built_in("date_part"))
+            .flatten()
+    }
+
     fn operator(&mut self, call: &Call) {
-        if self.reaches(call, self.catalog.operators(&call.name.name)) {
+        if self
+            .path
+            .reaches(call, self.catalog.operators(&call.name.name), &self.values)
+        {
             self.outside(BypassReason::UserObject);
         }
-    }
-
-    /// An overload from outside may be the one that PostgreSQL chooses.
-    fn reaches(&self, call: &Call, overloads: &[Overload]) -> bool {
-        if let Some(schema) = &call.name.schema
-            && schema != "pg_catalog"
-        {
-            return true;
-        }
-        let qualified = call.name.schema.is_some();
-        overloads
-            .iter()
-            .filter(|overload| {
-                if qualified {
-                    overload.schema == self.catalog.pg_catalog()
-                } else {
-                    self.path.holds(overload.schema)
-                }
-            })
-            .any(|overload| self.path.demoted && !qualified || self.accepts(overload, call))
-    }
-
-    fn accepts(&self, overload: &Overload, call: &Call) -> bool {
-        let wanted = overload.arguments.len();
-        let given = call.untyped.len();
-        let can_be = |demand: &Option<u32>, untyped: bool| {
-            demand.is_none_or(|oid| untyped || self.values.any || self.values.enums.contains(&oid))
-        };
-        if call.any_place || overload.variadic {
-            return overload.arguments.iter().all(|demand| can_be(demand, true));
-        }
-        given <= wanted
-            && given + overload.defaults >= wanted
-            && overload
-                .arguments
-                .iter()
-                .zip(&call.untyped)
-                .all(|(demand, untyped)| can_be(demand, *untyped))
     }
 }
 

@@ -8,6 +8,9 @@
     reason = "a simulation that breaks its own rules should stop at once"
 )]
 
+#[path = "../checker/oracle.rs"]
+#[expect(dead_code, reason = "only what the checker judges by is tested here")]
+mod checker_oracle;
 mod explore;
 mod model;
 mod real;

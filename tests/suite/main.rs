@@ -1,1 +1,15 @@
-//! Tests.
+//! The program as its users meet it: real clients on one side, a real PostgreSQL and Redis,
+//! started from what is installed, on the other. Each test has a database and a Forebay of its
+//! own, so all run at once.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a check fails by panicking, and then prints the log"
+)]
+
+mod support;
+
+mod protocol;

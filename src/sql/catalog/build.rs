@@ -5,11 +5,14 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use super::{
-    Action, BuiltIn, Catalog, Column, FIRST_NORMAL_OID, ForeignKey, Identity, NamedType, Overload,
-    Relation, RelationKind, SNAPSHOT_QUERIES, TypeClass, Volatility,
+    Action, BuiltIn, Catalog, Column, Demand, FIRST_NORMAL_OID, ForeignKey, Identity, NamedType,
+    Overload, Relation, RelationKind, SNAPSHOT_QUERIES, TypeClass, Volatility,
 };
 
-/// `timetz` and its array.
+/// Types that a numeric constant has or is cast to implicitly; `reg…` types are more of them.
+const NUMBERS: [&str; 7] = ["float4", "float8", "int2", "int4", "int8", "numeric", "oid"];
+
+/// `timetz`.
 const TIMETZ: u32 = 1266;
 
 /// date, time, timestamp, timestamptz.
@@ -423,7 +426,7 @@ struct Casts {
     reachable: HashSet<u32>,
     /// Outside types with any cast from or to them.
     outside: HashSet<u32>,
-    /// A cast between two built-in types was added.
+    /// A cast between two built-in types was added that changes what we know of them.
     between_built_ins: bool,
     /// A cast from an outside type runs a function from outside.
     code: bool,
@@ -438,13 +441,18 @@ fn casts(answer: Answer<'_>, types: &Types<'_>) -> Result<Casts, CatalogError> {
     };
     for row in answer.rows::<4>() {
         let [source, target, context, code] = row?;
+        let target_oid = answer.number(target)?;
         let source = types.outside(answer.number(source)?);
-        let target = types.outside(answer.number(target)?);
+        let target = types.outside(target_oid);
         casts.code |= source.is_some() && answer.yes(code)?;
         casts.outside.extend(source);
         casts.outside.extend(target);
         match (source, target) {
-            (None, None) => casts.between_built_ins = true,
+            // One that runs built-in code, towards a type of which we assume nothing, is harmless.
+            (None, None) => {
+                casts.between_built_ins |=
+                    answer.yes(code)? || types.class(target_oid) != TypeClass::Plain;
+            }
             (None, Some(target)) if context == "i" => {
                 casts.reachable.insert(target);
             }
@@ -454,10 +462,22 @@ fn casts(answer: Answer<'_>, types: &Types<'_>) -> Result<Casts, CatalogError> {
     Ok(casts)
 }
 
-fn demand(types: &Types<'_>, casts: &Casts, oid: u32) -> Option<u32> {
-    types
-        .outside(oid)
-        .filter(|outside| !casts.reachable.contains(outside))
+fn demand(types: &Types<'_>, casts: &Casts, oid: u32) -> Demand {
+    if let Some(outside) = types.outside(oid) {
+        return if casts.reachable.contains(&outside) {
+            Demand::Anything
+        } else {
+            Demand::Outside(outside)
+        };
+    }
+    match types.rows.get(&oid) {
+        // An array of numbers is no number; pseudo-types and domains may be anything.
+        Some(row) if row.kind == "b" && row.element != 0 => Demand::NoNumber,
+        Some(row) if row.kind == "b" && !NUMBERS.contains(&row.name) && !is_reg(row.name) => {
+            Demand::NoNumber
+        }
+        Some(_) | None => Demand::Anything,
+    }
 }
 
 fn functions(

@@ -104,13 +104,22 @@ pub enum Action {
     Set,
 }
 
+/// Which values an argument accepts, as far as it matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Demand {
+    /// Any, or any number, or a type from outside that some built-in type becomes by itself.
+    Anything,
+    /// Values of some built-in type that no number becomes by itself.
+    NoNumber,
+    /// Values of this type from outside.
+    Outside(u32),
+}
+
 /// A function or operator from outside, as far as overload resolution can reach it.
 #[derive(Clone, Debug)]
 pub struct Overload {
     pub schema: u32,
-    /// One per argument: the outside type it demands, or `None` if values of built-in types
-    /// (or of types that a built-in type is cast to implicitly, or anything at all) will do.
-    pub arguments: Box<[Option<u32>]>,
+    pub arguments: Box<[Demand]>,
     pub defaults: usize,
     pub variadic: bool,
 }

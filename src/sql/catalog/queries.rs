@@ -26,7 +26,8 @@ macro_rules! runs_sql {
             ")::text ~ (SELECT ':(aggfnoid|winfnoid|funcid|opfuncid) (' || string_agg(oid::text, '|') \
              || ') ' FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND proname ~ \
              '^(query_to_xml|cursor_to_xml|table_to_xml|schema_to_xml|database_to_xml|ts_stat$|\
-             ts_rewrite$|lo_import|lo_export|pg_import_system|set_config$)')"
+             ts_rewrite$|lo_import|lo_export|pg_import_system|set_config$|\
+             pg_(try_)?advisory_(lock|unlock_all))')"
         )
     };
 }

@@ -54,13 +54,18 @@ fn a_row_that_does_not_read_fails_the_snapshot() {
 }
 
 #[test]
-fn a_cast_between_built_in_types_makes_any_statement_suspect() {
+fn a_cast_between_built_in_types_that_runs_code_makes_any_statement_suspect() {
     let mut answers = answers();
     assert!(!Catalog::build(&answers).unwrap().hooks());
     answers[11].push(
-        ["23", "16", "i", "true"]
+        ["23", "16", "i", "false"]
             .map(|field| Some(field.to_owned()))
             .to_vec(),
     );
-    assert!(Catalog::build(&answers).unwrap().hooks());
+    assert!(!Catalog::build(&answers).unwrap().hooks());
+    for row in [["25", "1082", "i", "false"], ["23", "16", "e", "true"]] {
+        answers[11].truncate(2);
+        answers[11].push(row.map(|field| Some(field.to_owned())).to_vec());
+        assert!(Catalog::build(&answers).unwrap().hooks());
+    }
 }

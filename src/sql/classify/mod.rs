@@ -2,8 +2,7 @@
 //! changes about the client.
 
 use super::catalog::Catalog;
-use super::closure::{UNKNOWN_CODE, write};
-use super::functions;
+use super::closure::{UNKNOWN_CODE, refresh, truncate, write};
 use super::parse::{Facts, Kind, ParseError, Statement, parse};
 use super::resolve::{Resolved, resolve};
 use super::verdict::{BypassReason, Control, Read, Verdict, Write};
@@ -21,6 +20,10 @@ pub struct Context<'a> {
 }
 
 /// Judges a query string. Never fails: what is not understood is opaque and not kept.
+///
+/// Temporary relations are not in the snapshot. For a client that has or may have some, any name
+/// may mean one of them, a view that calls anything included: its reads must not be kept, nor
+/// its `Write::None` and `Write::Plain` believed.
 pub fn classify(sql: &str, context: &Context<'_>) -> Verdict {
     // The grammar's bindings panic on tree nodes they do not expect; nothing outlives the call.
     let judged = std::panic::catch_unwind(|| parse(sql).map(|statements| judge(statements, context)));
@@ -64,7 +67,6 @@ fn judge(statements: Vec<Statement>, context: &Context<'_>) -> Verdict {
         verdict.exact_text |= statement.exact_text || statement.facts.time_word;
         ends_transaction |= statement.controls.iter().any(is_transaction_control);
         verdict.controls.extend(statement.controls);
-        verdict.controls.extend(advisory(&statement.facts));
     }
     if count > 1 {
         verdict.read = Read::Bypass(BypassReason::MultipleStatements);
@@ -104,6 +106,7 @@ fn effect(statement: &Statement, context: &Context<'_>) -> (Write, Read) {
             };
             (if clean { Write::None } else { opaque }, not_a_read)
         }
+        Kind::Truncates { .. } | Kind::Refreshes => (emptied(statement, context), not_a_read),
         Kind::Temporary => {
             let clean = context.catalog.is_some_and(|c| !c.event_triggers())
                 && !runs_code(&statement.facts, context)
@@ -158,6 +161,19 @@ fn carried(statement: &Statement, context: &Context<'_>) -> Write {
     write
 }
 
+/// What TRUNCATE or REFRESH MATERIALIZED VIEW touches.
+fn emptied(statement: &Statement, context: &Context<'_>) -> Write {
+    let targets = &statement.facts.targets;
+    let Some(catalog) = context.catalog.filter(|catalog| !catalog.event_triggers()) else {
+        return UNKNOWN_CODE;
+    };
+    if let Kind::Truncates { cascade } = statement.kind {
+        truncate(targets, cascade, catalog, context.search_path)
+    } else {
+        refresh(targets, catalog, context.search_path)
+    }
+}
+
 fn written(facts: &Facts, resolved: &Resolved, catalog: &Catalog, context: &Context<'_>) -> Write {
     if resolved.code {
         UNKNOWN_CODE
@@ -199,18 +215,6 @@ fn is_transaction_control(control: &Control) -> bool {
             | Control::PrepareTransaction
             | Control::CommitPrepared
     )
-}
-
-fn advisory(facts: &Facts) -> Vec<Control> {
-    let mut controls = Vec::new();
-    for call in &facts.calls {
-        if functions::takes_advisory_lock(&call.name.name) {
-            controls.push(Control::AdvisoryLock);
-        } else if call.name.name == "pg_advisory_unlock_all" {
-            controls.push(Control::AdvisoryUnlockAll);
-        }
-    }
-    controls
 }
 
 /// Both happen.

@@ -137,6 +137,7 @@ fn overloads_for_types_that_are_not_there_do_not_matter() {
         &[20001],
     );
     cacheable("SELECT id FROM mails WHERE id = 1", &[20013]);
+    cacheable("SELECT id % 2, 2 % id FROM users", &[20001]);
 }
 
 #[test]
@@ -147,6 +148,9 @@ fn overloads_that_can_be_chosen_may_write() {
     opaque("SELECT lower(address) FROM mails");
     opaque("SELECT rank_of(mood) FROM users");
     opaque("SELECT 'a' % 'b'");
+    opaque("SELECT name % 'b' FROM users");
+    opaque("SELECT * FROM xmltable('/a' PASSING '<a/>' COLUMNS b positive)");
+    opaque("SELECT '1'::positive");
     opaque("SELECT id ### 1 FROM users");
     opaque("SELECT id FROM users ORDER BY id USING ###");
     opaque("SELECT twice() FROM users");
@@ -282,6 +286,73 @@ fn plain_writes_are_closed_over_trees_and_foreign_keys() {
 }
 
 #[test]
+fn emptying_tables_is_a_plain_write() {
+    plain("TRUNCATE users", &[20001]);
+    plain("TRUNCATE users CASCADE", &[20001, 20002, 20003, 20004]);
+    plain("TRUNCATE part1, users", &[20001, 20010]);
+    plain("REFRESH MATERIALIZED VIEW CONCURRENTLY totals", &[20023]);
+    opaque("TRUNCATE parent CASCADE");
+    opaque("TRUNCATE v_plain");
+    opaque("REFRESH MATERIALIZED VIEW no_such_view");
+}
+
+#[test]
+fn a_materialised_view_over_writing_code_refreshes_opaquely() {
+    let mut answers = sample::answers();
+    let row = ["20023", "20021", "v"].map(|field| Some(field.to_owned()));
+    answers[13].push(row.to_vec());
+    let catalog = Catalog::build(&answers).unwrap();
+    let sql = "REFRESH MATERIALIZED VIEW totals";
+    assert_eq!(verdict_in(sql, &catalog, &["public"]).write, UNKNOWN_CODE);
+}
+
+#[test]
+fn event_triggers_make_all_they_fire_for_opaque() {
+    let mut answers = sample::answers();
+    answers[1][0][2] = Some("1".to_owned());
+    let catalog = Catalog::build(&answers).unwrap();
+    for sql in [
+        "CREATE TEMP TABLE x (id int)",
+        "REFRESH MATERIALIZED VIEW totals",
+    ] {
+        assert_eq!(
+            verdict_in(sql, &catalog, &["public"]).write,
+            UNKNOWN_CODE,
+            "{sql}"
+        );
+    }
+}
+
+#[test]
+fn analysing_runs_the_code_of_indexes() {
+    let mut answers = sample::answers();
+    answers[1][0][4] = Some("1".to_owned());
+    let catalog = Catalog::build(&answers).unwrap();
+    let opaque = Write::Opaque {
+        commits_inside: true,
+        taints: false,
+    };
+    for (sql, write) in [
+        ("ANALYZE", opaque.clone()),
+        ("VACUUM FULL users", opaque),
+        ("VACUUM users", Write::None),
+    ] {
+        assert_eq!(verdict_in(sql, &catalog, &["public"]).write, write, "{sql}");
+        assert_eq!(verdict(sql).write, Write::None, "{sql}");
+    }
+}
+
+#[test]
+fn syntax_newer_than_the_server_may_be_a_call() {
+    let mut answers = sample::answers();
+    let sql = "SELECT json_value('{}', '$.a') FROM users";
+    opaque(sql);
+    answers[1][0][1] = Some("170000".to_owned());
+    let catalog = Catalog::build(&answers).unwrap();
+    assert_eq!(verdict_in(sql, &catalog, &["public"]).write, Write::None);
+}
+
+#[test]
 fn writes_that_run_unknown_code_are_opaque() {
     opaque("INSERT INTO audited VALUES (1)");
     opaque("DELETE FROM parent");
@@ -307,7 +378,6 @@ fn ddl_and_the_unknown_change_the_catalogue() {
         "GRANT SELECT ON users TO public",
         "SELECT INTO x FROM users",
         "CREATE TABLE x AS SELECT 1",
-        "TRUNCATE users",
         "SELECT 1; DROP TABLE users",
         "DECLARE c CURSOR WITH HOLD FOR SELECT writes()",
     ] {
@@ -489,6 +559,10 @@ fn session_state_is_named() {
     );
     controls("CLOSE ALL", &[Control::CloseCursor { all: true }]);
     controls("LOCK users", &[Control::LockTable]);
+    controls(
+        "SELECT * FROM (SELECT * FROM users FOR SHARE) x; SELECT 1",
+        &[Control::LockTable],
+    );
     controls("COPY users TO STDOUT", &[Control::Copy]);
     controls("SELECT pg_advisory_lock(1)", &[Control::AdvisoryLock]);
     controls(

@@ -47,6 +47,12 @@ pub enum Kind {
     Nothing,
     /// VACUUM, ANALYZE, CLUSTER, REINDEX: rows stay what they are, but index expressions run.
     Maintenance,
+    /// Empties its targets, and with `cascade` whatever refers to them.
+    Truncates {
+        cascade: bool,
+    },
+    /// Fills its target, a materialised view, anew.
+    Refreshes,
     /// Creates a temporary relation, filled by its facts if it has any.
     Temporary,
     Opaque {
@@ -88,11 +94,19 @@ pub struct Operations {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
     pub name: Name,
-    /// One per argument: it has no type of its own (a literal, a parameter, a row), so it
-    /// becomes whatever an overload asks for.
-    pub untyped: Vec<bool>,
+    pub arguments: Vec<Argument>,
     /// Arguments are named or spread, so their places are unknown.
     pub any_place: bool,
+}
+
+/// What the text says of an argument's type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Argument {
+    /// None of its own (a literal, a parameter, a row): it becomes what an overload asks for.
+    Untyped,
+    /// A numeric constant.
+    Number,
+    Typed,
 }
 
 /// A type named in a cast or column list.
@@ -152,6 +166,9 @@ pub struct Facts {
     pub writes: bool,
     /// XML and SQL/JSON syntax: harmless, but answers are not kept.
     pub special_syntax: bool,
+    /// SQL/JSON or `merge_action()`, which to servers before version 17 may be calls of functions
+    /// that users wrote under these names.
+    pub recent_syntax: bool,
     /// Syntax we do not know: it may do anything.
     pub unknown_syntax: bool,
 }

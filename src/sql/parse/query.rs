@@ -10,7 +10,9 @@ use pg_raw_parse::nodes::{
 use pg_raw_parse::walk::{Recurse, walk_manual};
 use pg_raw_parse::{ConstValue, Node};
 
-use super::{Call, Facts, NODES_MAX, Name, Operations, ParseError, Range, Source, Target, TypeUse};
+use super::{
+    Argument, Call, Facts, NODES_MAX, Name, Operations, ParseError, Range, Source, Target, TypeUse,
+};
 use crate::sql::functions::has_time_word;
 
 /// Adds everything below `root` to `facts`.
@@ -126,14 +128,14 @@ fn visit(node: Node<'_>, facts: &mut Facts) -> Step {
             if !matches!(case.arg(), Node::None) {
                 facts
                     .operators
-                    .push(operator("=", vec![untyped(case.arg()), true]));
+                    .push(operator("=", vec![argument(case.arg()), Argument::Untyped]));
             }
         }
         Node::SortBy(sort) => {
             if !sort.use_op().is_empty() {
                 facts
                     .operators
-                    .push(call_of(sort.use_op().iter(), vec![true, true]));
+                    .push(call_of(sort.use_op().iter(), vec![Argument::Untyped; 2]));
             }
         }
         Node::JoinExpr(join) => visit_join(join, facts),
@@ -161,13 +163,14 @@ fn visit(node: Node<'_>, facts: &mut Facts) -> Step {
         }
         Node::JsonTable(range) => {
             facts.special_syntax = true;
+            facts.recent_syntax = true;
             derive(range.alias().and_then(|alias| alias.aliasname()), facts);
         }
         Node::RangeTableSample(sample) => {
             facts.table_sample = true;
             facts.calls.push(call_of(
                 sample.method().iter(),
-                vec![true; sample.args().len()],
+                vec![Argument::Untyped; sample.args().len()],
             ));
         }
         Node::SQLValueFunction(_) => {
@@ -188,9 +191,14 @@ fn visit(node: Node<'_>, facts: &mut Facts) -> Step {
                 .iter()
                 .for_each(|target| field(target, facts));
         }
-        Node::XmlExpr(_)
-        | Node::XmlSerialize(_)
-        | Node::JsonReturning(_)
+        Node::RangeTableFuncCol(column) => {
+            facts.special_syntax = true;
+            facts
+                .types
+                .extend(column.type_name().map(|name| type_of(name, Source::Other)));
+        }
+        Node::XmlExpr(_) | Node::XmlSerialize(_) => facts.special_syntax = true,
+        Node::JsonReturning(_)
         | Node::JsonValueExpr(_)
         | Node::JsonIsPredicate(_)
         | Node::JsonBehavior(_)
@@ -208,8 +216,14 @@ fn visit(node: Node<'_>, facts: &mut Facts) -> Step {
         | Node::JsonArrayQueryConstructor(_)
         | Node::JsonAggConstructor(_)
         | Node::JsonObjectAgg(_)
-        | Node::JsonArrayAgg(_)
-        | Node::RangeTableFuncCol(_) => facts.special_syntax = true,
+        | Node::JsonArrayAgg(_) => {
+            facts.special_syntax = true;
+            facts.recent_syntax = true;
+        }
+        Node::MergeSupportFunc(_) => {
+            facts.recent_syntax = true;
+            return Step::Over;
+        }
         Node::NodeList(_)
         | Node::GroupingFunc(_)
         | Node::GroupingSet(_)
@@ -249,7 +263,6 @@ fn visit(node: Node<'_>, facts: &mut Facts) -> Step {
         | Node::BitString(_)
         | Node::SetToDefault(_)
         | Node::CurrentOfExpr(_)
-        | Node::MergeSupportFunc(_)
         | Node::ReturningOption(_)
         | Node::JsonFormat(_)
         | Node::CTESearchClause(_) => return Step::Over,
@@ -314,10 +327,10 @@ fn visit_column<'a>(parts: impl Iterator<Item = Node<'a>>, output: bool, facts: 
 fn visit_operator(expression: &A_Expr, facts: &mut Facts) {
     let mut places = Vec::with_capacity(2);
     if !matches!(expression.lexpr(), Node::None) {
-        places.push(untyped(expression.lexpr()));
+        places.push(argument(expression.lexpr()));
     }
     // IN and BETWEEN have a list here, in which any element may be without a type.
-    places.push(untyped(expression.rexpr()));
+    places.push(argument(expression.rexpr()));
     match expression.kind {
         A_Expr_Kind::AEXPR_BETWEEN
         | A_Expr_Kind::AEXPR_NOT_BETWEEN
@@ -341,7 +354,7 @@ fn visit_sublink(link: &SubLink, facts: &mut Facts) {
         return;
     }
     // `(a, 'b') = (SELECT …)` compares field by field, so a row's fields decide.
-    let places = vec![true, false];
+    let places = vec![Argument::Untyped, Argument::Typed];
     if link.oper_name().is_empty() {
         facts.operators.push(operator("=", places));
     } else {
@@ -352,7 +365,7 @@ fn visit_sublink(link: &SubLink, facts: &mut Facts) {
 }
 
 fn visit_call(call: &FuncCall, facts: &mut Facts) {
-    let places = call.args().iter().map(untyped).collect();
+    let places = call.args().iter().map(argument).collect();
     let mut use_ = call_of(call.funcname().iter(), places);
     // An ordered-set aggregate takes its ORDER BY as arguments too.
     use_.any_place = call.func_variadic
@@ -372,7 +385,9 @@ fn visit_join(join: &JoinExpr, facts: &mut Facts) {
     );
     facts.natural_join |= join.is_natural;
     if join.is_natural || !join.using_clause().is_empty() {
-        facts.operators.push(operator("=", vec![false, false]));
+        facts
+            .operators
+            .push(operator("=", vec![Argument::Typed; 2]));
     }
     facts.fields.extend(
         join.using_clause()
@@ -391,8 +406,12 @@ fn visit_cte(cte: &CommonTableExpr, facts: &mut Facts) {
             .map(str::to_owned),
     );
     if cte.cycle_clause().is_some() {
-        facts.operators.push(operator("=", vec![true, true]));
-        facts.operators.push(operator("<>", vec![true, true]));
+        facts
+            .operators
+            .push(operator("=", vec![Argument::Untyped; 2]));
+        facts
+            .operators
+            .push(operator("<>", vec![Argument::Untyped; 2]));
     }
 }
 
@@ -435,26 +454,34 @@ fn field(node: Node<'_>, facts: &mut Facts) {
     }
 }
 
-/// The value has no type of its own until a function, operator or column gives it one.
+/// What type a value has before a function, operator or column gives it one.
 #[expect(
     clippy::wildcard_enum_match_arm,
     reason = "every other node has a type"
 )]
-fn untyped(node: Node<'_>) -> bool {
+fn argument(node: Node<'_>) -> Argument {
     match node {
-        Node::A_Const(constant) => {
-            matches!(
-                constant.val(),
-                None | Some(ConstValue::String(_) | ConstValue::Unrecognized(_))
-            )
-        }
-        Node::ParamRef(_) | Node::RowExpr(_) | Node::SetToDefault(_) => true,
-        Node::NamedArgExpr(argument) => untyped(argument.arg()),
-        Node::CollateClause(collate) => untyped(collate.arg()),
-        Node::NodeList(list) => list.iter().any(untyped),
-        // ARRAY['a', 'b'] is text[] by itself, but an array of parameters waits for its context.
-        Node::A_ArrayExpr(array) => array.elements().iter().any(untyped),
-        _ => false,
+        Node::A_Const(constant) => match constant.val() {
+            Some(ConstValue::Integer(_) | ConstValue::Float(_)) => Argument::Number,
+            Some(ConstValue::Boolean(_) | ConstValue::BitString(_)) => Argument::Typed,
+            Some(ConstValue::String(_) | _) | None => Argument::Untyped,
+        },
+        Node::ParamRef(_) | Node::RowExpr(_) | Node::SetToDefault(_) => Argument::Untyped,
+        Node::NamedArgExpr(named) => argument(named.arg()),
+        Node::CollateClause(collate) => argument(collate.arg()),
+        // The list of IN or BETWEEN, in which any element may be without a type. ARRAY['a', 'b']
+        // is text[] by itself, but an array of parameters waits for its context.
+        Node::NodeList(list) => argument_of_any(list.iter()),
+        Node::A_ArrayExpr(array) => argument_of_any(array.elements().iter()),
+        _ => Argument::Typed,
+    }
+}
+
+fn argument_of_any<'a>(mut elements: impl Iterator<Item = Node<'a>>) -> Argument {
+    if elements.any(|element| argument(element) == Argument::Untyped) {
+        Argument::Untyped
+    } else {
+        Argument::Typed
     }
 }
 
@@ -484,21 +511,21 @@ fn name_of<'a>(parts: impl Iterator<Item = Node<'a>>) -> Name {
     }
 }
 
-fn call_of<'a>(parts: impl Iterator<Item = Node<'a>>, untyped: Vec<bool>) -> Call {
+fn call_of<'a>(parts: impl Iterator<Item = Node<'a>>, arguments: Vec<Argument>) -> Call {
     Call {
         name: name_of(parts),
-        untyped,
+        arguments,
         any_place: false,
     }
 }
 
-fn operator(name: &str, untyped: Vec<bool>) -> Call {
+fn operator(name: &str, arguments: Vec<Argument>) -> Call {
     Call {
         name: Name {
             schema: None,
             name: name.to_owned(),
         },
-        untyped,
+        arguments,
         any_place: false,
     }
 }

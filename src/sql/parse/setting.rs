@@ -178,6 +178,10 @@ fn values(arguments: &NodeList) -> Option<String> {
     (!values.is_empty()).then(|| values.join(", "))
 }
 
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the type is open, and no other is a value here"
+)]
 fn literal(node: Node<'_>) -> Option<String> {
     let Node::A_Const(constant) = node else {
         return None;
@@ -187,7 +191,7 @@ fn literal(node: Node<'_>) -> Option<String> {
         ConstValue::Float(number) => Some(number.to_owned()),
         ConstValue::Boolean(value) => Some(if value { "on" } else { "off" }.to_owned()),
         ConstValue::String(text) => Some(quote(text)),
-        ConstValue::BitString(_) | ConstValue::Unrecognized(_) | _ => None,
+        _ => None,
     }
 }
 

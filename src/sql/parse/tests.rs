@@ -1,3 +1,4 @@
+use super::Argument::{Number, Typed, Untyped};
 use super::*;
 
 #[test]
@@ -38,7 +39,10 @@ fn every_name_of_a_query_is_seen_at_any_depth() {
 fn a_literal_has_no_type_of_its_own() {
     let statements = parse("SELECT f('a', $1, 1, a, b::text, ROW(1), NULL)").unwrap();
     let call = &statements[0].facts.calls[0];
-    assert_eq!(call.untyped, [true, true, false, false, false, true, true]);
+    assert_eq!(
+        call.arguments,
+        [Untyped, Untyped, Number, Typed, Typed, Untyped, Untyped]
+    );
 }
 
 #[test]

@@ -2,12 +2,13 @@
 
 use pg_raw_parse::Node;
 use pg_raw_parse::nodes::{
-    CopyStmt, CreateTableAsStmt, DiscardMode, ExplainStmt, RangeVar, SelectStmt, TransactionStmt,
-    TransactionStmtKind,
+    CopyStmt, CreateTableAsStmt, DiscardMode, DropBehavior, ExplainStmt, RangeVar, SelectStmt,
+    TransactionStmt, TransactionStmtKind, TruncateStmt,
 };
 
 use super::query::{collect, range_of};
 use super::{Facts, Kind, Operations, ParseError, Statement, Target, setting};
+use crate::sql::functions::takes_advisory_lock;
 use crate::sql::verdict::Control;
 
 /// `relpersistence` of a temporary relation.
@@ -25,6 +26,7 @@ pub(super) fn statement(node: Node<'_>) -> Result<Statement, ParseError> {
         facts: Facts::default(),
     };
     fill(node, &mut statement)?;
+    note_calls(&mut statement);
     Ok(statement)
 }
 
@@ -110,6 +112,14 @@ fn fill(node: Node<'_>, statement: &mut Statement) -> Result<(), ParseError> {
         Node::VacuumStmt(_) | Node::ClusterStmt(_) | Node::ReindexStmt(_) => Kind::Maintenance,
         Node::CopyStmt(copy) => return fill_copy(copy, statement),
         Node::ExplainStmt(explain) => return fill_explain(explain, statement),
+        Node::TruncateStmt(truncate) => return fill_truncate(truncate, statement),
+        Node::RefreshMatViewStmt(refresh) => {
+            statement
+                .facts
+                .targets
+                .extend(refresh.relation().map(target));
+            Kind::Refreshes
+        }
         Node::CreateTableAsStmt(create) => return fill_create_as(create, statement),
         Node::CreateStmt(create) => temporary(create.relation(), controls),
         Node::CreateSeqStmt(create) => temporary(create.sequence(), controls),
@@ -149,15 +159,27 @@ fn fill_select(select: &SelectStmt, statement: &mut Statement) -> Result<(), Par
     if let Some(control) = setting::set_config(select) {
         statement.controls.push(control);
         statement.exact_text = true;
-    } else if statement
-        .facts
-        .calls
-        .iter()
-        .any(|call| call.name.name == "set_config")
-    {
-        statement.controls.push(Control::Unreplayable);
     }
     Ok(())
+}
+
+/// What the functions that a statement calls, and the rows it locks, do to the session.
+fn note_calls(statement: &mut Statement) {
+    let facts = &statement.facts;
+    for call in &facts.calls {
+        let name = call.name.name.as_str();
+        // The one form that can be followed is known by its text.
+        if name == "set_config" && !statement.exact_text {
+            statement.controls.push(Control::Unreplayable);
+        } else if takes_advisory_lock(name) {
+            statement.controls.push(Control::AdvisoryLock);
+        } else if name == "pg_advisory_unlock_all" {
+            statement.controls.push(Control::AdvisoryUnlockAll);
+        }
+    }
+    if facts.locks_rows {
+        statement.controls.push(Control::LockTable);
+    }
 }
 
 /// INTO belongs to the first branch of a set operation.
@@ -199,6 +221,25 @@ fn transact(transaction: &TransactionStmt, statement: &mut Statement) -> Result<
     Ok(())
 }
 
+fn fill_truncate(truncate: &TruncateStmt, statement: &mut Statement) -> Result<(), ParseError> {
+    for relation in truncate.relations() {
+        let Node::RangeVar(range) = relation else {
+            return Err(ParseError::Unparsable);
+        };
+        statement.facts.targets.push(target(range));
+    }
+    let cascade = truncate.behavior == DropBehavior::DROP_CASCADE;
+    statement.kind = Kind::Truncates { cascade };
+    Ok(())
+}
+
+fn target(relation: &RangeVar) -> Target {
+    Target {
+        name: range_of(relation).name,
+        operations: Operations::default(),
+    }
+}
+
 fn fill_copy(copy: &CopyStmt, statement: &mut Statement) -> Result<(), ParseError> {
     if copy.filename().is_none() {
         statement.controls.push(Control::Copy);
@@ -218,11 +259,7 @@ fn fill_copy(copy: &CopyStmt, statement: &mut Statement) -> Result<(), ParseErro
         facts.relations.push(range_of(relation));
         if copy.is_from {
             facts.writes = true;
-            let name = range_of(relation).name;
-            facts.targets.push(Target {
-                name,
-                operations: Operations::default(),
-            });
+            facts.targets.push(target(relation));
         }
     }
     Ok(())

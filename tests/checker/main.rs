@@ -1,0 +1,240 @@
+//! The consistency checker: many clients read and write through Forebay in every way that
+//! applications do, and only what they were answered is judged, against the promise: nothing
+//! stale after an acknowledgement, nothing older than what was shown, own writes, nothing rolled
+//! back, nobody's rows but one's own.
+//!
+//! ```text
+//! cargo run --example checker -- --url postgres://u:p@127.0.0.1:6432/db \
+//!     --direct postgres://u:p@127.0.0.1:5432/db [--admin postgres://u:p@127.0.0.1:6433/forebay]
+//!     [--seconds 60] [--seed N] [--clients 16] [--require-hits 30]
+//!     [--kinds update_simple,trigger] [--races tenants,temporary_tables | none]
+//! ```
+//!
+//! `--url` is Forebay, `--direct` PostgreSQL, as a superuser in both: the schema `checker`, the
+//! schemas `tenant_*` and the roles `checker_*` are made anew. `--admin` is asked `SHOW CACHE`
+//! before and after; `--require-hits` fails a run with fewer per cent of hits among look-ups.
+//! `--kinds` and `--races` choose what runs, for debugging. With `--url` equal to `--direct` it
+//! checks itself: PostgreSQL must be clean.
+//!
+//! Exit code 0: clean. 1: a violation, a client that got no answer, too few hits, or a kind of
+//! write that never met a register read twice in a row before, so that nothing was at stake.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test program: it prints its findings, and breaking its own rules should stop it"
+)]
+
+mod clients;
+mod oracle;
+mod races;
+mod schema;
+mod wire;
+mod writes;
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{io, thread};
+
+use clap::Parser;
+
+use clients::{Reader, World, Writer, is_closed};
+use oracle::Report;
+use races::RACES;
+use wire::{Connection, Url};
+use writes::KINDS;
+
+#[derive(Parser)]
+struct Options {
+    #[arg(long)]
+    url: String,
+    #[arg(long)]
+    direct: String,
+    #[arg(long)]
+    admin: Option<String>,
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    #[arg(long)]
+    seed: Option<u64>,
+    #[arg(long, default_value_t = 16)]
+    clients: usize,
+    #[arg(long, default_value_t = 0)]
+    require_hits: u64,
+    #[arg(long, value_delimiter = ',')]
+    kinds: Vec<String>,
+    #[arg(long, value_delimiter = ',')]
+    races: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("checker: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> io::Result<bool> {
+    let url =
+        |text: &str| Url::parse(text).ok_or_else(|| io::Error::other(format!("no URL: {text}")));
+    let clock = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    let writers = (options.clients / 4).max(1);
+    let chosen =
+        |name: &str, among: &[String]| among.is_empty() || among.iter().any(|one| one == name);
+    let world = World {
+        url: url(&options.url)?,
+        direct: url(&options.direct)?,
+        seed: options.seed.unwrap_or(clock),
+        cells: (0..writers).map(schema::cells).collect(),
+        kinds: KINDS
+            .iter()
+            .filter(|kind| chosen(kind.name, &options.kinds))
+            .collect(),
+        report: Report::default(),
+        stop: AtomicBool::new(false),
+    };
+    let admin = options.admin.as_deref().map(url).transpose()?;
+    println!(
+        "seed {}, {writers} writers, {} clients",
+        world.seed, options.clients
+    );
+    schema::create(&world.direct, writers)?;
+    let before = counters(admin.as_ref());
+    let ended = play(&world, options, |name| chosen(name, &options.races));
+    let after = counters(admin.as_ref());
+    let hits = hit_ratio(&before, &after);
+    Ok(print(&world, &ended, hits, options.require_hits))
+}
+
+/// Runs all clients for the time given; returns what ended early, and why.
+fn play(world: &World, options: &Options, race: impl Fn(&str) -> bool) -> Vec<String> {
+    let ended = Mutex::new(Vec::new());
+    let end = |who: String, result: io::Result<()>| {
+        if let Err(error) = result {
+            ended.lock().unwrap().push(format!("{who}: {error}"));
+        }
+    };
+    let deadline = Instant::now() + Duration::from_secs(options.seconds);
+    thread::scope(|threads| {
+        for who in 0..options.clients {
+            let end = &end;
+            threads.spawn(move || {
+                if who < world.cells.len() && !world.kinds.is_empty() {
+                    end(
+                        format!("writer {who}"),
+                        Writer::new(world, who).and_then(Writer::run),
+                    );
+                } else {
+                    end(
+                        format!("reader {who}"),
+                        Reader::new(world, who).and_then(Reader::run),
+                    );
+                }
+            });
+        }
+        for &(name, run) in RACES.iter().filter(|(name, _)| race(name)) {
+            let end = &end;
+            threads.spawn(move || {
+                loop {
+                    match run(world) {
+                        Err(error) if is_closed(&error) && world.running() => {
+                            world.report.error("closed", name);
+                        }
+                        done => return end(name.to_owned(), done),
+                    }
+                }
+            });
+        }
+        while let Some(left) = deadline.checked_duration_since(Instant::now()) {
+            thread::park_timeout(left);
+        }
+        world.stop.store(true, Ordering::Relaxed);
+    });
+    ended.into_inner().unwrap()
+}
+
+/// The numbers of `SHOW CACHE` by name, whether it lists them as columns or as rows.
+fn counters(admin: Option<&Url>) -> BTreeMap<String, u64> {
+    let answer = admin.map(|admin| Connection::open(admin)?.simple("SHOW CACHE"));
+    let answer = match answer {
+        Some(Ok(answer)) => answer,
+        Some(Err(error)) => {
+            eprintln!("checker: the console did not answer: {error}");
+            return BTreeMap::new();
+        }
+        None => return BTreeMap::new(),
+    };
+    let mut counters = BTreeMap::new();
+    for row in &answer.rows {
+        let mut add = |name: &str, value: &Option<String>| {
+            if let Some(value) = value.as_ref().and_then(|value| value.parse::<u64>().ok()) {
+                *counters.entry(name.to_owned()).or_default() += value;
+            }
+        };
+        for (column, value) in answer.columns.iter().zip(row) {
+            add(column, value);
+        }
+        if let [Some(name), value, ..] = row.as_slice() {
+            add(name, value);
+        }
+    }
+    counters
+}
+
+/// Per cent of look-ups that were hits, if the console told.
+fn hit_ratio(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> Option<u64> {
+    let moved = |name| Some(after.get(name)?.saturating_sub(*before.get(name)?));
+    let (hits, misses) = (moved("hits")?, moved("misses")?);
+    (hits * 100).checked_div(hits + misses)
+}
+
+fn print(world: &World, ended: &[String], hits: Option<u64>, hits_wanted: u64) -> bool {
+    let violations = world.report.violations();
+    let writes = world.report.writes();
+    println!(
+        "{} reads judged",
+        world.report.reads.load(Ordering::Relaxed)
+    );
+    match hits {
+        Some(hits) => println!("{hits} % of look-ups were hits"),
+        None => println!("hits unknown: the console was not asked, or did not say"),
+    }
+    let mut idle = Vec::new();
+    for kind in &world.kinds {
+        let (count, warm) = writes.get(kind.name).copied().unwrap_or_default();
+        println!(
+            "  {:<18} {count:>6} writes, {warm:>6} met a register read twice before",
+            kind.name
+        );
+        if warm == 0 {
+            idle.push(kind.name);
+        }
+    }
+    for (sqlstate, (count, example)) in world.report.errors() {
+        println!("  error {sqlstate:<6} {count:>6} times: {example}");
+    }
+    for story in violations.iter().take(20) {
+        println!("VIOLATION {story}");
+    }
+    for story in ended {
+        println!("ENDED EARLY {story}");
+    }
+    if !idle.is_empty() {
+        println!("NOTHING AT STAKE for {idle:?}");
+    }
+    let enough = hits_wanted == 0 || hits.is_some_and(|hits| hits >= hits_wanted);
+    if !enough {
+        println!("TOO FEW HITS: {hits_wanted} % wanted");
+    }
+    println!("{} violations", violations.len());
+    violations.is_empty() && ended.is_empty() && idle.is_empty() && enough
+}

@@ -1,0 +1,99 @@
+//! A server process under a guardian: a shell that holds the reading end of a pipe and stops the
+//! server when the pipe closes. Pipes close however we end, so no server outlives the tests, and
+//! even one kept in a static, which is never dropped, is stopped.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+/// Arguments: the signal that stops it, a directory to remove afterwards or nothing, the program.
+const GUARDIAN: &str = r#"
+signal=$1; remove=$2; shift 2
+"$@" </dev/null &
+pid=$!
+echo $pid
+exec >/dev/null
+read -r _
+kill -CONT $pid; kill -$signal $pid
+wait $pid
+[ -z "$remove" ] || rm -rf "$remove"
+"#;
+
+pub struct Daemon {
+    guardian: Child,
+    pub pid: u32,
+}
+
+/// How to start and stop it.
+pub struct Job<'a> {
+    pub command: &'a [&'a str],
+    pub stop_signal: &'a str,
+    pub log: &'a Path,
+    /// Removed once it has stopped.
+    pub remove: Option<&'a Path>,
+}
+
+impl Daemon {
+    pub fn start(job: &Job<'_>) -> Self {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(job.log)
+            .unwrap();
+        let remove = job.remove.map_or("", |path| path.to_str().unwrap());
+        let mut guardian = Command::new("sh")
+            .args(["-c", GUARDIAN, "guardian", job.stop_signal, remove])
+            .args(job.command)
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            // Interrupting the tests from a terminal must not interrupt the guardian.
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(guardian.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let pid = line.trim().parse().unwrap();
+        Self { guardian, pid }
+    }
+
+    /// Sends a signal by name.
+    pub fn signal(&self, signal: &str) {
+        let pid = self.pid.to_string();
+        assert!(
+            Command::new("kill")
+                .args([&format!("-{signal}"), &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+
+    /// Whether the program still runs; one that has ended and is not yet waited for does not.
+    pub fn runs(&self) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/stat", self.pid));
+        status.is_ok_and(|text| !text.contains(") Z "))
+    }
+
+    /// Memory it has in use now, in kB.
+    pub fn resident_kb(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Waiting closes the pipe first.
+        let _status = self.guardian.wait();
+    }
+}

@@ -1,0 +1,128 @@
+//! The program under test.
+
+use std::path::PathBuf;
+
+use super::daemon::{Daemon, Job};
+use super::postgres::{Database, PASSWORD, USER, scratch};
+use super::raw::{Login, RawClient, Refused};
+use super::{free_port, wait_until};
+
+pub struct Forebay {
+    pub port: u16,
+    pub admin_port: u16,
+    pub daemon: Daemon,
+    directory: PathBuf,
+    database: String,
+}
+
+impl Forebay {
+    /// In front of this database, with these options.
+    pub fn start(database: &Database<'_>, options: &[&str]) -> Self {
+        Self::with_config(database, "", options)
+    }
+
+    /// The same with settings in TOML.
+    pub fn with_config(database: &Database<'_>, toml: &str, options: &[&str]) -> Self {
+        Self::launch(&database.url(), &database.name, toml, options)
+    }
+
+    /// In front of any server at all.
+    pub fn launch(url: &str, database: &str, toml: &str, options: &[&str]) -> Self {
+        let directory = scratch();
+        let settings = directory.join("forebay.toml");
+        std::fs::write(&settings, toml).unwrap();
+        let (port, admin_port) = (free_port(), free_port());
+        let program = std::env::var("FOREBAY_BIN")
+            .unwrap_or_else(|_unset| env!("CARGO_BIN_EXE_forebay").to_owned());
+        let (listen, admin) = (
+            format!("127.0.0.1:{port}"),
+            format!("127.0.0.1:{admin_port}"),
+        );
+        let mut command = vec![program.as_str(), url, settings.to_str().unwrap()];
+        command.extend([
+            "--listen",
+            &listen,
+            "--admin-listen",
+            &admin,
+            "--log-level",
+            "debug",
+        ]);
+        command.extend(options);
+        let log = directory.join("log");
+        let daemon = Daemon::start(&Job {
+            command: &command,
+            stop_signal: "TERM",
+            log: &log,
+            remove: None,
+        });
+        let forebay = Self {
+            port,
+            admin_port,
+            daemon,
+            directory,
+            database: database.to_owned(),
+        };
+        wait_until("Forebay accepts", || {
+            assert!(
+                forebay.daemon.runs(),
+                "Forebay did not start:\n{}",
+                forebay.log()
+            );
+            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+        forebay
+    }
+
+    /// The application.
+    pub fn client(&self) -> RawClient {
+        self.log_in(&Login::new(USER, PASSWORD, &self.database))
+            .unwrap()
+    }
+
+    /// The application with startup parameters.
+    pub fn client_with(&self, parameters: &[(&str, &str)]) -> RawClient {
+        self.log_in(&Login::new(USER, PASSWORD, &self.database).with(parameters))
+            .unwrap()
+    }
+
+    pub fn log_in(&self, login: &Login) -> Result<RawClient, Refused> {
+        RawClient::log_in(self.port, login)
+    }
+
+    pub fn url(&self) -> String {
+        format!(
+            "postgres://{USER}:{PASSWORD}@127.0.0.1:{}/{}",
+            self.port, self.database
+        )
+    }
+
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.directory.join("log")).unwrap()).into_owned()
+    }
+
+    /// Waits for a line of its log.
+    pub fn log_contains(&self, text: &str) {
+        wait_until(&format!("the log contains {text:?}"), || {
+            self.log().contains(text)
+        });
+    }
+}
+
+impl Drop for Forebay {
+    fn drop(&mut self) {
+        // A failed test prints what it captured, and this with it.
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = lines.len().saturating_sub(60);
+            println!("--- log of Forebay\n{}", lines[tail..].join("\n"));
+        } else {
+            assert!(
+                !self.log().contains("panicked"),
+                "Forebay panicked:\n{}",
+                self.log()
+            );
+        }
+        let _gone = std::fs::remove_dir_all(&self.directory);
+    }
+}

@@ -1,0 +1,297 @@
+//! A real PostgreSQL: one shared by all tests that need nothing special of it, each with a fresh
+//! database of its own, and private ones for tests that stop it or configure it.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::daemon::{Daemon, Job};
+use super::raw::{Login, RawClient};
+use super::{free_port, wait_until};
+
+pub const USER: &str = "app";
+pub const PASSWORD: &str = "secret";
+
+/// Settings for speed, since nothing survives a test, and a log of every statement, which is how
+/// tests see whether a query reached PostgreSQL.
+const SETTINGS: &str = "\
+unix_socket_directories = ''
+listen_addresses = '127.0.0.1'
+fsync = off
+synchronous_commit = off
+full_page_writes = off
+autovacuum = off
+max_connections = 300
+shared_buffers = 32MB
+max_prepared_transactions = 20
+log_min_messages = warning
+log_statement = all
+log_line_prefix = '[%d] '
+timezone = 'UTC'
+";
+
+/// The superuser is trusted, so that tests can look behind the application's back.
+const HBA: &str = "\
+host all postgres 127.0.0.1/32 trust
+host all hashed 127.0.0.1/32 md5
+host all all 127.0.0.1/32 scram-sha-256
+";
+
+static SHARED: LazyLock<Postgres> = LazyLock::new(|| Postgres::boot("", HBA, true));
+static SCRATCH: AtomicU32 = AtomicU32::new(0);
+
+pub struct Postgres {
+    pub port: u16,
+    directory: PathBuf,
+    daemon: Option<Daemon>,
+    databases: AtomicU32,
+    shared: bool,
+}
+
+impl Postgres {
+    /// The one all tests share.
+    pub fn shared() -> &'static Self {
+        &SHARED
+    }
+
+    /// One of the test's own, with further settings.
+    pub fn private(settings: &str) -> Self {
+        Self::boot(settings, HBA, false)
+    }
+
+    /// The same with another pg_hba.conf.
+    pub fn private_with_hba(settings: &str, hba: &str) -> Self {
+        Self::boot(settings, hba, false)
+    }
+
+    fn boot(settings: &str, hba: &str, shared: bool) -> Self {
+        let directory = scratch();
+        let port = free_port();
+        let data = directory.join("data");
+        let program = binary("initdb");
+        let arguments = [
+            "-U",
+            "postgres",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--locale=C",
+            "-N",
+            "-D",
+        ];
+        let mut initdb = unprivileged(&program);
+        initdb.extend(arguments.iter().map(|&argument| argument.to_owned()));
+        initdb.push(data.to_str().unwrap().to_owned());
+        let output = Command::new(&initdb[0])
+            .args(&initdb[1..])
+            .current_dir("/")
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let mut config = std::fs::read_to_string(data.join("postgresql.conf")).unwrap();
+        write!(config, "{SETTINGS}port = {port}\n{settings}\n").unwrap();
+        std::fs::write(data.join("postgresql.conf"), config).unwrap();
+        std::fs::write(data.join("pg_hba.conf"), hba).unwrap();
+        let databases = AtomicU32::new(0);
+        let mut postgres = Self {
+            port,
+            directory,
+            daemon: None,
+            databases,
+            shared,
+        };
+        postgres.start();
+        let mut admin = postgres.admin("postgres");
+        admin.run(&format!(
+            "CREATE ROLE {USER} LOGIN CREATEROLE PASSWORD '{PASSWORD}'"
+        ));
+        postgres
+    }
+
+    /// Starts it again after `stop`.
+    pub fn start(&mut self) {
+        let data = self.directory.join("data");
+        let mut command = unprivileged(&binary("postgres"));
+        command.extend(["-D".to_owned(), data.to_str().unwrap().to_owned()]);
+        let command: Vec<&str> = command.iter().map(String::as_str).collect();
+        self.daemon = Some(Daemon::start(&Job {
+            command: &command,
+            stop_signal: "QUIT",
+            log: &self.log_path(),
+            remove: self.shared.then_some(&self.directory),
+        }));
+        wait_until("PostgreSQL accepts", || {
+            assert!(self.daemon.as_ref().unwrap().runs(), "{}", self.log());
+            RawClient::log_in(self.port, &Login::new("postgres", "", "postgres")).is_ok()
+        });
+    }
+
+    /// At once, as in a crash: clients get no goodbye but the end of their sockets.
+    pub fn stop(&mut self) {
+        self.daemon = None;
+    }
+
+    pub fn restart(&mut self) {
+        self.stop();
+        self.start();
+    }
+
+    /// A superuser behind the application's back.
+    pub fn admin(&self, database: &str) -> RawClient {
+        RawClient::log_in(self.port, &Login::new("postgres", "", database)).unwrap()
+    }
+
+    /// A database nobody else uses, owned by the application's user.
+    pub fn database(&self) -> Database<'_> {
+        let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
+        let mut admin = self.admin("postgres");
+        admin.run(&format!("CREATE DATABASE {name} OWNER {USER}"));
+        Database {
+            postgres: self,
+            name,
+        }
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.directory.join("log")
+    }
+
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.log_path()).unwrap()).into_owned()
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        self.daemon = None;
+        let _gone = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// One database of a PostgreSQL.
+pub struct Database<'a> {
+    pub postgres: &'a Postgres,
+    pub name: String,
+}
+
+impl Database<'static> {
+    /// A fresh one of the shared PostgreSQL, after running `sql` in it as its owner.
+    pub fn with(sql: &str) -> Self {
+        let database = Postgres::shared().database();
+        if !sql.is_empty() {
+            database.direct().run(sql);
+        }
+        database
+    }
+}
+
+impl Database<'_> {
+    pub fn url(&self) -> String {
+        let (port, name) = (self.postgres.port, &self.name);
+        format!("postgres://{USER}:{PASSWORD}@127.0.0.1:{port}/{name}")
+    }
+
+    /// The application's user, without Forebay between.
+    pub fn direct(&self) -> RawClient {
+        RawClient::log_in(self.postgres.port, &Login::new(USER, PASSWORD, &self.name)).unwrap()
+    }
+
+    pub fn admin(&self) -> RawClient {
+        self.postgres.admin(&self.name)
+    }
+
+    /// How often PostgreSQL has been asked to run this very text in this database.
+    pub fn seen(&self, sql: &str) -> usize {
+        let prefix = format!("[{}] ", self.name);
+        let log = self.postgres.log();
+        log.lines()
+            .filter_map(|line| line.strip_prefix(&prefix))
+            .filter_map(|line| line.strip_prefix("LOG:  "))
+            .filter_map(|line| {
+                line.strip_prefix("statement: ").or_else(|| {
+                    line.strip_prefix("execute ")?
+                        .split_once(": ")
+                        .map(|(_, sql)| sql)
+                })
+            })
+            .filter(|statement| *statement == sql)
+            .count()
+    }
+
+    /// Application connections of Forebay's to this database, idle or not.
+    pub fn servers(&self) -> Vec<String> {
+        let rows = self.admin().rows(&format!(
+            "SELECT pid FROM pg_stat_activity WHERE datname = '{}' AND usename = '{USER}'",
+            self.name
+        ));
+        rows.into_iter()
+            .map(|row| row[0].clone().unwrap())
+            .collect()
+    }
+}
+
+/// A directory that PostgreSQL's user may write to.
+pub fn scratch() -> PathBuf {
+    let number = SCRATCH.fetch_add(1, Ordering::Relaxed);
+    let name = format!("forebay-suite-{}-{number}", std::process::id());
+    let directory = std::env::temp_dir().join(name);
+    std::fs::create_dir(&directory).unwrap();
+    if is_root() {
+        let status = Command::new("chown")
+            .arg("postgres")
+            .arg(&directory)
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+    directory
+}
+
+fn is_root() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    status.lines().any(|line| line.starts_with("Uid:\t0\t"))
+}
+
+/// PostgreSQL refuses to run as root, so there it runs as the account of its package.
+fn unprivileged(program: &Path) -> Vec<String> {
+    let program = program.to_str().unwrap().to_owned();
+    if is_root() {
+        [
+            "setpriv",
+            "--reuid=postgres",
+            "--regid=postgres",
+            "--clear-groups",
+            "--",
+            &program,
+        ]
+        .map(str::to_owned)
+        .to_vec()
+    } else {
+        vec![program]
+    }
+}
+
+/// A program of the newest PostgreSQL that is installed.
+pub fn binary(name: &str) -> PathBuf {
+    let mut versions: Vec<(u32, PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| {
+            let path = entry.unwrap().path();
+            let version = path.file_name()?.to_str()?.parse().ok()?;
+            let program = path.join("bin").join(name);
+            program.exists().then_some((version, program))
+        })
+        .collect();
+    versions.sort();
+    versions
+        .pop()
+        .map_or_else(|| PathBuf::from(name), |(_, program)| program)
+}

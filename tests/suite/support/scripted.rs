@@ -1,0 +1,93 @@
+//! A fake PostgreSQL that does what a test says: for replies a real one never gives, and for
+//! connections that end at the worst moment.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+
+use super::DEADLINE;
+use super::raw::message;
+
+/// What to do about one message of the pooler.
+pub enum Reply {
+    /// These bytes.
+    Send(Vec<u8>),
+    /// Close the connection.
+    Cut,
+}
+
+type Script = dyn Fn(u8, &[u8]) -> Reply + Send + Sync;
+
+/// Listens until the test program ends. Logins succeed without a password; what follows is the
+/// script's, which is called with the tag and the body of every message.
+pub struct ScriptedServer {
+    pub port: u16,
+}
+
+impl ScriptedServer {
+    pub fn start(script: impl Fn(u8, &[u8]) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let script: Arc<Script> = Arc::new(script);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let script = Arc::clone(&script);
+                std::thread::spawn(move || {
+                    // It ends when the pooler hangs up or the script cuts; both are wanted.
+                    let _end = serve(stream.unwrap(), &*script);
+                });
+            }
+        });
+        Self { port }
+    }
+
+    pub fn url(&self) -> String {
+        let (user, password) = (super::postgres::USER, super::postgres::PASSWORD);
+        format!(
+            "postgres://{user}:{password}@127.0.0.1:{}/app?sslmode=disable",
+            self.port
+        )
+    }
+}
+
+fn serve(mut stream: TcpStream, script: &Script) -> std::io::Result<()> {
+    stream.set_write_timeout(Some(DEADLINE))?;
+    let mut length = [0; 4];
+    stream.read_exact(&mut length)?;
+    let mut startup = vec![0; u32::from_be_bytes(length) as usize - 4];
+    stream.read_exact(&mut startup)?;
+    let parameter =
+        |name: &str, value: &str| message(b'S', format!("{name}\0{value}\0").as_bytes());
+    let greeting = [
+        message(b'R', &[0; 4]),
+        parameter("server_version", "15.0"),
+        parameter("server_encoding", "UTF8"),
+        parameter("client_encoding", "UTF8"),
+        parameter("DateStyle", "ISO, MDY"),
+        parameter("TimeZone", "UTC"),
+        parameter("integer_datetimes", "on"),
+        parameter("standard_conforming_strings", "on"),
+        message(b'K', &[0, 0, 0, 1, 0, 0, 0, 2]),
+        ready(),
+    ];
+    stream.write_all(&greeting.concat())?;
+    loop {
+        let mut header = [0; 5];
+        stream.read_exact(&mut header)?;
+        let length = u32::from_be_bytes(header[1..].try_into().unwrap());
+        let mut body = vec![0; length as usize - 4];
+        stream.read_exact(&mut body)?;
+        match script(header[0], &body) {
+            Reply::Send(bytes) => stream.write_all(&bytes)?,
+            Reply::Cut => return Ok(()),
+        }
+    }
+}
+
+pub fn ready() -> Vec<u8> {
+    message(b'Z', b"I")
+}
+
+pub fn complete(tag: &str) -> Vec<u8> {
+    message(b'C', format!("{tag}\0").as_bytes())
+}
