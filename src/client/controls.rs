@@ -55,6 +55,7 @@ impl Session {
                 server.statements.clear();
             }
             Control::LockTable => self.transaction.own = true,
+            Control::NeutralSetting => server.untidy = true,
             Control::Unreplayable => {
                 server.tainted = true;
                 self.tainted = true;

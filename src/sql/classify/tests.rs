@@ -531,9 +531,29 @@ fn settings_have_one_spelling() {
 }
 
 #[test]
+fn settings_made_beside_other_columns_are_followed() {
+    controls(
+        "SELECT current_setting('jit') AS old, set_config('jit', 'off', false) AS new",
+        &[Control::Set {
+            name: "jit".to_owned(),
+            value: "'off'".to_owned(),
+            local: false,
+        }],
+    );
+    controls(
+        "SELECT set_config('jit', $1, false)",
+        &[Control::NeutralSetting],
+    );
+}
+
+#[test]
 fn settings_that_cannot_be_followed_are_not_replayed() {
     controls(
-        "SELECT set_config('work_mem', '1', false), 1",
+        "SELECT set_config('app.tenant', $1, false), 1",
+        &[Control::Unreplayable],
+    );
+    controls(
+        "SELECT upper(set_config('work_mem', '1', false))",
         &[Control::Unreplayable],
     );
     controls(
