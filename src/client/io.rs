@@ -218,7 +218,7 @@ impl Task {
     }
 
     fn take_lease(&mut self, mut lease: Lease) {
-        lease.connection.server.clean();
+        self.session.adopt(&mut lease.connection.server);
         let current = Current::new(self.pool.target.clone(), &lease.connection);
         self.entry.set_current(Some(Arc::new(current)));
         self.session.common.counters.server_assignment.one();
