@@ -13,6 +13,7 @@ use crate::client::session::Session;
 use crate::client::startup::{self, Proof};
 use crate::client::io as client_io;
 use crate::config::{Config, SslMode};
+use crate::console::report::Report;
 use crate::{console, stop};
 use crate::gateway::{Gateway, Opened};
 use crate::net::{Peer, Stream, accept_tls};
@@ -445,14 +446,16 @@ fn refused(error: &ServerError) -> CloseReason {
     }
 }
 
-/// Closes what is due in every pool, once a second, for as long as the process lives.
+/// Closes what is due in every pool and tells the totals, once a second, for as long as the process lives.
 pub async fn upkeep(gateway: Arc<Gateway>) {
     let mut every_second = tokio::time::interval(Duration::from_secs(1));
+    let mut report = Report::new(Instant::now());
     loop {
         every_second.tick().await;
         let now = Instant::now();
         for opened in gateway.pools() {
             opened.pool.upkeep(now);
         }
+        report.tick(&gateway, now);
     }
 }

@@ -100,11 +100,14 @@ impl Task {
     }
 
     fn take(&mut self, tag: u8, body: &[u8]) -> Result<(), CloseReason> {
+        let now = Instant::now();
         match self.conversation.take(tag, body, &mut self.out) {
             Step::Next => {}
             Step::Perform(command) => {
                 self.log(&command);
-                let outcome = act::perform(&self.gateway, &command);
+                let outcome = act::perform(&self.gateway, &command, now, &|path| {
+                    std::fs::read_to_string(path)
+                });
                 self.conversation.answer(&outcome, &mut self.out);
             }
             Step::Close => return Err(CloseReason::ClientClosed),
@@ -115,7 +118,7 @@ impl Task {
             self.gateway.console_counters.xact.one();
             let mut shown =
                 self.registered.entry.shown.lock().unwrap_or_else(PoisonError::into_inner);
-            shown.request_at = Some(Instant::now());
+            shown.request_at = Some(now);
             shown.queries += 1;
         }
         Ok(())
