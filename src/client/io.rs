@@ -30,6 +30,9 @@ const READ_BYTES: usize = 16 * 1024;
 /// Above it the other side is not read until this one has taken some.
 const BACKLOG_BYTES: usize = 256 * 1024;
 
+/// How long a statement waits for the catalogue to be read after DDL.
+const CATALOG_WAIT: Duration = Duration::from_millis(250);
+
 /// A server that does not answer its reset query by then is closed.
 const RESET_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -159,11 +162,15 @@ impl Task {
     }
 
     async fn answer_or_send(&mut self, now: Instant) -> Result<(), CloseReason> {
-        let server = self.lease.as_ref().map(|lease| &lease.connection.server);
-        match self.session.answer(server, now, &mut self.out) {
+        let mut answer = self.answer(now);
+        if answer == Answer::AwaitCatalog {
+            self.service.catalog_read(CATALOG_WAIT).await;
+            answer = self.answer(now);
+        }
+        match answer {
             Answer::Done => return Ok(()),
             Answer::Refuse(pin) => return Err(CloseReason::PinRefused(pin)),
-            Answer::Send => return self.send_group(now).await,
+            Answer::Send | Answer::AwaitCatalog => return self.send_group(now).await,
             Answer::SendIfFree => {
                 if self.lease.is_none() {
                     let Some(lease) = self.pool.try_acquire() else {
@@ -175,6 +182,11 @@ impl Task {
             }
         }
         self.send_group(now).await
+    }
+
+    fn answer(&mut self, now: Instant) -> Answer {
+        let server = self.lease.as_ref().map(|lease| &lease.connection.server);
+        self.session.answer(server, now, &mut self.out)
     }
 
     /// Sends the group on, after waiting for a server if there is none yet.
