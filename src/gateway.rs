@@ -368,3 +368,77 @@ fn times(config: &Config) -> Times {
         lifetime: config.server.server_lifetime,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Base;
+
+    fn config() -> Config {
+        let mut config = Config::defaults(Base::Forebay);
+        config.databases = vec![DatabaseEntry {
+            name: "*".into(),
+            // Nobody answers there, and nobody is asked: the tests end before the tasks begin.
+            host: Host::Name("127.0.0.1".into()),
+            port: 1,
+            dbname: None,
+            user: None,
+            password: None,
+            pool_size: None,
+            pool_mode: None,
+            application_name: None,
+            options: None,
+        }];
+        config
+    }
+
+    fn gateway() -> Arc<Gateway> {
+        Arc::new(Gateway::new(config()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_reload_of_sizes_and_times_keeps_the_pools() {
+        let gateway = gateway();
+        let before = gateway.pool("app", "ann").unwrap().pool;
+        let mut new = config();
+        new.pool.default_pool_size = 3;
+        new.server.server_lifetime = std::time::Duration::from_secs(5);
+        new.cache.mode = CacheMode::DryRun;
+        gateway.apply(new).unwrap();
+        assert!(Arc::ptr_eq(&before, &gateway.pool("app", "ann").unwrap().pool));
+        assert_eq!(gateway.config().pool.default_pool_size, 3);
+        assert_eq!(gateway.cache.mode(), Mode::DryRun);
+    }
+
+    #[tokio::test]
+    async fn a_reload_of_the_pool_mode_makes_pools_anew_over_the_same_database() {
+        let gateway = gateway();
+        let before = gateway.pool("app", "ann").unwrap().pool;
+        let mut new = config();
+        new.pool.pool_mode = PoolMode::Session;
+        gateway.apply(new).unwrap();
+        let after = gateway.pool("app", "ann").unwrap().pool;
+        assert_eq!(after.common.mode, pool::PoolMode::Session);
+        // What old clients write must be seen by what new ones read.
+        assert!(Arc::ptr_eq(&before.common.database, &after.common.database));
+    }
+
+    #[tokio::test]
+    async fn clients_of_a_database_that_is_gone_are_told_to_leave() {
+        let gateway = gateway();
+        gateway.pool("app", "ann").unwrap();
+        let hello = crate::client::registry::Hello {
+            user: "ann".into(),
+            database: "app".into(),
+            application_name: String::new(),
+            address: String::new(),
+            local: String::new(),
+            tls: None,
+            console: false,
+        };
+        let client = gateway.shared.registry.enter(hello, 10).unwrap();
+        gateway.apply(Config { databases: Vec::new(), ..config() }).unwrap();
+        assert_eq!(client.entry.asked_to_leave().await, Leave::Reconfigured);
+        assert!(gateway.pool("app", "ann").is_none());
+    }
+}

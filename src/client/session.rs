@@ -74,6 +74,8 @@ pub struct Session {
     /// Rows shown to the client since the last unit ended.
     pub rows: u64,
     pub ending: Ending,
+    /// A temporary view, or something else that can run code when read, may exist.
+    pub temporary_code: bool,
     /// Finished statements that somebody wants to hear of; taken by the task.
     pub finished: Vec<Finished>,
 }
@@ -260,6 +262,7 @@ impl Session {
             facts: None,
             tainted: false,
             stray_names: Vec::new(),
+            temporary_code: false,
             unsettled: Vec::new(),
             early_hit: None,
             rows: 0,
