@@ -346,9 +346,12 @@ impl Newcomer {
         let entry = &registered.entry;
         startup::welcome(&mut known.out, &reported, entry.pid, &entry.key());
         opened.pool.common.counters.login.one();
-        // It may have begun since the first look, and then nobody has told this client.
+        // Either may have happened before it was registered, and then nobody has told it.
         if stop::has_begun(&gateway) {
             return Err(CloseReason::ShuttingDown);
+        }
+        if !gateway.is_current(&opened) {
+            return Err(CloseReason::Reconfigured);
         }
         log_connection(&config, entry);
         let session = Session::new(Arc::clone(&opened.pool.common), settings);

@@ -132,7 +132,7 @@ fn greet(gateway: &Gateway, listening: &[(TcpListener, bool)]) {
             let url_user = config.credentials.as_ref().map(|credentials| credentials.user.as_str());
             let user = users.or(url_user).unwrap_or("<admin user>");
             let (host, port) = (address.ip(), address.port());
-            tracing::info!(%address, "console: psql -h {host} -p {port} -U {user} pgbouncer");
+            tracing::info!(%address, "console: psql -h {host} -p {port} -U {user} forebay");
         } else {
             tracing::info!(%address, "listening for clients");
         }
