@@ -200,17 +200,24 @@ impl Service {
         let generation = self.database.snapshot().generation;
         ask(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
         let now = first_value(&ask(connection, FINGERPRINT_QUERY).await?);
+        let began = Instant::now();
         let mut results = Vec::with_capacity(SNAPSHOT_QUERIES.len());
         for query in SNAPSHOT_QUERIES {
             results.push(ask(connection, query).await?);
         }
         ask(connection, "COMMIT").await?;
+        let asked = began.elapsed();
         match Catalog::build(&results) {
             Ok(catalog) => {
                 // Refused if DDL came between; then we are woken again.
                 if self.database.install(generation, catalog) {
                     *fingerprint = now;
-                    tracing::debug!(database = %self.database.name, "catalogue read");
+                    tracing::debug!(
+                        database = %self.database.name,
+                        asked_ms = asked.as_millis(),
+                        built_ms = began.elapsed().saturating_sub(asked).as_millis(),
+                        "catalogue read"
+                    );
                 } else {
                     self.wake.notify_one();
                 }
