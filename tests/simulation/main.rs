@@ -15,3 +15,4 @@ mod explore;
 mod model;
 mod real;
 mod stress;
+mod world;
