@@ -12,4 +12,11 @@
 
 mod support;
 
+mod auth;
+mod caching;
+mod cancel;
+mod invalidation;
+mod limits;
+mod loss;
+mod pooling;
 mod protocol;

@@ -51,7 +51,7 @@ impl Forebay {
         let log = directory.join("log");
         let daemon = Daemon::start(&Job {
             command: &command,
-            stop_signal: "TERM",
+            stop_signal: "KILL",
             log: &log,
             remove: None,
         });

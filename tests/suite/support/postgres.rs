@@ -225,6 +225,21 @@ impl Database<'_> {
             .count()
     }
 
+    /// Whether this query of this client's is answered without PostgreSQL.
+    pub fn is_hit(&self, client: &mut RawClient, sql: &str) -> bool {
+        let before = self.seen(sql);
+        client.run(sql);
+        self.seen(sql) == before
+    }
+
+    /// Repeats the query until it is answered from the cache: the catalogue is read in the
+    /// background and the first answer has to be kept.
+    pub fn until_hit(&self, client: &mut RawClient, sql: &str) {
+        super::wait_until(&format!("{sql} is answered from the cache"), || {
+            self.is_hit(client, sql)
+        });
+    }
+
     /// Application connections of Forebay's to this database, idle or not.
     pub fn servers(&self) -> Vec<String> {
         let rows = self.admin().rows(&format!(
