@@ -4,7 +4,7 @@
 //! Text checks: they can be fooled on purpose, not by accident.
 #![expect(
     clippy::unwrap_used,
-    clippy::indexing_slicing,
+    clippy::string_slice,
     reason = "a check fails by panicking"
 )]
 

@@ -21,13 +21,17 @@ fn refused(forebay: &Forebay, user: &str, password: &str, database: &str) -> Ref
 
 /// A Forebay whose users come from a file.
 fn with_users(database: &Database<'_>, auth_type: &str, users: &str) -> Forebay {
-    let list = scratch().join("userlist.txt");
+    let directory = scratch();
+    let list = directory.join("userlist.txt");
     std::fs::write(&list, users).unwrap();
     let toml = format!(
         "[auth]\nauth_type = \"{auth_type}\"\nauth_file = \"{}\"\n",
         list.display()
     );
-    Forebay::with_config(database, &toml, &[])
+    let forebay = Forebay::with_config(database, &toml, &[]);
+    // It has been read.
+    std::fs::remove_dir_all(directory).unwrap();
+    forebay
 }
 
 #[test]

@@ -14,11 +14,11 @@ const READ: &str = "SELECT v FROM t ORDER BY id";
 fn check_seen(setup: &str, read: &str, writes: &[&str]) {
     let database = Database::with(setup);
     let forebay = Forebay::start(&database, &[]);
-    let (mut reader, mut writer) = (forebay.client(), forebay.client());
+    let (mut reader, mut other) = (forebay.client(), forebay.client());
     database.until_hit(&mut reader, read);
     let before = reader.query(read);
     for write in writes {
-        writer.run(write);
+        other.run(write);
     }
     let after = reader.query(read);
     assert_eq!(
@@ -36,10 +36,10 @@ fn check_seen(setup: &str, read: &str, writes: &[&str]) {
 fn check_kept(setup: &str, read: &str, statements: &[&str]) {
     let database = Database::with(setup);
     let forebay = Forebay::start(&database, &[]);
-    let (mut reader, mut writer) = (forebay.client(), forebay.client());
+    let (mut reader, mut other) = (forebay.client(), forebay.client());
     database.until_hit(&mut reader, read);
     for statement in statements {
-        writer.query(statement);
+        other.query(statement);
     }
     assert!(
         database.is_hit(&mut reader, read),
@@ -92,12 +92,12 @@ fn an_explained_write_is_seen() {
 fn a_copy_is_seen() {
     let database = Database::with(TABLE);
     let forebay = Forebay::start(&database, &[]);
-    let (mut reader, mut writer) = (forebay.client(), forebay.client());
+    let (mut reader, mut other) = (forebay.client(), forebay.client());
     database.until_hit(&mut reader, READ);
-    writer.send(&query("COPY t FROM STDIN"));
-    writer.expect("G");
+    other.send(&query("COPY t FROM STDIN"));
+    other.expect("G");
     assert_eq!(
-        writer.ask(&[copy_data("3\tthree\n"), copy_done()]),
+        other.ask(&[copy_data("3\tthree\n"), copy_done()]),
         "C(COPY 1) Z(I)"
     );
     assert_eq!(
@@ -119,15 +119,15 @@ fn a_copy_of_a_writing_query_is_seen() {
 fn a_transaction_is_seen_at_its_commit_and_kept_until_then() {
     let database = Database::with(TABLE);
     let forebay = Forebay::start(&database, &[]);
-    let (mut reader, mut writer) = (forebay.client(), forebay.client());
+    let (mut reader, mut other) = (forebay.client(), forebay.client());
     database.until_hit(&mut reader, READ);
-    writer.run("BEGIN");
-    writer.run("UPDATE t SET v = 'new'");
+    other.run("BEGIN");
+    other.run("UPDATE t SET v = 'new'");
     assert!(
         database.is_hit(&mut reader, READ),
         "an uncommitted write took the cache away"
     );
-    writer.run("COMMIT");
+    other.run("COMMIT");
     assert_eq!(reader.one(READ), "new");
 }
 
@@ -275,9 +275,9 @@ fn what_a_string_of_statements_writes_is_seen() {
 fn what_was_committed_before_an_error_in_the_same_string_is_seen() {
     let database = Database::with(TABLE);
     let forebay = Forebay::start(&database, &[]);
-    let (mut reader, mut writer) = (forebay.client(), forebay.client());
+    let (mut reader, mut other) = (forebay.client(), forebay.client());
     database.until_hit(&mut reader, READ);
-    let replies = writer.query("BEGIN; UPDATE t SET v = 'new'; COMMIT; SELECT 1/0");
+    let replies = other.query("BEGIN; UPDATE t SET v = 'new'; COMMIT; SELECT 1/0");
     assert!(replies.contains("E(22012)"), "{replies}");
     assert_eq!(reader.one(READ), "new");
 }
@@ -304,9 +304,9 @@ fn ddl_is_seen() {
 fn a_dropped_table_is_gone() {
     let database = Database::with(TABLE);
     let forebay = Forebay::start(&database, &[]);
-    let (mut reader, mut writer) = (forebay.client(), forebay.client());
+    let (mut reader, mut other) = (forebay.client(), forebay.client());
     database.until_hit(&mut reader, READ);
-    writer.run("DROP TABLE t");
+    other.run("DROP TABLE t");
     assert_eq!(reader.query(READ), "E(42P01) Z(I)");
 }
 
@@ -327,10 +327,10 @@ fn a_new_table_that_hides_the_old_one_is_read() {
     let database = Database::with(setup);
     let forebay = Forebay::start(&database, &[]);
     let mut reader = forebay.client_with(&[("search_path", "a, public")]);
-    let mut writer = forebay.client();
+    let mut other = forebay.client();
     let read = "SELECT v FROM t";
     database.until_hit(&mut reader, read);
-    writer.run("CREATE TABLE a.t (v int); INSERT INTO a.t VALUES (2)");
+    other.run("CREATE TABLE a.t (v int); INSERT INTO a.t VALUES (2)");
     assert_eq!(reader.one(read), "2");
 }
 
@@ -381,11 +381,11 @@ fn a_write_to_a_child_is_seen_through_its_parent() {
 fn a_prepared_transaction_is_seen_when_it_is_committed() {
     let database = Database::with(TABLE);
     let forebay = Forebay::start(&database, &[]);
-    let (mut reader, mut writer) = (forebay.client(), forebay.client());
+    let (mut reader, mut other) = (forebay.client(), forebay.client());
     database.until_hit(&mut reader, READ);
     let name = &database.name;
-    writer.run("BEGIN; UPDATE t SET v = 'new'");
-    writer.run(&format!("PREPARE TRANSACTION '{name}'"));
+    other.run("BEGIN; UPDATE t SET v = 'new'");
+    other.run(&format!("PREPARE TRANSACTION '{name}'"));
     assert_eq!(reader.one(READ), "one");
     database.until_hit(&mut reader, READ);
     forebay.client().run(&format!("COMMIT PREPARED '{name}'"));
@@ -401,10 +401,10 @@ fn a_write_under_another_role_is_seen() {
         .run(&format!("CREATE ROLE {role}; GRANT {role} TO {USER}"));
     database.direct().run(&format!("GRANT ALL ON t TO {role}"));
     let forebay = Forebay::start(&database, &[]);
-    let (mut reader, mut writer) = (forebay.client(), forebay.client());
+    let (mut reader, mut other) = (forebay.client(), forebay.client());
     database.until_hit(&mut reader, READ);
-    writer.run(&format!("SET ROLE {role}"));
-    writer.run("UPDATE t SET v = 'new'");
+    other.run(&format!("SET ROLE {role}"));
+    other.run("UPDATE t SET v = 'new'");
     assert_eq!(reader.one(READ), "new");
 }
 
@@ -413,12 +413,12 @@ fn a_refreshed_materialised_view_is_seen() {
     let setup = format!("{TABLE}; CREATE MATERIALIZED VIEW m AS SELECT count(*) AS n FROM t");
     let database = Database::with(&setup);
     let forebay = Forebay::start(&database, &[]);
-    let (mut reader, mut writer) = (forebay.client(), forebay.client());
+    let (mut reader, mut other) = (forebay.client(), forebay.client());
     reader.run("SELECT n FROM m");
     database.until_hit(&mut reader, READ);
     reader.run("SELECT n FROM m");
-    writer.run("DELETE FROM t");
-    writer.run("REFRESH MATERIALIZED VIEW m");
+    other.run("DELETE FROM t");
+    other.run("REFRESH MATERIALIZED VIEW m");
     assert_eq!(reader.one("SELECT n FROM m"), "0");
 }
 

@@ -114,9 +114,9 @@ fn a_commit_whose_server_is_cut_off_is_reported_lost() {
 #[test]
 fn a_server_that_breaks_the_protocol_is_not_used_again() {
     let broken = Arc::new(AtomicBool::new(true));
-    let once = Arc::clone(&broken);
+    let breaks = Arc::clone(&broken);
     let server = ScriptedServer::start(move |tag, body| match tag {
-        b'Q' if body.starts_with(b"SELECT odd") && once.swap(false, Ordering::SeqCst) => {
+        b'Q' if body.starts_with(b"SELECT odd") && breaks.swap(false, Ordering::SeqCst) => {
             Reply::Send([complete("SELECT 0"), ready(), complete("SELECT 0"), ready()].concat())
         }
         b'Q' => Reply::Send([complete("SELECT 0"), ready()].concat()),

@@ -9,6 +9,10 @@
     clippy::print_stdout,
     reason = "a check fails by panicking, and then prints the log"
 )]
+#![expect(
+    unreachable_pub,
+    reason = "a program exports nothing; `pub` marks what tests may use"
+)]
 
 mod support;
 

@@ -386,7 +386,7 @@ fn a_prepared_statement_follows_its_client_to_another_server() {
         parse("s", "SELECT pg_backend_pid() + $1::int * 0", &[]),
         sync(),
     ]);
-    let mut run = |client: &mut RawClient| {
+    let run = |client: &mut RawClient| {
         client.send(&[bind("", "s", &[Some("1")]), execute("", 0), sync()].concat());
         client.until(b'Z')[1].columns()[0].clone().unwrap()
     };

@@ -9,7 +9,6 @@ use super::{free_port, wait_until};
 
 pub struct Forebay {
     pub port: u16,
-    pub admin_port: u16,
     pub daemon: Daemon,
     directory: PathBuf,
     database: String,
@@ -57,7 +56,6 @@ impl Forebay {
         });
         let forebay = Self {
             port,
-            admin_port,
             daemon,
             directory,
             database: database.to_owned(),

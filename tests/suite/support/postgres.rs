@@ -138,11 +138,6 @@ impl Postgres {
         self.daemon = None;
     }
 
-    pub fn restart(&mut self) {
-        self.stop();
-        self.start();
-    }
-
     /// A superuser behind the application's back.
     pub fn admin(&self, database: &str) -> RawClient {
         RawClient::log_in(self.port, &Login::new("postgres", "", database)).unwrap()
@@ -235,7 +230,7 @@ impl Database<'_> {
     /// Repeats the query until it is answered from the cache: the catalogue is read in the
     /// background and the first answer has to be kept.
     pub fn until_hit(&self, client: &mut RawClient, sql: &str) {
-        super::wait_until(&format!("{sql} is answered from the cache"), || {
+        wait_until(&format!("{sql} is answered from the cache"), || {
             self.is_hit(client, sql)
         });
     }
