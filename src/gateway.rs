@@ -40,7 +40,8 @@ pub struct Gateway {
     pub shared: Arc<Shared>,
     /// Authenticates users we do not know without showing that we do not.
     pub process_secret: [u8; 32],
-    /// Guards what has been made so far; nothing else is locked inside.
+    /// Guards what has been made so far. `running`, and the locks of one pool or service, may be
+    /// taken inside.
     made: Mutex<Made>,
     next_database: AtomicU64,
     pub started_at: Instant,
@@ -133,11 +134,12 @@ impl Gateway {
     /// The pool of a database and user, made if this is its first client. `None`: there is no
     /// such database, or there are too many pools.
     pub fn pool(self: &Arc<Self>, database: &str, user: &str) -> Option<Opened> {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        // Inside the lock, or a reload between the two would leave a pool of the old settings.
         let running = self.running();
         let entry = running.config.database(database)?;
         let server_user = entry.user.clone().unwrap_or_else(|| user.to_owned());
         let key = (database.to_owned(), user.to_owned());
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(opened) = made.pools.get(&key) {
             return Some(opened.clone());
         }
@@ -155,6 +157,13 @@ impl Gateway {
         let opened = Opened { pool, service, user: user.to_owned() };
         made.pools.insert(key, opened.clone());
         Some(opened)
+    }
+
+    /// Whether a new client of this database and user would still get this pool.
+    pub fn is_current(&self, opened: &Opened) -> bool {
+        let key = (opened.pool.name.clone(), opened.user.clone());
+        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.pools.get(&key).is_some_and(|current| Arc::ptr_eq(&current.pool, &opened.pool))
     }
 
     fn make_database(&self, config: &Config, target: &Target) -> (Arc<Database>, Arc<Service>) {
@@ -366,5 +375,82 @@ fn times(config: &Config) -> Times {
         connect_timeout: config.server.server_connect_timeout,
         idle_timeout: config.server.server_idle_timeout,
         lifetime: config.server.server_lifetime,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Base;
+
+    fn config() -> Config {
+        let mut config = Config::defaults(Base::Forebay);
+        config.databases = vec![DatabaseEntry {
+            name: "*".into(),
+            // Nobody answers there, and nobody is asked: the tests end before the tasks begin.
+            host: Host::Name("127.0.0.1".into()),
+            port: 1,
+            dbname: None,
+            user: None,
+            password: None,
+            pool_size: None,
+            pool_mode: None,
+            application_name: None,
+            options: None,
+        }];
+        config
+    }
+
+    fn gateway() -> Arc<Gateway> {
+        Arc::new(Gateway::new(config()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_reload_of_sizes_and_times_keeps_the_pools() {
+        let gateway = gateway();
+        let before = gateway.pool("app", "ann").unwrap().pool;
+        let mut new = config();
+        new.pool.default_pool_size = 3;
+        new.server.server_lifetime = std::time::Duration::from_secs(5);
+        new.cache.mode = CacheMode::DryRun;
+        gateway.apply(new).unwrap();
+        assert!(Arc::ptr_eq(&before, &gateway.pool("app", "ann").unwrap().pool));
+        assert_eq!(gateway.config().pool.default_pool_size, 3);
+        assert_eq!(gateway.cache.mode(), Mode::DryRun);
+    }
+
+    #[tokio::test]
+    async fn a_reload_of_the_pool_mode_makes_pools_anew_over_the_same_database() {
+        let gateway = gateway();
+        let before = gateway.pool("app", "ann").unwrap();
+        assert!(gateway.is_current(&before));
+        let mut new = config();
+        new.pool.pool_mode = PoolMode::Session;
+        gateway.apply(new).unwrap();
+        let after = gateway.pool("app", "ann").unwrap().pool;
+        assert!(!gateway.is_current(&before));
+        let before = before.pool;
+        assert_eq!(after.common.mode, pool::PoolMode::Session);
+        // What old clients write must be seen by what new ones read.
+        assert!(Arc::ptr_eq(&before.common.database, &after.common.database));
+    }
+
+    #[tokio::test]
+    async fn clients_of_a_database_that_is_gone_are_told_to_leave() {
+        let gateway = gateway();
+        gateway.pool("app", "ann").unwrap();
+        let hello = crate::client::registry::Hello {
+            user: "ann".into(),
+            database: "app".into(),
+            application_name: String::new(),
+            address: String::new(),
+            local: String::new(),
+            tls: None,
+            console: false,
+        };
+        let client = gateway.shared.registry.enter(hello, 10).unwrap();
+        gateway.apply(Config { databases: Vec::new(), ..config() }).unwrap();
+        assert_eq!(client.entry.asked_to_leave().await, Leave::Reconfigured);
+        assert!(gateway.pool("app", "ann").is_none());
     }
 }

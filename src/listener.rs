@@ -12,7 +12,8 @@ use crate::client::registry::{Entry, Hello, Registered};
 use crate::client::session::Session;
 use crate::client::startup::{self, Proof};
 use crate::client::io as client_io;
-use crate::config::SslMode;
+use crate::config::{Config, SslMode};
+use crate::console::report::Report;
 use crate::{console, stop};
 use crate::gateway::{Gateway, Opened};
 use crate::net::{Peer, Stream, accept_tls};
@@ -225,7 +226,11 @@ impl Newcomer {
     }
 
     async fn refuse(&mut self, reason: &CloseReason) {
-        tracing::info!(reason = %reason.text(), "login refused");
+        if self.gateway.config().log.log_pooler_errors {
+            let peer = self.stream.as_ref().and_then(|stream| stream.peer().ok());
+            let address = peer.map_or_else(String::new, |peer| peer.to_string());
+            tracing::info!(%address, "closing because: {}", reason.text());
+        }
         let mut out = Vec::new();
         reason.tell(&mut out);
         // It is being refused: if it does not listen, that is all the same.
@@ -261,11 +266,10 @@ impl Newcomer {
                     shared: Arc::clone(&self.gateway.shared),
                     lease: None,
                     leaving: None,
+                    transaction_began: None,
                 };
                 let reason = Box::pin(task.run()).await;
-                if self.gateway.config().log.log_disconnections {
-                    log_disconnection(&registered.entry, &reason);
-                }
+                log_disconnection(&self.gateway.config(), &registered.entry, &reason);
                 reason
             }
             Err(reason) => {
@@ -292,7 +296,12 @@ impl Newcomer {
         let mut out = known.out;
         let entry = &registered.entry;
         startup::welcome(&mut out, &console::io::reported(), entry.pid, &entry.key());
-        console::io::Task::new(stream, self.input, out, access, registered, self.gateway).run().await
+        log_connection(&self.gateway.config(), entry);
+        let gateway = Arc::clone(&self.gateway);
+        let task = console::io::Task::new(stream, self.input, out, access, registered, gateway);
+        let (reason, registered) = task.run().await;
+        log_disconnection(&self.gateway.config(), &registered.entry, &reason);
+        reason
     }
 
     fn hello(&self, known: &Known) -> Hello {
@@ -337,26 +346,37 @@ impl Newcomer {
         let entry = &registered.entry;
         startup::welcome(&mut known.out, &reported, entry.pid, &entry.key());
         opened.pool.common.counters.login.one();
-        // It may have begun since the first look, and then nobody has told this client.
+        // Either may have happened before it was registered, and then nobody has told it.
         if stop::has_begun(&gateway) {
             return Err(CloseReason::ShuttingDown);
         }
-        if config.log.log_connections {
-            tracing::info!(
-                client_id = entry.id,
-                database = %entry.database,
-                user = %entry.user,
-                address = %entry.address,
-                "login attempt"
-            );
+        if !gateway.is_current(&opened) {
+            return Err(CloseReason::Reconfigured);
         }
+        log_connection(&config, entry);
         let session = Session::new(Arc::clone(&opened.pool.common), settings);
         Ok((opened, session, registered, known))
     }
 }
 
+fn log_connection(config: &Config, entry: &Entry) {
+    if config.log.log_connections {
+        tracing::info!(
+            client_id = entry.id,
+            database = %entry.database,
+            user = %entry.user,
+            application_name = %entry.application_name,
+            address = %entry.address,
+            "login attempt"
+        );
+    }
+}
+
 /// With what the client did, so that the log alone tells who queried and who was served.
-fn log_disconnection(entry: &Entry, reason: &CloseReason) {
+fn log_disconnection(config: &Config, entry: &Entry, reason: &CloseReason) {
+    if !config.log.log_disconnections {
+        return;
+    }
     let (queries, hits) = {
         let shown = entry.shown.lock().unwrap_or_else(PoisonError::into_inner);
         (shown.queries, shown.hits)
@@ -429,14 +449,16 @@ fn refused(error: &ServerError) -> CloseReason {
     }
 }
 
-/// Closes what is due in every pool, once a second, for as long as the process lives.
+/// Closes what is due in every pool and tells the totals, once a second, for as long as the process lives.
 pub async fn upkeep(gateway: Arc<Gateway>) {
     let mut every_second = tokio::time::interval(Duration::from_secs(1));
+    let mut report = Report::new(Instant::now());
     loop {
         every_second.tick().await;
         let now = Instant::now();
         for opened in gateway.pools() {
             opened.pool.upkeep(now);
         }
+        report.tick(&gateway, now);
     }
 }

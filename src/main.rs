@@ -9,7 +9,6 @@ use forebay::admin::cache_show;
 use forebay::config::{
     self, CacheMode, Config, Exit, ListenAddress, Loaded, LogFormat, LogLevel,
 };
-use forebay::console::report;
 use forebay::gateway::{Gateway, Stage};
 use forebay::{listener, reload, stop};
 use tokio::net::TcpListener;
@@ -83,7 +82,6 @@ async fn serve(config: Config, set_level: SetLevel) -> ExitCode {
         tokio::spawn(listener::accept(listener, Arc::clone(&gateway), console));
     }
     tokio::spawn(listener::upkeep(Arc::clone(&gateway)));
-    tokio::spawn(report::keep(Arc::clone(&gateway)));
     gateway.on_reload(Box::new(move |config| set_level(config.log.level)));
     if let Err(error) = listen_to_signals(&gateway) {
         return fail(format!("forebay: cannot listen to signals: {error}"));
@@ -134,7 +132,7 @@ fn greet(gateway: &Gateway, listening: &[(TcpListener, bool)]) {
             let url_user = config.credentials.as_ref().map(|credentials| credentials.user.as_str());
             let user = users.or(url_user).unwrap_or("<admin user>");
             let (host, port) = (address.ip(), address.port());
-            tracing::info!(%address, "console: psql -h {host} -p {port} -U {user} pgbouncer");
+            tracing::info!(%address, "console: psql -h {host} -p {port} -U {user} forebay");
         } else {
             tracing::info!(%address, "listening for clients");
         }
@@ -157,7 +155,7 @@ fn listen_to_signals(gateway: &Arc<Gateway>) -> std::io::Result<()> {
     on(SignalKind::hangup(), |gateway| {
         tracing::info!("got SIGHUP, reloading");
         // Its outcome is in the log already, and nobody else asked.
-        let _logged = reload::reload(gateway);
+        let _logged = reload::reload(gateway, &|path| std::fs::read_to_string(path));
     })?;
     on(SignalKind::terminate(), |gateway| {
         tracing::info!("got SIGTERM");

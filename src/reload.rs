@@ -1,12 +1,18 @@
 //! RELOAD and SIGHUP: the same arguments and files once more, applied as far as that goes
-//! without a restart. Reads files.
+//! without a restart.
+
+use std::io;
+use std::path::Path;
 
 use crate::config;
 use crate::gateway::Gateway;
 
+/// Reads a file.
+pub type Read<'a> = &'a dyn Fn(&Path) -> io::Result<String>;
+
 /// Sentences for whoever asked; or every mistake, a line each, and nothing has changed.
-pub fn reload(gateway: &Gateway) -> Result<Vec<String>, String> {
-    let result = apply(gateway);
+pub fn reload(gateway: &Gateway, read: Read<'_>) -> Result<Vec<String>, String> {
+    let result = apply(gateway, read);
     match &result {
         Ok(notices) => {
             for notice in notices {
@@ -19,8 +25,8 @@ pub fn reload(gateway: &Gateway) -> Result<Vec<String>, String> {
     result
 }
 
-fn apply(gateway: &Gateway) -> Result<Vec<String>, String> {
-    let loaded = config::load(std::env::args_os(), &|path| std::fs::read_to_string(path))
+fn apply(gateway: &Gateway, read: Read<'_>) -> Result<Vec<String>, String> {
+    let loaded = config::load(std::env::args_os(), read)
         .map_err(|exit| exit.text.trim_end().to_owned())?;
     let old = gateway.config();
     let mut notices = loaded.notices;

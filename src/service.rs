@@ -47,8 +47,8 @@ pub struct Service {
     wake: Arc<Notify>,
     /// Guards the servers whose end is not known yet; nothing else is locked inside.
     lost: Mutex<Vec<Lost>>,
-    /// Turns true after the first attempt to read the catalogue, whatever came of it.
-    tried: watch::Sender<bool>,
+    /// Counts attempts to read the catalogue, whatever came of them.
+    tried: watch::Sender<u64>,
 }
 
 impl Service {
@@ -67,7 +67,7 @@ impl Service {
             settings: Mutex::new(Settings { target, catalog_poll, max_age }),
             wake,
             lost: Mutex::default(),
-            tried: watch::Sender::new(false),
+            tried: watch::Sender::new(0),
         });
         tokio::spawn(Arc::clone(&service).run());
         service
@@ -109,7 +109,15 @@ impl Service {
     pub async fn tried(&self) {
         // The sender is ours, so it is there as long as we are.
         let mut tried = self.tried.subscribe();
-        let _tried = tried.wait_for(|tried| *tried).await;
+        let _tried = tried.wait_for(|tried| *tried > 0).await;
+    }
+
+    /// Resolves when the catalogue is there, or `limit` has passed.
+    pub async fn catalog_read(&self, limit: Duration) {
+        let mut tried = self.tried.subscribe();
+        let read = tried.wait_for(|_| self.database.snapshot().catalog.is_some());
+        // Whoever waited in vain goes on without it.
+        let _in_vain = tokio::time::timeout(limit, read).await;
     }
 
     /// How many lost servers are not known to be gone.
@@ -126,7 +134,7 @@ impl Service {
                 Ok(mut connection) => self.serve(&mut connection, &mut fingerprint).await,
                 Err(error) => error,
             };
-            self.tried.send_replace(true);
+            self.tried.send_modify(|count| *count += 1);
             tracing::warn!(
                 database = %self.database.name,
                 error = %failed,
@@ -151,7 +159,7 @@ impl Service {
         }
         loop {
             let round = self.round(connection, fingerprint).await;
-            self.tried.send_replace(true);
+            self.tried.send_modify(|count| *count += 1);
             if let Err(error) = round {
                 return error;
             }
@@ -192,17 +200,24 @@ impl Service {
         let generation = self.database.snapshot().generation;
         ask(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
         let now = first_value(&ask(connection, FINGERPRINT_QUERY).await?);
+        let began = Instant::now();
         let mut results = Vec::with_capacity(SNAPSHOT_QUERIES.len());
         for query in SNAPSHOT_QUERIES {
             results.push(ask(connection, query).await?);
         }
         ask(connection, "COMMIT").await?;
+        let asked = began.elapsed();
         match Catalog::build(&results) {
             Ok(catalog) => {
                 // Refused if DDL came between; then we are woken again.
                 if self.database.install(generation, catalog) {
                     *fingerprint = now;
-                    tracing::debug!(database = %self.database.name, "catalogue read");
+                    tracing::debug!(
+                        database = %self.database.name,
+                        asked_ms = asked.as_millis(),
+                        built_ms = began.elapsed().saturating_sub(asked).as_millis(),
+                        "catalogue read"
+                    );
                 } else {
                     self.wake.notify_one();
                 }

@@ -55,3 +55,76 @@ pub async fn over(gateway: &Arc<Gateway>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::registry::Hello;
+    use crate::config::{Base, Config};
+
+    fn gateway() -> Arc<Gateway> {
+        Arc::new(Gateway::new(Config::defaults(Base::Forebay)).unwrap())
+    }
+
+    fn hello(console: bool) -> Hello {
+        Hello {
+            user: "ann".into(),
+            database: "app".into(),
+            application_name: String::new(),
+            address: "127.0.0.1:1".into(),
+            local: "127.0.0.1:2".into(),
+            tls: None,
+            console,
+        }
+    }
+
+    #[test]
+    fn the_second_signal_ends_the_waiting() {
+        let gateway = gateway();
+        signalled(&gateway, Stage::WaitForClients);
+        assert_eq!(*gateway.stage.borrow(), Stage::WaitForClients);
+        signalled(&gateway, Stage::WaitForServers);
+        assert_eq!(*gateway.stage.borrow(), Stage::Now);
+    }
+
+    #[test]
+    fn stopping_never_goes_back() {
+        let gateway = gateway();
+        begin(&gateway, Stage::WaitForServers);
+        begin(&gateway, Stage::WaitForClients);
+        assert_eq!(*gateway.stage.borrow(), Stage::WaitForServers);
+    }
+
+    #[tokio::test]
+    async fn it_is_over_when_the_last_client_has_left_and_not_before() {
+        let gateway = gateway();
+        let registry = &gateway.shared.registry;
+        let client = registry.enter(hello(false), 10).unwrap();
+        // Whoever watches from the console is not waited for.
+        let _watching = registry.enter(hello(true), 10).unwrap();
+        begin(&gateway, Stage::WaitForClients);
+        let mut over = std::pin::pin!(over(&gateway));
+        tokio::select! {
+            biased;
+            () = &mut over => panic!("over while a client is there"),
+            () = std::future::ready(()) => {}
+        }
+        drop(client);
+        over.await;
+    }
+
+    #[tokio::test]
+    async fn clients_are_told_when_servers_are_waited_for_and_the_console_is_not() {
+        let gateway = gateway();
+        let registry = &gateway.shared.registry;
+        let client = registry.enter(hello(false), 10).unwrap();
+        let watching = registry.enter(hello(true), 10).unwrap();
+        begin(&gateway, Stage::WaitForServers);
+        assert_eq!(client.entry.asked_to_leave().await, Leave::ShuttingDown);
+        tokio::select! {
+            biased;
+            leave = watching.entry.asked_to_leave() => panic!("told to leave: {leave:?}"),
+            () = std::future::ready(()) => {}
+        }
+    }
+}

@@ -25,7 +25,8 @@ const IO_FILES: &[&str] = &[
     "client/registry.rs",
     "pool/io.rs",
     "server/io.rs",
-    "admin/io.rs",
+    "console/io.rs",
+    "stop.rs",
     "insight/io.rs",
 ];
 

@@ -373,7 +373,7 @@ mod tests {
             state: "waiting",
             ends: Ends { address: "[::1]:4000".into(), local: "127.0.0.1:6432".into() },
             connected_at: SystemTime::UNIX_EPOCH,
-            request_at: SystemTime::UNIX_EPOCH + Duration::from_secs(60),
+            request_at: SystemTime::UNIX_EPOCH + Duration::from_mins(1),
             wait: Duration::from_micros(2_000_003),
             close_needed: false,
             link: Some(9),

@@ -55,6 +55,7 @@ impl Session {
                 server.statements.clear();
             }
             Control::LockTable => self.transaction.own = true,
+            Control::NeutralSetting => server.untidy = true,
             Control::Unreplayable => {
                 server.tainted = true;
                 self.tainted = true;
@@ -73,6 +74,9 @@ impl Session {
             | Control::AdvisoryLock
             | Control::AdvisoryUnlockAll
             | Control::Copy => {}
+        }
+        if matches!(control, Control::DiscardAll | Control::DiscardTemporary) {
+            self.temporary_code = false;
         }
         if self.common.pin_policy != crate::pool::PinPolicy::Ignore {
             self.pins.apply(control);

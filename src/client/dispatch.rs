@@ -18,11 +18,19 @@ use crate::twin::{self, Twin};
 use crate::wire::backend::{self, Status};
 use crate::wire::frontend::{self, Bind, Parse, Target};
 
+use super::pins::Pin;
 use super::session::{Armed, Extent, RequestKind, Session, Unit};
 use super::statements::{Portal, Prepared};
 use super::transaction::Dirty;
 
 impl Session {
+    /// Makes a server that is just handed over this client's: what others left is taken back, and
+    /// the client's settings are assumed, all in the same write as its first request.
+    pub fn adopt(&mut self, server: &mut Server) {
+        server.clean();
+        server.assume(&self.settings);
+    }
+
     /// Sends the collected group on. The server is ours and set to nobody else's state.
     pub fn dispatch(&mut self, server: &mut Server, now: Instant) {
         if let Some(hit) = self.early_hit.take() {
@@ -314,7 +322,7 @@ impl Session {
 
     /// Notes what the statement may write, and puts in flight what it may commit.
     fn bracket(&mut self, verdict: &Verdict, server: &mut Server) -> Armed {
-        let write = if self.fetches_known_cursor(verdict) { &Write::None } else { &verdict.write };
+        let write = &self.effect(verdict);
         if let Write::Opaque { taints: true, .. } = write {
             server.tainted = true;
             self.tainted = true;
@@ -349,6 +357,27 @@ impl Session {
             armed.guards.push(self.common.database.coherence.begin_write(&scope));
         }
         armed
+    }
+
+    /// What the statement may write, given what this client's session holds: temporary objects
+    /// shadow the names that the verdict resolved.
+    fn effect(&mut self, verdict: &Verdict) -> Write {
+        let makes_temporary = verdict.controls.contains(&Control::CreateTemporary);
+        self.temporary_code |= makes_temporary && verdict.tag != "CREATE TABLE";
+        if self.fetches_known_cursor(verdict) {
+            return Write::None;
+        }
+        let shadowed = match verdict.write {
+            // A temporary table may have triggers and defaults of its own.
+            Write::Plain(_) => self.pins.has(Pin::TemporaryObjects) || self.tainted,
+            // A temporary view may call anything; a table may not.
+            Write::None => self.temporary_code && verdict.tag == "SELECT",
+            Write::Opaque { .. } | Write::Catalog => false,
+        };
+        if shadowed {
+            return Write::Opaque { commits_inside: false, taints: true };
+        }
+        verdict.write.clone()
     }
 
     /// FETCH and MOVE do what their cursor's query does. DECLARE of one that may write is opaque

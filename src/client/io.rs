@@ -14,6 +14,7 @@ use crate::pool::io::{AcquireError, Lease, Pool};
 use crate::server::io::ServerError;
 use crate::server::login::LoginError;
 use crate::service::Service;
+use crate::wire::backend::Status;
 use crate::wire::frame;
 use crate::wire::frontend;
 
@@ -28,6 +29,9 @@ const READ_BYTES: usize = 16 * 1024;
 
 /// Above it the other side is not read until this one has taken some.
 const BACKLOG_BYTES: usize = 256 * 1024;
+
+/// How long a statement waits for the catalogue to be read after DDL.
+const CATALOG_WAIT: Duration = Duration::from_millis(250);
 
 /// A server that does not answer its reset query by then is closed.
 const RESET_TIMEOUT: Duration = Duration::from_secs(10);
@@ -47,6 +51,8 @@ pub struct Task {
     pub lease: Option<Lease>,
     /// It has to go as soon as it has no server.
     pub leaving: Option<Leave>,
+    /// When the first statement of the transaction under way arrived.
+    pub transaction_began: Option<Instant>,
 }
 
 /// What woke the task.
@@ -156,11 +162,15 @@ impl Task {
     }
 
     async fn answer_or_send(&mut self, now: Instant) -> Result<(), CloseReason> {
-        let server = self.lease.as_ref().map(|lease| &lease.connection.server);
-        match self.session.answer(server, now, &mut self.out) {
+        let mut answer = self.answer(now);
+        if answer == Answer::AwaitCatalog {
+            self.service.catalog_read(CATALOG_WAIT).await;
+            answer = self.answer(now);
+        }
+        match answer {
             Answer::Done => return Ok(()),
             Answer::Refuse(pin) => return Err(CloseReason::PinRefused(pin)),
-            Answer::Send => return self.send_group(now).await,
+            Answer::Send | Answer::AwaitCatalog => return self.send_group(now).await,
             Answer::SendIfFree => {
                 if self.lease.is_none() {
                     let Some(lease) = self.pool.try_acquire() else {
@@ -174,11 +184,18 @@ impl Task {
         self.send_group(now).await
     }
 
+    fn answer(&mut self, now: Instant) -> Answer {
+        let server = self.lease.as_ref().map(|lease| &lease.connection.server);
+        self.session.answer(server, now, &mut self.out)
+    }
+
     /// Sends the group on, after waiting for a server if there is none yet.
     async fn send_group(&mut self, now: Instant) -> Result<(), CloseReason> {
-        if self.lease.is_none() {
-            self.acquire().await?;
-        }
+        // The statement is sent when its wait is over, which the slow log tells apart.
+        let now = match self.lease {
+            Some(_) => now,
+            None => self.acquire().await?.unwrap_or(now),
+        };
         if let Some(lease) = &mut self.lease {
             self.session.dispatch(&mut lease.connection.server, now);
         }
@@ -186,10 +203,11 @@ impl Task {
     }
 
     /// Waits in line for a server; what the client is owed already is sent first.
-    async fn acquire(&mut self) -> Result<(), CloseReason> {
+    /// Gives the time at which a wait ended, if there was one.
+    async fn acquire(&mut self) -> Result<Option<Instant>, CloseReason> {
         if let Some(lease) = self.pool.try_acquire() {
             self.take_lease(lease);
-            return Ok(());
+            return Ok(None);
         }
         self.flush().await.or(Err(CloseReason::ClientLost))?;
         let began = Instant::now();
@@ -202,16 +220,17 @@ impl Task {
             leave = entry.asked_to_leave() => return Err(leave.reason()),
         };
         self.show(|shown| shown.waiting_since = None);
-        let waited = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let ended = Instant::now();
+        let waited = statistics::micros(ended.saturating_duration_since(began));
         self.session.common.counters.wait_time.add(waited);
         self.entry.group.wait_time.add(waited);
         let lease = acquired.map_err(|error| close_reason(&error))?;
         self.take_lease(lease);
-        Ok(())
+        Ok(Some(ended))
     }
 
     fn take_lease(&mut self, mut lease: Lease) {
-        lease.connection.server.clean();
+        self.session.adopt(&mut lease.connection.server);
         let current = Current::new(self.pool.target.clone(), &lease.connection);
         self.entry.set_current(Some(Arc::new(current)));
         self.session.common.counters.server_assignment.one();
@@ -385,8 +404,18 @@ impl Task {
             shown.pins = pins;
             shown.prepared_statements = prepared;
         });
+        let counters = &self.session.common.counters;
+        let mut ended_at = now;
         for finished in self.session.finished.drain(..) {
+            self.transaction_began.get_or_insert(finished.running.arrived_at);
+            ended_at = finished.finished_at;
             statistics::record(&self.shared.insight, &self.entry, &self.session.common, &finished);
+        }
+        if self.session.transaction.status == Status::Idle
+            && let Some(began) = self.transaction_began.take()
+        {
+            let lasted = ended_at.saturating_duration_since(began);
+            counters.xact_time.add(statistics::micros(lasted));
         }
     }
 

@@ -33,6 +33,9 @@ pub enum Answer {
     Send,
     /// A Parse and Sync alone: ask a server if one is free, else `Session::accept_parse`.
     SendIfFree,
+    /// The catalogue is being read after DDL: wait for it a moment, then ask again. What is
+    /// judged without it counts as writing the whole database.
+    AwaitCatalog,
     /// It would tie the client to a server, and the policy forbids that.
     Refuse(Pin),
 }
@@ -101,6 +104,9 @@ impl Session {
     ) -> Answer {
         let (verdict, generation) = self.verdict_of_text(sql, &[]);
         self.query_verdict = Some(Arc::clone(&verdict));
+        if self.awaits_catalog(&verdict) {
+            return Answer::AwaitCatalog;
+        }
         if let Some(pin) = self.refused(&verdict) {
             return Answer::Refuse(pin);
         }
@@ -146,6 +152,15 @@ impl Session {
         Answer::Done
     }
 
+    /// Whether a catalogue would make a difference that is worth a short wait, once a group.
+    fn awaits_catalog(&mut self, verdict: &Verdict) -> bool {
+        let worth = self.common.cache.mode() != Mode::Off
+            && matches!(verdict.write, Write::Opaque { .. })
+            && self.common.database.snapshot().catalog.is_none();
+        let first = !std::mem::replace(&mut self.awaited_catalog, worth);
+        worth && first
+    }
+
     /// The cause for which the policy refuses the statement, if it does.
     fn refused(&self, verdict: &Verdict) -> Option<Pin> {
         let refuses = self.common.pin_policy == PinPolicy::Refuse
@@ -170,6 +185,9 @@ impl Session {
         let Some(prepared) = self.prepared_for(single) else { return Answer::Send };
         let statement = Arc::clone(&prepared.statement);
         let (verdict, generation) = self.verdict_of(&statement);
+        if self.awaits_catalog(&verdict) {
+            return Answer::AwaitCatalog;
+        }
         if let Some(pin) = self.refused(&verdict) {
             return Answer::Refuse(pin);
         }

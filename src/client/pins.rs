@@ -101,6 +101,7 @@ impl Pins {
             | Control::Set { .. }
             | Control::Reset { .. }
             | Control::ResetAll
+            | Control::NeutralSetting
             | Control::DiscardPlans
             | Control::DiscardSequences
             | Control::Deallocate(Some(_))

@@ -74,6 +74,10 @@ pub struct Session {
     /// Rows shown to the client since the last unit ended.
     pub rows: u64,
     pub ending: Ending,
+    /// A temporary view, or something else that can run code when read, may exist.
+    pub temporary_code: bool,
+    /// The group has waited for the catalogue; it is judged without it if need be.
+    pub awaited_catalog: bool,
     /// Finished statements that somebody wants to hear of; taken by the task.
     pub finished: Vec<Finished>,
 }
@@ -260,6 +264,8 @@ impl Session {
             facts: None,
             tainted: false,
             stray_names: Vec::new(),
+            temporary_code: false,
+            awaited_catalog: false,
             unsettled: Vec::new(),
             early_hit: None,
             rows: 0,

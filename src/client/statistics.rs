@@ -21,7 +21,6 @@ pub fn record(insight: &Insight, entry: &Arc<Entry>, common: &Common, finished: 
     group.queries.one();
     group.query_time.add(micros(total));
     common.counters.query_time.add(micros(total));
-    common.counters.xact_time.add(micros(total));
     match running.outcome {
         Outcome::Hit => group.hits.one(),
         Outcome::Miss => group.misses.one(),
@@ -53,7 +52,7 @@ pub fn record(insight: &Insight, entry: &Arc<Entry>, common: &Common, finished: 
     }
 }
 
-fn micros(duration: Duration) -> u64 {
+pub(super) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 

@@ -10,20 +10,27 @@ use crate::admin::{cache_show, clients_show, show, stats_show};
 use crate::cache::coherence::Scope;
 use crate::client::registry::Leave;
 use crate::gateway::{Gateway, Stage};
+use crate::reload::{self, Read};
+use crate::stop;
 use crate::wire::sqlstate;
-use crate::{reload, stop};
 
 use super::collect::Collector;
 
-pub fn perform(gateway: &Arc<Gateway>, command: &Command) -> Outcome {
+/// `read` reads a file, for RELOAD.
+pub fn perform(
+    gateway: &Arc<Gateway>,
+    command: &Command,
+    now: Instant,
+    read: Read<'_>,
+) -> Outcome {
     match command {
-        Command::Show(what) => Outcome::Rows(table(gateway, *what)),
+        Command::Show(what) => Outcome::Rows(table(gateway, *what, now)),
         Command::FlushCache => {
             flush(gateway);
             Outcome::done("FLUSH")
         }
         Command::KillClient(id) => kill(gateway, *id),
-        Command::Reload => match reload::reload(gateway) {
+        Command::Reload => match reload::reload(gateway, read) {
             Ok(notices) => Outcome::Done { tag: "RELOAD", notices },
             Err(mistakes) => {
                 Outcome::Failed { sqlstate: sqlstate::CONFIG_FILE_ERROR, message: mistakes }
@@ -47,8 +54,8 @@ pub fn perform(gateway: &Arc<Gateway>, command: &Command) -> Outcome {
     }
 }
 
-fn table(gateway: &Gateway, what: Show) -> Table {
-    let now = Collector::new(gateway, Instant::now());
+fn table(gateway: &Gateway, what: Show, now: Instant) -> Table {
+    let now = Collector::new(gateway, now);
     match what {
         Show::ActiveSockets | Show::Sockets => {
             let mut sockets = now.clients();

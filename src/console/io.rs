@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 
+use crate::admin::command::Command;
 use crate::admin::conversation::{Access, Conversation, Step};
 use crate::client::close::CloseReason;
 use crate::client::registry::Registered;
@@ -59,8 +60,8 @@ impl Task {
         Self { stream, input, out, conversation, registered, gateway }
     }
 
-    /// Serves until the client leaves or must.
-    pub async fn run(mut self) -> CloseReason {
+    /// Serves until the client leaves or must. Gives its entry back, for the log.
+    pub async fn run(mut self) -> (CloseReason, Registered) {
         let reason = loop {
             if let Err(reason) = self.take_messages().await {
                 break reason;
@@ -72,7 +73,7 @@ impl Task {
         reason.tell(&mut self.out);
         // It is leaving: what it does not take is lost, and that is all.
         let _told = self.flush().await;
-        reason
+        (reason, self.registered)
     }
 
     async fn take_messages(&mut self) -> Result<(), CloseReason> {
@@ -99,10 +100,14 @@ impl Task {
     }
 
     fn take(&mut self, tag: u8, body: &[u8]) -> Result<(), CloseReason> {
+        let now = Instant::now();
         match self.conversation.take(tag, body, &mut self.out) {
             Step::Next => {}
             Step::Perform(command) => {
-                let outcome = act::perform(&self.gateway, &command);
+                self.log(&command);
+                let outcome = act::perform(&self.gateway, &command, now, &|path| {
+                    std::fs::read_to_string(path)
+                });
                 self.conversation.answer(&outcome, &mut self.out);
             }
             Step::Close => return Err(CloseReason::ClientClosed),
@@ -113,10 +118,24 @@ impl Task {
             self.gateway.console_counters.xact.one();
             let mut shown =
                 self.registered.entry.shown.lock().unwrap_or_else(PoisonError::into_inner);
-            shown.request_at = Some(Instant::now());
+            shown.request_at = Some(now);
             shown.queries += 1;
         }
         Ok(())
+    }
+
+    /// Who changes something is on record.
+    fn log(&self, command: &Command) {
+        if !command.only_looks() {
+            let entry = &self.registered.entry;
+            tracing::info!(
+                client_id = entry.id,
+                user = %entry.user,
+                address = %entry.address,
+                ?command,
+                "console command"
+            );
+        }
     }
 
     async fn read(&mut self) -> Result<(), CloseReason> {

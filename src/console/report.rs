@@ -1,6 +1,6 @@
 //! Once a period: a picture of the counters for the averages, and a line in the log.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 use std::time::Instant;
 
 use crate::admin::stats_show::Totals;
@@ -8,19 +8,31 @@ use crate::gateway::Gateway;
 
 use super::collect::Collector;
 
-/// Runs for as long as the process lives.
-pub async fn keep(gateway: Arc<Gateway>) {
-    let mut before = (Instant::now(), Totals::default());
-    loop {
-        tokio::time::sleep(gateway.config().log.stats_period).await;
-        let now = Instant::now();
-        let totals = Collector::new(&gateway, now).totals();
+/// When it was done last, and what the counters were then.
+pub struct Report {
+    at: Instant,
+    sum: Totals,
+}
+
+impl Report {
+    pub fn new(now: Instant) -> Self {
+        Self { at: now, sum: Totals::default() }
+    }
+
+    /// Called more often than a period is long.
+    pub fn tick(&mut self, gateway: &Gateway, now: Instant) {
+        let config = gateway.config();
+        let since = now.saturating_duration_since(self.at);
+        if since < config.log.stats_period {
+            return;
+        }
+        let totals = Collector::new(gateway, now).totals();
         let sum = totals.values().fold(Totals::default(), |sum, totals| sum.plus(*totals));
         gateway.history.lock().unwrap_or_else(PoisonError::into_inner).turn(now, totals);
-        if gateway.config().log.log_stats {
-            log(sum.average_since(before.1, now.saturating_duration_since(before.0)));
+        if config.log.log_stats {
+            log(sum.average_since(self.sum, since));
         }
-        before = (now, sum);
+        *self = Self { at: now, sum };
     }
 }
 

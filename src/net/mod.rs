@@ -38,6 +38,13 @@ pub enum Peer {
     Unix,
 }
 
+impl Peer {
+    /// An IPv4 address that came through an IPv6 socket is one all the same.
+    fn of(address: SocketAddr) -> Self {
+        Self::Tcp(SocketAddr::new(address.ip().to_canonical(), address.port()))
+    }
+}
+
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -141,13 +148,13 @@ impl Stream {
     /// Asks the kernel each time, so callers keep the answer.
     pub fn peer(&self) -> io::Result<Peer> {
         self.tcp()
-            .map_or(Ok(Peer::Unix), |tcp| tcp.peer_addr().map(Peer::Tcp))
+            .map_or(Ok(Peer::Unix), |tcp| tcp.peer_addr().map(Peer::of))
     }
 
     /// Our own end; as `peer`.
     pub fn local(&self) -> io::Result<Peer> {
         self.tcp()
-            .map_or(Ok(Peer::Unix), |tcp| tcp.local_addr().map(Peer::Tcp))
+            .map_or(Ok(Peer::Unix), |tcp| tcp.local_addr().map(Peer::of))
     }
 
     /// The user id of the process at the other end of a Unix socket.

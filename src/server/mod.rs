@@ -30,6 +30,8 @@ pub struct Server {
     pub applied: Arc<Settings>,
     /// Code we do not know ran here and may have changed the session out of sight (hazard R6).
     pub tainted: bool,
+    /// A client left a setting that changes no answer; taken back before the next client.
+    pub untidy: bool,
     pub status: Status,
     pub outstanding: Outstanding,
     /// Ids of the shared statements prepared here, most recently used last to go.
@@ -61,6 +63,7 @@ impl Server {
             base: Arc::new(Base::default()),
             applied: Settings::none(),
             tainted: false,
+            untidy: false,
             status: Status::Idle,
             outstanding: Outstanding::default(),
             statements: LruCache::new(statements_max),
@@ -76,10 +79,11 @@ impl Server {
 
     /// Brings a server that another client ran unknown code on back to its login state.
     pub fn clean(&mut self) {
-        if self.tainted {
+        if self.tainted || self.untidy {
             self.swallow_query(settings::CLEAN);
             self.applied = Settings::none();
             self.tainted = false;
+            self.untidy = false;
         }
     }
 
@@ -128,6 +132,7 @@ impl Server {
     pub fn forget_client(&mut self) {
         self.applied = Settings::none();
         self.tainted = false;
+        self.untidy = false;
         self.statements.clear();
         self.unnamed = None;
     }

@@ -6,9 +6,10 @@
 
 pub mod lex;
 pub mod verdict;
+pub mod functions;
+pub mod search_path;
 pub mod parse;
 pub mod catalog;
-pub mod functions;
 pub mod names;
 pub mod reading;
 pub mod resolve;

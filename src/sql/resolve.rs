@@ -7,7 +7,6 @@
 use std::collections::{BTreeSet, HashSet};
 
 use super::catalog::{BuiltIn, Catalog, Relation, RelationKind, TypeClass, Volatility};
-use super::classify::Context;
 use super::functions;
 use super::names::{Path, Values};
 use super::parse::{Call, Facts, Name, Range, Source, TypeUse};
@@ -35,11 +34,16 @@ pub(super) struct Resolved {
 }
 
 /// Resolves everything a statement names.
-pub(super) fn resolve(facts: &Facts, catalog: &Catalog, context: &Context<'_>) -> Resolved {
+pub(super) fn resolve(
+    facts: &Facts,
+    catalog: &Catalog,
+    search_path: &[String],
+    parameter_types: &[u32],
+) -> Resolved {
     let mut resolver = Resolver {
         facts,
         catalog,
-        path: Path::new(catalog, context.search_path),
+        path: Path::new(catalog, search_path),
         ranges: Vec::new(),
         values: Values::default(),
         resolved: Resolved::default(),
@@ -48,7 +52,7 @@ pub(super) fn resolve(facts: &Facts, catalog: &Catalog, context: &Context<'_>) -
     for range in &facts.relations {
         resolver.range(range);
     }
-    resolver.note_values(context.parameter_types);
+    resolver.note_values(parameter_types);
     for use_ in &facts.types {
         resolver.type_use(use_);
     }

@@ -264,6 +264,9 @@ pub enum Control {
         local: bool,
     },
     ResetAll,
+    /// A setting that changes no answer got a value we cannot read; the server is cleaned before
+    /// the next client has it.
+    NeutralSetting,
     /// SET SESSION AUTHORIZATION, LOAD, or anything else of the session that cannot be replayed.
     Unreplayable,
     DiscardAll,

@@ -203,11 +203,11 @@ fn visible_before_acknowledged(world: &World) -> io::Result<()> {
         }
         let update = format!("UPDATE flight SET v = {n} WHERE v < {n}");
         cell.register.writing("with a late acknowledgement");
-        let commit = match n % 3 {
+        let commit = match n % 8 {
             0 => format!(
                 "BEGIN; {update}; COMMIT; SELECT count(*) FROM filler x, filler y, filler z"
             ),
-            1 => format!("{update}; TRUNCATE {emptied}"),
+            1..4 => format!("{update}; TRUNCATE {emptied}"),
             _ => {
                 writer.simple("BEGIN")?;
                 writer.simple(&update)?;
@@ -308,9 +308,10 @@ fn grant_and_revoke(world: &World) -> io::Result<()> {
     other.simple("SET ROLE checker_door")?;
     owner.simple("GRANT SELECT ON door TO checker_door")?;
     while world.running() {
-        for turn in 0..3 {
+        // Many reads a change: each change invalidates the whole database.
+        for turn in 0..200 {
             let acked = door.acked();
-            let answer = if turn == 1 {
+            let answer = if turn % 2 == 1 {
                 other.extended(text, &[])?
             } else {
                 other.simple(text)?
@@ -408,7 +409,7 @@ fn temporary_tables(world: &World) -> io::Result<()> {
         expect(true, &mut hiding)?;
         hiding.simple("DROP TABLE pg_temp.shadow")?;
         expect(false, &mut hiding)?;
-        for _ in 0..50 {
+        for _ in 0..100 {
             expect(false, &mut hiding)?;
         }
     }

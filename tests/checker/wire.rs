@@ -159,9 +159,9 @@ impl Connection {
     /// Reads until a message of this type has come.
     pub(crate) fn wait_for(&mut self, wanted: u8) -> io::Result<()> {
         loop {
-            match self.message()?.0 {
-                tag if tag == wanted => return Ok(()),
-                b'E' => return Err(broken("an error where none was due")),
+            match self.message()? {
+                (tag, _) if tag == wanted => return Ok(()),
+                (b'E', body) => return Err(broken(&format!("refused: {:?}", error(&body)))),
                 _ => {}
             }
         }

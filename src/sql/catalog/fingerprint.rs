@@ -51,7 +51,7 @@ pub const FINGERPRINT_QUERY: &str = concat!(
      FROM pg_class JOIN relations USING (oid)), ",
     of_relations!(
         "pg_attribute",
-        "attrelid",
+        "attrelid AND x.attnum > 0",
         "(x.attrelid::bigint << 16) + x.attnum"
     ),
     of_relations!("pg_attrdef", "adrelid", "x.oid::bigint"),

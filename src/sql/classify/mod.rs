@@ -1,6 +1,8 @@
 //! The verdict on one query string: what it writes, whether its answer may be kept, and what it
 //! changes about the client.
 
+pub use super::search_path::parse_search_path;
+
 use super::catalog::Catalog;
 use super::closure::{UNKNOWN_CODE, refresh, truncate, write};
 use super::parse::{Facts, Kind, ParseError, Statement, parse};
@@ -60,8 +62,14 @@ fn judge(statements: Vec<Statement>, context: &Context<'_>) -> Verdict {
         exact_text: false,
     };
     let mut ends_transaction = false;
+    // An earlier statement of the string has changed what the names in later ones mean.
+    let mut other_names = false;
     for statement in statements {
-        let (write, read) = effect(&statement, context);
+        let (mut write, read) = effect(&statement, context);
+        if other_names && !touches_nothing(&statement.facts) {
+            write = union(write, UNKNOWN_CODE);
+        }
+        other_names |= statement.controls.iter().any(changes_names);
         verdict.write = union(verdict.write, write);
         verdict.read = read;
         verdict.exact_text |= statement.exact_text || statement.facts.time_word;
@@ -132,7 +140,7 @@ fn select(statement: &Statement, context: &Context<'_>) -> (Write, Read) {
             Read::Bypass(BypassReason::CatalogLoading),
         );
     };
-    let resolved = resolve(facts, catalog, context);
+    let resolved = resolve(facts, catalog, context.search_path, context.parameter_types);
     let write = written(facts, &resolved, catalog, context);
     let read = match resolved.refusal {
         Some(reason) => Read::Bypass(reason),
@@ -148,7 +156,12 @@ fn carried(statement: &Statement, context: &Context<'_>) -> Write {
     let write = match context.catalog {
         None if touches_nothing(facts) => Write::None,
         None => UNKNOWN_CODE,
-        Some(catalog) => written(facts, &resolve(facts, catalog, context), catalog, context),
+        Some(catalog) => written(
+            facts,
+            &resolve(facts, catalog, context.search_path, context.parameter_types),
+            catalog,
+            context,
+        ),
     };
     let held = statement
         .controls
@@ -187,7 +200,7 @@ fn written(facts: &Facts, resolved: &Resolved, catalog: &Catalog, context: &Cont
 fn runs_code(facts: &Facts, context: &Context<'_>) -> bool {
     match context.catalog {
         None => !touches_nothing(facts),
-        Some(catalog) => resolve(facts, catalog, context).code,
+        Some(catalog) => resolve(facts, catalog, context.search_path, context.parameter_types).code,
     }
 }
 
@@ -199,8 +212,29 @@ fn touches_nothing(facts: &Facts) -> bool {
         && facts.types.is_empty()
         && facts.columns.is_empty()
         && facts.attributes.is_empty()
+        && facts.targets.is_empty()
         && !facts.writes
         && !facts.unknown_syntax
+}
+
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "no other control concerns names"
+)]
+fn changes_names(control: &Control) -> bool {
+    match control {
+        Control::Set { name, .. } | Control::Reset { name, .. } => {
+            matches!(
+                name.as_str(),
+                "search_path" | "role" | "standard_conforming_strings"
+            )
+        }
+        Control::ResetAll
+        | Control::Unreplayable
+        | Control::DiscardAll
+        | Control::CreateTemporary => true,
+        _ => false,
+    }
 }
 
 fn is_transaction_control(control: &Control) -> bool {
@@ -242,69 +276,6 @@ fn union(one: Write, other: Write) -> Write {
             tables.sort_unstable();
             tables.dedup();
             Write::Plain(tables.into())
-        }
-    }
-}
-
-/// The schemas of a `search_path` setting as SHOW prints it, `$user` replaced; `None` if the
-/// text is no such list.
-pub fn parse_search_path(value: &str, user: &str) -> Option<Vec<String>> {
-    let names = split_list(value)?;
-    Some(
-        names
-            .into_iter()
-            .map(|name| {
-                if name == "$user" {
-                    user.to_owned()
-                } else {
-                    name
-                }
-            })
-            .collect(),
-    )
-}
-
-/// A list of possibly quoted names, as settings hold it: unquoted ones are folded to lower case.
-pub(super) fn split_list(value: &str) -> Option<Vec<String>> {
-    let mut names = Vec::new();
-    let mut rest = value.trim();
-    if rest.is_empty() {
-        return Some(names);
-    }
-    loop {
-        let name;
-        (name, rest) = if let Some(quoted) = rest.strip_prefix('"') {
-            split_quoted(quoted)?
-        } else {
-            let (name, rest) = rest.split_at(rest.find(',').unwrap_or(rest.len()));
-            let name = name.trim_end();
-            if name.is_empty() || name.contains(['"', ' ', '\t', '\n']) {
-                return None;
-            }
-            (name.to_lowercase(), rest)
-        };
-        names.push(name);
-        rest = rest.trim_start();
-        if rest.is_empty() {
-            return Some(names);
-        }
-        rest = rest.strip_prefix(',')?.trim_start();
-    }
-}
-
-/// The name up to its closing quote, and what follows.
-fn split_quoted(text: &str) -> Option<(String, &str)> {
-    let mut name = String::new();
-    let mut rest = text;
-    loop {
-        let (part, after) = rest.split_once('"')?;
-        name.push_str(part);
-        match after.strip_prefix('"') {
-            Some(more) => {
-                name.push('"');
-                rest = more;
-            }
-            None => return Some((name, after)),
         }
     }
 }

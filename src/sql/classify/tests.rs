@@ -427,6 +427,14 @@ fn what_commits_by_itself_says_so() {
 }
 
 #[test]
+fn names_after_a_change_of_path_in_the_same_string_are_unknown() {
+    opaque("SET search_path = tenant; UPDATE users SET id = 1");
+    opaque("SELECT set_config('search_path', 'tenant', true); TRUNCATE users");
+    opaque("CREATE TEMP VIEW users AS SELECT 1; SELECT * FROM users");
+    plain("SET timezone = 'UTC'; UPDATE users SET id = 1", &[20001]);
+}
+
+#[test]
 fn temporary_relations_belong_to_the_session() {
     for sql in [
         "CREATE TEMP TABLE x (id int)",
@@ -523,9 +531,29 @@ fn settings_have_one_spelling() {
 }
 
 #[test]
+fn settings_made_beside_other_columns_are_followed() {
+    controls(
+        "SELECT current_setting('jit') AS old, set_config('jit', 'off', false) AS new",
+        &[Control::Set {
+            name: "jit".to_owned(),
+            value: "'off'".to_owned(),
+            local: false,
+        }],
+    );
+    controls(
+        "SELECT set_config('jit', $1, false)",
+        &[Control::NeutralSetting],
+    );
+}
+
+#[test]
 fn settings_that_cannot_be_followed_are_not_replayed() {
     controls(
-        "SELECT set_config('work_mem', '1', false), 1",
+        "SELECT set_config('app.tenant', $1, false), 1",
+        &[Control::Unreplayable],
+    );
+    controls(
+        "SELECT upper(set_config('work_mem', '1', false))",
         &[Control::Unreplayable],
     );
     controls(

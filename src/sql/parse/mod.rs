@@ -3,6 +3,7 @@
 
 mod query;
 mod setting;
+mod terms;
 mod utility;
 
 use std::collections::BTreeSet;

@@ -4,15 +4,14 @@
 use std::ops::ControlFlow;
 
 use pg_raw_parse::nodes::{
-    A_Expr, A_Expr_Kind, CommonTableExpr, FuncCall, JoinExpr, OnConflictClause, RangeVar,
-    ResTarget, SelectStmt, SubLink, TypeName,
+    A_Expr, A_Expr_Kind, CommonTableExpr, FuncCall, JoinExpr, OnConflictClause, RangeFunction,
+    RangeVar, ResTarget, SelectStmt, SubLink,
 };
 use pg_raw_parse::walk::{Recurse, walk_manual};
 use pg_raw_parse::{ConstValue, Node};
 
-use super::{
-    Argument, Call, Facts, NODES_MAX, Name, Operations, ParseError, Range, Source, Target, TypeUse,
-};
+use super::terms::{argument, call_of, operator, range_of, source_of, type_of};
+use super::{Argument, Facts, NODES_MAX, Operations, ParseError, Source, Target};
 use crate::sql::functions::has_time_word;
 
 /// Adds everything below `root` to `facts`.
@@ -415,7 +414,7 @@ fn visit_cte(cte: &CommonTableExpr, facts: &mut Facts) {
     }
 }
 
-fn visit_range_function(range: &pg_raw_parse::nodes::RangeFunction, facts: &mut Facts) {
+fn visit_range_function(range: &RangeFunction, facts: &mut Facts) {
     derive(range.alias().and_then(|alias| alias.aliasname()), facts);
     // Without an alias the function's own name stands for its rows.
     for function in range.functions() {
@@ -451,106 +450,5 @@ fn derive(name: Option<&str>, facts: &mut Facts) {
 fn field(node: Node<'_>, facts: &mut Facts) {
     if let Node::ResTarget(target) = node {
         facts.fields.extend(target.name().map(str::to_owned));
-    }
-}
-
-/// What type a value has before a function, operator or column gives it one.
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "every other node has a type"
-)]
-fn argument(node: Node<'_>) -> Argument {
-    match node {
-        Node::A_Const(constant) => match constant.val() {
-            Some(ConstValue::Integer(_) | ConstValue::Float(_)) => Argument::Number,
-            Some(ConstValue::Boolean(_) | ConstValue::BitString(_)) => Argument::Typed,
-            Some(ConstValue::String(_) | _) | None => Argument::Untyped,
-        },
-        Node::ParamRef(_) | Node::RowExpr(_) | Node::SetToDefault(_) => Argument::Untyped,
-        Node::NamedArgExpr(named) => argument(named.arg()),
-        Node::CollateClause(collate) => argument(collate.arg()),
-        // The list of IN or BETWEEN, in which any element may be without a type. ARRAY['a', 'b']
-        // is text[] by itself, but an array of parameters waits for its context.
-        Node::NodeList(list) => argument_of_any(list.iter()),
-        Node::A_ArrayExpr(array) => argument_of_any(array.elements().iter()),
-        _ => Argument::Typed,
-    }
-}
-
-fn argument_of_any<'a>(mut elements: impl Iterator<Item = Node<'a>>) -> Argument {
-    if elements.any(|element| argument(element) == Argument::Untyped) {
-        Argument::Untyped
-    } else {
-        Argument::Typed
-    }
-}
-
-pub(super) fn range_of(range: &RangeVar) -> Range {
-    Range {
-        name: Name {
-            schema: range.schemaname().map(str::to_owned),
-            name: range.relname().unwrap_or_default().to_owned(),
-        },
-        alias: range
-            .alias()
-            .and_then(|alias| alias.aliasname())
-            .map(str::to_owned),
-        renamed: range
-            .alias()
-            .is_some_and(|alias| !alias.colnames().is_empty()),
-    }
-}
-
-fn name_of<'a>(parts: impl Iterator<Item = Node<'a>>) -> Name {
-    // A database name in front, three parts, can only be the current one.
-    let mut parts: Vec<String> = parts.filter_map(Node::as_str).map(str::to_owned).collect();
-    let name = parts.pop().unwrap_or_default();
-    Name {
-        schema: parts.pop(),
-        name,
-    }
-}
-
-fn call_of<'a>(parts: impl Iterator<Item = Node<'a>>, arguments: Vec<Argument>) -> Call {
-    Call {
-        name: name_of(parts),
-        arguments,
-        any_place: false,
-    }
-}
-
-fn operator(name: &str, arguments: Vec<Argument>) -> Call {
-    Call {
-        name: Name {
-            schema: None,
-            name: name.to_owned(),
-        },
-        arguments,
-        any_place: false,
-    }
-}
-
-fn type_of(name: &TypeName, source: Source) -> TypeUse {
-    TypeUse {
-        name: name_of(name.names().iter().map(Node::String)),
-        source,
-    }
-}
-
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "every other node is an expression"
-)]
-fn source_of(node: Node<'_>) -> Source {
-    match node {
-        Node::A_Const(_) | Node::ParamRef(_) => Source::Given,
-        Node::ColumnRef(column) => {
-            match column.fields().iter().next_back().and_then(Node::as_str) {
-                Some(name) => Source::Column(name.to_owned()),
-                None => Source::Other,
-            }
-        }
-        Node::FuncCall(call) => Source::Call(name_of(call.funcname().iter())),
-        _ => Source::Other,
     }
 }

@@ -4,7 +4,7 @@ use pg_raw_parse::list::{CastNodeList, NodeList};
 use pg_raw_parse::nodes::{DefElem, SelectStmt, VariableSetKind, VariableSetStmt};
 use pg_raw_parse::{ConstValue, Node};
 
-use crate::sql::classify::split_list;
+use crate::sql::search_path::split_list;
 use crate::sql::verdict::{Control, Isolation};
 
 /// Settings whose text is a list of quoted names: `SET x TO 'a, b'` is one name there, while
@@ -34,8 +34,9 @@ pub(super) fn set(statement: &VariableSetStmt) -> Vec<Control> {
     }
 }
 
-/// `SELECT set_config('name', 'value', false)` and nothing else in the statement.
-pub(super) fn set_config(select: &SelectStmt) -> Option<Control> {
+/// The calls of `set_config` that are columns of a SELECT without FROM, where each is called just
+/// once: `SELECT set_config('name', 'value', false)`, beside whatever else it computes.
+pub(super) fn set_configs(select: &SelectStmt) -> Vec<Control> {
     let alone = select.from_clause().is_empty()
         && matches!(select.where_clause(), Node::None)
         && select.group_clause().is_empty()
@@ -48,10 +49,13 @@ pub(super) fn set_config(select: &SelectStmt) -> Option<Control> {
         && select.into_clause().is_none()
         && select.larg().is_none()
         && select.distinct_clause().is_empty()
-        && select.locking_clause().is_empty()
-        && select.target_list().len() == 1;
-    let target = select.target_list().iter().next().filter(|_| alone)?;
-    let Node::FuncCall(call) = target.val() else {
+        && select.locking_clause().is_empty();
+    let targets = select.target_list().iter().filter(|_| alone);
+    targets.filter_map(|target| set_config(&target.val())).collect()
+}
+
+fn set_config(target: &Node<'_>) -> Option<Control> {
+    let Node::FuncCall(call) = target else {
         return None;
     };
     let mut parts = call.funcname().iter().rev().filter_map(Node::as_str);
@@ -72,7 +76,9 @@ pub(super) fn set_config(select: &SelectStmt) -> Option<Control> {
         return None;
     };
     let name = text(name)?.to_ascii_lowercase();
-    let value = text(value)?;
+    let Some(value) = text(value) else {
+        return is_neutral(&name).then_some(Control::NeutralSetting);
+    };
     let value = if NAME_LISTS.contains(&name.as_str()) {
         let names = split_list(&value)?;
         let quoted: Vec<String> = names.iter().map(|name| quote(name)).collect();
@@ -85,6 +91,16 @@ pub(super) fn set_config(select: &SelectStmt) -> Option<Control> {
         quote(&value)
     };
     Some(set_value(name, value, local))
+}
+
+/// Settings of the planner and the executor, which choose how an answer is computed and never
+/// what it is (hazard F23).
+fn is_neutral(name: &str) -> bool {
+    name == "jit"
+        || name.starts_with("jit_")
+        || name.starts_with("enable_")
+        || name.ends_with("_cost")
+        || matches!(name, "work_mem" | "statement_timeout" | "lock_timeout" | "application_name")
 }
 
 /// The isolation level in the options of BEGIN or SET TRANSACTION.
@@ -199,10 +215,7 @@ fn text(node: Node<'_>) -> Option<String> {
     let Node::A_Const(constant) = node else {
         return None;
     };
-    match constant.val()? {
-        ConstValue::String(text) => Some(text.to_owned()),
-        _ => None,
-    }
+    constant.val()?.string_value().map(str::to_owned)
 }
 
 /// A literal that reads the same with `standard_conforming_strings` on or off.

@@ -6,7 +6,8 @@ use pg_raw_parse::nodes::{
     TransactionStmt, TransactionStmtKind, TruncateStmt,
 };
 
-use super::query::{collect, range_of};
+use super::query::collect;
+use super::terms::range_of;
 use super::{Facts, Kind, Operations, ParseError, Statement, Target, setting};
 use crate::sql::functions::takes_advisory_lock;
 use crate::sql::verdict::Control;
@@ -156,22 +157,24 @@ fn fill_select(select: &SelectStmt, statement: &mut Statement) -> Result<(), Par
         return Ok(());
     }
     statement.kind = Kind::Select;
-    if let Some(control) = setting::set_config(select) {
-        statement.controls.push(control);
-        statement.exact_text = true;
-    }
+    let settings = setting::set_configs(select);
+    statement.exact_text |= !settings.is_empty();
+    statement.controls.extend(settings);
     Ok(())
 }
 
 /// What the functions that a statement calls, and the rows it locks, do to the session.
 fn note_calls(statement: &mut Statement) {
     let facts = &statement.facts;
+    // The forms that can be followed are among the controls already.
+    let followed = statement.controls.len();
+    let calls = facts.calls.iter().filter(|call| call.name.name == "set_config").count();
+    if calls > followed {
+        statement.controls.push(Control::Unreplayable);
+    }
     for call in &facts.calls {
         let name = call.name.name.as_str();
-        // The one form that can be followed is known by its text.
-        if name == "set_config" && !statement.exact_text {
-            statement.controls.push(Control::Unreplayable);
-        } else if takes_advisory_lock(name) {
+        if takes_advisory_lock(name) {
             statement.controls.push(Control::AdvisoryLock);
         } else if name == "pg_advisory_unlock_all" {
             statement.controls.push(Control::AdvisoryUnlockAll);
