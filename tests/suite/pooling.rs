@@ -328,9 +328,9 @@ fn set_and_reset_follow_transactions_and_savepoints() {
             "RESET ALL",
             "SHOW work_mem",
             "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
-            "CREATE TABLE t ()",
+            "SHOW transaction_read_only",
             "DISCARD ALL",
-            "CREATE TABLE t ()",
+            "SHOW transaction_read_only",
             "SHOW work_mem",
         ],
     );
