@@ -9,7 +9,18 @@
     clippy::print_stdout,
     reason = "a check fails by panicking, and then prints the log"
 )]
+#![expect(
+    unreachable_pub,
+    reason = "a program exports nothing; `pub` marks what tests may use"
+)]
 
 mod support;
 
+mod auth;
+mod caching;
+mod cancel;
+mod invalidation;
+mod limits;
+mod loss;
+mod pooling;
 mod protocol;

@@ -328,7 +328,7 @@ fn copy_in_by_the_extended_protocol_ends_at_its_sync() {
     let rows = [copy_data("1\n"), copy_done(), sync()].concat();
     client.send(&[copy.clone(), flush()].concat());
     client.expect("1 2 G");
-    assert_eq!(client.ask(&[rows.clone()]), "C(COPY 1) Z(I)");
+    assert_eq!(client.ask(std::slice::from_ref(&rows)), "C(COPY 1) Z(I)");
     // The Sync that libpq sends with the statement is ignored while PostgreSQL copies.
     client.send(&[copy, sync()].concat());
     client.expect("1 2 G");

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 /// Arguments: the signal that stops it, a directory to remove afterwards or nothing, the program.
 const GUARDIAN: &str = r#"
 signal=$1; remove=$2; shift 2
-"$@" </dev/null &
+"$@" </dev/null >&2 &
 pid=$!
 echo $pid
 exec >/dev/null

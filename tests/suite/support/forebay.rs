@@ -9,7 +9,6 @@ use super::{free_port, wait_until};
 
 pub struct Forebay {
     pub port: u16,
-    pub admin_port: u16,
     pub daemon: Daemon,
     directory: PathBuf,
     database: String,
@@ -51,13 +50,12 @@ impl Forebay {
         let log = directory.join("log");
         let daemon = Daemon::start(&Job {
             command: &command,
-            stop_signal: "TERM",
+            stop_signal: "KILL",
             log: &log,
             remove: None,
         });
         let forebay = Self {
             port,
-            admin_port,
             daemon,
             directory,
             database: database.to_owned(),

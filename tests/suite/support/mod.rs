@@ -13,7 +13,7 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 /// No wait of any test is longer. Generous: a loaded machine is slow, a hang is for ever.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub const DEADLINE: Duration = Duration::from_secs(10);
 
 /// A port that nobody listens on now.
 pub fn free_port() -> u16 {

@@ -138,11 +138,6 @@ impl Postgres {
         self.daemon = None;
     }
 
-    pub fn restart(&mut self) {
-        self.stop();
-        self.start();
-    }
-
     /// A superuser behind the application's back.
     pub fn admin(&self, database: &str) -> RawClient {
         RawClient::log_in(self.port, &Login::new("postgres", "", database)).unwrap()
@@ -223,6 +218,21 @@ impl Database<'_> {
             })
             .filter(|statement| *statement == sql)
             .count()
+    }
+
+    /// Whether this query of this client's is answered without PostgreSQL.
+    pub fn is_hit(&self, client: &mut RawClient, sql: &str) -> bool {
+        let before = self.seen(sql);
+        client.run(sql);
+        self.seen(sql) == before
+    }
+
+    /// Repeats the query until it is answered from the cache: the catalogue is read in the
+    /// background and the first answer has to be kept.
+    pub fn until_hit(&self, client: &mut RawClient, sql: &str) {
+        wait_until(&format!("{sql} is answered from the cache"), || {
+            self.is_hit(client, sql)
+        });
     }
 
     /// Application connections of Forebay's to this database, idle or not.

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{ChannelBinding, ScramSha256};
@@ -364,22 +364,6 @@ impl RawClient {
         }
     }
 
-    /// Whether nothing arrives for this long. The one wait that cannot end early; keep it short.
-    pub fn is_silent_for(&mut self, time: Duration) -> bool {
-        assert!(self.input.is_empty(), "unread bytes");
-        self.stream.set_read_timeout(Some(time)).unwrap();
-        let mut byte = [0];
-        let silent = match self.stream.read(&mut byte) {
-            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
-            Ok(count) => {
-                self.input.extend_from_slice(&byte[..count]);
-                false
-            }
-        };
-        self.stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        silent
-    }
-
     /// A simple query and all of its replies.
     pub fn query(&mut self, sql: &str) -> String {
         self.send(&query(sql));
@@ -446,16 +430,6 @@ impl RawClient {
     pub fn close(mut self) {
         self.send(&message(b'X', &[]));
         self.until_closed();
-    }
-
-    /// The address this client is seen under.
-    pub fn local_port(&self) -> u16 {
-        self.stream.local_addr().unwrap().port()
-    }
-
-    /// No more requests will come, but replies are still read.
-    pub fn shut_down_writing(&self) {
-        self.stream.shutdown(std::net::Shutdown::Write).unwrap();
     }
 }
 

@@ -84,15 +84,6 @@ impl Redis {
         assert_eq!(self.command(&script), ":1\r\n");
     }
 
-    /// Number of keys.
-    pub fn size(&self) -> u64 {
-        self.command("DBSIZE")
-            .trim_start_matches(':')
-            .trim_end()
-            .parse()
-            .unwrap()
-    }
-
     fn command(&self, command: &str) -> String {
         self.try_command(command).unwrap()
     }

@@ -1,0 +1,120 @@
+//! A cancel request stops the query it was meant for and no other.
+
+use crate::support::forebay::Forebay;
+use crate::support::postgres::Database;
+use crate::support::raw::{RawClient, cancel, query};
+use crate::support::wait_until;
+
+const SLEEP: &str = "SELECT pg_sleep(60)";
+
+fn send_cancel(forebay: &Forebay, pid: u32, key: &[u8]) {
+    let mut connection = RawClient::connect(forebay.port);
+    connection.send(&cancel(pid, key));
+    assert_eq!(connection.until_closed(), "");
+}
+
+/// Until PostgreSQL runs this many sleeps.
+fn wait_for_sleeps(database: &Database<'_>, count: &str) {
+    let mut admin = database.admin();
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+               AND state = 'active' AND wait_event = 'PgSleep'";
+    wait_until("the query runs", || admin.one(sql) == count);
+}
+
+#[test]
+fn a_cancel_stops_the_query_of_its_client_and_no_other() {
+    let database = Database::with("");
+    let forebay = Forebay::start(&database, &[]);
+    let (mut one, mut two) = (forebay.client(), forebay.client());
+    one.send(&query(SLEEP));
+    two.send(&query(SLEEP));
+    wait_for_sleeps(&database, "2");
+    send_cancel(&forebay, one.pid, &one.key.clone());
+    assert_eq!(one.replies(), "T(pg_sleep) E(57014) Z(I)");
+    wait_for_sleeps(&database, "1");
+    send_cancel(&forebay, two.pid, &two.key.clone());
+    assert_eq!(two.replies(), "T(pg_sleep) E(57014) Z(I)");
+    assert_eq!(one.one("SELECT 1"), "1");
+}
+
+#[test]
+fn a_cancel_with_a_wrong_key_does_nothing() {
+    let database = Database::with("");
+    let forebay = Forebay::start(&database, &[]);
+    let mut one = forebay.client();
+    one.send(&query(SLEEP));
+    wait_for_sleeps(&database, "1");
+    let mut wrong = one.key.clone();
+    wrong[0] ^= 1;
+    send_cancel(&forebay, one.pid, &wrong);
+    send_cancel(&forebay, one.pid.wrapping_add(1), &one.key.clone());
+    wait_for_sleeps(&database, "1");
+    send_cancel(&forebay, one.pid, &one.key.clone());
+    assert_eq!(one.replies(), "T(pg_sleep) E(57014) Z(I)");
+}
+
+#[test]
+fn a_cancel_of_an_idle_client_does_not_reach_who_has_its_server_now() {
+    let database = Database::with("");
+    let forebay = Forebay::start(&database, &["--pool-size", "1", "--cache", "off"]);
+    let (mut one, mut two) = (forebay.client(), forebay.client());
+    for _ in 0..20 {
+        one.run("SELECT 1");
+        two.send(&query("SELECT pg_sleep(0.02)"));
+        send_cancel(&forebay, one.pid, &one.key.clone());
+        assert_eq!(two.replies(), "T(pg_sleep) D C(SELECT 1) Z(I)");
+    }
+}
+
+#[test]
+fn a_late_cancel_hits_no_later_query() {
+    let database = Database::with("");
+    let forebay = Forebay::start(&database, &["--pool-size", "1", "--cache", "off"]);
+    let (mut one, mut two) = (forebay.client(), forebay.client());
+    for _ in 0..50 {
+        one.send(&query("SELECT pg_sleep(0.001)"));
+        // Races with the end of the query; either outcome is right, for this client alone.
+        let mut connection = RawClient::connect(forebay.port);
+        connection.send(&cancel(one.pid, &one.key.clone()));
+        let replies = one.replies();
+        assert!(
+            replies.ends_with("C(SELECT 1) Z(I)") || replies.ends_with("E(57014) Z(I)"),
+            "{replies}"
+        );
+        assert_eq!(
+            two.query("SELECT pg_sleep(0.002)"),
+            "T(pg_sleep) D C(SELECT 1) Z(I)"
+        );
+        assert_eq!(connection.until_closed(), "");
+    }
+}
+
+#[test]
+fn a_cancel_of_a_hit_is_swallowed() {
+    let database = Database::with("CREATE TABLE t (v int); INSERT INTO t VALUES (7)");
+    let forebay = Forebay::start(&database, &["--pool-size", "1"]);
+    let (mut one, mut two) = (forebay.client(), forebay.client());
+    let sql = "SELECT v FROM t";
+    database.until_hit(&mut one, sql);
+    two.send(&query("SELECT pg_sleep(0.2)"));
+    wait_for_sleeps(&database, "1");
+    assert!(database.is_hit(&mut one, sql));
+    send_cancel(&forebay, one.pid, &one.key.clone());
+    assert_eq!(two.replies(), "T(pg_sleep) D C(SELECT 1) Z(I)");
+}
+
+#[test]
+fn a_client_that_waits_for_a_server_can_be_cancelled() {
+    let database = Database::with("");
+    let forebay = Forebay::start(&database, &["--pool-size", "1"]);
+    let (mut one, mut two) = (forebay.client(), forebay.client());
+    one.run("BEGIN");
+    two.send(&query("SELECT 1"));
+    for _ in 0..50 {
+        one.run("SELECT 1");
+    }
+    send_cancel(&forebay, two.pid, &two.key.clone());
+    // PgBouncer disconnects it; whatever it is told, it must not be left waiting.
+    assert_ne!(two.message().tag, b'T');
+    assert_eq!(one.query("COMMIT"), "C(COMMIT) Z(I)");
+}

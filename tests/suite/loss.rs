@@ -1,0 +1,160 @@
+//! Servers that die: clients hear of it, the next ones work, and nothing untrue is answered.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::support::forebay::Forebay;
+use crate::support::postgres::{Database, Postgres};
+use crate::support::raw::{message, query};
+use crate::support::redis::Redis;
+use crate::support::scripted::{Reply, ScriptedServer, complete, ready};
+use crate::support::wait_until;
+
+const TABLE: &str = "CREATE TABLE t (v text); INSERT INTO t VALUES ('old')";
+const READ: &str = "SELECT v FROM t";
+
+#[test]
+fn a_server_killed_in_a_query_costs_that_client_its_connection_and_no_other() {
+    let database = Database::with("");
+    let forebay = Forebay::start(&database, &["--pool-size", "1"]);
+    let mut one = forebay.client();
+    let mut two = forebay.client();
+    let pid = one.one("SELECT pg_backend_pid()");
+    one.send(&query("SELECT pg_sleep(60)"));
+    let mut admin = database.admin();
+    wait_until("the query runs", || {
+        admin.one(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'
+                   AND datname = current_database()",
+        ) == "1"
+    });
+    admin.run(&format!("SELECT pg_terminate_backend({pid})"));
+    let told = one.until_closed();
+    assert!(told.contains("E("), "{told}");
+    assert_ne!(two.one("SELECT pg_backend_pid()"), pid);
+}
+
+#[test]
+fn an_idle_server_that_died_is_not_given_to_a_client() {
+    let database = Database::with("");
+    let forebay = Forebay::start(&database, &["--pool-size", "1"]);
+    let mut client = forebay.client();
+    for _ in 0..5 {
+        let pid = client.one("SELECT pg_backend_pid()");
+        let mut admin = database.admin();
+        admin.run(&format!("SELECT pg_terminate_backend({pid})"));
+        let gone = format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {pid}");
+        wait_until("the backend is gone", || admin.one(&gone) == "0");
+        assert_ne!(client.one("SELECT pg_backend_pid()"), pid);
+    }
+}
+
+#[test]
+fn after_a_restart_of_postgres_clients_work_and_nothing_old_is_served() {
+    // A crash may forget what was committed asynchronously.
+    let mut postgres = Postgres::private("synchronous_commit = on");
+    let name = {
+        let database = postgres.database();
+        database.direct().run(TABLE);
+        database.name
+    };
+    let forebay = {
+        let database = Database {
+            postgres: &postgres,
+            name: name.clone(),
+        };
+        let forebay = Forebay::start(&database, &["--max-age", "1h"]);
+        let mut client = forebay.client();
+        database.until_hit(&mut client, READ);
+        client.run("BEGIN");
+        drop(database);
+        (forebay, client)
+    };
+    let (forebay, mut client) = forebay;
+    postgres.stop();
+    let told = client.until_closed();
+    assert!(told.is_empty() || told.contains("E("), "{told}");
+    postgres.start();
+    let database = Database {
+        postgres: &postgres,
+        name,
+    };
+    database.direct().run("UPDATE t SET v = 'behind'");
+    wait_until("clients work again", || {
+        let login = crate::support::raw::Login::new("app", "secret", &database.name);
+        forebay
+            .log_in(&login)
+            .is_ok_and(|mut client| client.query(READ).contains("behind"))
+    });
+}
+
+#[test]
+fn a_commit_whose_server_is_cut_off_is_reported_lost() {
+    let server = ScriptedServer::start(|tag, body| match tag {
+        b'Q' if body.starts_with(b"COMMIT") => Reply::Cut,
+        b'Q' if body.starts_with(b"BEGIN") => {
+            Reply::Send([complete("BEGIN"), message(b'Z', b"T")].concat())
+        }
+        b'Q' if body.starts_with(b"UPDATE") => {
+            Reply::Send([complete("UPDATE 1"), message(b'Z', b"T")].concat())
+        }
+        b'Q' => Reply::Send([complete("SET"), ready()].concat()),
+        _ => Reply::Cut,
+    });
+    let forebay = Forebay::launch(&server.url(), "app", "", &[]);
+    let mut client = forebay.client();
+    client.run("BEGIN");
+    client.run("UPDATE t SET v = 1");
+    client.send(&query("COMMIT"));
+    let told = client.until_closed();
+    assert!(told.starts_with("E("), "{told}");
+    forebay.log_contains("server lost with a commit on the wire");
+}
+
+#[test]
+fn a_server_that_breaks_the_protocol_is_not_used_again() {
+    let broken = Arc::new(AtomicBool::new(true));
+    let breaks = Arc::clone(&broken);
+    let server = ScriptedServer::start(move |tag, body| match tag {
+        b'Q' if body.starts_with(b"SELECT odd") && breaks.swap(false, Ordering::SeqCst) => {
+            Reply::Send([complete("SELECT 0"), ready(), complete("SELECT 0"), ready()].concat())
+        }
+        b'Q' => Reply::Send([complete("SELECT 0"), ready()].concat()),
+        _ => Reply::Cut,
+    });
+    let forebay = Forebay::launch(&server.url(), "app", "", &["--pool-size", "1"]);
+    let mut one = forebay.client();
+    one.send(&query("SELECT odd"));
+    // It may hear the first reply or the end; the second reply belongs to nobody.
+    let mut two = forebay.client();
+    assert_eq!(two.query("SELECT 1"), "C(SELECT 0) Z(I)");
+    assert_eq!(two.query("SELECT 2"), "C(SELECT 0) Z(I)");
+    assert!(!broken.load(Ordering::SeqCst));
+}
+
+#[test]
+fn without_redis_queries_are_answered_all_the_same() {
+    let database = Database::with(TABLE);
+    let mut redis = Redis::start();
+    let forebay = Forebay::start(&database, &["--redis", &redis.url()]);
+    let mut client = forebay.client();
+    database.until_hit(&mut client, READ);
+    let mut check = |value: &str| {
+        client.run(&format!("UPDATE t SET v = '{value}'"));
+        for _ in 0..3 {
+            assert_eq!(client.one(READ), value);
+        }
+    };
+    check("with redis");
+    redis.pause();
+    check("redis is paused");
+    redis.resume();
+    redis.flush();
+    check("redis was flushed");
+    redis.fill("nonsense");
+    check("redis is full of nonsense");
+    redis.stop();
+    check("redis is gone");
+    redis.resume_from_stop();
+    check("redis is back");
+}
