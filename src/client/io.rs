@@ -145,10 +145,14 @@ impl Task {
 
     async fn answer_or_send(&mut self, now: Instant) -> Result<(), CloseReason> {
         let server = self.lease.as_ref().map(|lease| &lease.connection.server);
-        match self.session.answer(server, now, &mut self.out) {
+        let mut answer = self.session.answer(server, now, &mut self.out);
+        if answer == Answer::AskRedis {
+            answer = self.ask_redis().await;
+        }
+        match answer {
             Answer::Done => return Ok(()),
             Answer::Refuse(pin) => return Err(CloseReason::PinRefused(pin)),
-            Answer::Send => return self.send_group(now).await,
+            Answer::Send | Answer::AskRedis => return self.send_group(now).await,
             Answer::SendIfFree => {
                 if self.lease.is_none() {
                     let Some(lease) = self.pool.try_acquire() else {
@@ -160,6 +164,19 @@ impl Task {
             }
         }
         self.send_group(now).await
+    }
+
+    /// Looks in Redis, no longer than `redis.timeout`; the client is read no further meanwhile.
+    async fn ask_redis(&mut self) -> Answer {
+        let common = Arc::clone(&self.session.common);
+        let found = match &common.cache.redis {
+            Some(redis) => {
+                let coherence = &common.database.coherence;
+                redis.look_up(&self.session.key, common.cache.seed(), coherence).await
+            }
+            None => None,
+        };
+        self.session.answer_again(found, Instant::now(), &mut self.out)
     }
 
     /// Sends the group on, after waiting for a server if there is none yet.
