@@ -51,6 +51,7 @@ impl Cache {
         Self { memory: Memory::new(limits.size_bytes, seed), redis: None, mode, limits }
     }
 
+    #[must_use]
     pub fn with_redis(self, redis: Option<Arc<Redis>>) -> Self {
         Self { redis, ..self }
     }

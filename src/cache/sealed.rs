@@ -273,7 +273,8 @@ fn is_answer(row_description: Option<&[u8]>, rows: &[u8]) -> bool {
                 }
             }
             COMMAND_COMPLETE => {
-                return next.is_empty() && body.iter().position(|&byte| byte == 0) == body.len().checked_sub(1);
+                let end = body.iter().position(|&byte| byte == 0);
+                return next.is_empty() && end.is_some_and(|end| end + 1 == body.len());
             }
             _ => return false,
         }

@@ -368,7 +368,9 @@ impl Session {
         let entry = match (cache.look_up(&self.key, now), &self.found) {
             (Some(entry), _) => entry,
             (None, Found::Entry(entry))
-                if *entry.key == *self.key.bytes() && cache.is_true(entry, now) =>
+                if *entry.key == *self.key.bytes()
+                    && cache.is_true(entry, now)
+                    && (!needs_description || entry.row_description.is_some()) =>
             {
                 cache.promote(entry);
                 self.common.cache_counters.hits_redis.one();
