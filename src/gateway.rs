@@ -10,6 +10,7 @@ use std::time::Instant;
 use crate::admin::history::History;
 use crate::auth::userlist::Password;
 use crate::auth::Secret;
+use crate::cache::redis::{Redis, Settings as RedisSettings};
 use crate::cache::{Cache, Limits, Mode};
 use crate::client::Shared;
 use crate::client::registry::{Leave, Registry};
@@ -91,10 +92,11 @@ impl Gateway {
         let config = &running.config;
         let ring = usize::try_from(config.slow.ring_size).unwrap_or(usize::MAX);
         let started = (Instant::now(), std::time::SystemTime::now());
+        let redis = redis(config, mode(config), limits(config), started.0)?;
         let insight =
             Insight::new(config.slow.threshold, ring, config.slow.rate_limit, started);
         Ok(Self {
-            cache: Arc::new(Cache::new(mode(config), limits(config), rand::random())),
+            cache: Arc::new(Cache::new(mode(config), limits(config), rand::random()).with_redis(redis)),
             cache_counters: Arc::default(),
             shared: Arc::new(Shared {
                 registry: Arc::new(Registry::default()),
@@ -218,6 +220,11 @@ impl Gateway {
         Pool::new(Arc::new(common), target, name.to_owned(), size, times(config))
     }
 
+    /// What the second tier is doing, for the console.
+    pub fn redis_state(&self) -> String {
+        self.cache.redis_state()
+    }
+
     /// Every pool made so far, by database and user.
     pub fn pools(&self) -> Vec<Opened> {
         let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
@@ -289,6 +296,31 @@ impl Gateway {
         databases.sort_by_key(|(database, _)| database.id);
         databases
     }
+}
+
+/// The second tier, if there is one; nothing is kept there while the cache is not on.
+fn redis(
+    config: &Config,
+    mode: Mode,
+    limits: Limits,
+    started: Instant,
+) -> Result<Option<Arc<Redis>>, GatewayError> {
+    let redis = &config.redis;
+    if redis.url.is_empty() || mode != Mode::On {
+        return Ok(None);
+    }
+    let settings = RedisSettings {
+        url: redis.url.reveal().to_owned(),
+        prefix: redis.prefix.clone(),
+        timeout: redis.timeout,
+        breaker_failures: redis.breaker_failures,
+        breaker_reset: redis.breaker_reset,
+        compress_from: usize::try_from(redis.compress_from.bytes()).unwrap_or(usize::MAX),
+        entry_bytes_max: limits.entry_bytes_max,
+        max_age: limits.max_age,
+        secret: rand::random(),
+    };
+    Redis::start(settings, started).map(Some).map_err(GatewayError::Redis)
 }
 
 fn target(running: &Running, entry: &DatabaseEntry, database: &str, user: &str) -> Target {

@@ -43,6 +43,23 @@ pub struct CacheCounters {
     bypasses: Bypasses,
 }
 
+/// What the second tier did.
+#[derive(Debug, Default)]
+pub struct RedisCounters {
+    /// Asked for an entry.
+    pub look_ups: Counter,
+    /// Entries stored.
+    pub sets: Counter,
+    /// Operations that Redis or its connection failed.
+    pub errors: Counter,
+    /// Operations that took longer than `redis.timeout`.
+    pub timeouts: Counter,
+    /// Entries not stored: the queue was full, or Redis down or full.
+    pub dropped: Counter,
+    /// Values that are not what this process stored.
+    pub forged: Counter,
+}
+
 #[derive(Debug)]
 struct Bypasses([Counter; BypassReason::ALL.len()]);
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::cache::redis::UrlError;
 use crate::auth::userlist::Password;
 use crate::auth::{Method, Secret, Userlist};
 use crate::config::{AuthType, Config, SslMode};
@@ -20,6 +21,7 @@ pub struct Running {
 pub enum GatewayError {
     Userlist(String),
     Tls(TlsConfigError),
+    Redis(UrlError),
 }
 
 impl std::fmt::Display for GatewayError {
@@ -27,6 +29,7 @@ impl std::fmt::Display for GatewayError {
         match self {
             Self::Userlist(lines) => f.write_str(lines),
             Self::Tls(error) => error.fmt(f),
+            Self::Redis(error) => error.fmt(f),
         }
     }
 }

@@ -32,6 +32,11 @@ impl Memory {
         self.entries.get(&key.hash(self.seed)).filter(|entry| *entry.key == *key.bytes())
     }
 
+    /// Whether there is an entry of this key, true or not. Does not count as a use.
+    pub fn has(&self, key: &KeyBuffer) -> bool {
+        self.entries.peek(&key.hash(self.seed)).is_some_and(|entry| *entry.key == *key.bytes())
+    }
+
     pub fn insert(&self, entry: Arc<Entry>) {
         self.entries.insert(entry.hash, entry);
     }

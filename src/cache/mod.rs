@@ -7,6 +7,9 @@ pub mod key;
 pub mod entry;
 pub mod fill;
 pub mod memory;
+pub mod sealed;
+pub mod breaker;
+pub mod redis;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -16,6 +19,7 @@ use entry::Entry;
 use fill::Fill;
 use key::KeyBuffer;
 use memory::Memory;
+use redis::Redis;
 
 /// Whether answers are kept and served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,9 +38,11 @@ pub struct Limits {
     pub max_age: Duration,
 }
 
-/// The memory tier with its limits; shared by every client.
+/// The tiers with their limits; shared by every client.
 pub struct Cache {
     memory: Memory,
+    /// Asked for what memory has lost.
+    pub redis: Option<Arc<Redis>>,
     /// `Mode` as a number; a reload changes it and the two limits below.
     mode: AtomicU8,
     entry_bytes_max: AtomicUsize,
@@ -48,6 +54,7 @@ impl Cache {
     pub fn new(mode: Mode, limits: Limits, seed: u64) -> Self {
         let cache = Self {
             memory: Memory::new(limits.size_bytes, seed),
+            redis: None,
             mode: AtomicU8::new(0),
             entry_bytes_max: AtomicUsize::new(0),
             max_age_us: AtomicU64::new(0),
@@ -81,11 +88,33 @@ impl Cache {
         }
     }
 
+    #[must_use]
+    pub fn with_redis(self, redis: Option<Arc<Redis>>) -> Self {
+        Self { redis, ..self }
+    }
+
     /// The entry of this very key, if it is true and young enough at `now`.
     pub fn look_up(&self, key: &KeyBuffer, now: Instant) -> Option<Arc<Entry>> {
-        let entry = self.memory.get(key)?;
+        self.memory.get(key).filter(|entry| self.is_true(entry, now))
+    }
+
+    /// Whether the entry is true and young enough at `now`.
+    pub fn is_true(&self, entry: &Entry, now: Instant) -> bool {
         let young = now.saturating_duration_since(entry.asked_at) < self.limits().max_age;
-        (young && entry.stamp.holds()).then_some(entry)
+        young && entry.stamp.holds()
+    }
+
+    /// Whether Redis should be asked for what memory did not have. It has nothing better than an
+    /// untrue entry that is in memory still.
+    pub fn may_be_in_redis(&self, key: &KeyBuffer) -> bool {
+        self.mode() == Mode::On
+            && self.redis.as_ref().is_some_and(|redis| redis.is_up())
+            && !self.memory.has(key)
+    }
+
+    /// Keeps an entry that came from Redis.
+    pub fn promote(&self, entry: &Arc<Entry>) {
+        self.memory.insert(Arc::clone(entry));
     }
 
     /// Stores a finished fill unless something it read has moved since its stamp was taken.
@@ -96,6 +125,9 @@ impl Cache {
         // simulation's twin that stores unchecked.
         entry.stamp.holds().then(|| {
             self.memory.insert(Arc::clone(&entry));
+            if let Some(redis) = &self.redis {
+                redis.offer(&entry);
+            }
             entry
         })
     }
@@ -113,7 +145,7 @@ impl Cache {
 
     /// What the second tier is doing, for people.
     pub fn redis_state(&self) -> String {
-        "off".into()
+        self.redis.as_ref().map_or_else(|| "off".into(), |redis| redis.state())
     }
 
     pub fn entries(&self) -> usize {

@@ -167,10 +167,15 @@ impl Task {
             self.service.catalog_read(CATALOG_WAIT).await;
             answer = self.answer(now);
         }
+        if answer == Answer::AskRedis {
+            answer = self.ask_redis().await;
+        }
         match answer {
             Answer::Done => return Ok(()),
             Answer::Refuse(pin) => return Err(CloseReason::PinRefused(pin)),
-            Answer::Send | Answer::AwaitCatalog => return self.send_group(now).await,
+            Answer::Send | Answer::AwaitCatalog | Answer::AskRedis => {
+                return self.send_group(now).await;
+            }
             Answer::SendIfFree => {
                 if self.lease.is_none() {
                     let Some(lease) = self.pool.try_acquire() else {
@@ -187,6 +192,19 @@ impl Task {
     fn answer(&mut self, now: Instant) -> Answer {
         let server = self.lease.as_ref().map(|lease| &lease.connection.server);
         self.session.answer(server, now, &mut self.out)
+    }
+
+    /// Looks in Redis, no longer than `redis.timeout`; the client is read no further meanwhile.
+    async fn ask_redis(&mut self) -> Answer {
+        let common = Arc::clone(&self.session.common);
+        let found = match &common.cache.redis {
+            Some(redis) => {
+                let coherence = &common.database.coherence;
+                redis.look_up(&self.session.key, common.cache.seed(), coherence).await
+            }
+            None => None,
+        };
+        self.session.answer_again(found, Instant::now(), &mut self.out)
     }
 
     /// Sends the group on, after waiting for a server if there is none yet.

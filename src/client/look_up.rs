@@ -21,7 +21,7 @@ use crate::wire::frontend::{self, Bind, Parse, Target};
 
 use super::facts::Facts;
 use super::pins::{Pin, Pins};
-use super::session::{FillPlan, Outcome, Running, Session, Shape};
+use super::session::{FillPlan, Found, Outcome, Running, Session, Shape};
 use super::statements::Prepared;
 
 /// Whether the group is done with.
@@ -36,6 +36,9 @@ pub enum Answer {
     /// The catalogue is being read after DDL: wait for it a moment, then ask again. What is
     /// judged without it counts as writing the whole database.
     AwaitCatalog,
+    /// The answer may be in Redis: look there, then `Session::answer_again`. Until then no other
+    /// message of this client may be taken.
+    AskRedis,
     /// It would tie the client to a server, and the policy forbids that.
     Refuse(Pin),
 }
@@ -65,6 +68,24 @@ impl Session {
             return Answer::Send;
         }
         let answer = self.answer_group(owed_nothing, now, out);
+        if answer == Answer::Done {
+            self.group.clear();
+        }
+        answer
+    }
+
+    /// Answers the group after Redis was asked for `self.key`. Everything is judged anew, since
+    /// the world may have moved meanwhile: the entry is served only if it is true now.
+    pub fn answer_again(
+        &mut self,
+        found: Option<Arc<Entry>>,
+        now: Instant,
+        out: &mut Vec<u8>,
+    ) -> Answer {
+        self.found = found.map_or(Found::Nothing, Found::Entry);
+        // It was owed nothing when Redis was asked, and was sent nothing since.
+        let answer = self.answer_group(true, now, out);
+        self.found = Found::NotAsked;
         if answer == Answer::Done {
             self.group.clear();
         }
@@ -139,6 +160,9 @@ impl Session {
             return Answer::Send;
         }
         let Some(entry) = self.hit(true, now) else {
+            if self.should_ask_redis() {
+                return Answer::AskRedis;
+            }
             self.note(Outcome::Miss, shape, now, false);
             self.plan = Some(FillPlan { tables: verdict, generation });
             return Answer::Send;
@@ -215,6 +239,9 @@ impl Session {
             return Answer::Send;
         }
         let Some(entry) = self.hit(single.describe, now) else {
+            if self.should_ask_redis() {
+                return Answer::AskRedis;
+            }
             self.note(Outcome::Miss, shape, now, false);
             self.plan = Some(FillPlan { tables: verdict, generation });
             return Answer::Send;
@@ -357,7 +384,19 @@ impl Session {
     /// A true entry for the key that has been set.
     fn hit(&self, needs_description: bool, now: Instant) -> Option<Arc<Entry>> {
         let cache = &self.common.cache;
-        let entry = cache.look_up(&self.key, now)?;
+        let entry = match (cache.look_up(&self.key, now), &self.found) {
+            (Some(entry), _) => entry,
+            (None, Found::Entry(entry))
+                if *entry.key == *self.key.bytes()
+                    && cache.is_true(entry, now)
+                    && (!needs_description || entry.row_description.is_some()) =>
+            {
+                cache.promote(entry);
+                self.common.cache_counters.hits_redis.one();
+                Arc::clone(entry)
+            }
+            (None, Found::Entry(_) | Found::Nothing | Found::NotAsked) => return None,
+        };
         if needs_description && entry.row_description.is_none() {
             return None;
         }
@@ -368,6 +407,10 @@ impl Session {
                 None
             }
         }
+    }
+
+    fn should_ask_redis(&self) -> bool {
+        matches!(self.found, Found::NotAsked) && self.common.cache.may_be_in_redis(&self.key)
     }
 
     /// Remembers what is under way and counts what the cache had to do with it.

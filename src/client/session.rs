@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use crate::cache::coherence::{InFlight, Scope};
 use crate::cache::fill::Fill;
+use crate::cache::entry::Entry;
 use crate::cache::key::KeyBuffer;
 use crate::pool::Common;
 use crate::pool::statements::Statement;
@@ -55,6 +56,8 @@ pub struct Session {
     /// The read that the group is, if it may fill the cache once sent.
     pub plan: Option<FillPlan>,
     pub key: KeyBuffer,
+    /// What Redis had for it, once it was asked.
+    pub found: Found,
     pub lexed: Lexed,
     pub material: Vec<u8>,
     /// A statement under way that the log may call slow.
@@ -97,6 +100,14 @@ impl FillPlan {
             crate::sql::verdict::Read::Bypass(_) => &[],
         }
     }
+}
+
+/// What the second tier said to the group being answered.
+#[derive(Debug)]
+pub enum Found {
+    NotAsked,
+    Nothing,
+    Entry(Arc<Entry>),
 }
 
 /// What hangs on one owed reply.
@@ -257,6 +268,7 @@ impl Session {
             fill: None,
             plan: None,
             key: KeyBuffer::default(),
+            found: Found::NotAsked,
             lexed: Lexed::default(),
             material: Vec::new(),
             running: None,

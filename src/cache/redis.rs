@@ -1,0 +1,363 @@
+//! The second tier: entries in a Redis that may be missing, slow, full, restarted or lying.
+//! The only file that knows the client library.
+//!
+//! Nothing here is waited for longer than `redis.timeout`, and nothing found here is believed:
+//! `sealed.rs` says whether bytes are an entry of ours, its stamp whether that is still true.
+//! So FLUSH CACHE and every write leave Redis alone; what they made untrue never comes back and
+//! goes when its time is over.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, RedisError};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::timeout;
+
+use crate::metrics::RedisCounters;
+
+use super::breaker::Breaker;
+use super::coherence::Coherence;
+use super::entry::Entry;
+use super::key::KeyBuffer;
+use super::sealed::{Seal, Unsealed};
+
+/// A connection, with its log-in, is given this long; it is opened in the background.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Entries on their way to Redis, at most; more are dropped, and asked of PostgreSQL again once
+/// memory has lost them.
+const QUEUE_ENTRIES_MAX: usize = 1024;
+const QUEUE_BYTES_MAX: usize = 16 << 20;
+
+/// One round trip carries so many entries, so that filling keeps up with many clients.
+const BATCH_ENTRIES_MAX: usize = 32;
+/// And about so many bytes, so that it takes no longer than a look-up may wait behind it.
+const BATCH_BYTES_MAX: usize = 256 << 10;
+
+/// The `[redis]` section, and what it needs from elsewhere.
+pub struct Settings {
+    pub url: String,
+    pub prefix: String,
+    pub timeout: Duration,
+    pub breaker_failures: u32,
+    pub breaker_reset: Duration,
+    pub compress_from: usize,
+    pub entry_bytes_max: usize,
+    pub max_age: Duration,
+    /// Random, of this process alone.
+    pub secret: [u8; 32],
+}
+
+/// `redis.url` cannot be read.
+#[derive(Debug)]
+pub struct UrlError(String);
+
+impl std::fmt::Display for UrlError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "redis.url: {}", self.0)
+    }
+}
+
+pub struct Redis {
+    client: Client,
+    prefix: String,
+    timeout: Duration,
+    max_age: Duration,
+    seal: Seal,
+    /// Guards the connection and what is known of it; nothing else is locked inside.
+    link: Mutex<Link>,
+    /// Raised when the breaker opens.
+    opened: Notify,
+    queue: mpsc::Sender<Arc<Entry>>,
+    queued_bytes: AtomicUsize,
+    pub counters: RedisCounters,
+}
+
+struct Link {
+    breaker: Breaker,
+    connection: Option<MultiplexedConnection>,
+    /// Why it is down.
+    trouble: Option<String>,
+    /// Why it takes no entries though it gives them: it is full, or a replica.
+    refusal: Option<String>,
+}
+
+/// What an operation ended with.
+enum Failure {
+    Timeout,
+    /// The connection is of no more use.
+    Lost(String),
+    /// Redis answered, with an error.
+    Refused(String),
+}
+
+impl From<RedisError> for Failure {
+    fn from(error: RedisError) -> Self {
+        if error.is_timeout() {
+            return Self::Timeout;
+        }
+        let answered = error.code().is_some() && !error.is_unrecoverable_error();
+        let text = error.to_string();
+        if answered { Self::Refused(text) } else { Self::Lost(text) }
+    }
+}
+
+impl Redis {
+    /// Starts the tasks that connect and fill; they end with the runtime. Waits for nothing.
+    pub fn start(settings: Settings, started: Instant) -> Result<Arc<Self>, UrlError> {
+        let client = Client::open(settings.url).map_err(|error| UrlError(error.to_string()))?;
+        let (queue, entries) = mpsc::channel(QUEUE_ENTRIES_MAX);
+        let (bytes_max, compress_from) = (settings.entry_bytes_max, settings.compress_from);
+        let redis = Arc::new(Self {
+            client,
+            prefix: settings.prefix,
+            timeout: settings.timeout,
+            max_age: settings.max_age,
+            seal: Seal::new(&settings.secret, started, bytes_max, compress_from),
+            link: Mutex::new(Link {
+                breaker: Breaker::new(settings.breaker_failures, settings.breaker_reset),
+                connection: None,
+                trouble: None,
+                refusal: None,
+            }),
+            opened: Notify::new(),
+            queue,
+            queued_bytes: AtomicUsize::new(0),
+            counters: RedisCounters::default(),
+        });
+        tokio::spawn(Arc::clone(&redis).keep_connected());
+        tokio::spawn(Arc::clone(&redis).fill(entries));
+        Ok(redis)
+    }
+
+    /// The entry of this key that this process once stored. Whether it is true is not asked yet.
+    /// Takes no longer than the time-out. Cancel-safe.
+    pub async fn look_up(
+        &self,
+        key: &KeyBuffer,
+        seed: u64,
+        coherence: &Coherence,
+    ) -> Option<Arc<Entry>> {
+        let mut connection = self.connection()?;
+        self.counters.look_ups.one();
+        // Not GET: whatever somebody put there, no more than an entry's bytes are read.
+        let mut command = redis::cmd("GETRANGE");
+        command.arg(self.seal.name(&self.prefix, key.bytes())).arg(0);
+        command.arg(self.seal.sealed_bytes_max());
+        let asked = timeout(self.timeout, command.query_async::<Vec<u8>>(&mut connection)).await;
+        let sealed = match asked {
+            Ok(Ok(sealed)) => sealed,
+            Ok(Err(error)) => {
+                self.failed(error.into());
+                return None;
+            }
+            Err(_elapsed) => {
+                self.failed(Failure::Timeout);
+                return None;
+            }
+        };
+        self.link().breaker.succeeded();
+        if sealed.is_empty() {
+            return None;
+        }
+        match self.seal.open(&sealed, key.bytes(), key.hash(seed), coherence) {
+            Ok(entry) => Some(Arc::new(entry)),
+            Err(Unsealed::WrongTime) => None,
+            Err(reason @ (Unsealed::Malformed | Unsealed::Forged | Unsealed::WrongKey)) => {
+                self.counters.forged.one();
+                tracing::warn!(?reason, "value in redis is not what was stored, ignored");
+                None
+            }
+        }
+    }
+
+    /// Hands an entry over to be stored; never waits.
+    pub fn offer(&self, entry: &Arc<Entry>) {
+        if !self.is_up() {
+            return;
+        }
+        let len = entry.size_bytes();
+        let queued = self.queued_bytes.fetch_add(len, Ordering::Relaxed);
+        let room = queued.saturating_add(len) <= QUEUE_BYTES_MAX;
+        if !room || self.queue.try_send(Arc::clone(entry)).is_err() {
+            self.queued_bytes.fetch_sub(len, Ordering::Relaxed);
+            self.counters.dropped.one();
+        }
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.link().breaker.is_closed()
+    }
+
+    /// For people.
+    pub fn state(&self) -> String {
+        let link = self.link();
+        match (link.breaker.is_closed(), &link.trouble, &link.refusal) {
+            (true, _, None) => "up".into(),
+            (true, _, Some(refusal)) => format!("up, takes no entries: {refusal}"),
+            (false, None, _) => "connecting".into(),
+            (false, Some(trouble), _) => format!("down: {trouble}"),
+        }
+    }
+
+    fn link(&self) -> std::sync::MutexGuard<'_, Link> {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn connection(&self) -> Option<MultiplexedConnection> {
+        let link = self.link();
+        if link.breaker.is_closed() { link.connection.clone() } else { None }
+    }
+
+    fn failed(&self, failure: Failure) {
+        let now = Instant::now();
+        let mut link = self.link();
+        let (opened, trouble) = match failure {
+            Failure::Timeout => {
+                self.counters.timeouts.one();
+                (link.breaker.failed(now), "no answer in time".to_owned())
+            }
+            Failure::Lost(text) => {
+                self.counters.errors.one();
+                (link.breaker.lost(now), text)
+            }
+            Failure::Refused(text) => {
+                self.counters.errors.one();
+                (link.breaker.failed(now), text)
+            }
+        };
+        if opened {
+            tracing::warn!(reason = %trouble, "redis left alone for now");
+            link.trouble = Some(trouble);
+            // What waits on the old connection ends with its last handle.
+            link.connection = None;
+            drop(link);
+            self.opened.notify_one();
+        }
+    }
+
+    /// Connects, then connects again whenever the breaker has opened and its pause is over.
+    async fn keep_connected(self: Arc<Self>) {
+        loop {
+            let (due, probe_at) = {
+                let mut link = self.link();
+                (link.breaker.probe(Instant::now()), link.breaker.probe_at())
+            };
+            match probe_at {
+                _ if due => self.probe().await,
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => self.opened.notified().await,
+            }
+        }
+    }
+
+    async fn probe(&self) {
+        let reached = timeout(CONNECT_TIMEOUT, self.connect()).await;
+        let reached = reached.unwrap_or(Err(Failure::Timeout));
+        let mut link = self.link();
+        link.breaker.probed(reached.is_ok(), Instant::now());
+        match reached {
+            Ok(connection) => {
+                *link = Link {
+                    breaker: Breaker::clone(&link.breaker),
+                    connection: Some(connection),
+                    trouble: None,
+                    refusal: None,
+                };
+                tracing::info!("redis is up");
+            }
+            Err(failure) => {
+                let trouble = match failure {
+                    Failure::Timeout => "no answer in time".to_owned(),
+                    Failure::Lost(text) | Failure::Refused(text) => text,
+                };
+                if link.trouble.as_ref() != Some(&trouble) {
+                    tracing::warn!(reason = %trouble, "redis cannot be reached");
+                }
+                link.trouble = Some(trouble);
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<MultiplexedConnection, Failure> {
+        // Time is kept here, per operation; the library's own would come on top.
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(None)
+            .set_response_timeout(None);
+        let mut connection =
+            self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        redis::cmd("PING").query_async::<String>(&mut connection).await?;
+        Ok(connection)
+    }
+
+    /// Stores what is offered, many at a time.
+    async fn fill(self: Arc<Self>, mut entries: mpsc::Receiver<Arc<Entry>>) {
+        let mut batch = Vec::with_capacity(BATCH_ENTRIES_MAX);
+        while entries.recv_many(&mut batch, BATCH_ENTRIES_MAX).await > 0 {
+            let mut pipeline = redis::pipe();
+            let (mut count, mut len) = (0, 0);
+            for entry in batch.drain(..) {
+                self.queued_bytes.fetch_sub(entry.size_bytes(), Ordering::Relaxed);
+                len += self.add(&entry, &mut pipeline, &mut count);
+                if len > BATCH_BYTES_MAX {
+                    self.set(&pipeline, count).await;
+                    pipeline.clear();
+                    (count, len) = (0, 0);
+                }
+            }
+            self.set(&pipeline, count).await;
+        }
+    }
+
+    /// Puts the entry into the pipeline if it is worth that still; gives its length there.
+    fn add(&self, entry: &Entry, pipeline: &mut redis::Pipeline, count: &mut u64) -> usize {
+        let left = self.max_age.saturating_sub(entry.asked_at.elapsed()).as_millis();
+        if left == 0 || !entry.stamp.holds() {
+            return 0;
+        }
+        let Some(sealed) = self.seal.seal(entry) else {
+            self.counters.dropped.one();
+            return 0;
+        };
+        let len = sealed.len();
+        let left = u64::try_from(left).unwrap_or(u64::MAX);
+        pipeline.cmd("SET").arg(self.seal.name(&self.prefix, &entry.key)).arg(sealed);
+        pipeline.arg("PX").arg(left).ignore();
+        *count += 1;
+        len
+    }
+
+    async fn set(&self, pipeline: &redis::Pipeline, count: u64) {
+        if count == 0 {
+            return;
+        }
+        let Some(mut connection) = self.connection() else {
+            self.counters.dropped.add(count);
+            return;
+        };
+        match timeout(self.timeout, pipeline.query_async::<()>(&mut connection)).await {
+            Ok(Ok(())) => {
+                self.counters.sets.add(count);
+                let mut link = self.link();
+                link.breaker.succeeded();
+                link.refusal = None;
+            }
+            Ok(Err(error)) => match Failure::from(error) {
+                // It is full, or may not be written: what it has can still be read.
+                Failure::Refused(text) => {
+                    self.counters.errors.one();
+                    self.counters.dropped.add(count);
+                    let mut link = self.link();
+                    if link.refusal.is_none() {
+                        tracing::warn!(reason = %text, "redis takes no entries");
+                    }
+                    link.refusal = Some(text);
+                }
+                failure @ (Failure::Timeout | Failure::Lost(_)) => self.failed(failure),
+            },
+            Err(_elapsed) => self.failed(Failure::Timeout),
+        }
+    }
+}
