@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
 use crate::admin::history::History;
-use crate::auth::userlist::Password;
 use crate::auth::Secret;
+use crate::auth::userlist::Password;
 use crate::cache::redis::{Redis, Settings as RedisSettings};
 use crate::cache::{Cache, Limits, Mode};
 use crate::client::Shared;
@@ -21,8 +21,8 @@ use crate::net::Address;
 use crate::pool::database::Database;
 use crate::pool::io::{Pool, Times};
 use crate::pool::{self, ClientLimits, Common, statements};
-use crate::server::io::Target;
 use crate::running::{GatewayError, Running};
+use crate::server::io::Target;
 use crate::service::Service;
 
 use tokio::sync::watch;
@@ -93,10 +93,11 @@ impl Gateway {
         let ring = usize::try_from(config.slow.ring_size).unwrap_or(usize::MAX);
         let started = (Instant::now(), std::time::SystemTime::now());
         let redis = redis(config, mode(config), limits(config), started.0)?;
-        let insight =
-            Insight::new(config.slow.threshold, ring, config.slow.rate_limit, started);
+        let insight = Insight::new(config.slow.threshold, ring, config.slow.rate_limit, started);
         Ok(Self {
-            cache: Arc::new(Cache::new(mode(config), limits(config), rand::random()).with_redis(redis)),
+            cache: Arc::new(
+                Cache::new(mode(config), limits(config), rand::random()).with_redis(redis),
+            ),
             cache_counters: Arc::default(),
             shared: Arc::new(Shared {
                 registry: Arc::new(Registry::default()),
@@ -155,7 +156,8 @@ impl Gateway {
             .entry((address, target.database.clone()))
             .or_insert_with(|| self.make_database(&running.config, &target));
         let (behind, service) = (Arc::clone(&behind.0), Arc::clone(&behind.1));
-        let pool = Arc::new(self.make_pool(&running.config, entry, database, server_user, target, behind));
+        let pool =
+            Arc::new(self.make_pool(&running.config, entry, database, server_user, target, behind));
         let opened = Opened { pool, service, user: user.to_owned() };
         made.pools.insert(key, opened.clone());
         Some(opened)
@@ -203,8 +205,7 @@ impl Gateway {
             statements_max: usize::try_from(config.pool.max_client_prepared_statements)
                 .unwrap_or(usize::MAX),
             server_statements_max: target.statements_max,
-            message_bytes_max: usize::try_from(config.listen.max_packet_size)
-                .unwrap_or(usize::MAX),
+            message_bytes_max: usize::try_from(config.listen.max_packet_size).unwrap_or(usize::MAX),
         };
         let common = Common::new(pool::Parts {
             user: server_user,
@@ -325,9 +326,7 @@ fn redis(
 
 fn target(running: &Running, entry: &DatabaseEntry, database: &str, user: &str) -> Target {
     let secret = match &entry.password {
-        Some(password) => {
-            Some(Secret::Plain(Password::new(password.reveal().to_owned())))
-        }
+        Some(password) => Some(Secret::Plain(Password::new(password.reveal().to_owned()))),
         None => running.users.get(user).cloned(),
     };
     let address = match &entry.host {
@@ -355,14 +354,19 @@ fn target(running: &Running, entry: &DatabaseEntry, database: &str, user: &str) 
 /// times, which can change under way.
 fn is_same_pool(old: &Running, new: &Running, name: &str, pool: &Pool) -> bool {
     let without_size = |running: &Running| {
-        running.config.database(name).map(|entry| DatabaseEntry { pool_size: None, ..entry.clone() })
+        running
+            .config
+            .database(name)
+            .map(|entry| DatabaseEntry { pool_size: None, ..entry.clone() })
     };
     let user = &pool.target.user;
     let own = new.config.database(name).is_some_and(|entry| entry.password.is_some());
-    let has_own_secret_or_same = || own || match (old.users.get(user), new.users.get(user)) {
-        (Some(old), Some(new)) => old.is_same(new),
-        (None, None) => true,
-        (Some(_), None) | (None, Some(_)) => false,
+    let has_own_secret_or_same = || {
+        own || match (old.users.get(user), new.users.get(user)) {
+            (Some(old), Some(new)) => old.is_same(new),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        }
     };
     let made_of = |running: &Running| {
         let pool = &running.config.pool;

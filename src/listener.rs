@@ -8,13 +8,12 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::auth::ClientAuth;
 use crate::client::close::CloseReason;
+use crate::client::io as client_io;
 use crate::client::registry::{Entry, Hello, Registered};
 use crate::client::session::Session;
 use crate::client::startup::{self, Proof};
-use crate::client::io as client_io;
 use crate::config::{Config, SslMode};
 use crate::console::report::Report;
-use crate::{console, stop};
 use crate::gateway::{Gateway, Opened};
 use crate::net::{Peer, Stream, accept_tls};
 use crate::pool::Reported;
@@ -23,6 +22,7 @@ use crate::server::settings::{Settings, replay};
 use crate::wire::frame::{self, HEADER_BYTES};
 use crate::wire::startup::{Packet, Startup, StartupError};
 use crate::wire::{backend, frontend};
+use crate::{console, stop};
 
 /// Longest message of a client that has not proven who it is.
 const UNPROVEN_BYTES_MAX: usize = 64 * 1024;
@@ -71,9 +71,7 @@ async fn serve(stream: TcpStream, gateway: Arc<Gateway>, console: bool) {
     let login = newcomer.log_in(console);
     let known = match timeout {
         Duration::ZERO => login.await,
-        limit => tokio::time::timeout(limit, login)
-            .await
-            .unwrap_or(Err(CloseReason::LoginTimeout)),
+        limit => tokio::time::timeout(limit, login).await.unwrap_or(Err(CloseReason::LoginTimeout)),
     };
     let reason = match known {
         Ok(Some(known)) => newcomer.serve(known).await,
@@ -144,7 +142,8 @@ impl Newcomer {
     }
 
     async fn start_tls(&mut self) -> Result<(), CloseReason> {
-        let Some(config) = self.gateway.running().client_tls.clone().filter(|_| !self.is_tls()) else {
+        let Some(config) = self.gateway.running().client_tls.clone().filter(|_| !self.is_tls())
+        else {
             return self.send(b"N").await;
         };
         let Some(plain) = self.stream.take() else { return Err(CloseReason::ClientLost) };
@@ -305,7 +304,9 @@ impl Newcomer {
     }
 
     fn hello(&self, known: &Known) -> Hello {
-        let text = |peer: std::io::Result<Peer>| peer.map_or_else(|_| String::new(), |peer| peer.to_string());
+        let text = |peer: std::io::Result<Peer>| {
+            peer.map_or_else(|_| String::new(), |peer| peer.to_string())
+        };
         let stream = self.stream.as_ref();
         Hello {
             user: known.user.clone(),
@@ -338,11 +339,8 @@ impl Newcomer {
         opened.service.tried().await;
         let hello = self.hello(&known);
         let clients_max = usize::try_from(config.listen.max_client_conn).unwrap_or(usize::MAX);
-        let registered = gateway
-            .shared
-            .registry
-            .enter(hello, clients_max)
-            .ok_or(CloseReason::TooManyClients)?;
+        let registered =
+            gateway.shared.registry.enter(hello, clients_max).ok_or(CloseReason::TooManyClients)?;
         let entry = &registered.entry;
         startup::welcome(&mut known.out, &reported, entry.pid, &entry.key());
         opened.pool.common.counters.login.one();
@@ -405,8 +403,7 @@ async fn reported(opened: &Opened, settings: &Arc<Settings>) -> Result<Reported,
     {
         return Ok(reported);
     }
-    let mut lease =
-        opened.pool.acquire().await.map_err(|error| client_io::close_reason(&error))?;
+    let mut lease = opened.pool.acquire().await.map_err(|error| client_io::close_reason(&error))?;
     let connection = &mut lease.connection;
     connection.server.clean();
     let mut values: Vec<(String, String)> = connection.server.base.reported.clone();

@@ -6,9 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use forebay::admin::cache_show;
-use forebay::config::{
-    self, CacheMode, Config, Exit, ListenAddress, Loaded, LogFormat, LogLevel,
-};
+use forebay::config::{self, CacheMode, Config, Exit, ListenAddress, Loaded, LogFormat, LogLevel};
 use forebay::gateway::{Gateway, Stage};
 use forebay::{listener, reload, stop};
 use tokio::net::TcpListener;

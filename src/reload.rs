@@ -26,8 +26,8 @@ pub fn reload(gateway: &Gateway, read: Read<'_>) -> Result<Vec<String>, String> 
 }
 
 fn apply(gateway: &Gateway, read: Read<'_>) -> Result<Vec<String>, String> {
-    let loaded = config::load(std::env::args_os(), read)
-        .map_err(|exit| exit.text.trim_end().to_owned())?;
+    let loaded =
+        config::load(std::env::args_os(), read).map_err(|exit| exit.text.trim_end().to_owned())?;
     let old = gateway.config();
     let mut notices = loaded.notices;
     for name in old.changed_without_restart(&loaded.config) {

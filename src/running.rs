@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::cache::redis::UrlError;
 use crate::auth::userlist::Password;
 use crate::auth::{Method, Secret, Userlist};
+use crate::cache::redis::UrlError;
 use crate::config::{AuthType, Config, SslMode};
 use crate::net::{TlsClientConfig, TlsConfigError, TlsServerConfig};
 
@@ -48,9 +48,10 @@ impl Running {
     pub fn method(&self, user: &str) -> (Method, Option<Secret>) {
         let secret = self.users.get(user).cloned();
         match self.config.auth_type() {
-            AuthType::Any => {
-                (Method::Trust, secret.or_else(|| Some(Secret::Plain(Password::new(String::new())))))
-            }
+            AuthType::Any => (
+                Method::Trust,
+                secret.or_else(|| Some(Secret::Plain(Password::new(String::new())))),
+            ),
             AuthType::Trust => (Method::Trust, secret),
             AuthType::Plain => (Method::Plain, secret),
             AuthType::Md5 => (Method::Md5, secret),

@@ -163,7 +163,8 @@ impl Service {
             if let Err(error) = round {
                 return error;
             }
-            let pause = if self.lost_count() > 0 { LOST_POLL } else { self.settings().catalog_poll };
+            let pause =
+                if self.lost_count() > 0 { LOST_POLL } else { self.settings().catalog_poll };
             tokio::select! {
                 () = self.wake.notified() => {}
                 () = tokio::time::sleep(pause) => {}
@@ -232,10 +233,8 @@ impl Service {
 
     async fn look_for_lost(&self, connection: &mut Connection) -> Result<(), ServerError> {
         let rows = ask(connection, "SELECT pid FROM pg_catalog.pg_stat_activity").await?;
-        let alive: Vec<u32> = rows
-            .iter()
-            .filter_map(|row| row.first()?.as_ref()?.parse().ok())
-            .collect();
+        let alive: Vec<u32> =
+            rows.iter().filter_map(|row| row.first()?.as_ref()?.parse().ok()).collect();
         self.settle_lost(&alive, false);
         Ok(())
     }

@@ -2,11 +2,7 @@
 //! do input and output, how long files are, and that dependencies and files say what they are for.
 //!
 //! Text checks: they can be fooled on purpose, not by accident.
-#![expect(
-    clippy::unwrap_used,
-    clippy::string_slice,
-    reason = "a check fails by panicking"
-)]
+#![expect(clippy::unwrap_used, clippy::string_slice, reason = "a check fails by panicking")]
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -67,20 +63,13 @@ impl Source {
 
     /// The lines before the tests at the foot of the file, numbered from 1.
     fn code(&self) -> impl Iterator<Item = (usize, &str)> {
-        let end = self
-            .text
-            .find("\n#[cfg(test)]\nmod tests {")
-            .unwrap_or(self.text.len());
-        self.text[..end]
-            .lines()
-            .enumerate()
-            .map(|(index, line)| (index + 1, line))
+        let end = self.text.find("\n#[cfg(test)]\nmod tests {").unwrap_or(self.text.len());
+        self.text[..end].lines().enumerate().map(|(index, line)| (index + 1, line))
     }
 
     /// The same without comments.
     fn statements(&self) -> impl Iterator<Item = (usize, &str)> {
-        self.code()
-            .map(|(number, line)| (number, line.split("//").next().unwrap_or_default()))
+        self.code().map(|(number, line)| (number, line.split("//").next().unwrap_or_default()))
     }
 }
 
@@ -105,12 +94,7 @@ fn sources() -> Vec<Source> {
     rust_files(&directory, &mut paths);
     paths.sort();
     let source = |path: PathBuf| Source {
-        path: path
-            .strip_prefix(&directory)
-            .unwrap()
-            .to_str()
-            .unwrap()
-            .to_owned(),
+        path: path.strip_prefix(&directory).unwrap().to_str().unwrap().to_owned(),
         text: fs::read_to_string(&path).unwrap(),
     };
     paths.into_iter().map(source).collect()
@@ -119,13 +103,9 @@ fn sources() -> Vec<Source> {
 /// Rank of every module in the list of `src/lib.rs`.
 fn module_order() -> HashMap<String, usize> {
     let text = fs::read_to_string(root().join("src/lib.rs")).unwrap();
-    let modules = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
-    let order: HashMap<String, usize> = modules
-        .enumerate()
-        .map(|(rank, name)| (name.to_owned(), rank))
-        .collect();
+    let modules = text.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
+    let order: HashMap<String, usize> =
+        modules.enumerate().map(|(rank, name)| (name.to_owned(), rank)).collect();
     assert!(order.len() > 5, "src/lib.rs declares no modules");
     order
 }
@@ -145,10 +125,9 @@ fn modules_used(line: &str) -> Vec<&str> {
     let mut used = Vec::new();
     for rest in line.split("crate::").skip(1) {
         match rest.strip_prefix('{') {
-            Some(list) => used.extend(
-                list.split([',', '}'])
-                    .map(|item| leading_identifier(item.trim())),
-            ),
+            Some(list) => {
+                used.extend(list.split([',', '}']).map(|item| leading_identifier(item.trim())));
+            }
             None => used.push(leading_identifier(rest)),
         }
     }
@@ -165,12 +144,8 @@ fn upward_uses(sources: &[Source], order: &HashMap<String, usize>) -> String {
         for (number, line) in source.statements() {
             for used in modules_used(line) {
                 if order.get(used).is_some_and(|&other| rank < other) {
-                    writeln!(
-                        faults,
-                        "{}:{number}: uses {used}, declared below it",
-                        source.path
-                    )
-                    .unwrap();
+                    writeln!(faults, "{}:{number}: uses {used}, declared below it", source.path)
+                        .unwrap();
                 }
             }
         }
@@ -213,17 +188,10 @@ fn modules_use_only_modules_above_them() {
 
 #[test]
 fn a_use_of_a_lower_module_is_found() {
-    let source = |text: &str| Source {
-        path: "one/io.rs".to_owned(),
-        text: text.to_owned(),
-    };
+    let source = |text: &str| Source { path: "one/io.rs".to_owned(), text: text.to_owned() };
     let order = HashMap::from([("one".to_owned(), 0), ("two".to_owned(), 1)]);
     let check = |text: &str, faulty: bool| {
-        assert_eq!(
-            !upward_uses(&[source(text)], &order).is_empty(),
-            faulty,
-            "{text}"
-        );
+        assert_eq!(!upward_uses(&[source(text)], &order).is_empty(), faulty, "{text}");
     };
     check("use crate::two::Thing;", true);
     check("let thing = crate::two::thing();", true);
@@ -245,11 +213,7 @@ fn impurity_in_a_pure_file_is_found() {
         text: "async fn go() { std::thread::yield_now(); }\n".to_owned(),
     };
     assert_eq!(
-        impurities(&[
-            source("cache/entry.rs"),
-            source("client/io.rs"),
-            source("net/tls.rs")
-        ]),
+        impurities(&[source("cache/entry.rs"), source("client/io.rs"), source("net/tls.rs")]),
         "cache/entry.rs:1: async fn in a pure file\ncache/entry.rs:1: thread:: in a pure file\n"
     );
 }

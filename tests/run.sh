@@ -34,7 +34,7 @@ part_simulation() { cargo test --test simulation; }
 part_suite() { cargo test --test suite; }
 part_docker() { python3 tests/docker.py; }
 part_drivers() { tests/drivers/run.sh; }
-# Reads and writes through one Forebay without and one with Redis, judging only what clients saw.
+# Reads and writes through Forebay in every way applications do, judging only what clients saw.
 part_checker() (
     trap - EXIT INT TERM
     STARTED_PIDS=() STARTED_CLUSTERS=()
@@ -42,8 +42,8 @@ part_checker() (
     cargo build --quiet --bin forebay --example checker
     start_postgres
     start_forebay
-    "${CARGO_TARGET_DIR:-target}/debug/examples/checker" --forebay "$FOREBAY_URL" --direct "$DIRECT_URL" \
-        --seconds "$CHECKER_SECONDS"
+    "${CARGO_TARGET_DIR:-target}/debug/examples/checker" --url "$FOREBAY_URL" --direct "$DIRECT_URL" \
+        --admin "$ADMIN_URL" --seconds "$CHECKER_SECONDS"
 )
 
 require build postgres redis python venv yaml node

@@ -1,6 +1,6 @@
 //! The console's language: one command a query, words in any case.
 
-use super::table::{Columns, Column, int4, text};
+use super::table::{Column, Columns, int4, text};
 use super::{cache_show, clients_show, show, stats_show};
 
 /// Longest command that is read; the longest sensible one is a tenth of it.
@@ -86,14 +86,8 @@ static PROBES: &[(&str, Probe)] = &[
         "default_transaction_isolation",
         probe(&[text("default_transaction_isolation")], "read committed"),
     ),
-    (
-        "transaction_isolation",
-        probe(&[text("transaction_isolation")], "read committed"),
-    ),
-    (
-        "standard_conforming_strings",
-        probe(&[text("standard_conforming_strings")], "on"),
-    ),
+    ("transaction_isolation", probe(&[text("transaction_isolation")], "read committed")),
+    ("standard_conforming_strings", probe(&[text("standard_conforming_strings")], "on")),
     ("datestyle", probe(&[text("DateStyle")], "ISO")),
     ("timezone", probe(&[text("TimeZone")], "GMT")),
 ];
@@ -189,9 +183,7 @@ impl Command {
             ["show" | "select", what] | ["select", "*", "from", what] => Self::show(what)?,
             ["set", name, _, ..] if SET_IGNORED.contains(name) => Self::SetIgnored,
             ["set", _, _, ..] => Self::SetRefused,
-            ["begin", ..] | ["start", "transaction", ..] => {
-                Self::Transaction(Transaction::Begin)
-            }
+            ["begin", ..] | ["start", "transaction", ..] => Self::Transaction(Transaction::Begin),
             ["commit" | "end"] => Self::Transaction(Transaction::Commit),
             ["rollback" | "abort"] => Self::Transaction(Transaction::Rollback),
             ["flush", "cache"] => Self::FlushCache,
@@ -325,7 +317,9 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused_in_pgbouncers_words() {
-        for text in ["foo bar", "show pools; show pools", "show foo", "show pools x", "kill_client x"] {
+        for text in
+            ["foo bar", "show pools; show pools", "show foo", "show pools x", "kill_client x"]
+        {
             let expected = format!("invalid command '{text}', use SHOW HELP;");
             assert_eq!(Command::parse(text), Err(Invalid(expected)));
         }

@@ -20,9 +20,15 @@ const NAMES_MAX: usize = 1000;
 pub enum Outcome {
     Rows(Table),
     /// Done: the command tag, and sentences for whoever did it.
-    Done { tag: &'static str, notices: Vec<String> },
+    Done {
+        tag: &'static str,
+        notices: Vec<String>,
+    },
     /// Not done, and why, a line each.
-    Failed { sqlstate: &'static str, message: String },
+    Failed {
+        sqlstate: &'static str,
+        message: String,
+    },
 }
 
 impl Outcome {
@@ -159,9 +165,7 @@ impl Conversation {
             refused(sqlstate::PROTOCOL_VIOLATION, "admin access needed".into())
         } else {
             match command {
-                Command::Help => {
-                    Outcome::Done { tag: "SHOW", notices: vec![HELP.to_owned()] }
-                }
+                Command::Help => Outcome::Done { tag: "SHOW", notices: vec![HELP.to_owned()] },
                 Command::SetIgnored => {
                     Outcome::Done { tag: "SET", notices: vec!["SET ignored".into()] }
                 }
@@ -246,7 +250,11 @@ impl Conversation {
                     (command, &[] as &[bool])
                 }
                 None => {
-                    return self.fail(UNDEFINED_STATEMENT, "prepared statement does not exist", out);
+                    return self.fail(
+                        UNDEFINED_STATEMENT,
+                        "prepared statement does not exist",
+                        out,
+                    );
                 }
             },
             Target::Portal => match self.portals.get(name) {

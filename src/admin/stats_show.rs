@@ -219,11 +219,7 @@ pub fn stats_averages(pools: &[Pool]) -> Table {
     rows(STATS_AVERAGES, pools, |_, averages| averages.values().to_vec())
 }
 
-fn rows(
-    columns: Columns,
-    pools: &[Pool],
-    values: impl Fn(Totals, Totals) -> Vec<u64>,
-) -> Table {
+fn rows(columns: Columns, pools: &[Pool], values: impl Fn(Totals, Totals) -> Vec<u64>) -> Table {
     let mut table = Table::new(columns);
     for (database, totals, averages) in by_database(pools) {
         let numbers = values(totals, averages).into_iter().map(value);
@@ -344,10 +340,12 @@ mod tests {
     #[test]
     fn totals_come_first_then_averages() {
         let table = totals(&[]);
-        let names: Vec<&str> =
-            table.rows.iter().map(|row| row[0].as_deref().unwrap()).collect();
+        let names: Vec<&str> = table.rows.iter().map(|row| row[0].as_deref().unwrap()).collect();
         assert_eq!(names.len(), 22);
-        assert_eq!((names[0], names[11]), ("total_server_assignment_count", "avg_server_assignment_count"));
+        assert_eq!(
+            (names[0], names[11]),
+            ("total_server_assignment_count", "avg_server_assignment_count")
+        );
         assert_eq!((names[3], names[21]), ("total_client_bytes", "avg_ps_bind_count"));
     }
 }

@@ -114,22 +114,10 @@ impl std::error::Error for AuthError {}
 pub struct ClientAuth(State);
 
 enum State {
-    ExpectPassword {
-        user: String,
-        secret: Result<Secret, AuthError>,
-    },
-    ExpectMd5 {
-        salt: [u8; 4],
-        secret: Result<Md5Hash, AuthError>,
-    },
-    ExpectFirst {
-        machine: ExpectClientFirst,
-        refusal: AuthError,
-    },
-    ExpectFinal {
-        machine: ExpectClientFinal,
-        refusal: AuthError,
-    },
+    ExpectPassword { user: String, secret: Result<Secret, AuthError> },
+    ExpectMd5 { salt: [u8; 4], secret: Result<Md5Hash, AuthError> },
+    ExpectFirst { machine: ExpectClientFirst, refusal: AuthError },
+    ExpectFinal { machine: ExpectClientFinal, refusal: AuthError },
     Finished,
 }
 
@@ -145,27 +133,17 @@ impl ClientAuth {
         random: &Random<'_>,
     ) -> (Self, Progress) {
         match (method, secret) {
-            (Method::Trust, Some(_)) => (
-                Self(State::Finished),
-                Progress::Done {
-                    last: None,
-                    keys: None,
-                },
-            ),
+            (Method::Trust, Some(_)) => {
+                (Self(State::Finished), Progress::Done { last: None, keys: None })
+            }
             (Method::Trust, None) => {
                 let error = AuthError::UnknownUser(method);
                 (Self(State::Finished), Progress::Failed(error))
             }
             (Method::Plain, secret) => {
                 let secret = secret.cloned().ok_or(AuthError::UnknownUser(method));
-                let state = State::ExpectPassword {
-                    user: user.to_owned(),
-                    secret,
-                };
-                (
-                    Self(state),
-                    Progress::Continue(request(code::CLEARTEXT_PASSWORD, &[])),
-                )
+                let state = State::ExpectPassword { user: user.to_owned(), secret };
+                (Self(state), Progress::Continue(request(code::CLEARTEXT_PASSWORD, &[])))
             }
             (Method::Md5, Some(Secret::Scram(_))) | (Method::Scram, _) => {
                 Self::begin_scram(user, secret, random)
@@ -185,10 +163,7 @@ impl ClientAuth {
     fn begin_md5(secret: Result<Md5Hash, AuthError>, random: &Random<'_>) -> (Self, Progress) {
         let salt = random.md5_salt;
         let state = State::ExpectMd5 { salt, secret };
-        (
-            Self(state),
-            Progress::Continue(request(code::MD5_PASSWORD, &salt)),
-        )
+        (Self(state), Progress::Continue(request(code::MD5_PASSWORD, &salt)))
     }
 
     fn begin_scram(user: &str, secret: Option<&Secret>, random: &Random<'_>) -> (Self, Progress) {
@@ -198,15 +173,12 @@ impl ClientAuth {
             None => Err(AuthError::UnknownUser(Method::Scram)),
             Some(Secret::Md5(_)) => Err(AuthError::WrongSecretType),
             Some(Secret::Scram(verifier)) => Ok(verifier),
-            Some(Secret::Plain(password)) => password
-                .verifier()
-                .ok_or(AuthError::EmptySecret(Method::Scram)),
+            Some(Secret::Plain(password)) => {
+                password.verifier().ok_or(AuthError::EmptySecret(Method::Scram))
+            }
         };
         let (verifier, refusal) = match known {
-            Ok(verifier) => (
-                Arc::clone(verifier),
-                AuthError::WrongPassword(Method::Scram),
-            ),
+            Ok(verifier) => (Arc::clone(verifier), AuthError::WrongPassword(Method::Scram)),
             Err(refusal) => (Arc::new(ScramVerifier::mock(random.process, user)), refusal),
         };
         let machine = ExpectClientFirst::new(verifier, random.nonce);
@@ -248,11 +220,7 @@ impl ClientAuth {
 }
 
 fn scram_error(error: ScramError, refusal: AuthError) -> AuthError {
-    if error == ScramError::WrongProof {
-        refusal
-    } else {
-        AuthError::Scram(error)
-    }
+    if error == ScramError::WrongProof { refusal } else { AuthError::Scram(error) }
 }
 
 fn check_password(
@@ -283,10 +251,7 @@ fn check_md5(
 
 fn passed(right: bool, method: Method) -> Result<Progress, AuthError> {
     if right {
-        Ok(Progress::Done {
-            last: None,
-            keys: None,
-        })
+        Ok(Progress::Done { last: None, keys: None })
     } else {
         Err(AuthError::WrongPassword(method))
     }

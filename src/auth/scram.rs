@@ -47,10 +47,7 @@ impl ScramVerifier {
         let (iterations, salt) = cost.split_once(':')?;
         let (stored_key, server_key) = keys.split_once(':')?;
         let digits = !iterations.is_empty() && iterations.bytes().all(|b| b.is_ascii_digit());
-        let iterations = iterations
-            .parse()
-            .ok()
-            .filter(|count| *count > 0 && digits)?;
+        let iterations = iterations.parse().ok().filter(|count| *count > 0 && digits)?;
         let salt = BASE64.decode(salt).ok().filter(|salt| !salt.is_empty())?;
         Some(Self {
             iterations,
@@ -149,10 +146,7 @@ impl fmt::Display for ScramError {
 /// Splits the body of a `SASLInitialResponse` and returns the mechanism's first message.
 pub fn initial_response(body: &[u8]) -> Result<&[u8], ScramError> {
     let malformed = |expected| ScramError::Malformed { expected };
-    let end = body
-        .iter()
-        .position(|byte| *byte == 0)
-        .ok_or(malformed("mechanism"))?;
+    let end = body.iter().position(|byte| *byte == 0).ok_or(malformed("mechanism"))?;
     let (mechanism, rest) = body.split_at_checked(end).ok_or(malformed("mechanism"))?;
     if mechanism != MECHANISM.as_bytes() {
         return Err(ScramError::Mechanism);
@@ -177,10 +171,7 @@ pub struct ExpectClientFirst {
 
 impl ExpectClientFirst {
     pub fn new(verifier: Arc<ScramVerifier>, nonce: [u8; NONCE_BYTES]) -> Self {
-        Self {
-            verifier,
-            server_nonce: BASE64.encode(nonce),
-        }
+        Self { verifier, server_nonce: BASE64.encode(nonce) }
     }
 
     /// Takes client-first-message, returns server-first-message.
@@ -236,11 +227,7 @@ impl ExpectClientFinal {
         }
         let server_signature = hmac_sha256(&self.verifier.server_key, &parts);
         let server_final = format!("v={}", BASE64.encode(server_signature)).into_bytes();
-        Ok(Proven {
-            server_final,
-            client_key,
-            verifier: self.verifier,
-        })
+        Ok(Proven { server_final, client_key, verifier: self.verifier })
     }
 }
 
@@ -253,24 +240,21 @@ struct ClientFirst<'a> {
 
 impl<'a> ClientFirst<'a> {
     fn parse(message: &'a str) -> Result<Self, ScramError> {
-        let (flag, rest) = message
-            .split_once(',')
-            .ok_or(ScramError::Malformed { expected: "header" })?;
+        let (flag, rest) =
+            message.split_once(',').ok_or(ScramError::Malformed { expected: "header" })?;
         match flag {
             // `y`: the client could bind channels and believes that we cannot, which is so.
             "n" | "y" => {}
             _ if flag.starts_with("p=") => return Err(ScramError::ChannelBinding),
             _ => return Err(ScramError::Malformed { expected: "header" }),
         }
-        let (identity, bare) = rest
-            .split_once(',')
-            .ok_or(ScramError::Malformed { expected: "header" })?;
+        let (identity, bare) =
+            rest.split_once(',').ok_or(ScramError::Malformed { expected: "header" })?;
         if !identity.is_empty() {
             return Err(ScramError::AuthorizationIdentity);
         }
-        let header = message
-            .strip_suffix(bare)
-            .ok_or(ScramError::Malformed { expected: "header" })?;
+        let header =
+            message.strip_suffix(bare).ok_or(ScramError::Malformed { expected: "header" })?;
         if bare.starts_with("m=") {
             return Err(ScramError::MandatoryExtension);
         }
@@ -282,11 +266,7 @@ impl<'a> ClientFirst<'a> {
             return Err(ScramError::Malformed { expected: "nonce" });
         }
         extensions(attributes)?;
-        Ok(Self {
-            header,
-            bare,
-            nonce,
-        })
+        Ok(Self { header, bare, nonce })
     }
 }
 
@@ -299,20 +279,14 @@ struct ClientFinal<'a> {
 
 impl<'a> ClientFinal<'a> {
     fn parse(message: &'a str) -> Result<Self, ScramError> {
-        let (without_proof, proof) = message
-            .rsplit_once(",p=")
-            .ok_or(ScramError::Malformed { expected: "proof" })?;
+        let (without_proof, proof) =
+            message.rsplit_once(",p=").ok_or(ScramError::Malformed { expected: "proof" })?;
         let proof = decode_key(proof).ok_or(ScramError::Malformed { expected: "proof" })?;
         let mut attributes = without_proof.split(',');
         let header = attribute(&mut attributes, "c=", "channel binding")?;
         let nonce = attribute(&mut attributes, "r=", "nonce")?;
         extensions(attributes)?;
-        Ok(Self {
-            without_proof,
-            header,
-            nonce,
-            proof,
-        })
+        Ok(Self { without_proof, header, nonce, proof })
     }
 }
 
@@ -343,13 +317,7 @@ fn extensions(mut attributes: str::Split<'_, char>) -> Result<(), ScramError> {
         let mut bytes = attribute.bytes();
         bytes.next().is_some_and(|byte| byte.is_ascii_alphabetic()) && bytes.next() == Some(b'=')
     });
-    if well_formed {
-        Ok(())
-    } else {
-        Err(ScramError::Malformed {
-            expected: "attribute",
-        })
-    }
+    if well_formed { Ok(()) } else { Err(ScramError::Malformed { expected: "attribute" }) }
 }
 
 fn decode_key(text: &str) -> Option<Key> {
@@ -390,17 +358,11 @@ mod tests {
 
     fn start() -> ExpectClientFirst {
         let verifier = ScramVerifier::parse(VERIFIER).expect("the verifier is well formed");
-        ExpectClientFirst {
-            verifier: Arc::new(verifier),
-            server_nonce: SERVER_NONCE.to_owned(),
-        }
+        ExpectClientFirst { verifier: Arc::new(verifier), server_nonce: SERVER_NONCE.to_owned() }
     }
 
     fn challenged() -> ExpectClientFinal {
-        start()
-            .client_first(CLIENT_FIRST.as_bytes())
-            .expect("the vector is right")
-            .0
+        start().client_first(CLIENT_FIRST.as_bytes()).expect("the vector is right").0
     }
 
     fn first_error(message: &str) -> Option<ScramError> {
@@ -418,13 +380,10 @@ mod tests {
 
     #[test]
     fn the_exchange_of_rfc_7677_is_reproduced() {
-        let (server, challenge) = start()
-            .client_first(CLIENT_FIRST.as_bytes())
-            .expect("the vector is right");
+        let (server, challenge) =
+            start().client_first(CLIENT_FIRST.as_bytes()).expect("the vector is right");
         assert_eq!(str::from_utf8(&challenge), Ok(SERVER_FIRST));
-        let proven = server
-            .client_final(CLIENT_FINAL.as_bytes())
-            .expect("the vector is right");
+        let proven = server.client_final(CLIENT_FINAL.as_bytes()).expect("the vector is right");
         assert_eq!(str::from_utf8(&proven.server_final), Ok(SERVER_FINAL));
         assert_eq!(BASE64.encode(proven.client_key), CLIENT_KEY);
     }
@@ -454,10 +413,7 @@ mod tests {
         assert!(mock != ScramVerifier::mock(&[8; 32], "bob"));
         assert!(!Arc::new(mock.clone()).accepts_password(b"pencil"));
         let real = ScramVerifier::of_password(b"pencil").expect("made");
-        assert_eq!(
-            (mock.iterations, mock.salt.len()),
-            (real.iterations, real.salt.len())
-        );
+        assert_eq!((mock.iterations, mock.salt.len()), (real.iterations, real.salt.len()));
     }
 
     #[test]
@@ -479,10 +435,7 @@ mod tests {
             assert!(ScramVerifier::parse(&text).is_none(), "{text}");
         }
         for end in 0..VERIFIER.len() {
-            assert!(
-                ScramVerifier::parse(VERIFIER.get(..end).expect("ASCII")).is_none(),
-                "{end}"
-            );
+            assert!(ScramVerifier::parse(VERIFIER.get(..end).expect("ASCII")).is_none(), "{end}");
         }
     }
 
@@ -495,10 +448,7 @@ mod tests {
             ("n", malformed("header")),
             ("n,", malformed("header")),
             ("x,,n=,r=abc", malformed("header")),
-            (
-                "p=tls-server-end-point,,n=,r=abc",
-                Some(ScramError::ChannelBinding),
-            ),
+            ("p=tls-server-end-point,,n=,r=abc", Some(ScramError::ChannelBinding)),
             ("n,a=root,n=,r=abc", Some(ScramError::AuthorizationIdentity)),
             ("n,,m=x,n=,r=abc", Some(ScramError::MandatoryExtension)),
             ("n,,", malformed("user name")),
@@ -540,10 +490,7 @@ mod tests {
     #[test]
     fn a_truncated_final_message_never_proves_anything() {
         for end in 0..CLIENT_FINAL.len() {
-            assert!(
-                final_error(CLIENT_FINAL.get(..end).expect("ASCII")).is_some(),
-                "{end}"
-            );
+            assert!(final_error(CLIENT_FINAL.get(..end).expect("ASCII")).is_some(), "{end}");
         }
     }
 
@@ -561,12 +508,7 @@ mod tests {
     #[test]
     fn an_initial_response_is_split_at_its_length() {
         let body = |mechanism: &str, length: i32, message: &str| {
-            [
-                mechanism.as_bytes(),
-                &length.to_be_bytes(),
-                message.as_bytes(),
-            ]
-            .concat()
+            [mechanism.as_bytes(), &length.to_be_bytes(), message.as_bytes()].concat()
         };
         let right = body("SCRAM-SHA-256\0", 3, "abc");
         assert_eq!(initial_response(&right), Ok(b"abc".as_slice()));

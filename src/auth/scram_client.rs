@@ -76,17 +76,11 @@ pub(super) enum ScramProving {
 
 impl ScramClient {
     pub(super) fn of_password(password: &str) -> Self {
-        Self::Password(ScramSha256::new(
-            password.as_bytes(),
-            ChannelBinding::unsupported(),
-        ))
+        Self::Password(ScramSha256::new(password.as_bytes(), ChannelBinding::unsupported()))
     }
 
     pub(super) fn of_keys(keys: ScramKeys, nonce: [u8; NONCE_BYTES]) -> Self {
-        Self::Keys {
-            keys,
-            nonce: BASE64.encode(nonce),
-        }
+        Self::Keys { keys, nonce: BASE64.encode(nonce) }
     }
 
     pub(super) fn first_message(&self) -> Vec<u8> {
@@ -104,9 +98,7 @@ impl ScramClient {
     ) -> Result<(ScramProving, Vec<u8>), ScramClientError> {
         match self {
             Self::Password(mut driver) => {
-                driver
-                    .update(challenge)
-                    .map_err(|error| driver_error(&error))?;
+                driver.update(challenge).map_err(|error| driver_error(&error))?;
                 let message = driver.message().to_vec();
                 Ok((ScramProving::Password(driver), message))
             }
@@ -126,15 +118,9 @@ impl ScramProving {
                 let signature = message
                     .strip_prefix(b"v=")
                     .and_then(|text| BASE64.decode(text).ok())
-                    .ok_or(ScramClientError::Malformed {
-                        expected: "signature",
-                    })?;
+                    .ok_or(ScramClientError::Malformed { expected: "signature" })?;
                 let right = bool::from(signature.ct_eq(&server_signature));
-                if right {
-                    Ok(())
-                } else {
-                    Err(ScramClientError::WrongSignature)
-                }
+                if right { Ok(()) } else { Err(ScramClientError::WrongSignature) }
             }
         }
     }
@@ -149,9 +135,8 @@ fn prove_with_keys(
     client_nonce: &str,
     challenge: &[u8],
 ) -> Result<(ScramProving, Vec<u8>), ScramClientError> {
-    let challenge = str::from_utf8(challenge)
-        .ok()
-        .ok_or(ScramClientError::Malformed { expected: "text" })?;
+    let challenge =
+        str::from_utf8(challenge).ok().ok_or(ScramClientError::Malformed { expected: "text" })?;
     let mut attributes = challenge.split(',');
     let mut attribute = |name: &str, expected| {
         attributes

@@ -51,22 +51,13 @@ impl fmt::Display for ServerAuthError {
                 write!(f, "server asks for {method} and no password is configured")
             }
             Self::WrongSecretType { method } => {
-                write!(
-                    f,
-                    "server asks for {method}, which the stored secret cannot answer"
-                )
+                write!(f, "server asks for {method}, which the stored secret cannot answer")
             }
             Self::Unsupported { method, code } => {
-                write!(
-                    f,
-                    "server asks for {method} (code {code}), which is not supported"
-                )
+                write!(f, "server asks for {method} (code {code}), which is not supported")
             }
             Self::NoMechanism { offered } => {
-                write!(
-                    f,
-                    "server offers no SASL mechanism but {offered:?}; {MECHANISM} is needed"
-                )
+                write!(f, "server offers no SASL mechanism but {offered:?}; {MECHANISM} is needed")
             }
             Self::Malformed { method } => write!(f, "malformed {method} request from server"),
             Self::Unexpected { method } => write!(f, "unexpected {method} from server"),
@@ -101,12 +92,7 @@ enum State {
 impl ServerAuth {
     /// `user` is the one of the startup message; `secret` what is stored for it.
     pub fn begin(user: &str, secret: Option<&Secret>) -> Self {
-        Self {
-            user: user.to_owned(),
-            secret: secret.cloned(),
-            keys: None,
-            state: State::Start,
-        }
+        Self { user: user.to_owned(), secret: secret.cloned(), keys: None, state: State::Start }
     }
 
     /// Answers SCRAM with what the same user's client gave away at its log-in, unless a password
@@ -133,9 +119,7 @@ impl ServerAuth {
     fn step(&self, state: State, body: &[u8]) -> Result<(State, ServerProgress), ServerAuthError> {
         let (code, payload) = body
             .split_first_chunk::<4>()
-            .ok_or(ServerAuthError::Malformed {
-                method: "authentication",
-            })?;
+            .ok_or(ServerAuthError::Malformed { method: "authentication" })?;
         let code = i32::from_be_bytes(*code);
         match (code, state) {
             (code::OK, State::Start | State::Answered) => {
@@ -187,12 +171,9 @@ impl ServerAuth {
 
     fn md5_answer(&self, payload: &[u8]) -> Result<String, ServerAuthError> {
         let code = code::MD5_PASSWORD;
-        let salt: [u8; 4] =
-            <[u8; 4]>::try_from(payload)
-                .ok()
-                .ok_or(ServerAuthError::Malformed {
-                    method: method_name(code),
-                })?;
+        let salt: [u8; 4] = <[u8; 4]>::try_from(payload)
+            .ok()
+            .ok_or(ServerAuthError::Malformed { method: method_name(code) })?;
         if let Some(Secret::Md5(hash)) = &self.secret {
             return Ok(hash.answer(salt));
         }
@@ -228,9 +209,7 @@ impl ServerAuth {
 fn mechanisms(payload: &[u8]) -> Result<impl Iterator<Item = &[u8]>, ServerAuthError> {
     let names = payload
         .strip_suffix(b"\0\0")
-        .ok_or(ServerAuthError::Malformed {
-            method: method_name(code::SASL),
-        })?;
+        .ok_or(ServerAuthError::Malformed { method: method_name(code::SASL) })?;
     Ok(names.split(|byte| *byte == 0))
 }
 
@@ -242,9 +221,7 @@ fn empty(code: i32, payload: &[u8]) -> Result<(), ServerAuthError> {
     if payload.is_empty() {
         Ok(())
     } else {
-        Err(ServerAuthError::Malformed {
-            method: method_name(code),
-        })
+        Err(ServerAuthError::Malformed { method: method_name(code) })
     }
 }
 

@@ -11,11 +11,7 @@ const SCRAM: &str = "SCRAM-SHA-256$4096:L3MIHmDKoh/HCQyCD4/+/Q==$\
     T/JT7kryjX+FXkLHxy4rZ0yKodeQXSo4xSLB8QTEdZU=:/W7oGIhhZx2ckZBNhXvW38shj15HO3GOTP+nmpLbhn4=";
 
 fn random() -> Random<'static> {
-    Random {
-        process: &PROCESS,
-        nonce: [5; scram::NONCE_BYTES],
-        md5_salt: [1, 0, 200, 9],
-    }
+    Random { process: &PROCESS, nonce: [5; scram::NONCE_BYTES], md5_salt: [1, 0, 200, 9] }
 }
 
 /// Lets a server machine with `theirs` log in at a client machine that knows `ours`; both are
@@ -35,10 +31,7 @@ fn log_in(method: Method, ours: Option<&str>, theirs: &str) -> (Progress, Option
                 return (Progress::Continue(request), Some(other));
             }
         }
-        if let Progress::Done {
-            last: Some(last), ..
-        } = &progress
-        {
+        if let Progress::Done { last: Some(last), .. } = &progress {
             assert_eq!(server.handle(last), ServerProgress::Wait);
         }
         if let Progress::Done { .. } = progress {
@@ -73,20 +66,10 @@ fn every_method_takes_every_secret_it_can_and_no_other() {
             (method, _) => method,
         };
         check(method, Some(secret), "secret", Ok(()));
-        check(
-            method,
-            Some(secret),
-            "Secret",
-            Err(AuthError::WrongPassword(wrong)),
-        );
+        check(method, Some(secret), "Secret", Err(AuthError::WrongPassword(wrong)));
         check(method, None, "secret", Err(AuthError::UnknownUser(method)));
     }
-    check(
-        Method::Scram,
-        Some(MD5),
-        "secret",
-        Err(AuthError::WrongSecretType),
-    );
+    check(Method::Scram, Some(MD5), "secret", Err(AuthError::WrongSecretType));
 }
 
 #[test]
@@ -98,12 +81,7 @@ fn an_md5_hash_logs_in_where_md5_is_asked_for() {
 #[test]
 fn an_empty_password_lets_nobody_in() {
     for method in [Method::Plain, Method::Md5, Method::Scram] {
-        check(
-            method,
-            Some(""),
-            "secret",
-            Err(AuthError::EmptySecret(method)),
-        );
+        check(method, Some(""), "secret", Err(AuthError::EmptySecret(method)));
     }
     for secret in ["", "secret", MD5, SCRAM] {
         let secret = Secret::parse(secret);
@@ -115,12 +93,7 @@ fn an_empty_password_lets_nobody_in() {
 #[test]
 fn trust_lets_in_who_is_listed() {
     check(Method::Trust, Some(""), "", Ok(()));
-    check(
-        Method::Trust,
-        None,
-        "",
-        Err(AuthError::UnknownUser(Method::Trust)),
-    );
+    check(Method::Trust, None, "", Err(AuthError::UnknownUser(Method::Trust)));
 }
 
 /// What a client sees of a failed log-in: the requests, and the words at the end.
@@ -153,11 +126,7 @@ fn seen(method: Method, ours: Option<&Secret>) -> (Vec<Vec<u8>>, (&'static str, 
 fn an_unknown_user_and_a_wrong_password_look_the_same() {
     let secret = Secret::parse("secret");
     for method in [Method::Plain, Method::Md5, Method::Scram] {
-        assert_eq!(
-            seen(method, None),
-            seen(method, Some(&secret)),
-            "{method:?}"
-        );
+        assert_eq!(seen(method, None), seen(method, Some(&secret)), "{method:?}");
     }
     let hash = Secret::parse(MD5);
     assert_eq!(seen(Method::Scram, Some(&hash)), seen(Method::Scram, None));
@@ -172,9 +141,7 @@ fn an_unknown_user_is_asked_the_same_at_every_try() {
         let Progress::Continue(request) = client.respond(&initial(&message)) else {
             panic!("the first message is right");
         };
-        driver
-            .update(&request[4..])
-            .expect("the challenge is well formed");
+        driver.update(&request[4..]).expect("the challenge is well formed");
         let text = String::from_utf8(request[4..].to_vec()).expect("ASCII");
         text.split_once(",s=").expect("a salt").1.to_owned()
     };
@@ -191,20 +158,12 @@ fn a_client_that_binds_channels_but_sees_no_offer_gets_in() {
     let secret = Secret::parse(SCRAM);
     let mut driver = ScramSha256::new(b"secret", ChannelBinding::unrequested());
     let (mut client, first) = ClientAuth::begin(Method::Scram, "bob", Some(&secret), &random());
-    assert_eq!(
-        first,
-        Progress::Continue(b"\0\0\0\x0aSCRAM-SHA-256\0\0".to_vec())
-    );
+    assert_eq!(first, Progress::Continue(b"\0\0\0\x0aSCRAM-SHA-256\0\0".to_vec()));
     let Progress::Continue(request) = client.respond(&initial(driver.message())) else {
         panic!("flag y is accepted");
     };
-    driver
-        .update(&request[4..])
-        .expect("the challenge is well formed");
-    let Progress::Done {
-        last: Some(last),
-        keys: Some(_),
-    } = client.respond(driver.message())
+    driver.update(&request[4..]).expect("the challenge is well formed");
+    let Progress::Done { last: Some(last), keys: Some(_) } = client.respond(driver.message())
     else {
         panic!("the password is right");
     };
@@ -216,43 +175,24 @@ fn nothing_follows_an_outcome() {
     let secret = Secret::parse("secret");
     let (mut client, _) = ClientAuth::begin(Method::Plain, "bob", Some(&secret), &random());
     assert!(matches!(client.respond(b"wrong\0"), Progress::Failed(_)));
-    assert_eq!(
-        client.respond(b"secret\0"),
-        Progress::Failed(AuthError::Finished)
-    );
+    assert_eq!(client.respond(b"secret\0"), Progress::Failed(AuthError::Finished));
     let (mut trusted, _) = ClientAuth::begin(Method::Trust, "bob", Some(&secret), &random());
-    assert_eq!(
-        trusted.respond(b"secret\0"),
-        Progress::Failed(AuthError::Finished)
-    );
+    assert_eq!(trusted.respond(b"secret\0"), Progress::Failed(AuthError::Finished));
 }
 
 #[test]
 fn a_password_message_ends_with_its_only_zero() {
     let secret = Secret::parse("secret");
-    for body in [
-        &b""[..],
-        b"secret",
-        b"secret\0\0",
-        b"secret\0x",
-        b"\0secret\0",
-    ] {
+    for body in [&b""[..], b"secret", b"secret\0\0", b"secret\0x", b"\0secret\0"] {
         for method in [Method::Plain, Method::Md5] {
             let (mut client, _) = ClientAuth::begin(method, "bob", Some(&secret), &random());
-            assert_eq!(
-                client.respond(body),
-                Progress::Failed(AuthError::Malformed),
-                "{body:?}"
-            );
+            assert_eq!(client.respond(body), Progress::Failed(AuthError::Malformed), "{body:?}");
         }
     }
     let mut long = vec![b'a'; PASSWORD_BYTES_MAX + 1];
     long.push(0);
     let (mut client, _) = ClientAuth::begin(Method::Plain, "bob", Some(&secret), &random());
-    assert_eq!(
-        client.respond(&long),
-        Progress::Failed(AuthError::Malformed)
-    );
+    assert_eq!(client.respond(&long), Progress::Failed(AuthError::Malformed));
 }
 
 #[test]
@@ -265,15 +205,9 @@ fn noise_and_truncations_never_log_a_client_in() {
             for body in noise(&first) {
                 let (mut client, _) = ClientAuth::begin(method, "bob", secret.as_ref(), &random());
                 let progress = client.respond(&body);
-                assert!(
-                    !matches!(progress, Progress::Done { .. }),
-                    "{method:?} {body:?}"
-                );
+                assert!(!matches!(progress, Progress::Done { .. }), "{method:?} {body:?}");
                 let progress = client.respond(&body);
-                assert!(
-                    !matches!(progress, Progress::Done { .. }),
-                    "{method:?} {body:?}"
-                );
+                assert!(!matches!(progress, Progress::Done { .. }), "{method:?} {body:?}");
             }
         }
     }
@@ -303,15 +237,10 @@ fn server_error(secret: Option<&str>, requests: &[&[u8]]) -> ServerAuthError {
     let mut server = ServerAuth::begin("bob", secret.as_ref());
     let mut last = ServerProgress::Wait;
     for request in requests {
-        assert!(
-            !matches!(last, ServerProgress::Failed(_)),
-            "failed early: {last:?}"
-        );
+        assert!(!matches!(last, ServerProgress::Failed(_)), "failed early: {last:?}");
         last = server.handle(request);
     }
-    let ServerProgress::Failed(error) = last else {
-        panic!("{last:?}")
-    };
+    let ServerProgress::Failed(error) = last else { panic!("{last:?}") };
     error
 }
 
@@ -319,13 +248,8 @@ fn server_error(secret: Option<&str>, requests: &[&[u8]]) -> ServerAuthError {
 fn a_server_that_asks_for_nothing_is_believed() {
     let mut server = ServerAuth::begin("bob", None);
     assert_eq!(server.handle(&request(code::OK, &[])), ServerProgress::Done);
-    let error = ServerAuthError::Unexpected {
-        method: "AuthenticationOk",
-    };
-    assert_eq!(
-        server.handle(&request(code::OK, &[])),
-        ServerProgress::Failed(error)
-    );
+    let error = ServerAuthError::Unexpected { method: "AuthenticationOk" };
+    assert_eq!(server.handle(&request(code::OK, &[])), ServerProgress::Failed(error));
 }
 
 #[test]
@@ -357,17 +281,9 @@ fn a_secret_that_cannot_answer_says_so() {
             assert!(matches!(error, ServerAuthError::NoSecret { .. }), "{error}");
         }
     }
-    for (secret, body) in [
-        (MD5, &cleartext),
-        (MD5, &sasl),
-        (SCRAM, &cleartext),
-        (SCRAM, &md5),
-    ] {
+    for (secret, body) in [(MD5, &cleartext), (MD5, &sasl), (SCRAM, &cleartext), (SCRAM, &md5)] {
         let error = server_error(Some(secret), &[body]);
-        assert!(
-            matches!(error, ServerAuthError::WrongSecretType { .. }),
-            "{error}"
-        );
+        assert!(matches!(error, ServerAuthError::WrongSecretType { .. }), "{error}");
     }
 }
 
@@ -376,25 +292,12 @@ fn a_server_may_not_skip_the_proof_that_it_knows_the_password() {
     let secret = Secret::parse(SCRAM);
     let (mut client, first) = ClientAuth::begin(Method::Scram, "bob", Some(&secret), &random());
     let mut server = ServerAuth::begin("bob", Some(&Secret::parse("secret")));
-    let Progress::Continue(first) = first else {
-        panic!("SCRAM asks")
-    };
-    let ServerProgress::Answer(answer) = server.handle(&first) else {
-        panic!("it answers")
-    };
-    let Progress::Continue(challenge) = client.respond(&answer) else {
-        panic!("it challenges")
-    };
-    let ServerProgress::Answer(_) = server.handle(&challenge) else {
-        panic!("it proves")
-    };
-    let error = ServerAuthError::Unexpected {
-        method: "AuthenticationOk",
-    };
-    assert_eq!(
-        server.handle(&request(code::OK, &[])),
-        ServerProgress::Failed(error)
-    );
+    let Progress::Continue(first) = first else { panic!("SCRAM asks") };
+    let ServerProgress::Answer(answer) = server.handle(&first) else { panic!("it answers") };
+    let Progress::Continue(challenge) = client.respond(&answer) else { panic!("it challenges") };
+    let ServerProgress::Answer(_) = server.handle(&challenge) else { panic!("it proves") };
+    let error = ServerAuthError::Unexpected { method: "AuthenticationOk" };
+    assert_eq!(server.handle(&request(code::OK, &[])), ServerProgress::Failed(error));
 }
 
 #[test]
@@ -404,10 +307,7 @@ fn noise_and_truncations_never_log_us_in() {
         request(code::SASL, b"SCRAM-SHA-256\0\0"),
         request(code::SASL_CONTINUE, b"r=abc,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=1"),
         request(code::SASL_CONTINUE, b"r=,s=,i=99999999999999999999"),
-        request(
-            code::SASL_FINAL,
-            b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=",
-        ),
+        request(code::SASL_FINAL, b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="),
         request(code::SASL_FINAL, b"e=other-error"),
     ];
     let sasl = request(code::SASL, b"SCRAM-SHA-256\0\0");
@@ -426,12 +326,7 @@ fn noise_and_truncations_never_log_us_in() {
 /// The keys that bob's client gives away when it logs in against `ours`.
 fn keys_from_login(ours: &str, password: &str) -> ScramKeys {
     match log_in(Method::Scram, Some(ours), password) {
-        (
-            Progress::Done {
-                keys: Some(keys), ..
-            },
-            None,
-        ) => keys,
+        (Progress::Done { keys: Some(keys), .. }, None) => keys,
         other => panic!("{other:?}"),
     }
 }
@@ -462,23 +357,14 @@ fn pass_through(keys: ScramKeys, theirs: &str) -> Result<(), ServerAuthError> {
 
 #[test]
 fn a_clients_proof_logs_in_where_the_verifier_is_the_same() {
-    assert_eq!(
-        pass_through(keys_from_login(SCRAM, "secret"), SCRAM),
-        Ok(())
-    );
+    assert_eq!(pass_through(keys_from_login(SCRAM, "secret"), SCRAM), Ok(()));
 }
 
 #[test]
 fn a_clients_proof_is_not_sent_where_the_verifier_differs() {
     let other = ServerAuthError::Scram(ScramClientError::OtherVerifier);
-    assert_eq!(
-        pass_through(keys_from_login(SCRAM, "secret"), "secret"),
-        Err(other.clone())
-    );
-    assert_eq!(
-        pass_through(keys_from_login("secret", "secret"), SCRAM),
-        Err(other)
-    );
+    assert_eq!(pass_through(keys_from_login(SCRAM, "secret"), "secret"), Err(other.clone()));
+    assert_eq!(pass_through(keys_from_login("secret", "secret"), SCRAM), Err(other));
 }
 
 #[test]
@@ -501,22 +387,10 @@ fn a_server_that_knows_only_the_salt_is_not_believed() {
     for (body, expected) in [
         (challenge(&nonce, salt, ""), ScramClientError::Nonce),
         (challenge("x", salt, ""), ScramClientError::Nonce),
-        (
-            challenge(&format!("{nonce}x"), "AAAA", ""),
-            ScramClientError::OtherVerifier,
-        ),
-        (
-            challenge(&format!("{nonce}x"), salt, "0"),
-            ScramClientError::OtherVerifier,
-        ),
-        (
-            request(code::SASL_CONTINUE, b"\xff"),
-            ScramClientError::Malformed { expected: "text" },
-        ),
-        (
-            request(code::SASL_CONTINUE, b""),
-            ScramClientError::Malformed { expected: "nonce" },
-        ),
+        (challenge(&format!("{nonce}x"), "AAAA", ""), ScramClientError::OtherVerifier),
+        (challenge(&format!("{nonce}x"), salt, "0"), ScramClientError::OtherVerifier),
+        (request(code::SASL_CONTINUE, b"\xff"), ScramClientError::Malformed { expected: "text" }),
+        (request(code::SASL_CONTINUE, b""), ScramClientError::Malformed { expected: "nonce" }),
     ] {
         let failed = ServerProgress::Failed(ServerAuthError::Scram(expected));
         assert_eq!(start(keys.clone()).handle(&body), failed, "{body:?}");
@@ -525,24 +399,13 @@ fn a_server_that_knows_only_the_salt_is_not_believed() {
         let progress = start(keys.clone()).handle(&body);
         // A changed byte of the nonce's server part is still a challenge.
         let challenged = body.starts_with(&right[..4 + 2 + nonce.len()]);
-        assert!(
-            challenged || matches!(progress, ServerProgress::Failed(_)),
-            "{body:?}"
-        );
+        assert!(challenged || matches!(progress, ServerProgress::Failed(_)), "{body:?}");
     }
-    for last in [
-        &b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="[..],
-        b"v=",
-        b"",
-        b"e=no",
-    ] {
+    for last in [&b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="[..], b"v=", b"", b"e=no"] {
         let mut us = start(keys.clone());
         assert!(matches!(us.handle(&right), ServerProgress::Answer(_)));
         let end = us.handle(&request(code::SASL_FINAL, last));
-        assert!(
-            matches!(end, ServerProgress::Failed(ServerAuthError::Scram(_))),
-            "{end:?}"
-        );
+        assert!(matches!(end, ServerProgress::Failed(ServerAuthError::Scram(_))), "{end:?}");
     }
 }
 

@@ -67,10 +67,7 @@ struct Derived {
 
 impl Password {
     pub fn new(text: String) -> Self {
-        Self(Arc::new(Derived {
-            text,
-            verifier: OnceLock::new(),
-        }))
+        Self(Arc::new(Derived { text, verifier: OnceLock::new() }))
     }
 
     pub fn as_str(&self) -> &str {
@@ -151,17 +148,10 @@ impl Userlist {
                     users.insert(name, Secret::parse(&secret));
                 }
                 Ok(None) => {}
-                Err(cause) => errors.push(UserlistError {
-                    line: index + 1,
-                    cause,
-                }),
+                Err(cause) => errors.push(UserlistError { line: index + 1, cause }),
             }
         }
-        if errors.is_empty() {
-            Ok(Self { users })
-        } else {
-            Err(errors)
-        }
+        if errors.is_empty() { Ok(Self { users }) } else { Err(errors) }
     }
 
     pub fn get(&self, user: &str) -> Option<&Secret> {
@@ -170,9 +160,7 @@ impl Userlist {
 
     /// In no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Secret)> {
-        self.users
-            .iter()
-            .map(|(name, secret)| (name.as_str(), secret))
+        self.users.iter().map(|(name, secret)| (name.as_str(), secret))
     }
 
     pub fn len(&self) -> usize {
@@ -194,10 +182,7 @@ fn parse_line(line: &str) -> Result<Option<(String, String)>, UserlistCause> {
     if name.is_empty() {
         return Err(UserlistCause::EmptyName);
     }
-    let rest = rest
-        .trim_start()
-        .strip_prefix('"')
-        .ok_or(UserlistCause::SecretExpected)?;
+    let rest = rest.trim_start().strip_prefix('"').ok_or(UserlistCause::SecretExpected)?;
     let (secret, _ignored) = quoted(rest).ok_or(UserlistCause::Unterminated)?;
     Ok(Some((name, secret)))
 }
@@ -250,10 +235,7 @@ mod tests {
 
     fn check_errors(text: &str, expected: &[(usize, UserlistCause)]) {
         let errors = Userlist::parse(text).expect_err("the list is broken");
-        let errors: Vec<_> = errors
-            .iter()
-            .map(|error| (error.line, error.cause))
-            .collect();
+        let errors: Vec<_> = errors.iter().map(|error| (error.line, error.cause)).collect();
         assert_eq!(errors, expected, "{text:?}");
     }
 
@@ -266,10 +248,7 @@ mod tests {
         check("  \"bob\"\"\" \"a\"\"b\" 17 \"x", &[("bob\"", "a\"b")]);
         check("\"bob\" \"\"", &[("bob", "")]);
         check("\"bob\" \"\"\"\"", &[("bob", "\"")]);
-        check(
-            "\"a b\" \"c;d#\"\n\"é\" \"ü\"\n",
-            &[("a b", "c;d#"), ("é", "ü")],
-        );
+        check("\"a b\" \"c;d#\"\n\"é\" \"ü\"\n", &[("a b", "c;d#"), ("é", "ü")]);
         check("\"bob\" \"old\"\n\"bob\" \"new\"\n", &[("bob", "new")]);
     }
 
@@ -307,10 +286,7 @@ mod tests {
     #[test]
     fn an_error_says_where_and_what_without_the_secret() {
         let errors = Userlist::parse("\n\"bob\" \"hunter2").expect_err("the quote is open");
-        assert_eq!(
-            errors[0].to_string(),
-            "line 2: a double quote is not closed"
-        );
+        assert_eq!(errors[0].to_string(), "line 2: a double quote is not closed");
     }
 
     #[test]
@@ -328,10 +304,9 @@ mod tests {
 
     #[test]
     fn debug_output_names_the_kind_and_not_the_secret() {
-        let list = Userlist::parse(&format!(
-            "\"a\" \"hunter2\"\n\"b\" \"{MD5}\"\n\"c\" \"{SCRAM}\""
-        ))
-        .expect("the list is well formed");
+        let list =
+            Userlist::parse(&format!("\"a\" \"hunter2\"\n\"b\" \"{MD5}\"\n\"c\" \"{SCRAM}\""))
+                .expect("the list is well formed");
         let shown = format!("{list:?}");
         for secret in ["hunter2", "21f316", "W22Za", "WG5d8"] {
             assert!(!shown.contains(secret), "{shown}");

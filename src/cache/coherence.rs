@@ -61,11 +61,7 @@ pub struct Slot {
 impl Slot {
     fn new(table: Option<TableId>, epoch: u64) -> Arc<Self> {
         // Not from 0, so that no record of another kind that begins at 0 can match (R12).
-        Arc::new(Self {
-            table,
-            epoch,
-            word: AtomicU64::new(word(1, 0)),
-        })
+        Arc::new(Self { table, epoch, word: AtomicU64::new(word(1, 0)) })
     }
 
     /// `None` is the database.
@@ -86,13 +82,7 @@ impl Slot {
     }
 
     fn begin(&self) {
-        self.change(|word| {
-            if in_flight(word) < IN_FLIGHT_MAX {
-                word + 1
-            } else {
-                word
-            }
-        });
+        self.change(|word| if in_flight(word) < IN_FLIGHT_MAX { word + 1 } else { word });
     }
 
     fn roll_back(&self) {
@@ -111,8 +101,7 @@ impl Slot {
     fn change(&self, next: impl Fn(u64) -> u64) {
         let mut seen = self.word.load(Ordering::SeqCst);
         while let Err(now) =
-            self.word
-                .compare_exchange_weak(seen, next(seen), Ordering::SeqCst, Ordering::SeqCst)
+            self.word.compare_exchange_weak(seen, next(seen), Ordering::SeqCst, Ordering::SeqCst)
         {
             seen = now;
         }
@@ -175,11 +164,7 @@ impl Coherence {
         let mut epochs = Epochs(seed);
         let database = Slot::new(None, epochs.next());
         Self {
-            slots: RwLock::new(Slots {
-                database,
-                tables: HashMap::new(),
-                epochs,
-            }),
+            slots: RwLock::new(Slots { database, tables: HashMap::new(), epochs }),
             tables_max: TABLES_MAX,
             abandoned: Arc::default(),
         }
@@ -197,10 +182,7 @@ impl Coherence {
             // Still unknown: the map is full, so the tables have only the database's slot.
             slots.begin(scope).unwrap_or_else(|| slots.begin_database())
         });
-        InFlight {
-            slots,
-            abandoned: Arc::clone(&self.abandoned),
-        }
+        InFlight { slots, abandoned: Arc::clone(&self.abandoned) }
     }
 
     /// Makes every stamp of `scope` cease to hold: FLUSH CACHE, another server behind the address.
@@ -232,21 +214,11 @@ impl Coherence {
         if first.table.is_some() {
             return None;
         }
-        versions
-            .iter()
-            .map(|version| slots.recall(version))
-            .collect::<Option<_>>()
-            .map(Stamp)
+        versions.iter().map(|version| slots.recall(version)).collect::<Option<_>>().map(Stamp)
     }
 
     pub fn database_slot(&self) -> Arc<Slot> {
-        Arc::clone(
-            &self
-                .slots
-                .read()
-                .unwrap_or_else(PoisonError::into_inner)
-                .database,
-        )
+        Arc::clone(&self.slots.read().unwrap_or_else(PoisonError::into_inner).database)
     }
 
     /// The slot of a table that was read or written before; for the console.
@@ -267,17 +239,9 @@ impl Slots {
         let Scope::Tables(tables) = scope else {
             return Some(self.begin_database());
         };
-        let slots: Vec<_> = tables
-            .iter()
-            .map(|table| self.tables.get(table))
-            .collect::<Option<_>>()?;
-        Some(
-            slots
-                .into_iter()
-                .inspect(|slot| slot.begin())
-                .map(Arc::clone)
-                .collect(),
-        )
+        let slots: Vec<_> =
+            tables.iter().map(|table| self.tables.get(table)).collect::<Option<_>>()?;
+        Some(slots.into_iter().inspect(|slot| slot.begin()).map(Arc::clone).collect())
     }
 
     fn begin_database(&self) -> Vec<Arc<Slot>> {
@@ -291,23 +255,15 @@ impl Slots {
             .chain(tables.iter().map(|table| self.tables.get(table)))
             .map(|slot| {
                 let slot = slot.filter(|slot| !slot.is_spent())?;
-                Some(Seen {
-                    word: slot.word.load(Ordering::SeqCst),
-                    slot: Arc::clone(slot),
-                })
+                Some(Seen { word: slot.word.load(Ordering::SeqCst), slot: Arc::clone(slot) })
             })
             .collect()
     }
 
     fn recall(&self, version: &Version) -> Option<Seen> {
-        let slot = version
-            .table
-            .map_or(Some(&self.database), |table| self.tables.get(&table))?;
+        let slot = version.table.map_or(Some(&self.database), |table| self.tables.get(&table))?;
         let lived = slot.epoch == version.epoch && version.generation < GENERATION_MAX;
-        lived.then(|| Seen {
-            word: word(version.generation, 0),
-            slot: Arc::clone(slot),
-        })
+        lived.then(|| Seen { word: word(version.generation, 0), slot: Arc::clone(slot) })
     }
 
     fn create(&mut self, scope: &Scope, tables_max: usize) {
@@ -562,11 +518,7 @@ mod tests {
             coherence.stamp(&[A]).unwrap();
             worn(&coherence, table, word(GENERATION_MAX - 1, 0));
             let last = coherence.stamp(&[A]).unwrap();
-            let written = if table.is_some() {
-                scope(&[A])
-            } else {
-                Scope::Database
-            };
+            let written = if table.is_some() { scope(&[A]) } else { Scope::Database };
             let overlapping = coherence.begin_write(&written);
             coherence.begin_write(&written).committed();
             assert!(!last.holds());
@@ -632,11 +584,7 @@ mod tests {
         let mut versions: Vec<_> = coherence.stamp(&[]).unwrap().slots().collect();
         for generation in [0, GENERATION_MAX, u64::MAX] {
             versions[0].generation = generation;
-            assert!(
-                coherence
-                    .restore(&versions)
-                    .is_none_or(|stamp| !stamp.holds())
-            );
+            assert!(coherence.restore(&versions).is_none_or(|stamp| !stamp.holds()));
         }
     }
 }

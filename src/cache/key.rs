@@ -80,8 +80,13 @@ mod tests {
     use super::*;
 
     const SESSION: SessionKey = SessionKey { database: 1, base: 2, settings: 3 };
-    const STATEMENT: StatementKey<'static> =
-        StatementKey { text: b"select 1", types: b"", formats: b"", values: b"", result_formats: b"" };
+    const STATEMENT: StatementKey<'static> = StatementKey {
+        text: b"select 1",
+        types: b"",
+        formats: b"",
+        values: b"",
+        result_formats: b"",
+    };
 
     fn key(session: SessionKey, statement: StatementKey<'_>) -> Vec<u8> {
         let mut key = KeyBuffer::default();

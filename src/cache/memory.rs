@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use quick_cache::sync::Cache as QuickCache;
 use quick_cache::Weighter;
+use quick_cache::sync::Cache as QuickCache;
 
 use super::entry::Entry;
 use super::key::KeyBuffer;

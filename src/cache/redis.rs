@@ -283,9 +283,8 @@ impl Redis {
 
     async fn connect(&self) -> Result<MultiplexedConnection, Failure> {
         // Time is kept here, per operation; the library's own would come on top.
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(None);
+        let config =
+            AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
         let mut connection =
             self.client.get_multiplexed_async_connection_with_config(&config).await?;
         redis::cmd("PING").query_async::<String>(&mut connection).await?;

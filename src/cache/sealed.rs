@@ -164,9 +164,8 @@ impl Seal {
         if versions.len() > VERSIONS_MAX || entry.key.len() > KEY_BYTES_MAX {
             return None;
         }
-        let mut body = Vec::with_capacity(
-            entry.size_bytes() + versions.len() * VERSION_BYTES + FIXED_BYTES,
-        );
+        let mut body =
+            Vec::with_capacity(entry.size_bytes() + versions.len() * VERSION_BYTES + FIXED_BYTES);
         put_bytes(&mut body, &entry.key)?;
         // Cut, never rounded up: an entry may seem older than it is, not younger.
         put_micros(&mut body, entry.asked_at.saturating_duration_since(self.started))?;
@@ -266,7 +265,8 @@ fn is_answer(row_description: Option<&[u8]>, rows: &[u8]) -> bool {
         match header.tag {
             DATA_ROW => {
                 let count = column_count(body);
-                if count.is_none() || *columns.get_or_insert(count.unwrap_or(0)) != count.unwrap_or(0)
+                if count.is_none()
+                    || *columns.get_or_insert(count.unwrap_or(0)) != count.unwrap_or(0)
                     || !is_row(body)
                 {
                     return false;
@@ -544,7 +544,8 @@ mod tests {
 
     #[test]
     fn only_an_answer_is_an_answer() {
-        let check = |rows: &[u8], answer: bool| assert_eq!(is_answer(None, rows), answer, "{rows:?}");
+        let check =
+            |rows: &[u8], answer: bool| assert_eq!(is_answer(None, rows), answer, "{rows:?}");
         check(ROWS, true);
         check(b"C\0\0\0\x0dSELECT 0\0", true);
         check(b"", false);
@@ -559,6 +560,9 @@ mod tests {
         // A column longer than its row.
         check(b"D\0\0\0\x0a\0\x01\0\0\0\x01C\0\0\0\x0dSELECT 1\0", false);
         // A description of two columns over rows of one.
-        assert!(!is_answer(Some(DESCRIPTION), b"D\0\0\0\x0a\0\x01\xff\xff\xff\xffC\0\0\0\x0dSELECT 1\0"));
+        assert!(!is_answer(
+            Some(DESCRIPTION),
+            b"D\0\0\0\x0a\0\x01\xff\xff\xff\xffC\0\0\0\x0dSELECT 1\0"
+        ));
     }
 }

@@ -11,25 +11,41 @@ pub enum CloseReason {
     ClientClosed,
     /// The socket's end in the middle of something.
     ClientLost,
-    MalformedMessage { tag: u8 },
-    UnknownMessage { tag: u8 },
-    MessageTooLarge { tag: u8 },
+    MalformedMessage {
+        tag: u8,
+    },
+    UnknownMessage {
+        tag: u8,
+    },
+    MessageTooLarge {
+        tag: u8,
+    },
     StartupMalformed,
-    StartupVersion { major: u32, minor: u32 },
+    StartupVersion {
+        major: u32,
+        minor: u32,
+    },
     NoUser,
     LoginTimeout,
     LoginFailed(String),
-    PasswordFailed { user: String },
+    PasswordFailed {
+        user: String,
+    },
     NoSuchDatabase(String),
     TooManyClients,
     QueryWaitTimeout,
     ServerLost,
-    ServerLogin { sqlstate: String, message: String },
+    ServerLogin {
+        sqlstate: String,
+        message: String,
+    },
     ServerUnreachable(String),
     ShuttingDown,
     TlsRequired,
     StatementsMax,
     AdminKill,
+    /// A cancel request while it waited for a server; as PgBouncer does.
+    CancelledWaiting,
     /// A reload changed what its database is.
     Reconfigured,
     /// Session state that the policy does not allow in transaction pooling.
@@ -70,8 +86,12 @@ impl CloseReason {
             Self::TlsRequired => "SSL required".into(),
             Self::StatementsMax => "too many prepared statements".into(),
             Self::PinRefused(pin) => {
-                format!("{} cannot follow a client in transaction pooling (pins = refuse)", pin.name())
+                format!(
+                    "{} cannot follow a client in transaction pooling (pins = refuse)",
+                    pin.name()
+                )
             }
+            Self::CancelledWaiting => "canceling statement due to user request".into(),
             Self::AdminKill => "admin forced disconnect".into(),
             Self::Reconfigured => "database configuration changed".into(),
         }
@@ -98,6 +118,7 @@ impl CloseReason {
             Self::TooManyClients => sqlstate::TOO_MANY_CONNECTIONS,
             Self::ServerLogin { sqlstate, .. } => sqlstate,
             Self::ShuttingDown | Self::AdminKill | Self::Reconfigured => sqlstate::ADMIN_SHUTDOWN,
+            Self::CancelledWaiting => sqlstate::QUERY_CANCELED,
             Self::StatementsMax => sqlstate::CONFIGURATION_LIMIT_EXCEEDED,
         }
     }

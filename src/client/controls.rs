@@ -48,6 +48,7 @@ impl Session {
                 self.names.unnamed = None;
                 self.tainted = false;
                 server.forget_client();
+                self.report_startup |= !self.startup.values.is_empty();
                 self.settings = Arc::clone(&self.startup);
             }
             Control::Deallocate(None) => {
@@ -123,6 +124,8 @@ impl Session {
         if settings.id != on_server.id && self.transaction.status != Status::Idle {
             self.forget_settings(server);
         }
+        // What is replayed later is reported now, as PostgreSQL would.
+        self.report_startup |= settings.id != on_server.id;
         server.applied = Arc::clone(on_server);
         self.settings = Arc::clone(settings);
     }

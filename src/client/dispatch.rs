@@ -179,10 +179,8 @@ impl Session {
         let known = self.names.find(bind.statement);
         let stale = known.is_some_and(|known| known.generation != generation);
         let statement = known.map(|known| Arc::clone(&known.statement));
-        let portal = Portal {
-            statement: statement.clone(),
-            stale: stale.then(|| bind.statement.into()),
-        };
+        let portal =
+            Portal { statement: statement.clone(), stale: stale.then(|| bind.statement.into()) };
         if server.outstanding.is_skipping() {
             return;
         }
@@ -215,7 +213,12 @@ impl Session {
             return statement;
         }
         let generation = self.common.database.snapshot().generation;
-        let current = self.common.statements.intern(&statement.sql, &statement.types, self.settings.id, generation);
+        let current = self.common.statements.intern(
+            &statement.sql,
+            &statement.types,
+            self.settings.id,
+            generation,
+        );
         if let Some(prepared) = self.names.find_mut(name) {
             prepared.statement = Arc::clone(&current);
         }
@@ -412,7 +415,10 @@ fn ensure_unnamed(server: &mut Server, statement: &Statement) {
 /// It ends a transaction in a way that may commit.
 fn ends_block(verdict: &Verdict) -> bool {
     verdict.controls.iter().any(|control| {
-        matches!(control, Control::Commit { .. } | Control::PrepareTransaction | Control::CommitPrepared)
+        matches!(
+            control,
+            Control::Commit { .. } | Control::PrepareTransaction | Control::CommitPrepared
+        )
     })
 }
 
@@ -424,9 +430,7 @@ fn commits_inside(verdict: &Verdict) -> bool {
     match verdict.write {
         Write::Opaque { commits_inside, .. } => commits_inside || verdict.statements > 1,
         Write::Catalog => true,
-        Write::None | Write::Plain(_) => {
-            verdict.statements > 1 && !verdict.controls.is_empty()
-        }
+        Write::None | Write::Plain(_) => verdict.statements > 1 && !verdict.controls.is_empty(),
     }
 }
 

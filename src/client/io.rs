@@ -95,9 +95,10 @@ impl Task {
             match self.wait().await {
                 Woken::Client | Woken::Wrote => {}
                 Woken::ClientGone => {
-                    let owed = self.lease.as_ref().is_some_and(|lease| {
-                        !lease.connection.server.outstanding.is_empty()
-                    });
+                    let owed = self
+                        .lease
+                        .as_ref()
+                        .is_some_and(|lease| !lease.connection.server.outstanding.is_empty());
                     return Ok(if owed || !self.session.group.is_empty() {
                         CloseReason::ClientLost
                     } else {
@@ -236,6 +237,7 @@ impl Task {
             acquired = pool.acquire() => acquired,
             () = self.client_gone() => return Err(CloseReason::ClientLost),
             leave = entry.asked_to_leave() => return Err(leave.reason()),
+            () = entry.cancelled.notified() => return Err(CloseReason::CancelledWaiting),
         };
         self.show(|shown| shown.waiting_since = None);
         let ended = Instant::now();
@@ -278,12 +280,8 @@ impl Task {
         let Some(lease) = &mut self.lease else { return Ok(()) };
         let now = Instant::now();
         let connection = &mut *lease.connection;
-        let replies = self.session.replies(
-            &mut connection.server,
-            &mut connection.input,
-            now,
-            &mut self.out,
-        );
+        let replies =
+            self.session.replies(&mut connection.server, &mut connection.input, now, &mut self.out);
         replies.map_err(|fault| {
             tracing::warn!(server_id = connection.server.id, ?fault, "server broke the protocol");
             CloseReason::ServerLost
@@ -445,8 +443,8 @@ impl Task {
         let Some(lease) = self.lease.take() else { return };
         let current = self.entry.take_current();
         let clean = lease.connection.server.is_clean() && !self.session.unsynced;
-        let keeps_state = !self.session.pins.is_empty()
-            || self.session.common.mode == PoolMode::Session;
+        let keeps_state =
+            !self.session.pins.is_empty() || self.session.common.mode == PoolMode::Session;
         if clean && lost.is_empty() {
             if keeps_state {
                 let reset = &self.shared.reset_query;

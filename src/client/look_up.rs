@@ -99,7 +99,9 @@ impl Session {
                 let sql = frontend::query(group.body(query)).unwrap_or_default();
                 self.answer_query(sql, owed_nothing, now, out)
             }
-            parts if owed_nothing && parts.last().is_some_and(|part| part.tag == frontend::SYNC) => {
+            parts
+                if owed_nothing && parts.last().is_some_and(|part| part.tag == frontend::SYNC) =>
+            {
                 match single(&group) {
                     Some(single) => self.answer_single(&single, now, out),
                     None => self.answer_without_rows(&group, out),
@@ -138,9 +140,9 @@ impl Session {
         }
         let shape = Shape::Text(self.lexed.shape.as_slice().into());
         let writes = verdict.write != Write::None;
-        let reason = self.bypass(&verdict, owed_nothing).or_else(|| {
-            self.lexed.time_word.then_some(BypassReason::TimeWord)
-        });
+        let reason = self
+            .bypass(&verdict, owed_nothing)
+            .or_else(|| self.lexed.time_word.then_some(BypassReason::TimeWord));
         if let Some(reason) = reason {
             self.note(Outcome::Bypass(reason), shape, now, writes);
             return Answer::Send;
@@ -295,7 +297,9 @@ impl Session {
             match part.tag {
                 frontend::SYNC => {}
                 frontend::PARSE => match Parse::read(group.body(part)) {
-                    Ok(parse) if !parse.name.is_empty() && self.names.find(parse.name).is_none() => {
+                    Ok(parse)
+                        if !parse.name.is_empty() && self.names.find(parse.name).is_none() =>
+                    {
                         let statement = self.statement(parse.name, parse.sql, parse.types);
                         parses |= !statement.accepted.load(std::sync::atomic::Ordering::Relaxed);
                     }
@@ -469,7 +473,12 @@ impl Session {
         (verdict, generation)
     }
 
-    fn classified(&mut self, sql: &[u8], types: &[u8], shape: Option<&[u8]>) -> (Arc<Verdict>, u64) {
+    fn classified(
+        &mut self,
+        sql: &[u8],
+        types: &[u8],
+        shape: Option<&[u8]>,
+    ) -> (Arc<Verdict>, u64) {
         self.refresh_facts();
         let snapshot = self.common.database.snapshot();
         let Some(facts) = &self.facts else { return (Arc::new(unreadable()), 0) };

@@ -39,6 +39,8 @@ pub struct Entry {
     /// Guards whether it is to leave, and why.
     leave: Mutex<Option<Leave>>,
     told_to_leave: Notify,
+    /// A cancel came while it had no server; only a client that waits for one listens.
+    pub cancelled: Notify,
 }
 
 /// Why a client that did nothing has to leave.
@@ -153,7 +155,11 @@ impl Entry {
     /// Counts a cancel while the server is still this client's.
     fn begin_cancel(&self) -> Option<Cancelling> {
         let guard = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let current = guard.as_ref()?;
+        let Some(current) = guard.as_ref() else {
+            // Perhaps it waits for a server; if it does not, nobody hears this.
+            self.cancelled.notify_waiters();
+            return None;
+        };
         current.cancels.fetch_add(1, Ordering::SeqCst);
         Some(Cancelling { current: Arc::clone(current) })
     }
@@ -239,6 +245,7 @@ impl Registry {
             shown: Mutex::default(),
             leave: Mutex::new(None),
             told_to_leave: Notify::new(),
+            cancelled: Notify::new(),
         });
         entry.group.clients.one();
         clients.insert(pid, Arc::clone(&entry));

@@ -23,7 +23,9 @@ const MESSAGE_BYTES_MAX: usize = 1 << 30;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServerFault {
     Frame,
-    Unexpected { tag: u8 },
+    Unexpected {
+        tag: u8,
+    },
     /// Settings or a statement of ours that PostgreSQL refused.
     OwnQueryFailed,
 }
@@ -49,7 +51,8 @@ impl Session {
                 server.partial -= len;
                 continue;
             }
-            let Some(header) = frame::header(input, MESSAGE_BYTES_MAX).or(Err(ServerFault::Frame))?
+            let Some(header) =
+                frame::header(input, MESSAGE_BYTES_MAX).or(Err(ServerFault::Frame))?
             else {
                 return Ok(());
             };
@@ -98,6 +101,9 @@ impl Session {
             backend::READY_FOR_QUERY => {
                 let status = Status::read(body).or(Err(ServerFault::Unexpected { tag }))?;
                 show = self.ready(server, status, now)?;
+                if show && std::mem::take(&mut self.report_startup) {
+                    self.tell_startup_settings(out);
+                }
             }
             backend::ERROR_RESPONSE => {
                 show = self.error(server, body, forward)?;
@@ -120,7 +126,9 @@ impl Session {
             backend::PARAMETER_DESCRIPTION
             | backend::COPY_DONE
             | backend::FUNCTION_CALL_RESPONSE => {}
-            backend::COPY_IN_RESPONSE | backend::COPY_OUT_RESPONSE | backend::COPY_BOTH_RESPONSE => {
+            backend::COPY_IN_RESPONSE
+            | backend::COPY_OUT_RESPONSE
+            | backend::COPY_BOTH_RESPONSE => {
                 self.spoil_fill();
                 if tag != backend::COPY_OUT_RESPONSE {
                     self.copy_in(server);
@@ -168,7 +176,8 @@ impl Session {
     }
 
     fn parse_complete(&mut self, server: &mut Server) {
-        if let Some(Owed::Expect { reply: Reply::Parse, request, .. }) = server.outstanding.front() {
+        if let Some(Owed::Expect { reply: Reply::Parse, request, .. }) = server.outstanding.front()
+        {
             let request = *request;
             server.outstanding.pop();
             if let Some(RequestKind::Parse { statement, .. }) = self.take_request(request) {
@@ -221,7 +230,9 @@ impl Session {
                     }
                 }
             }
-            Some(Owed::Expect { reply: Reply::Query, deliver: Deliver::Forward, request, .. }) => {
+            Some(Owed::Expect {
+                reply: Reply::Query, deliver: Deliver::Forward, request, ..
+            }) => {
                 let request = *request;
                 if let Some(unit) = self.unit_of(request) {
                     let single = unit.verdict.clone().filter(|verdict| verdict.statements == 1);
@@ -325,6 +336,17 @@ impl Session {
         let rows = std::mem::take(&mut self.rows);
         self.finish_running(now, rows, failed, Some(server.pid));
         Ok(true)
+    }
+
+    /// ParameterStatus of what the client started with, in PostgreSQL's own spelling.
+    fn tell_startup_settings(&self, out: &mut Vec<u8>) {
+        let base = self.common.base();
+        let Some(reported) = self.common.reported(base.id, self.startup.id) else { return };
+        for (name, value) in reported.iter() {
+            if self.startup.values.contains_key(&name.to_ascii_lowercase()) {
+                backend::write_parameter_status(out, name, value);
+            }
+        }
     }
 
     fn end_of_unit(&mut self, unit: Unit, ending: Ending, status: Status, server: &mut Server) {

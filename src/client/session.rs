@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::cache::coherence::{InFlight, Scope};
-use crate::cache::fill::Fill;
 use crate::cache::entry::Entry;
+use crate::cache::fill::Fill;
 use crate::cache::key::KeyBuffer;
 use crate::pool::Common;
 use crate::pool::statements::Statement;
@@ -30,6 +30,7 @@ use super::statements::Names;
 use super::transaction::Transaction;
 
 /// Everything one client is, between two messages.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Session {
     pub common: Arc<Common>,
     /// What it asked for at startup; RESET returns here.
@@ -79,6 +80,8 @@ pub struct Session {
     pub ending: Ending,
     /// A temporary view, or something else that can run code when read, may exist.
     pub temporary_code: bool,
+    /// The client fell back to its startup settings, and is told so before ReadyForQuery.
+    pub report_startup: bool,
     /// The group has waited for the catalogue; it is judged without it if need be.
     pub awaited_catalog: bool,
     /// Finished statements that somebody wants to hear of; taken by the task.
@@ -277,6 +280,7 @@ impl Session {
             tainted: false,
             stray_names: Vec::new(),
             temporary_code: false,
+            report_startup: false,
             awaited_catalog: false,
             unsettled: Vec::new(),
             early_hit: None,

@@ -35,7 +35,8 @@ pub fn settings(
 }
 
 /// Settings that are lists: each element is a constant of its own after SET.
-const LISTS: &[&str] = &["search_path", "datestyle", "temp_tablespaces", "session_preload_libraries"];
+const LISTS: &[&str] =
+    &["search_path", "datestyle", "temp_tablespaces", "session_preload_libraries"];
 
 fn list_or_literal(name: &str, value: &str) -> String {
     if !LISTS.contains(&name) {
@@ -114,7 +115,9 @@ pub fn step(auth: ClientAuth, progress: Progress, user: &str, out: &mut Vec<u8>)
             }
             Proof::Proven
         }
-        Progress::Failed(_) => Proof::Refused(CloseReason::PasswordFailed { user: user.to_owned() }),
+        Progress::Failed(_) => {
+            Proof::Refused(CloseReason::PasswordFailed { user: user.to_owned() })
+        }
     }
 }
 
@@ -141,10 +144,10 @@ mod tests {
     #[test]
     fn options_are_read_as_postgres_reads_its_command_line() {
         check("-c search_path=sz", &[("search_path", "'sz'")]);
-        check("-cstatement_timeout=5s --lock-timeout=1", &[
-            ("lock_timeout", "'1'"),
-            ("statement_timeout", "'5s'"),
-        ]);
+        check(
+            "-cstatement_timeout=5s --lock-timeout=1",
+            &[("lock_timeout", "'1'"), ("statement_timeout", "'5s'")],
+        );
         check(r"-c app.x=a\ b", &[("app.x", "'a b'")]);
         check(r#"-c search_path=A,"B",c"#, &[("search_path", "'a', 'B', 'c'")]);
     }

@@ -34,7 +34,9 @@ pub fn record(insight: &Insight, entry: &Arc<Entry>, common: &Common, finished: 
     }
     if insight.is_slow(total) {
         group.slow.one();
-        let wait = running.sent_at.map_or(total, |sent| sent.saturating_duration_since(running.arrived_at));
+        let wait = running
+            .sent_at
+            .map_or(total, |sent| sent.saturating_duration_since(running.arrived_at));
         insight.note_slow(Slow {
             at: insight.time_of_day(finished.finished_at),
             database: entry.database.clone(),

@@ -24,19 +24,13 @@ impl ListenAddress {
         if bare.is_empty() || !port.bytes().all(|byte| byte.is_ascii_digit()) {
             return None;
         }
-        Some(Self {
-            host: bare.to_owned(),
-            port: port.parse().ok()?,
-        })
+        Some(Self { host: bare.to_owned(), port: port.parse().ok()? })
     }
 
     /// Only programs on this machine can reach it.
     pub fn is_loopback(&self) -> bool {
         self.host == "localhost"
-            || self
-                .host
-                .parse::<IpAddr>()
-                .is_ok_and(|address| address.is_loopback())
+            || self.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
     }
 }
 
@@ -55,12 +49,9 @@ impl Value for Option<ListenAddress> {
     fn read(raw: &Raw, range: Range) -> Result<Self, String> {
         match raw.as_text() {
             Some("") => Ok(None),
-            text => text
-                .and_then(ListenAddress::parse)
-                .map(Some)
-                .ok_or_else(|| {
-                    expected::<Self>("an address and port such as \"127.0.0.1:6433\"", raw, range)
-                }),
+            text => text.and_then(ListenAddress::parse).map(Some).ok_or_else(|| {
+                expected::<Self>("an address and port such as \"127.0.0.1:6433\"", raw, range)
+            }),
         }
     }
 

@@ -29,10 +29,8 @@ pub(super) fn check(
     };
     checker.mistakes.append(&mut command_line.mistakes);
     checker.apply(files.settings);
-    let (first, rest): (Vec<_>, Vec<_>) = command_line
-        .settings
-        .into_iter()
-        .partition(|written| written.setting.name == "server.url");
+    let (first, rest): (Vec<_>, Vec<_>) =
+        command_line.settings.into_iter().partition(|written| written.setting.name == "server.url");
     checker.apply(first);
     let mut server_url = checker.server_url();
     if let Some(server_url) = &mut server_url {
@@ -52,14 +50,9 @@ pub(super) fn check(
     checker.tls();
     checker.cache();
     if checker.mistakes.is_empty() {
-        Ok(Loaded {
-            config: checker.config,
-            notices: checker.notices,
-        })
+        Ok(Loaded { config: checker.config, notices: checker.notices })
     } else {
-        checker
-            .mistakes
-            .sort_by(|one, other| one.place.cmp(&other.place));
+        checker.mistakes.sort_by(|one, other| one.place.cmp(&other.place));
         Err(checker.mistakes)
     }
 }
@@ -88,12 +81,7 @@ struct Checker {
 
 impl Checker {
     fn apply(&mut self, settings: Vec<WrittenSetting>) {
-        for WrittenSetting {
-            setting,
-            place,
-            raw,
-        } in settings
-        {
+        for WrittenSetting { setting, place, raw } in settings {
             if let Err(text) = (setting.read)(&mut self.config, &raw, setting.range) {
                 let text = match (&place, &raw) {
                     (Place::Option(_), _) => text,
@@ -111,8 +99,7 @@ impl Checker {
     /// A mistake that concerns `name`, at the place where it was written, if it was.
     fn mistake(&mut self, name: &'static str, text: &str) {
         let place = self.places.get(name).cloned().unwrap_or(Place::Nowhere);
-        self.mistakes
-            .push(Mistake::new(place, format!("{name}: {text}")));
+        self.mistakes.push(Mistake::new(place, format!("{name}: {text}")));
     }
 
     fn all_read(&self, names: &[&str]) -> bool {
@@ -127,14 +114,9 @@ impl Checker {
             Ok(server_url) => Some(server_url),
             Err(texts) => {
                 let place = self.places.get("server.url").cloned().unwrap_or(Place::Url);
-                let name = if place == Place::Url {
-                    ""
-                } else {
-                    "server.url: "
-                };
+                let name = if place == Place::Url { "" } else { "server.url: " };
                 for text in texts {
-                    self.mistakes
-                        .push(Mistake::new(place.clone(), format!("{name}{text}")));
+                    self.mistakes.push(Mistake::new(place.clone(), format!("{name}{text}")));
                 }
                 self.failed.push("server.url");
                 None
@@ -162,8 +144,7 @@ impl Checker {
             }
             // PgBouncer starts, and so does the file that packages install.
             Elsewhere::Directory(_) if written.is_empty() => {
-                self.notices
-                    .push("[databases] is empty: there is the console alone".to_owned());
+                self.notices.push("[databases] is empty: there is the console alone".to_owned());
             }
             Elsewhere::Url(_)
             | Elsewhere::Unreadable
@@ -185,16 +166,8 @@ impl Checker {
         let Some(admin) = self.config.admin.address.clone() else {
             return;
         };
-        if admin.port != 0
-            && self
-                .config
-                .listen_addresses()
-                .any(|address| address == admin)
-        {
-            self.mistake(
-                "admin.address",
-                &format!("{admin} is where clients connect already"),
-            );
+        if admin.port != 0 && self.config.listen_addresses().any(|address| address == admin) {
+            self.mistake("admin.address", &format!("{admin} is where clients connect already"));
         }
     }
 
@@ -241,16 +214,9 @@ impl Checker {
                     "nobody could log in: expected an auth_file, or a password in the server URL",
                 ),
             Some(AuthType::Any)
-                if self
-                    .config
-                    .databases
-                    .iter()
-                    .any(|entry| entry.user.is_none()) =>
+                if self.config.databases.iter().any(|entry| entry.user.is_none()) =>
             {
-                self.mistake(
-                    "auth.auth_type",
-                    "any expects a user in every entry of [databases]",
-                );
+                self.mistake("auth.auth_type", "any expects a user in every entry of [databases]");
             }
             Some(
                 AuthType::Trust
@@ -278,10 +244,8 @@ impl Checker {
     fn tls(&mut self) {
         let tls = &mut self.config.tls;
         let has_certificate = tls.client_tls_cert_file.is_some();
-        let by_option = matches!(
-            self.places.get("tls.client_tls_cert_file"),
-            Some(Place::Option(_))
-        );
+        let by_option =
+            matches!(self.places.get("tls.client_tls_cert_file"), Some(Place::Option(_)));
         if by_option && has_certificate && tls.client_tls_sslmode == SslMode::Disable {
             tls.client_tls_sslmode = SslMode::Prefer;
         }
@@ -319,26 +283,17 @@ impl Checker {
         let entry_too_large = cache.max_entry_size > cache.size;
         let redis_unused = cache.mode == CacheMode::Off && !redis.url.is_empty();
         let schemes = ["redis://", "rediss://", "redis+unix://", "unix://"];
-        let known_scheme = schemes
-            .iter()
-            .any(|scheme| redis.url.reveal().starts_with(scheme));
+        let known_scheme = schemes.iter().any(|scheme| redis.url.reveal().starts_with(scheme));
         let redis_unknown = !redis.url.is_empty() && !known_scheme;
         if entry_too_large && self.all_read(&["cache.size", "cache.max_entry_size"]) {
-            let text = format!(
-                "expected at most cache.size, which is {}",
-                self.config.cache.size
-            );
+            let text = format!("expected at most cache.size, which is {}", self.config.cache.size);
             self.mistake("cache.max_entry_size", &text);
         }
         if redis_unknown {
-            self.mistake(
-                "redis.url",
-                "expected redis://, rediss:// or unix:// and an address",
-            );
+            self.mistake("redis.url", "expected redis://, rediss:// or unix:// and an address");
         }
         if redis_unused {
-            self.notices
-                .push("redis.url: not used, cache.mode is off".to_owned());
+            self.notices.push("redis.url: not used, cache.mode is off".to_owned());
         }
     }
 }

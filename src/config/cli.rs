@@ -20,12 +20,7 @@ const CACHE_HELP: &str = "on, off or dry_run: count what would have been hits, s
 
 /// Pool and cache for PostgreSQL. Applications connect to Forebay as if it were the database.
 #[derive(Parser)]
-#[command(
-    name = "Forebay",
-    bin_name = "forebay",
-    version,
-    disable_help_subcommand = true
-)]
+#[command(name = "Forebay", bin_name = "forebay", version, disable_help_subcommand = true)]
 struct Arguments {
     #[arg(value_name = "URL or FILE", help = SOURCE_HELP)]
     source: Option<OsString>,
@@ -108,10 +103,7 @@ impl Exit {
         for mistake in mistakes {
             text.extend([mistake.to_string().as_str(), "\n"]);
         }
-        Self {
-            code: Self::MISTAKES,
-            text,
-        }
+        Self { code: Self::MISTAKES, text }
     }
 }
 
@@ -132,19 +124,12 @@ pub fn load(
     let (base, files) = arguments.files(read);
     let loaded = check::check(base, files, arguments.options(), read)
         .map_err(|mistakes| Exit::mistakes(&mistakes))?;
-    if arguments.check {
-        Err(Exit::success(summary(&loaded)))
-    } else {
-        Ok(loaded)
-    }
+    if arguments.check { Err(Exit::success(summary(&loaded))) } else { Ok(loaded) }
 }
 
 impl Arguments {
     fn source_url(&self) -> Option<&str> {
-        self.source
-            .as_ref()?
-            .to_str()
-            .filter(|source| url::is_url(source))
+        self.source.as_ref()?.to_str().filter(|source| url::is_url(source))
     }
 
     /// What the files say, and whose defaults hold.
@@ -215,9 +200,7 @@ impl Arguments {
 }
 
 fn set(written: &mut Written, name: &str, place: Place, value: &str) {
-    let setting = name
-        .split_once('.')
-        .and_then(|(section, key)| by_name(section, key));
+    let setting = name.split_once('.').and_then(|(section, key)| by_name(section, key));
     if let Some(setting) = setting {
         written.set(setting, place, Raw::Untyped(value.to_owned()));
     }
@@ -265,13 +248,7 @@ fn whereabouts(entry: &DatabaseEntry) -> String {
         Host::Name(name) => name.clone(),
         Host::SocketDirectory(path) => path.display().to_string(),
     };
-    let user = entry
-        .user
-        .as_ref()
-        .map_or_else(String::new, |user| format!(" user {user}"));
-    let dbname = entry
-        .dbname
-        .as_ref()
-        .map_or_else(String::new, |name| format!(" dbname {name}"));
+    let user = entry.user.as_ref().map_or_else(String::new, |user| format!(" user {user}"));
+    let dbname = entry.dbname.as_ref().map_or_else(String::new, |name| format!(" dbname {name}"));
     format!("{host} port {}{dbname}{user}", entry.port)
 }

@@ -111,9 +111,7 @@ impl Databases {
         let mut databases = Self::default();
         for database in written {
             let entry = databases.entry(database, elsewhere);
-            databases
-                .entries
-                .retain(|existing| existing.name != entry.name);
+            databases.entries.retain(|existing| existing.name != entry.name);
             databases.entries.push(entry);
         }
         if let Elsewhere::Url(entry) = elsewhere
@@ -146,8 +144,7 @@ impl Databases {
         }
         if written.name == "pgbouncer" {
             let text = "databases.pgbouncer: this name is the console's";
-            self.mistakes
-                .push(Mistake::new(written.place.clone(), text));
+            self.mistakes.push(Mistake::new(written.place.clone(), text));
         }
         entry
     }
@@ -155,11 +152,7 @@ impl Databases {
     /// What an entry starts from. One that names a host takes nothing from the server URL: its
     /// password must not go to another machine.
     fn template(&mut self, written: &WrittenDatabase, elsewhere: &Elsewhere<'_>) -> DatabaseEntry {
-        if written
-            .keys
-            .iter()
-            .any(|key| key.key == "host" && !key.raw.is_empty_text())
-        {
+        if written.keys.iter().any(|key| key.key == "host" && !key.raw.is_empty_text()) {
             return bare_entry(Host::Name(String::new()));
         }
         match elsewhere {
@@ -168,8 +161,7 @@ impl Databases {
             Elsewhere::Unreadable => bare_entry(Host::Name(String::new())),
             Elsewhere::Nowhere => {
                 let text = format!("databases.{}: expected a host", written.name.escape_debug());
-                self.mistakes
-                    .push(Mistake::new(written.place.clone(), text));
+                self.mistakes.push(Mistake::new(written.place.clone(), text));
                 bare_entry(Host::Name(String::new()))
             }
         }

@@ -56,15 +56,9 @@ fn read_section(
             }
         }
         DeValue::Table(_) => {
-            let known = SECTIONS
-                .iter()
-                .map(|(known, _)| *known)
-                .chain(["databases"]);
+            let known = SECTIONS.iter().map(|(known, _)| *known).chain(["databases"]);
             let hint = suggestion(closest(name, known));
-            written.mistake(
-                place,
-                format!("unknown section [{}]{hint}", name.escape_debug()),
-            );
+            written.mistake(place, format!("unknown section [{}]{hint}", name.escape_debug()));
         }
         DeValue::String(_)
         | DeValue::Integer(_)
@@ -122,17 +116,10 @@ fn read_database(
                 raw: raw(value.get_ref()),
             })
             .collect();
-        written.databases.push(WrittenDatabase {
-            name: name.to_owned(),
-            place,
-            keys,
-        });
+        written.databases.push(WrittenDatabase { name: name.to_owned(), place, keys });
     } else {
         let name = name.escape_debug();
-        written.mistake(
-            place,
-            format!("databases.{name}: expected a table with its host"),
-        );
+        written.mistake(place, format!("databases.{name}: expected a table with its host"));
     }
 }
 
@@ -155,18 +142,15 @@ fn raw(value: &DeValue<'_>) -> Raw {
         DeValue::String(text) => Raw::Text(text.as_ref().to_owned()),
         DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
             .map_or(Raw::Other("a number that is too large"), Raw::Integer),
-        DeValue::Float(number) => number
-            .as_str()
-            .parse()
-            .map_or(Raw::Other("a number"), Raw::Float),
+        DeValue::Float(number) => {
+            number.as_str().parse().map_or(Raw::Other("a number"), Raw::Float)
+        }
         DeValue::Boolean(value) => Raw::Bool(*value),
         DeValue::Datetime(_) => Raw::Other("a date"),
         DeValue::Table(_) => Raw::Other("a table"),
         DeValue::Array(items) => {
-            let texts: Option<Vec<String>> = items
-                .iter()
-                .map(|item| item.get_ref().as_str().map(str::to_owned))
-                .collect();
+            let texts: Option<Vec<String>> =
+                items.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect();
             texts.map_or(Raw::Other("a list that holds more than texts"), Raw::List)
         }
     }
@@ -182,9 +166,6 @@ impl Lines<'_> {
     fn place(&self, span: Range<usize>) -> Place {
         let before = self.text.as_bytes().iter().take(span.start);
         let line = 1 + before.filter(|byte| **byte == b'\n').count();
-        Place::Line {
-            file: self.name.to_owned(),
-            line,
-        }
+        Place::Line { file: self.name.to_owned(), line }
     }
 }

@@ -38,12 +38,8 @@ pub(super) fn read(
     text: &str,
     read_file: &dyn Fn(&Path) -> io::Result<String>,
 ) -> Written {
-    let mut reader = Reader {
-        written: Written::default(),
-        section: Section::None,
-        read_file,
-        includes: 0,
-    };
+    let mut reader =
+        Reader { written: Written::default(), section: Section::None, read_file, includes: 0 };
     reader.file(name, text, 0);
     reader.written
 }
@@ -71,10 +67,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn file(&mut self, name: &str, text: &str, depth: usize) {
         for (index, line) in text.lines().enumerate() {
-            let place = Place::Line {
-                file: name.to_owned(),
-                line: index + 1,
-            };
+            let place = Place::Line { file: name.to_owned(), line: index + 1 };
             // A byte order mark, as some editors leave it.
             let line = line.trim_start_matches('\u{feff}').trim();
             if line.is_empty() || line.starts_with(['#', ';']) {
@@ -96,23 +89,18 @@ impl Reader<'_> {
             .filter(|rest| rest.starts_with(char::is_whitespace))
             .map(str::trim)
         else {
-            self.written
-                .mistake(place, "expected %include and a file name");
+            self.written.mistake(place, "expected %include and a file name");
             return;
         };
         self.includes += 1;
         if depth >= INCLUDE_DEPTH_MAX || self.includes > INCLUDES_MAX {
-            self.written.mistake(
-                place,
-                format!("%include {path}: too many files include others"),
-            );
+            self.written.mistake(place, format!("%include {path}: too many files include others"));
             return;
         }
         match (self.read_file)(Path::new(path)) {
             Ok(text) => self.file(path, &text, depth + 1),
             Err(error) => {
-                self.written
-                    .mistake(place, format!("%include {path}: cannot read: {error}"));
+                self.written.mistake(place, format!("%include {path}: cannot read: {error}"));
             }
         }
     }
@@ -122,8 +110,7 @@ impl Reader<'_> {
         let name = header.strip_suffix(']').unwrap_or(header).trim();
         self.section = match name {
             _ if !header.ends_with(']') => {
-                self.written
-                    .mistake(place, "expected a section name in brackets: [pgbouncer]");
+                self.written.mistake(place, "expected a section name in brackets: [pgbouncer]");
                 Section::Unknown
             }
             "databases" => Section::Databases,
@@ -133,8 +120,7 @@ impl Reader<'_> {
             unknown => {
                 let hint = suggestion(closest(unknown, SECTIONS));
                 let unknown = unknown.escape_debug();
-                self.written
-                    .mistake(place, format!("unknown section [{unknown}]{hint}"));
+                self.written.mistake(place, format!("unknown section [{unknown}]{hint}"));
                 Section::Unknown
             }
         };
@@ -147,17 +133,12 @@ impl Reader<'_> {
         };
         match self.section {
             Section::None => {
-                self.written
-                    .mistake(place, "expected a section such as [pgbouncer] first");
+                self.written.mistake(place, "expected a section such as [pgbouncer] first");
             }
             Section::PgBouncer => self.setting(&key, value, place),
             Section::Databases => {
                 if let Some(keys) = self.pairs("databases", &key, value, &place, DATABASE_KEYS) {
-                    self.written.databases.push(WrittenDatabase {
-                        name: key,
-                        place,
-                        keys,
-                    });
+                    self.written.databases.push(WrittenDatabase { name: key, place, keys });
                 }
             }
             Section::Users => self.without_effect("users", &key, value, &place, USER_KEYS),
@@ -168,8 +149,7 @@ impl Reader<'_> {
 
     fn setting(&mut self, key: &str, value: &str, place: Place) {
         if let Some(setting) = by_pgbouncer_key(key) {
-            self.written
-                .set(setting, place, Raw::Untyped(value.to_owned()));
+            self.written.set(setting, place, Raw::Untyped(value.to_owned()));
         } else if WITHOUT_EFFECT.iter().any(|(known, _)| *known == key) {
             if key == "unix_socket_dir" {
                 self.written.unix_socket_directory = Some(value.to_owned());
@@ -182,10 +162,7 @@ impl Reader<'_> {
                 .map(|setting| setting.key);
             let known = effective.chain(WITHOUT_EFFECT.iter().map(|(known, _)| *known));
             let hint = suggestion(closest(key, known));
-            self.written.mistake(
-                place,
-                format!("unknown setting {}{hint}", key.escape_debug()),
-            );
+            self.written.mistake(place, format!("unknown setting {}{hint}", key.escape_debug()));
         }
     }
 
@@ -197,12 +174,8 @@ impl Reader<'_> {
         place: &Place,
         known: &[&str],
     ) {
-        for key in self
-            .pairs(section, name, value, place, known)
-            .unwrap_or_default()
-        {
-            self.written
-                .ignore(&format!("{section}: {}", key.key), key.place);
+        for key in self.pairs(section, name, value, place, known).unwrap_or_default() {
+            self.written.ignore(&format!("{section}: {}", key.key), key.place);
         }
     }
 
@@ -224,11 +197,7 @@ impl Reader<'_> {
         let mut keys = Vec::new();
         for (key, value) in pairs {
             if known.contains(&key.as_str()) {
-                keys.push(WrittenKey {
-                    key,
-                    place: place.clone(),
-                    raw: Raw::Untyped(value),
-                });
+                keys.push(WrittenKey { key, place: place.clone(), raw: Raw::Untyped(value) });
             } else {
                 let hint = suggestion(closest(&key, known.iter().copied()));
                 let text = format!("{section}.{name}: unknown key {}{hint}", key.escape_debug());
@@ -265,9 +234,7 @@ fn split_pairs(text: &str) -> Option<Vec<(String, String)>> {
         let (value, after_value) = if let Some(quoted) = after_key.strip_prefix('\'') {
             unquote(quoted, '\'')?
         } else {
-            let end = after_key
-                .find(char::is_whitespace)
-                .unwrap_or(after_key.len());
+            let end = after_key.find(char::is_whitespace).unwrap_or(after_key.len());
             let (value, after_value) = after_key.split_at_checked(end)?;
             (value.to_owned(), after_value)
         };
@@ -322,10 +289,7 @@ mod tests {
     #[test]
     fn names_may_be_quoted() {
         assert_eq!(split_key("a = b = c"), Some(("a".to_owned(), "b = c")));
-        assert_eq!(
-            split_key("\"my \"\"db\"\" =\" = x"),
-            Some(("my \"db\" =".to_owned(), "x"))
-        );
+        assert_eq!(split_key("\"my \"\"db\"\" =\" = x"), Some(("my \"db\" =".to_owned(), "x")));
         assert_eq!(split_key("a ="), Some(("a".to_owned(), "")));
         assert_eq!(split_key("= a"), None);
         assert_eq!(split_key("a"), None);

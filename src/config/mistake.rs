@@ -39,10 +39,7 @@ pub struct Mistake {
 
 impl Mistake {
     pub(super) fn new(place: Place, text: impl Into<String>) -> Self {
-        Self {
-            place,
-            text: text.into(),
-        }
+        Self { place, text: text.into() }
     }
 }
 
@@ -67,11 +64,7 @@ pub(super) fn closest<'a>(
         .into_iter()
         .filter_map(|candidate| {
             let contained = word.len() >= 4 && candidate.contains(word.as_str());
-            let distance = if contained {
-                1
-            } else {
-                distance(&word, candidate)
-            };
+            let distance = if contained { 1 } else { distance(&word, candidate) };
             (distance <= word.len().div_ceil(3).min(3)).then_some((distance, candidate))
         })
         .min_by_key(|(distance, _)| *distance)
@@ -119,18 +112,9 @@ mod tests {
 
     #[test]
     fn only_close_words_are_suggested() {
-        assert_eq!(
-            closest("pool_mod", ["pool_mode", "pins"]),
-            Some("pool_mode")
-        );
-        assert_eq!(
-            closest("Pool_Mode", ["pool_mode", "pins"]),
-            Some("pool_mode")
-        );
-        assert_eq!(
-            closest("pool_size", ["default_pool_size"]),
-            Some("default_pool_size")
-        );
+        assert_eq!(closest("pool_mod", ["pool_mode", "pins"]), Some("pool_mode"));
+        assert_eq!(closest("Pool_Mode", ["pool_mode", "pins"]), Some("pool_mode"));
+        assert_eq!(closest("pool_size", ["default_pool_size"]), Some("default_pool_size"));
         assert_eq!(closest("banana", ["pool_mode", "pins"]), None);
         assert_eq!(closest("", ["pool_mode"]), None);
     }

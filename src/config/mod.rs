@@ -148,13 +148,7 @@ impl Config {
     /// Where to listen for clients.
     pub fn listen_addresses(&self) -> impl Iterator<Item = ListenAddress> {
         let port = self.listen.listen_port;
-        self.listen
-            .listen_addr
-            .iter()
-            .map(move |host| ListenAddress {
-                host: host.clone(),
-                port,
-            })
+        self.listen.listen_addr.iter().map(move |host| ListenAddress { host: host.clone(), port })
     }
 
     /// The rows of `SHOW CONFIG`, by name. Secrets are hidden.
@@ -182,10 +176,7 @@ impl Config {
     #[must_use]
     pub fn reloaded(&self, new: &Self) -> Self {
         let mut reloaded = new.clone();
-        for setting in SETTINGS
-            .iter()
-            .filter(|setting| setting.applies == Applies::AtStart)
-        {
+        for setting in SETTINGS.iter().filter(|setting| setting.applies == Applies::AtStart) {
             (setting.copy)(&mut reloaded, self);
         }
         if self.auth_type() != AuthType::Trust && !self.listens_alike(new) {
@@ -246,11 +237,7 @@ impl Written {
     }
 
     fn set(&mut self, setting: &'static Setting, place: Place, raw: Raw) {
-        self.settings.push(WrittenSetting {
-            setting,
-            place,
-            raw,
-        });
+        self.settings.push(WrittenSetting { setting, place, raw });
     }
 
     fn ignore(&mut self, name: &str, place: Place) {
@@ -261,9 +248,8 @@ impl Written {
     fn append(&mut self, later: Self) {
         self.settings.extend(later.settings);
         self.databases.extend(later.databases);
-        self.unix_socket_directory = later
-            .unix_socket_directory
-            .or(self.unix_socket_directory.take());
+        self.unix_socket_directory =
+            later.unix_socket_directory.or(self.unix_socket_directory.take());
         self.mistakes.extend(later.mistakes);
         for (name, place) in later.without_effect {
             self.without_effect.entry(name).or_insert(place);

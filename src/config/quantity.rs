@@ -70,9 +70,7 @@ fn duration_words(duration: Duration) -> String {
 
 fn number_and_unit(text: &str) -> (&str, &str) {
     let text = text.trim();
-    let end = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at_checked(end).unwrap_or((text, ""));
     (number, unit.trim_start())
 }
@@ -95,18 +93,13 @@ impl Size {
     }
 }
 
-const SIZE_UNITS: [(&str, u64); 4] = [
-    ("TB", 1 << 40),
-    ("GB", 1 << 30),
-    ("MB", 1 << 20),
-    ("kB", 1 << 10),
-];
+const SIZE_UNITS: [(&str, u64); 4] =
+    [("TB", 1 << 40), ("GB", 1 << 30), ("MB", 1 << 20), ("kB", 1 << 10)];
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unit = SIZE_UNITS
-            .into_iter()
-            .find(|(_, bytes)| self.0 > 0 && self.0.is_multiple_of(*bytes));
+        let unit =
+            SIZE_UNITS.into_iter().find(|(_, bytes)| self.0 > 0 && self.0.is_multiple_of(*bytes));
         match unit {
             Some((name, bytes)) => write!(f, "{}{name}", self.0 / bytes),
             None => write!(f, "{}", self.0),
@@ -145,9 +138,5 @@ fn parse_size(text: &str) -> Option<Size> {
         "t" | "tb" | "tib" => 1 << 40,
         _ => return None,
     };
-    number
-        .parse::<u64>()
-        .ok()?
-        .checked_mul(bytes_per_unit)
-        .map(Size)
+    number.parse::<u64>().ok()?.checked_mul(bytes_per_unit).map(Size)
 }

@@ -23,10 +23,7 @@ pub fn reference() -> String {
         text.push('\n');
         comment(&mut text, doc);
         text.extend(["[", section, "]\n"]);
-        for setting in SETTINGS
-            .iter()
-            .filter(|setting| setting.section == *section)
-        {
+        for setting in SETTINGS.iter().filter(|setting| setting.section == *section) {
             comment(&mut text, setting.doc);
             if let Some(bounds) = bounds(setting) {
                 text.extend(["# ", &bounds, "\n"]);

@@ -25,11 +25,7 @@ impl SecretText {
 
 impl fmt::Debug for SecretText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_empty() {
-            "\"\""
-        } else {
-            "\"****\""
-        })
+        f.write_str(if self.0.is_empty() { "\"\"" } else { "\"****\"" })
     }
 }
 

@@ -64,16 +64,12 @@ impl Setting {
 
 /// The setting `section.key` of a TOML file.
 pub(super) fn by_name(section: &str, key: &str) -> Option<&'static Setting> {
-    SETTINGS
-        .iter()
-        .find(|setting| setting.section == section && setting.key == key)
+    SETTINGS.iter().find(|setting| setting.section == section && setting.key == key)
 }
 
 /// The setting `key` of `pgbouncer.ini`.
 pub(super) fn by_pgbouncer_key(key: &str) -> Option<&'static Setting> {
-    SETTINGS
-        .iter()
-        .find(|setting| setting.origin == Origin::PgBouncer && setting.key == key)
+    SETTINGS.iter().find(|setting| setting.origin == Origin::PgBouncer && setting.key == key)
 }
 
 macro_rules! settings {

@@ -22,10 +22,7 @@ fn load_with(arguments: &[&str], files: &[(&str, &str)]) -> Result<Loaded, Exit>
             .map(|(_, text)| (*text).to_owned())
             .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
     };
-    load(
-        ["forebay"].iter().chain(arguments).map(OsString::from),
-        &read,
-    )
+    load(["forebay"].iter().chain(arguments).map(OsString::from), &read)
 }
 
 /// A configuration that must be good.
@@ -50,11 +47,7 @@ fn bad(arguments: &[&str], files: &[(&str, &str)]) -> String {
 /// A TOML file whose only mistake is `expected`; it stands on line 3.
 fn check_bad_toml(text: &str, expected: &str) {
     let text = format!("[server]\nurl = \"{URL}\"\n{text}");
-    assert_eq!(
-        bad(&["f.toml"], &[("f.toml", &text)]),
-        format!("f.toml:{expected}\n"),
-        "{text}"
-    );
+    assert_eq!(bad(&["f.toml"], &[("f.toml", &text)]), format!("f.toml:{expected}\n"), "{text}");
 }
 
 /// A `pgbouncer.ini` whose only mistake is `expected`; `text` begins on line 6.
@@ -62,11 +55,7 @@ fn check_bad_ini(text: &str, expected: &str) {
     let text = format!(
         "[databases]\nshop = host=db\n[pgbouncer]\nlisten_addr = *\nauth_type = trust\n{text}"
     );
-    assert_eq!(
-        bad(&["p.ini"], &[("p.ini", &text)]),
-        format!("p.ini:{expected}\n"),
-        "{text}"
-    );
+    assert_eq!(bad(&["p.ini"], &[("p.ini", &text)]), format!("p.ini:{expected}\n"), "{text}");
 }
 
 fn shown(config: &Config, name: &str) -> Option<Shown> {
@@ -82,10 +71,8 @@ fn a_url_alone_pools_by_transaction_and_caches() {
     assert_eq!(config.pool.pins, PinPolicy::Pin);
     assert_eq!(config.cache.mode, CacheMode::On);
     assert_eq!(config.auth_type(), AuthType::ScramSha256);
-    let listening: Vec<String> = config
-        .listen_addresses()
-        .map(|address| address.to_string())
-        .collect();
+    let listening: Vec<String> =
+        config.listen_addresses().map(|address| address.to_string()).collect();
     assert_eq!(listening, ["127.0.0.1:6432"]);
     assert_eq!(config.admin.address.unwrap().to_string(), "127.0.0.1:6433");
     assert_eq!(config.default_database.as_deref(), Some("shop"));
@@ -96,10 +83,7 @@ fn a_url_alone_pools_by_transaction_and_caches() {
 fn a_url_alone_serves_every_database_of_its_host_as_its_user() {
     let config = good(&[URL], &[]);
     let entry = config.database("any name").unwrap();
-    assert_eq!(
-        (&entry.host, entry.port),
-        (&Host::Name("db".to_owned()), 5432)
-    );
+    assert_eq!((&entry.host, entry.port), (&Host::Name("db".to_owned()), 5432));
     assert_eq!(entry.dbname, None);
     assert_eq!(entry.user.as_deref(), Some("app"));
     assert_eq!(entry.password.as_ref().unwrap().reveal(), "secret");
@@ -114,15 +98,7 @@ fn options_come_before_files_and_the_url_between_them() {
                 [tls]\nserver_tls_sslmode = \"disable\"\n\
                 [server]\nserver_connect_timeout = 1\nurl = \"postgres://other@other/\"\n";
     let url = "postgres://app:secret@db/shop?sslmode=require&connect_timeout=7";
-    let arguments = [
-        url,
-        "--config",
-        "f.toml",
-        "--pool-size",
-        "9",
-        "--cache",
-        "dry_run",
-    ];
+    let arguments = [url, "--config", "f.toml", "--pool-size", "9", "--cache", "dry_run"];
     let config = good(&arguments, &[("f.toml", toml)]);
     assert_eq!(config.pool.pool_mode, PoolMode::Session);
     assert_eq!(config.pool.default_pool_size, 9);
@@ -164,10 +140,7 @@ fn every_option_reaches_its_setting() {
     assert_eq!(config.log.level, LogLevel::Debug);
     assert_eq!(config.log.format, LogFormat::Json);
     assert_eq!(config.listen.workers, 4);
-    assert_eq!(
-        config.tls.client_tls_cert_file,
-        Some(PathBuf::from("c.pem"))
-    );
+    assert_eq!(config.tls.client_tls_cert_file, Some(PathBuf::from("c.pem")));
     assert_eq!(config.tls.client_tls_key_file, Some(PathBuf::from("k.pem")));
     assert_eq!(config.tls.client_tls_sslmode, SslMode::Prefer);
 }
@@ -215,10 +188,7 @@ query_wait_timeout = 30
 const PGBOUNCER_FILES: &[(&str, &str)] = &[
     ("pgbouncer.ini", PGBOUNCER_INI),
     ("userlist.txt", "\"app\" \"secret\"\n"),
-    (
-        "more.ini",
-        "max_client_conn = 2000\nquery_wait_timeout = 20\n",
-    ),
+    ("more.ini", "max_client_conn = 2000\nquery_wait_timeout = 20\n"),
 ];
 
 #[test]
@@ -228,20 +198,14 @@ fn pgbouncer_ini_is_read_as_pgbouncer_would() {
     assert_eq!(config.listen.listen_addr, ["0.0.0.0", "::1"]);
     assert_eq!(config.listen.listen_port, 7000);
     assert_eq!(config.listen.max_client_conn, 2000);
-    assert_eq!(
-        config.listen.ignore_startup_parameters,
-        ["extra_float_digits", "options"]
-    );
+    assert_eq!(config.listen.ignore_startup_parameters, ["extra_float_digits", "options"]);
     assert_eq!(config.auth_type(), AuthType::ScramSha256);
     assert_eq!(config.userlist.unwrap().reveal(), "\"app\" \"secret\"\n");
     assert_eq!(config.admin.admin_users, ["root", "dba"]);
     assert_eq!(config.admin.stats_users, ["monitor"]);
     assert_eq!(config.pool.default_pool_size, 40);
     assert_eq!(config.pool.query_wait_timeout, Duration::from_secs(30));
-    assert_eq!(
-        config.server.server_idle_timeout,
-        Duration::from_millis(500)
-    );
+    assert_eq!(config.server.server_idle_timeout, Duration::from_millis(500));
     assert!(!config.log.log_connections);
 }
 
@@ -272,14 +236,8 @@ fn databases_of_pgbouncer_ini_are_found_by_name_then_by_star() {
     let reports = config.database("reports").unwrap();
     assert_eq!(reports.pool_mode, Some(PoolMode::Transaction));
     let local = config.database("local").unwrap();
-    assert_eq!(
-        local.host,
-        Host::SocketDirectory(PathBuf::from("/var/run/postgresql"))
-    );
-    assert_eq!(
-        config.database("other").unwrap().host,
-        Host::Name("10.0.0.3".to_owned())
-    );
+    assert_eq!(local.host, Host::SocketDirectory(PathBuf::from("/var/run/postgresql")));
+    assert_eq!(config.database("other").unwrap().host, Host::Name("10.0.0.3".to_owned()));
 }
 
 #[test]
@@ -313,10 +271,9 @@ fn a_toml_file_beside_pgbouncer_ini_adds_forebays_own_settings() {
     let toml = "[cache]\nmode = \"on\"\nmax_age = \"5m\"\n[admin]\naddress = \"127.0.0.1:1\"\n";
     let mut files = PGBOUNCER_FILES.to_vec();
     files.push(("forebay.toml", toml));
-    for arguments in [
-        ["pgbouncer.ini", "forebay.toml"].as_slice(),
-        &["--config=forebay.toml", "pgbouncer.ini"],
-    ] {
+    for arguments in
+        [["pgbouncer.ini", "forebay.toml"].as_slice(), &["--config=forebay.toml", "pgbouncer.ini"]]
+    {
         let config = good(arguments, &files);
         assert_eq!(config.base, Base::PgBouncer);
         assert_eq!(config.cache.mode, CacheMode::On);
@@ -333,20 +290,14 @@ fn databases_in_toml_take_the_server_url_where_they_name_no_host() {
                 named = { user = \"nobody\" }\n";
     let config = good(&[URL, "f.toml"], &[("f.toml", toml)]);
     let small = config.database("small").unwrap();
-    assert_eq!(
-        (&small.host, small.pool_size),
-        (&Host::Name("db".to_owned()), Some(2))
-    );
+    assert_eq!((&small.host, small.pool_size), (&Host::Name("db".to_owned()), Some(2)));
     assert_eq!(small.password.as_ref().unwrap().reveal(), "secret");
     let other = config.database("other").unwrap();
     assert_eq!(other.host, Host::SocketDirectory(PathBuf::from("/run/pg")));
     // The password of one host is not sent to another, nor that of one user for another.
     assert_eq!((&other.user, &other.password), (&None, &None));
     assert_eq!(config.database("named").unwrap().password, None);
-    assert_eq!(
-        config.database("anything").unwrap().host,
-        Host::Name("db".to_owned())
-    );
+    assert_eq!(config.database("anything").unwrap().host, Host::Name("db".to_owned()));
 }
 
 #[test]
@@ -375,16 +326,11 @@ fn the_reference_file_sets_every_setting_to_its_default() {
             written.insert(format!("{}.{}", section.get_ref(), key.get_ref()));
         }
     }
-    let settings: BTreeSet<String> = SETTINGS
-        .iter()
-        .map(|setting| setting.name.to_owned())
-        .collect();
+    let settings: BTreeSet<String> =
+        SETTINGS.iter().map(|setting| setting.name.to_owned()).collect();
     assert_eq!(written, settings);
 
-    assert_eq!(
-        good(&[URL, "f.toml"], &[("f.toml", text)]),
-        good(&[URL], &[])
-    );
+    assert_eq!(good(&[URL, "f.toml"], &[("f.toml", text)]), good(&[URL], &[]));
 }
 
 #[test]
@@ -394,10 +340,7 @@ fn the_databases_shown_in_the_reference_file_can_be_used() {
     let example = format!("[databases]{}", example.replace("\n# ", "\n"));
     let config = good(&["f.toml"], &[("f.toml", &example)]);
     assert_eq!(config.database("shop").unwrap().pool_size, Some(40));
-    assert_eq!(
-        config.database("any").unwrap().pool_mode,
-        Some(PoolMode::Session)
-    );
+    assert_eq!(config.database("any").unwrap().pool_mode, Some(PoolMode::Session));
 }
 
 #[test]
@@ -414,11 +357,7 @@ fn the_minimal_file_is_enough() {
 fn without_password_only_this_machine_may_connect() {
     let url = "postgres://app@db/shop";
     assert_eq!(good(&[url], &[]).auth_type(), AuthType::Trust);
-    for option in [
-        "--listen=0.0.0.0:6432",
-        "--listen=*:6432",
-        "--admin-listen=10.0.0.1:1",
-    ] {
+    for option in ["--listen=0.0.0.0:6432", "--listen=*:6432", "--admin-listen=10.0.0.1:1"] {
         assert_eq!(
             bad(&[url, option], &[]),
             "auth.auth_type: other machines could connect without a password: expected a \
@@ -444,10 +383,7 @@ fn a_method_that_nobody_can_pass_is_a_mistake() {
 #[test]
 fn an_auth_file_is_a_password_to_ask_for() {
     let toml = "[auth]\nauth_file = \"u\"\n[listen]\nlisten_addr = \"*\"\n";
-    let config = good(
-        &["postgres://app@db", "f.toml"],
-        &[("f.toml", toml), ("u", "text")],
-    );
+    let config = good(&["postgres://app@db", "f.toml"], &[("f.toml", toml), ("u", "text")]);
     assert_eq!(config.auth_type(), AuthType::ScramSha256);
     assert_eq!(config.userlist.unwrap().reveal(), "text");
 }
@@ -502,31 +438,19 @@ fn values_in_toml_must_fit_their_setting() {
 #[test]
 fn names_in_toml_must_be_known() {
     let check = check_bad_toml;
-    check(
-        "[pool]\npinz = 1",
-        "4: unknown setting pool.pinz (did you mean pool.pins?)",
-    );
-    check(
-        "[cache]\nmaxage = 1",
-        "4: unknown setting cache.maxage (did you mean cache.max_age?)",
-    );
+    check("[pool]\npinz = 1", "4: unknown setting pool.pinz (did you mean pool.pins?)");
+    check("[cache]\nmaxage = 1", "4: unknown setting cache.maxage (did you mean cache.max_age?)");
     check(
         "[cache]\npool_mode = 1",
         "4: unknown setting cache.pool_mode (did you mean pool.pool_mode?)",
     );
-    check(
-        "[cahce]\nmode = \"on\"",
-        "3: unknown section [cahce] (did you mean cache?)",
-    );
+    check("[cahce]\nmode = \"on\"", "3: unknown section [cahce] (did you mean cache?)");
 }
 
 #[test]
 fn values_in_toml_must_be_of_their_kind() {
     let check = check_bad_toml;
-    check(
-        "[cache]\nmode = true",
-        "4: cache.mode: expected off, on or dry_run, found true",
-    );
+    check("[cache]\nmode = true", "4: cache.mode: expected off, on or dry_run, found true");
     check(
         "[cache]\nmax_age = -1",
         "4: cache.max_age: expected a duration such as \"60s\" from 1ms to 30d, found -1",
@@ -568,22 +492,13 @@ fn settings_of_other_sections_must_fit_too() {
         "[auth]\nauth_type = \"hba\"",
         "4: auth.auth_type: expected auto, trust, any, plain, md5 or scram-sha-256, found \"hba\"",
     );
-    check(
-        "[auth]\nauth_file = \"gone\"",
-        "4: auth.auth_file: cannot read gone: entity not found",
-    );
+    check("[auth]\nauth_file = \"gone\"", "4: auth.auth_file: cannot read gone: entity not found");
     check(
         "[redis]\nurl = \"http://x\"",
         "4: redis.url: expected redis://, rediss:// or unix:// and an address",
     );
-    check(
-        "[redis]\nurl = 5",
-        "4: redis.url: expected a text, found a number",
-    );
-    check(
-        "[log]\nlog_stats = 1",
-        "4: log.log_stats: expected true or false, found 1",
-    );
+    check("[redis]\nurl = 5", "4: redis.url: expected a text, found a number");
+    check("[log]\nlog_stats = 1", "4: log.log_stats: expected true or false, found 1");
     check(
         "[slow]\nthreshold = \"5 parsecs\"",
         "4: slow.threshold: expected a duration such as \"60s\" 0 or from 1ms to 365d, found \"5 parsecs\"",
@@ -610,10 +525,7 @@ fn settings_must_fit_each_other() {
 #[test]
 fn databases_in_toml_must_be_proper() {
     let check = check_bad_toml;
-    check(
-        "[databases.x]\nprot = 1",
-        "4: databases.x.prot: unknown key (did you mean port?)",
-    );
+    check("[databases.x]\nprot = 1", "4: databases.x.prot: unknown key (did you mean port?)");
     check(
         "[databases.x]\nhost = \"a,b\"",
         "4: databases.x.host: expected one host; lists of hosts are not supported yet",
@@ -622,23 +534,14 @@ fn databases_in_toml_must_be_proper() {
         "[databases.x]\nport = 0",
         "4: databases.x.port: expected a whole number from 1 to 65535, found 0",
     );
-    check(
-        "[databases]\nx = 5",
-        "4: databases.x: expected a table with its host",
-    );
-    check(
-        "[databases.pgbouncer]\nport = 1",
-        "3: databases.pgbouncer: this name is the console's",
-    );
+    check("[databases]\nx = 5", "4: databases.x: expected a table with its host");
+    check("[databases.pgbouncer]\nport = 1", "3: databases.pgbouncer: this name is the console's");
 }
 
 #[test]
 fn mistakes_outside_sections_are_told_too() {
     let check = |text: &str, expected: &str| {
-        assert_eq!(
-            bad(&[URL, "f.toml"], &[("f.toml", text)]),
-            format!("{expected}\n")
-        );
+        assert_eq!(bad(&[URL, "f.toml"], &[("f.toml", text)]), format!("{expected}\n"));
     };
     check("pool = 5", "f.toml:1: expected a section: [pool]");
     check(
@@ -659,10 +562,7 @@ fn text_that_is_not_toml_is_told_by_line() {
 #[test]
 fn mistakes_in_pgbouncer_ini_name_line_and_expectation() {
     let check = check_bad_ini;
-    check(
-        "pool_mod = session",
-        "6: unknown setting pool_mod (did you mean pool_mode?)",
-    );
+    check("pool_mod = session", "6: unknown setting pool_mod (did you mean pool_mode?)");
     check(
         "pool_mode = statement",
         "6: pool_mode: expected session or transaction, found \"statement\"",
@@ -672,25 +572,13 @@ fn mistakes_in_pgbouncer_ini_name_line_and_expectation() {
         "listen_port = 70000",
         "6: listen_port: expected a whole number from 0 to 65535, found \"70000\"",
     );
-    check(
-        "log_stats = 2",
-        "6: log_stats: expected true or false, found \"2\"",
-    );
+    check("log_stats = 2", "6: log_stats: expected true or false, found \"2\"");
     check("nonsense", "6: expected name = value");
     check("\n[cache]\nmode = on", "7: unknown section [cache]");
-    check(
-        "[users",
-        "6: expected a section name in brackets: [pgbouncer]",
-    );
-    check(
-        "%include gone.ini",
-        "6: %include gone.ini: cannot read: entity not found",
-    );
+    check("[users", "6: expected a section name in brackets: [pgbouncer]");
+    check("%include gone.ini", "6: %include gone.ini: cannot read: entity not found");
     check("%inclued x", "6: expected %include and a file name");
-    check(
-        "[databases]\nx = hots=db",
-        "7: databases.x: unknown key hots (did you mean host?)",
-    );
+    check("[databases]\nx = hots=db", "7: databases.x: unknown key hots (did you mean host?)");
     check(
         "[databases]\nx = host=db password='open",
         "7: databases.x: expected key=value pairs, as in host=localhost",
@@ -703,10 +591,7 @@ fn mistakes_in_pgbouncer_ini_name_line_and_expectation() {
         "[users]\nx = pool_mood=session",
         "7: users.x: unknown key pool_mood (did you mean pool_mode?)",
     );
-    check(
-        "auth_type = any",
-        "6: auth.auth_type: any expects a user in every entry of [databases]",
-    );
+    check("auth_type = any", "6: auth.auth_type: any expects a user in every entry of [databases]");
     check(
         "listen_addr =",
         "6: listen.listen_addr: expected an address such as 127.0.0.1; clients cannot connect by Unix socket yet",
@@ -788,21 +673,9 @@ fn urls_are_read_as_libpq_reads_them() {
     check("postgresql://a:b@h:1/d", "h", 1, "a", "b");
     check("postgres://a:b@/d", "localhost", 5432, "a", "b");
     check("postgres://a:b@[::1]:7/d", "::1", 7, "a", "b");
-    check(
-        "postgres://a:b@[2001:db8::1]",
-        "2001:db8::1",
-        5432,
-        "a",
-        "b",
-    );
+    check("postgres://a:b@[2001:db8::1]", "2001:db8::1", 5432, "a", "b");
     check("postgres://a:b@h@d", "d", 5432, "a", "b@h");
-    check(
-        "postgres://a%40x:p%3A%2f%3F%C3%A9@h/d",
-        "h",
-        5432,
-        "a@x",
-        "p:/?é",
-    );
+    check("postgres://a%40x:p%3A%2f%3F%C3%A9@h/d", "h", 5432, "a@x", "p:/?é");
     check("postgres://a:b:c@h", "h", 5432, "a", "b:c");
     check("postgres://a@/d?host=/run/pg&port=9", "/run/pg", 9, "a", "");
     check("postgres://a@%2Frun%2Fpg/d", "/run/pg", 5432, "a", "");
@@ -819,17 +692,11 @@ fn the_query_of_a_url_reaches_entry_and_settings() {
         &[],
     );
     assert_eq!(config.default_database.as_deref(), Some("d b"));
-    assert_eq!(
-        config.databases[0].application_name.as_deref(),
-        Some("my app")
-    );
+    assert_eq!(config.databases[0].application_name.as_deref(), Some("my app"));
     assert_eq!(config.databases[0].options.as_deref(), Some("-c x=1"));
     assert_eq!(config.tls.server_tls_sslmode, SslMode::VerifyFull);
     assert_eq!(config.tls.server_tls_ca_file, Some(PathBuf::from("ca.pem")));
-    assert_eq!(
-        config.tls.server_tls_cert_file,
-        Some(PathBuf::from("c.pem"))
-    );
+    assert_eq!(config.tls.server_tls_cert_file, Some(PathBuf::from("c.pem")));
     assert_eq!(config.tls.server_tls_key_file, Some(PathBuf::from("k.pem")));
     assert_eq!(config.server.server_connect_timeout, Duration::from_secs(3));
 
@@ -841,20 +708,10 @@ fn the_query_of_a_url_reaches_entry_and_settings() {
 #[test]
 fn mistakes_in_urls_name_their_part() {
     let check = |url: &str, expected: &str| {
-        assert_eq!(
-            bad(&[url], &[]),
-            format!("server URL: {expected}\n"),
-            "{url}"
-        );
+        assert_eq!(bad(&[url], &[]), format!("server URL: {expected}\n"), "{url}");
     };
-    check(
-        "postgres://",
-        "expected a user: postgres://user:password@host/database",
-    );
-    check(
-        "postgres://a@h:0/",
-        "port: expected a whole number from 1 to 65535",
-    );
+    check("postgres://", "expected a user: postgres://user:password@host/database");
+    check("postgres://a@h:0/", "port: expected a whole number from 1 to 65535");
     check(
         "postgres://a@h:1:2/",
         "host: expected host or host:port; an IPv6 address stands in brackets",
@@ -863,18 +720,9 @@ fn mistakes_in_urls_name_their_part() {
         "postgres://a@::1/",
         "host: expected host or host:port; an IPv6 address stands in brackets",
     );
-    check(
-        "postgres://a@[::1",
-        "host: expected ] after an IPv6 address",
-    );
-    check(
-        "postgres://a@[h]",
-        "host: expected an IPv6 address in brackets",
-    );
-    check(
-        "postgres://a@h,i",
-        "host: expected one host; lists of hosts are not supported yet",
-    );
+    check("postgres://a@[::1", "host: expected ] after an IPv6 address");
+    check("postgres://a@[h]", "host: expected an IPv6 address in brackets");
+    check("postgres://a@h,i", "host: expected one host; lists of hosts are not supported yet");
     check(
         "postgres://a@h?sslmode=strict",
         "server_tls_sslmode: expected disable, allow, prefer, require, verify-ca or verify-full, found \"strict\"",
@@ -896,11 +744,7 @@ fn mistakes_in_urls_name_their_part() {
 
 #[test]
 fn show_config_is_sorted_complete_and_without_repeats() {
-    let names: Vec<&str> = good(&[URL], &[])
-        .show()
-        .iter()
-        .map(|row| row.name)
-        .collect();
+    let names: Vec<&str> = good(&[URL], &[]).show().iter().map(|row| row.name).collect();
     assert!(names.is_sorted());
     let unique: BTreeSet<&str> = names.iter().copied().collect();
     assert_eq!(unique.len(), names.len());
@@ -911,12 +755,8 @@ fn show_config_is_sorted_complete_and_without_repeats() {
 fn show_config_speaks_as_pgbouncer_does_of_its_settings() {
     let config = good(&["pgbouncer.ini"], PGBOUNCER_FILES);
     let row = |name: &'static str, value: &str, default: &str, reloadable| {
-        let expected = Shown {
-            name,
-            value: value.to_owned(),
-            default: default.to_owned(),
-            reloadable,
-        };
+        let expected =
+            Shown { name, value: value.to_owned(), default: default.to_owned(), reloadable };
         assert_eq!(shown(&config, name), Some(expected));
     };
     row("max_client_conn", "2000", "100", true);
@@ -948,16 +788,8 @@ fn check_prints_the_result_and_succeeds() {
     let exit = load_with(&[URL, "--check", "--pool-size=3"], &[]).unwrap_err();
     assert_eq!(exit.code, 0);
     let lines: Vec<&str> = exit.text.lines().collect();
-    assert!(
-        lines.contains(&"database * = db port 5432 user app"),
-        "{}",
-        exit.text
-    );
-    assert!(
-        lines.contains(&"pool.default_pool_size = 3 (default: 20)"),
-        "{}",
-        exit.text
-    );
+    assert!(lines.contains(&"database * = db port 5432 user app"), "{}", exit.text);
+    assert!(lines.contains(&"pool.default_pool_size = 3 (default: 20)"), "{}", exit.text);
     assert!(lines.contains(&"cache.mode = on"), "{}", exit.text);
     assert_eq!(lines.last(), Some(&"the configuration is good"));
 }
@@ -965,35 +797,14 @@ fn check_prints_the_result_and_succeeds() {
 #[test]
 fn help_version_and_defaults_succeed_and_other_options_do_not() {
     let exit = load_with(&["--version"], &[]).unwrap_err();
-    assert_eq!(
-        exit,
-        Exit {
-            code: 0,
-            text: "Forebay 0.1.0\n".to_owned()
-        }
-    );
+    assert_eq!(exit, Exit { code: 0, text: "Forebay 0.1.0\n".to_owned() });
     let exit = load_with(&["--defaults"], &[]).unwrap_err();
-    assert_eq!(
-        exit,
-        Exit {
-            code: 0,
-            text: reference()
-        }
-    );
+    assert_eq!(exit, Exit { code: 0, text: reference() });
     let help = load_with(&["--help"], &[]).unwrap_err();
     assert_eq!(help.code, 0);
-    assert!(
-        help.text.contains("Usage: forebay [OPTIONS]"),
-        "{}",
-        help.text
-    );
+    assert!(help.text.contains("Usage: forebay [OPTIONS]"), "{}", help.text);
     assert_eq!(load_with(&["--banana"], &[]).unwrap_err().code, 2);
-    assert_eq!(
-        load_with(&[URL, "--cache=on", "--no-cache"], &[])
-            .unwrap_err()
-            .code,
-        2
-    );
+    assert_eq!(load_with(&[URL, "--cache=on", "--no-cache"], &[]).unwrap_err().code, 2);
 }
 
 // Reload.
@@ -1001,19 +812,8 @@ fn help_version_and_defaults_succeed_and_other_options_do_not() {
 #[test]
 fn a_reload_keeps_what_only_a_restart_applies_and_names_it() {
     let running = good(&[URL], &[]);
-    let new = good(
-        &[
-            URL,
-            "--listen=127.0.0.1:1",
-            "--cache-size=9MB",
-            "--max-age=9s",
-        ],
-        &[],
-    );
-    assert_eq!(
-        running.changed_without_restart(&new),
-        ["listen_port", "cache.size"]
-    );
+    let new = good(&[URL, "--listen=127.0.0.1:1", "--cache-size=9MB", "--max-age=9s"], &[]);
+    assert_eq!(running.changed_without_restart(&new), ["listen_port", "cache.size"]);
     let reloaded = running.reloaded(&new);
     assert_eq!(reloaded.listen.listen_port, 6432);
     assert_eq!(reloaded.cache.size, Size::megabytes(256));
@@ -1038,11 +838,7 @@ fn durations_and_sizes_are_read_with_and_without_units() {
     let check = |age: &str, milliseconds: u64, size: &str, bytes: u64| {
         let toml = format!("[cache]\nmax_age = {age}\nsize = {size}\n");
         let config = good(&[URL, "f.toml"], &[("f.toml", &toml)]);
-        assert_eq!(
-            config.cache.max_age,
-            Duration::from_millis(milliseconds),
-            "{age}"
-        );
+        assert_eq!(config.cache.max_age, Duration::from_millis(milliseconds), "{age}");
         assert_eq!(config.cache.size.bytes(), bytes, "{size}");
     };
     check("60", 60_000, "2097152", 2 << 20);
@@ -1134,12 +930,7 @@ fn no_text_makes_a_reader_panic() {
         }
         let files = [("f", text.as_str()), ("f.toml", text.as_str())];
         let url = format!("postgres://{text}");
-        for arguments in [
-            ["f", "f.toml"],
-            [&url, "f.toml"],
-            [URL, "--listen"],
-            [&url, "f"],
-        ] {
+        for arguments in [["f", "f.toml"], [&url, "f.toml"], [URL, "--listen"], [&url, "f"]] {
             if let Err(exit) = load_with(&arguments, &files) {
                 assert!(!exit.text.is_empty());
             }

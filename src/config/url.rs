@@ -23,8 +23,7 @@ pub(super) fn is_url(text: &str) -> bool {
 }
 
 fn after_scheme(text: &str) -> Option<&str> {
-    text.strip_prefix("postgres://")
-        .or_else(|| text.strip_prefix("postgresql://"))
+    text.strip_prefix("postgres://").or_else(|| text.strip_prefix("postgresql://"))
 }
 
 const PARAMETERS: &[&str] = &[
@@ -68,9 +67,7 @@ pub(super) fn parse(text: &str) -> Result<ServerUrl, Vec<String>> {
         parser.parameter(&key, value);
     }
     if user.is_empty() {
-        parser
-            .mistakes
-            .push("expected a user: postgres://user:password@host/database".to_owned());
+        parser.mistakes.push("expected a user: postgres://user:password@host/database".to_owned());
     }
     parser.finish(user, password, database)
 }
@@ -102,19 +99,13 @@ impl Parser {
     fn address(&mut self, address: &str) {
         let (host, port) = if let Some(rest) = address.strip_prefix('[') {
             let Some((host, port)) = rest.split_once(']') else {
-                self.mistakes
-                    .push("host: expected ] after an IPv6 address".to_owned());
+                self.mistakes.push("host: expected ] after an IPv6 address".to_owned());
                 return;
             };
             if host.parse::<std::net::Ipv6Addr>().is_err() {
-                self.mistakes
-                    .push("host: expected an IPv6 address in brackets".to_owned());
+                self.mistakes.push("host: expected an IPv6 address in brackets".to_owned());
             }
-            (
-                host,
-                port.strip_prefix(':')
-                    .or_else(|| port.is_empty().then_some("")),
-            )
+            (host, port.strip_prefix(':').or_else(|| port.is_empty().then_some("")))
         } else {
             let (host, port) = address.split_once(':').unwrap_or((address, ""));
             (host, (!port.contains(':')).then_some(port))
@@ -133,8 +124,7 @@ impl Parser {
         match text.parse::<u16>() {
             Ok(port) if port > 0 => self.port = Some(port),
             Ok(_) | Err(_) => {
-                self.mistakes
-                    .push("port: expected a whole number from 1 to 65535".to_owned());
+                self.mistakes.push("port: expected a whole number from 1 to 65535".to_owned());
             }
         }
     }
@@ -158,10 +148,7 @@ impl Parser {
             "connect_timeout" => self.setting("server", "server_connect_timeout", value),
             unknown => {
                 let hint = suggestion(closest(unknown, PARAMETERS.iter().copied()));
-                self.mistakes.push(format!(
-                    "unknown parameter {}{hint}",
-                    unknown.escape_debug()
-                ));
+                self.mistakes.push(format!("unknown parameter {}{hint}", unknown.escape_debug()));
             }
         }
     }
@@ -178,11 +165,7 @@ impl Parser {
         password: String,
         database: String,
     ) -> Result<ServerUrl, Vec<String>> {
-        let host = if self.host.is_empty() {
-            "localhost"
-        } else {
-            self.host.as_str()
-        };
+        let host = if self.host.is_empty() { "localhost" } else { self.host.as_str() };
         let host = parse_host(host).unwrap_or_else(|mistake| {
             self.mistakes.push(format!("host: {mistake}"));
             Host::Name(String::new())
@@ -241,7 +224,5 @@ fn percent_decode(text: &str) -> Option<String> {
             decoded.push(byte);
         }
     }
-    String::from_utf8(decoded)
-        .ok()
-        .filter(|text| !text.contains('\0'))
+    String::from_utf8(decoded).ok().filter(|text| !text.contains('\0'))
 }

@@ -196,9 +196,7 @@ impl Value for bool {
 
 impl Value for String {
     fn read(raw: &Raw, range: Range) -> Result<Self, String> {
-        raw.as_text()
-            .map(str::to_owned)
-            .ok_or_else(|| expected::<Self>("a text", raw, range))
+        raw.as_text().map(str::to_owned).ok_or_else(|| expected::<Self>("a text", raw, range))
     }
 
     fn show(&self, style: Style) -> String {
@@ -236,17 +234,12 @@ impl Value for Vec<String> {
 
 impl Value for Option<PathBuf> {
     fn read(raw: &Raw, range: Range) -> Result<Self, String> {
-        let text = raw
-            .as_text()
-            .ok_or_else(|| expected::<Self>("a path", raw, range))?;
+        let text = raw.as_text().ok_or_else(|| expected::<Self>("a path", raw, range))?;
         Ok((!text.is_empty()).then(|| PathBuf::from(text)))
     }
 
     fn show(&self, style: Style) -> String {
-        let path = self
-            .as_ref()
-            .map(|path| path.display().to_string())
-            .unwrap_or_default();
+        let path = self.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
         plain_or_quoted(&path, style)
     }
 }

@@ -17,12 +17,7 @@ use crate::wire::sqlstate;
 use super::collect::Collector;
 
 /// `read` reads a file, for RELOAD.
-pub fn perform(
-    gateway: &Arc<Gateway>,
-    command: &Command,
-    now: Instant,
-    read: Read<'_>,
-) -> Outcome {
+pub fn perform(gateway: &Arc<Gateway>, command: &Command, now: Instant, read: Read<'_>) -> Outcome {
     match command {
         Command::Show(what) => Outcome::Rows(table(gateway, *what, now)),
         Command::FlushCache => {

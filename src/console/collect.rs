@@ -67,9 +67,8 @@ impl<'a> Collector<'a> {
         let pool = &opened.pool;
         let counts = pool.counts(self.now);
         let name = (pool.name.clone(), opened.user.clone());
-        let of_pool = |entry: &Entry| {
-            !entry.console && entry.database == name.0 && entry.user == name.1
-        };
+        let of_pool =
+            |entry: &Entry| !entry.console && entry.database == name.0 && entry.user == name.1;
         let (mut active, mut waiting, mut canceled) = (0, 0, 0);
         for (entry, shown) in self.clients.iter().filter(|(entry, _)| of_pool(entry)) {
             if shown.waiting_since.is_some() {
@@ -174,10 +173,7 @@ impl<'a> Collector<'a> {
             user: current.target.user.clone(),
             database: entry.database.clone(),
             state,
-            ends: Ends {
-                address: current.ends.address.clone(),
-                local: current.ends.local.clone(),
-            },
+            ends: Ends { address: current.ends.address.clone(), local: current.ends.local.clone() },
             connected_at,
             request_at: shown.request_at.map_or(connected_at, |at| self.time_of_day(at)),
             wait: Duration::ZERO,
@@ -297,8 +293,7 @@ impl<'a> Collector<'a> {
             databases: self.databases().len(),
             users: self.users().len(),
             pools: pools.len(),
-            clients_max: usize::try_from(self.config.listen.max_client_conn)
-                .unwrap_or(usize::MAX),
+            clients_max: usize::try_from(self.config.listen.max_client_conn).unwrap_or(usize::MAX),
             clients: self.clients.len(),
             servers_idle: idle,
             servers_active: servers(&pools, |_| true).saturating_sub(idle),
@@ -333,26 +328,27 @@ impl<'a> Collector<'a> {
 
     pub fn groups(&self) -> Vec<Group> {
         let groups = self.gateway.shared.registry.groups().into_iter();
-        let group = |((user, database, application_name, address), counters): (_, Arc<GroupCounters>)| {
-            Group {
-                user,
-                database,
-                application_name,
-                address,
-                clients: counters.clients.value(),
-                queries: counters.queries.value(),
-                hits: counters.hits.value(),
-                misses: counters.misses.value(),
-                bypasses: counters.bypasses.value(),
-                writes: counters.writes.value(),
-                errors: counters.errors.value(),
-                received: counters.received.value(),
-                sent: counters.sent.value(),
-                query_time: counters.query_time.value(),
-                wait_time: counters.wait_time.value(),
-                slow: counters.slow.value(),
-            }
-        };
+        let group =
+            |((user, database, application_name, address), counters): (_, Arc<GroupCounters>)| {
+                Group {
+                    user,
+                    database,
+                    application_name,
+                    address,
+                    clients: counters.clients.value(),
+                    queries: counters.queries.value(),
+                    hits: counters.hits.value(),
+                    misses: counters.misses.value(),
+                    bypasses: counters.bypasses.value(),
+                    writes: counters.writes.value(),
+                    errors: counters.errors.value(),
+                    received: counters.received.value(),
+                    sent: counters.sent.value(),
+                    query_time: counters.query_time.value(),
+                    wait_time: counters.wait_time.value(),
+                    slow: counters.slow.value(),
+                }
+            };
         groups.map(group).collect()
     }
 

@@ -35,14 +35,9 @@ impl Address {
     pub fn new(host: &str, port: u16) -> Self {
         let socket = |directory: &str| PathBuf::from(format!("{directory}/.s.PGSQL.{port}"));
         match host.strip_prefix('@') {
-            Some(name) => Self::Unix {
-                path: socket(&format!("\0{name}")),
-            },
+            Some(name) => Self::Unix { path: socket(&format!("\0{name}")) },
             None if host.starts_with('/') => Self::Unix { path: socket(host) },
-            None => Self::Tcp {
-                host: host.to_owned(),
-                port,
-            },
+            None => Self::Tcp { host: host.to_owned(), port },
         }
     }
 }

@@ -132,10 +132,7 @@ impl Stream {
         let mut rest = bytes;
         while !rest.is_empty() {
             let count = poll_fn(|cx| self.poll_write(cx, rest)).await?;
-            rest = rest
-                .get(count..)
-                .filter(|_| count > 0)
-                .ok_or(io::ErrorKind::WriteZero)?;
+            rest = rest.get(count..).filter(|_| count > 0).ok_or(io::ErrorKind::WriteZero)?;
         }
         poll_fn(|cx| self.poll_flush(cx)).await
     }
@@ -147,14 +144,12 @@ impl Stream {
 
     /// Asks the kernel each time, so callers keep the answer.
     pub fn peer(&self) -> io::Result<Peer> {
-        self.tcp()
-            .map_or(Ok(Peer::Unix), |tcp| tcp.peer_addr().map(Peer::of))
+        self.tcp().map_or(Ok(Peer::Unix), |tcp| tcp.peer_addr().map(Peer::of))
     }
 
     /// Our own end; as `peer`.
     pub fn local(&self) -> io::Result<Peer> {
-        self.tcp()
-            .map_or(Ok(Peer::Unix), |tcp| tcp.local_addr().map(Peer::of))
+        self.tcp().map_or(Ok(Peer::Unix), |tcp| tcp.local_addr().map(Peer::of))
     }
 
     /// The user id of the process at the other end of a Unix socket.

@@ -19,15 +19,11 @@ use super::*;
 const DEADLINE: Duration = Duration::from_secs(30);
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(DEADLINE, future)
-        .await
-        .expect("no step hangs")
+    tokio::time::timeout(DEADLINE, future).await.expect("no step hangs")
 }
 
 fn pem(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/suite/support/tls")
-        .join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/suite/support/tls").join(name)
 }
 
 fn server_config(name: &str, ca: Option<&str>) -> TlsServerConfig {
@@ -55,11 +51,7 @@ async fn accept(listener: &TcpListener) -> Stream {
 async fn expect_bytes(stream: &mut Stream, count: usize) -> BytesMut {
     let mut bytes = BytesMut::with_capacity(count);
     while bytes.len() < count {
-        assert_ne!(
-            stream.read(&mut bytes).await.expect("a read"),
-            0,
-            "closed early"
-        );
+        assert_ne!(stream.read(&mut bytes).await.expect("a read"), 0, "closed early");
     }
     bytes
 }
@@ -79,10 +71,7 @@ async fn unix_pair() -> (Stream, Stream) {
     let config = client_config(SslMode::VerifyFull, Some("ca.pem"));
     let (client, server) = tokio::join!(connect(&address, &config), listener.accept());
     std::fs::remove_dir_all(&directory).expect("ours");
-    (
-        client.expect("connected"),
-        Stream::Unix(server.expect("a connection").0),
-    )
+    (client.expect("connected"), Stream::Unix(server.expect("a connection").0))
 }
 
 async fn tls_pair() -> (Stream, Stream) {
@@ -99,9 +88,7 @@ async fn tls_meeting(
     config: &TlsClientConfig,
 ) -> (Result<Stream, ConnectError>, Result<Stream, AcceptError>) {
     let (listener, address) = listen().await;
-    let Address::Tcp { port, .. } = address else {
-        panic!("TCP")
-    };
+    let Address::Tcp { port, .. } = address else { panic!("TCP") };
     let server_config = server_config(name, client_ca);
     let server = async {
         let mut stream = accept(&listener).await;
@@ -136,10 +123,7 @@ async fn bytes_arrive_in_order_on_every_kind_of_stream() {
     for (mut client, mut server) in pairs().await {
         let kind = format!("{:?}", std::mem::discriminant(&client));
         let (written, received) = within(async {
-            tokio::join!(
-                client.write_all(&sent),
-                expect_bytes(&mut server, sent.len())
-            )
+            tokio::join!(client.write_all(&sent), expect_bytes(&mut server, sent.len()))
         })
         .await;
         written.expect("written");
@@ -150,16 +134,10 @@ async fn bytes_arrive_in_order_on_every_kind_of_stream() {
 #[tokio::test]
 async fn pieces_are_written_in_order() {
     for (mut client, mut server) in pairs().await {
-        let pieces = [
-            IoSlice::new(b"one "),
-            IoSlice::new(b""),
-            IoSlice::new(b"write"),
-        ];
+        let pieces = [IoSlice::new(b"one "), IoSlice::new(b""), IoSlice::new(b"write")];
         let written = within(poll_fn(|cx| client.poll_write_vectored(cx, &pieces))).await;
         assert_eq!(written.expect("written"), 9);
-        within(poll_fn(|cx| client.poll_flush(cx)))
-            .await
-            .expect("flushed");
+        within(poll_fn(|cx| client.poll_flush(cx))).await.expect("flushed");
         let received = within(expect_bytes(&mut server, 9)).await;
         assert_eq!(received.as_ref(), b"one write");
     }
@@ -180,12 +158,7 @@ async fn a_read_fills_the_spare_capacity_and_no_more() {
         assert_eq!(bytes.len(), capacity);
         // The rest is still there, and TLS knows it although the socket is empty.
         within(server.wait_readable()).await.expect("readable");
-        assert_eq!(
-            within(expect_bytes(&mut server, 1000 - capacity))
-                .await
-                .len(),
-            1000 - capacity
-        );
+        assert_eq!(within(expect_bytes(&mut server, 1000 - capacity)).await.len(), 1000 - capacity);
     }
 }
 
@@ -198,9 +171,7 @@ async fn an_idle_stream_is_not_readable_and_a_sent_byte_makes_it_so() {
         assert!(read.is_pending(), "{server:?}");
         let ready = poll_fn(|cx| Poll::Ready(server.poll_read_ready(cx))).await;
         assert!(ready.is_pending(), "{server:?}");
-        within(poll_fn(|cx| client.poll_write_ready(cx)))
-            .await
-            .expect("writable");
+        within(poll_fn(|cx| client.poll_write_ready(cx))).await.expect("writable");
         within(client.write_all(b"x")).await.expect("written");
         within(server.wait_readable()).await.expect("readable");
         assert_eq!(within(expect_bytes(&mut server, 1)).await.as_ref(), b"x");
@@ -212,9 +183,7 @@ async fn a_closed_peer_reads_as_the_end() {
     for farewell in [true, false] {
         for (mut client, mut server) in pairs().await {
             if farewell {
-                within(poll_fn(|cx| client.poll_shutdown(cx)))
-                    .await
-                    .expect("shut down");
+                within(poll_fn(|cx| client.poll_shutdown(cx))).await.expect("shut down");
             }
             drop(client);
             within(server.wait_readable()).await.expect("readable");
@@ -229,26 +198,14 @@ async fn a_closed_peer_reads_as_the_end() {
 async fn a_stream_says_who_is_at_the_other_end() {
     let [tcp, unix, tls] = <[_; 3]>::try_from(pairs().await).expect("three kinds");
     for (client, server) in [&tcp, &tls] {
-        assert_eq!(
-            client.local().expect("bound"),
-            server.peer().expect("connected")
-        );
-        assert!(
-            server
-                .peer()
-                .expect("connected")
-                .to_string()
-                .starts_with("127.0.0.1:")
-        );
+        assert_eq!(client.local().expect("bound"), server.peer().expect("connected"));
+        assert!(server.peer().expect("connected").to_string().starts_with("127.0.0.1:"));
         assert_eq!(server.peer_uid().expect("no uid"), None);
         server.set_nodelay().expect("a TCP option");
     }
     let (client, server) = &unix;
     assert_eq!(server.peer().expect("connected").to_string(), "unix");
-    assert_eq!(
-        server.peer_uid().expect("a uid"),
-        client.peer_uid().expect("a uid")
-    );
+    assert_eq!(server.peer_uid().expect("a uid"), client.peer_uid().expect("a uid"));
     assert!(server.peer_uid().expect("a uid").is_some());
     server.set_nodelay().expect("nothing to do");
     assert_eq!(tcp.0.tls_description(), None);
@@ -259,13 +216,8 @@ async fn a_stream_says_who_is_at_the_other_end() {
 
 #[test]
 fn a_host_is_read_as_libpq_reads_it() {
-    let unix = |path: &str| Address::Unix {
-        path: PathBuf::from(path),
-    };
-    let tcp = |host: &str| Address::Tcp {
-        host: host.to_owned(),
-        port: 5433,
-    };
+    let unix = |path: &str| Address::Unix { path: PathBuf::from(path) };
+    let tcp = |host: &str| Address::Tcp { host: host.to_owned(), port: 5433 };
     for (host, expected) in [
         ("/run/postgresql", unix("/run/postgresql/.s.PGSQL.5433")),
         ("@pg", unix("\0pg/.s.PGSQL.5433")),
@@ -315,10 +267,7 @@ async fn each_sslmode_verifies_what_postgresql_says() {
 async fn connect_to_version_1(config: &TlsClientConfig) -> Result<Stream, ConnectError> {
     let provider = ring::default_provider();
     let key = PrivateKeyDer::from_pem_file(pem("version1.key")).expect("a key");
-    let key = provider
-        .key_provider
-        .load_private_key(key)
-        .expect("a usable key");
+    let key = provider.key_provider.load_private_key(key).expect("a usable key");
     let certificate = CertificateDer::from_pem_file(pem("version1.pem")).expect("a certificate");
     let shown = CertifiedKey::new(vec![certificate], key);
     let server = ServerConfig::builder_with_provider(provider.into())
@@ -332,9 +281,7 @@ async fn connect_to_version_1(config: &TlsClientConfig) -> Result<Stream, Connec
         let mut stream = accept(&listener).await;
         expect_bytes(&mut stream, 8).await;
         stream.write_all(b"S").await.expect("written");
-        let Stream::Tcp(stream) = stream else {
-            panic!("TCP")
-        };
+        let Stream::Tcp(stream) = stream else { panic!("TCP") };
         acceptor.accept(stream).await
     };
     within(async { tokio::join!(connect(&address, config), serve).0 }).await
@@ -343,16 +290,11 @@ async fn connect_to_version_1(config: &TlsClientConfig) -> Result<Stream, Connec
 #[tokio::test]
 async fn a_certificate_of_version_1_does_where_nothing_is_verified() {
     for mode in [SslMode::Prefer, SslMode::Require] {
-        connect_to_version_1(&client_config(mode, None))
-            .await
-            .expect("connected");
+        connect_to_version_1(&client_config(mode, None)).await.expect("connected");
     }
     for mode in [SslMode::Require, SslMode::VerifyCa, SslMode::VerifyFull] {
         let result = connect_to_version_1(&client_config(mode, Some("ca.pem"))).await;
-        assert!(
-            matches!(result, Err(ConnectError::Handshake(_))),
-            "{mode:?}: {result:?}"
-        );
+        assert!(matches!(result, Err(ConnectError::Handshake(_))), "{mode:?}: {result:?}");
     }
 }
 
@@ -361,28 +303,11 @@ async fn a_certificate_in_the_ca_file_may_be_shown_itself_until_it_expires() {
     for mode in [SslMode::VerifyCa, SslMode::VerifyFull] {
         check_mode(mode, Some("self_signed.pem"), "self_signed", Ok(())).await;
         check_mode(mode, Some("expired.pem"), "expired", Err("expired")).await;
-        check_mode(
-            mode,
-            Some("self_signed.pem"),
-            "server",
-            Err("UnknownIssuer"),
-        )
-        .await;
+        check_mode(mode, Some("self_signed.pem"), "server", Err("UnknownIssuer")).await;
     }
-    check_mode(
-        SslMode::VerifyCa,
-        Some("elsewhere.pem"),
-        "elsewhere",
-        Ok(()),
-    )
-    .await;
-    check_mode(
-        SslMode::VerifyFull,
-        Some("elsewhere.pem"),
-        "elsewhere",
-        Err("not valid for name"),
-    )
-    .await;
+    check_mode(SslMode::VerifyCa, Some("elsewhere.pem"), "elsewhere", Ok(())).await;
+    check_mode(SslMode::VerifyFull, Some("elsewhere.pem"), "elsewhere", Err("not valid for name"))
+        .await;
 }
 
 #[tokio::test]
@@ -393,10 +318,7 @@ async fn a_server_without_tls_is_taken_by_the_modes_that_do_not_insist() {
     }
     for mode in [SslMode::Require, SslMode::VerifyCa, SslMode::VerifyFull] {
         let result = connect_to_answer(mode, b"N").await;
-        assert!(
-            matches!(result, Err(ConnectError::TlsRefused)),
-            "{mode:?}: {result:?}"
-        );
+        assert!(matches!(result, Err(ConnectError::TlsRefused)), "{mode:?}: {result:?}");
     }
 }
 
@@ -404,10 +326,7 @@ async fn a_server_without_tls_is_taken_by_the_modes_that_do_not_insist() {
 async fn bytes_beside_the_answer_to_ssl_request_are_refused() {
     for answer in [b"SR".as_slice(), b"S\0\0\0\0", b"NR"] {
         let result = connect_to_answer(SslMode::Prefer, answer).await;
-        assert!(
-            matches!(result, Err(ConnectError::BytesBeforeTls)),
-            "{answer:?}: {result:?}"
-        );
+        assert!(matches!(result, Err(ConnectError::BytesBeforeTls)), "{answer:?}: {result:?}");
     }
 }
 
@@ -436,10 +355,7 @@ async fn a_refused_connection_is_an_io_error() {
 async fn bytes_sent_before_the_handshake_are_refused() {
     let (_client, server) = within(tcp_pair()).await;
     let result = within(accept_tls(server, &server_config("server", None), b"Q")).await;
-    assert!(
-        matches!(result, Err(AcceptError::BytesBeforeTls)),
-        "{result:?}"
-    );
+    assert!(matches!(result, Err(AcceptError::BytesBeforeTls)), "{result:?}");
 }
 
 #[tokio::test]
@@ -454,25 +370,17 @@ async fn noise_instead_of_a_handshake_is_an_error() {
     let (mut client, server) = within(tcp_pair()).await;
     let config = server_config("server", None);
     let (result, written) = within(async {
-        tokio::join!(
-            accept_tls(server, &config, &[]),
-            client.write_all(b"\0\0\0\x08\0\x03\0\0")
-        )
+        tokio::join!(accept_tls(server, &config, &[]), client.write_all(b"\0\0\0\x08\0\x03\0\0"))
     })
     .await;
     written.expect("written");
-    assert!(
-        matches!(result, Err(AcceptError::Handshake(_))),
-        "{result:?}"
-    );
+    assert!(matches!(result, Err(AcceptError::Handshake(_))), "{result:?}");
 }
 
 #[tokio::test]
 async fn with_a_ca_file_clients_have_to_show_its_certificates() {
     let load = |identity: Option<(PathBuf, PathBuf)>| {
-        let identity = identity
-            .as_ref()
-            .map(|(cert, key)| (cert.as_path(), key.as_path()));
+        let identity = identity.as_ref().map(|(cert, key)| (cert.as_path(), key.as_path()));
         TlsClientConfig::load(SslMode::Require, None, identity).expect("the files are in order")
     };
     let known = load(Some((pem("client.pem"), pem("client.key"))));
@@ -489,9 +397,7 @@ async fn with_a_ca_file_clients_have_to_show_its_certificates() {
 /// A direct TLS handshake that names these application protocols.
 async fn direct_tls(protocols: Vec<Vec<u8>>) -> Result<Stream, AcceptError> {
     let (client, server) = tcp_pair().await;
-    let Stream::Tcp(client) = client else {
-        panic!("TCP")
-    };
+    let Stream::Tcp(client) = client else { panic!("TCP") };
     let mut roots = tokio_rustls::rustls::RootCertStore::empty();
     let authority = CertificateDer::from_pem_file(pem("ca.pem")).expect("a certificate");
     roots.add(authority).expect("an authority");
@@ -516,32 +422,17 @@ async fn direct_tls_has_to_name_postgresql() {
     let accepted = within(direct_tls(vec![b"postgresql".to_vec()])).await;
     assert!(accepted.expect("accepted").is_tls());
     let refused = within(direct_tls(Vec::new())).await;
-    assert!(
-        matches!(refused, Err(AcceptError::NoApplicationProtocol)),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(AcceptError::NoApplicationProtocol)), "{refused:?}");
     let refused = within(direct_tls(vec![b"http/1.1".to_vec()])).await;
-    assert!(
-        matches!(refused, Err(AcceptError::Handshake(_))),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(AcceptError::Handshake(_))), "{refused:?}");
 }
 
 #[tokio::test]
 async fn a_startup_packet_does_not_begin_with_tls() {
     let (mut client, mut server) = within(tcp_pair()).await;
-    within(client.write_all(&[0, 0, 0, 8]))
-        .await
-        .expect("written");
-    assert!(
-        !within(server.begins_with_tls())
-            .await
-            .expect("a first byte")
-    );
-    assert_eq!(
-        within(expect_bytes(&mut server, 4)).await.as_ref(),
-        [0, 0, 0, 8]
-    );
+    within(client.write_all(&[0, 0, 0, 8])).await.expect("written");
+    assert!(!within(server.begins_with_tls()).await.expect("a first byte"));
+    assert_eq!(within(expect_bytes(&mut server, 4)).await.as_ref(), [0, 0, 0, 8]);
     drop(client);
     assert!(!within(server.begins_with_tls()).await.expect("the end"));
 }
@@ -550,42 +441,19 @@ async fn a_startup_packet_does_not_begin_with_tls() {
 fn files_that_are_no_configuration_are_named() {
     let load = |cert: &str, key: &str, ca: Option<&str>| {
         let ca = ca.map(pem);
-        TlsServerConfig::load(&pem(cert), &pem(key), ca.as_deref())
-            .err()
-            .map(|e| e.to_string())
+        TlsServerConfig::load(&pem(cert), &pem(key), ca.as_deref()).err().map(|e| e.to_string())
     };
     for (cert, key, ca, file, cause) in [
         ("none.pem", "server.key", None, "none.pem", "No such file"),
         ("server.pem", "none.key", None, "none.key", "No such file"),
-        (
-            "server.pem",
-            "server.key",
-            Some("none.pem"),
-            "none.pem",
-            "No such file",
-        ),
-        (
-            "README.md",
-            "server.key",
-            None,
-            "README.md",
-            "no certificate",
-        ),
-        (
-            "server.key",
-            "server.key",
-            None,
-            "server.key",
-            "no certificate",
-        ),
+        ("server.pem", "server.key", Some("none.pem"), "none.pem", "No such file"),
+        ("README.md", "server.key", None, "README.md", "no certificate"),
+        ("server.key", "server.key", None, "server.key", "no certificate"),
         ("server.pem", "server.pem", None, "server.pem", ""),
         ("server.pem", "client.key", None, "server.pem", "not usable"),
     ] {
         let error = load(cert, key, ca).expect("an error");
-        assert!(
-            error.contains(file) && error.contains(cause),
-            "{cert} {key} {ca:?}: {error}"
-        );
+        assert!(error.contains(file) && error.contains(cause), "{cert} {key} {ca:?}: {error}");
     }
     assert_eq!(load("server.pem", "server.key", Some("ca.pem")), None);
     let error = TlsClientConfig::load(SslMode::VerifyCa, Some(&pem("none.pem")), None).err();

@@ -85,17 +85,10 @@ impl fmt::Display for TlsConfigError {
                 write!(f, "{}: not usable as an authority: {cause}", path.display())
             }
             Self::NoSystemAuthorities { cause } => {
-                write!(
-                    f,
-                    "no trusted authorities on this system, set a CA file: {cause}"
-                )
+                write!(f, "no trusted authorities on this system, set a CA file: {cause}")
             }
             Self::Identity { path, cause } => {
-                write!(
-                    f,
-                    "{}: certificate and key are not usable: {cause}",
-                    path.display()
-                )
+                write!(f, "{}: certificate and key are not usable: {cause}", path.display())
             }
             Self::Configuration { cause } => write!(f, "TLS configuration: {cause}"),
         }
@@ -131,13 +124,9 @@ impl TlsServerConfig {
             }
         };
         let (chain, key) = identity(cert_file, key_file)?;
-        let mut config =
-            builder
-                .with_single_cert(chain, key)
-                .map_err(|cause| TlsConfigError::Identity {
-                    path: cert_file.to_owned(),
-                    cause,
-                })?;
+        let mut config = builder
+            .with_single_cert(chain, key)
+            .map_err(|cause| TlsConfigError::Identity { path: cert_file.to_owned(), cause })?;
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
@@ -160,10 +149,7 @@ pub struct TlsClientConfig {
 impl TlsClientConfig {
     /// No TLS at all.
     pub fn disabled() -> Self {
-        Self {
-            mode: SslMode::Disable,
-            config: None,
-        }
+        Self { mode: SslMode::Disable, config: None }
     }
 
     /// Reads what `mode` needs: the authorities in `ca_file`, or those of the operating system
@@ -181,10 +167,7 @@ impl TlsClientConfig {
             (SslMode::VerifyFull, path) => Check::AuthorityAndName(Authorities::of(path)?),
         };
         let provider = Arc::new(ring::default_provider());
-        let verifier = Verifier {
-            check,
-            algorithms: provider.signature_verification_algorithms,
-        };
+        let verifier = Verifier { check, algorithms: provider.signature_verification_algorithms };
         let builder = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(VERSIONS)
             .map_err(configuration)?
@@ -194,20 +177,14 @@ impl TlsClientConfig {
             None => builder.with_no_client_auth(),
             Some((cert_file, key_file)) => {
                 let (chain, key) = identity(cert_file, key_file)?;
-                builder.with_client_auth_cert(chain, key).map_err(|cause| {
-                    TlsConfigError::Identity {
-                        path: cert_file.into(),
-                        cause,
-                    }
-                })?
+                builder
+                    .with_client_auth_cert(chain, key)
+                    .map_err(|cause| TlsConfigError::Identity { path: cert_file.into(), cause })?
             }
         };
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.resumption = Resumption::disabled();
-        Ok(Self {
-            mode,
-            config: Some(Arc::new(config)),
-        })
+        Ok(Self { mode, config: Some(Arc::new(config)) })
     }
 
     pub fn mode(&self) -> SslMode {
@@ -215,16 +192,12 @@ impl TlsClientConfig {
     }
 
     pub(super) fn connector(&self) -> Option<TlsConnector> {
-        self.config
-            .as_ref()
-            .map(|config| TlsConnector::from(Arc::clone(config)))
+        self.config.as_ref().map(|config| TlsConnector::from(Arc::clone(config)))
     }
 }
 
 fn configuration(cause: impl fmt::Display) -> TlsConfigError {
-    TlsConfigError::Configuration {
-        cause: cause.to_string(),
-    }
+    TlsConfigError::Configuration { cause: cause.to_string() }
 }
 
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
@@ -241,10 +214,7 @@ fn identity(cert_file: &Path, key_file: &Path) -> Result<Identity, TlsConfigErro
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsConfigError> {
     let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect)
-        .map_err(|cause| TlsConfigError::File {
-            path: path.into(),
-            cause: cause.to_string(),
-        })?;
+        .map_err(|cause| TlsConfigError::File { path: path.into(), cause: cause.to_string() })?;
     if certificates.is_empty() {
         return Err(TlsConfigError::NoCertificate { path: path.into() });
     }
@@ -263,10 +233,7 @@ impl Authorities {
         for certificate in &listed {
             roots
                 .add(certificate.clone())
-                .map_err(|cause| TlsConfigError::Authority {
-                    path: path.into(),
-                    cause,
-                })?;
+                .map_err(|cause| TlsConfigError::Authority { path: path.into(), cause })?;
         }
         Ok(Self { roots, listed })
     }
@@ -278,13 +245,8 @@ impl Authorities {
         roots.add_parsable_certificates(found.certs);
         if roots.is_empty() {
             let causes: Vec<_> = found.errors.iter().map(ToString::to_string).collect();
-            return Err(TlsConfigError::NoSystemAuthorities {
-                cause: causes.join("; "),
-            });
+            return Err(TlsConfigError::NoSystemAuthorities { cause: causes.join("; ") });
         }
-        Ok(Self {
-            roots,
-            listed: Vec::new(),
-        })
+        Ok(Self { roots, listed: Vec::new() })
     }
 }

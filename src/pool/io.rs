@@ -100,7 +100,13 @@ impl Drop for Place {
 }
 
 impl Pool {
-    pub fn new(common: Arc<Common>, target: Target, name: String, size: usize, times: Times) -> Self {
+    pub fn new(
+        common: Arc<Common>,
+        target: Target,
+        name: String,
+        size: usize,
+        times: Times,
+    ) -> Self {
         Self {
             common,
             target,
@@ -234,8 +240,8 @@ impl Pool {
     fn is_due(&self, connection: &mut Connection, now: Instant) -> bool {
         let server = &connection.server;
         let lifetime = self.times.get().lifetime;
-        let old = !lifetime.is_zero()
-            && now.saturating_duration_since(server.connected_at) > lifetime;
+        let old =
+            !lifetime.is_zero() && now.saturating_duration_since(server.connected_at) > lifetime;
         old || server.close_needed || server.id < self.retired.load(Ordering::Relaxed)
     }
 
@@ -351,10 +357,6 @@ impl WaitingSince {
 
 impl Drop for WaitingSince {
     fn drop(&mut self) {
-        self.pool
-            .waiting_since
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.id);
+        self.pool.waiting_since.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
     }
 }

@@ -57,7 +57,11 @@ impl<S, W> State<S, W> {
     }
 
     /// A server is free again. `hand` gives it to a waiter, or gives it back if that has left.
-    pub fn release(&mut self, server: S, mut hand: impl FnMut(W, Handed<S>) -> Result<(), Handed<S>>) {
+    pub fn release(
+        &mut self,
+        server: S,
+        mut hand: impl FnMut(W, Handed<S>) -> Result<(), Handed<S>>,
+    ) {
         let mut handed = Handed::Server(server);
         while let Some(waiter) = self.waiting.pop_front() {
             match hand(waiter, handed) {
@@ -78,7 +82,11 @@ impl<S, W> State<S, W> {
 
     /// Another limit: who waits gets what it adds. What is too much is closed when free, by
     /// `surplus`.
-    pub fn resize(&mut self, size: usize, mut hand: impl FnMut(W, Handed<S>) -> Result<(), Handed<S>>) {
+    pub fn resize(
+        &mut self,
+        size: usize,
+        mut hand: impl FnMut(W, Handed<S>) -> Result<(), Handed<S>>,
+    ) {
         self.size = size;
         self.fill_places(&mut hand);
     }

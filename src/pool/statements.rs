@@ -59,7 +59,8 @@ impl Statement {
         guard
             .as_ref()
             .filter(|known| {
-                (known.generation, known.settings_key, known.base) == (generation, settings_key, base)
+                (known.generation, known.settings_key, known.base)
+                    == (generation, settings_key, base)
             })
             .map(|known| Arc::clone(&known.verdict))
     }

@@ -58,7 +58,9 @@ pub struct Ends {
 
 impl Ends {
     fn of(stream: &Stream) -> Self {
-        let text = |peer: std::io::Result<Peer>| peer.map_or_else(|_| String::new(), |peer| peer.to_string());
+        let text = |peer: std::io::Result<Peer>| {
+            peer.map_or_else(|_| String::new(), |peer| peer.to_string())
+        };
         Self {
             address: text(stream.peer()),
             local: text(stream.local()),
@@ -75,7 +77,10 @@ pub enum ServerError {
     Login(LoginError),
     Protocol,
     /// A question of ours was refused.
-    Query { sqlstate: String, message: String },
+    Query {
+        sqlstate: String,
+        message: String,
+    },
 }
 
 impl fmt::Display for ServerError {
@@ -105,7 +110,8 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 impl Connection {
     /// Connects, logs in and reads how the session starts. No time-out of its own.
     pub async fn open(target: &Target) -> Result<Self, ServerError> {
-        let mut stream = connect(&target.address, &target.tls).await.map_err(ServerError::Connect)?;
+        let mut stream =
+            connect(&target.address, &target.tls).await.map_err(ServerError::Connect)?;
         let mut hello = Vec::new();
         let named = [("user", target.user.as_str()), ("database", target.database.as_str())];
         let more = target.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
@@ -182,8 +188,7 @@ impl Connection {
     pub fn is_quiet(&mut self) -> bool {
         let mut context = Context::from_waker(Waker::noop());
         self.input.reserve(1024);
-        self.input.is_empty()
-            && self.stream.poll_read(&mut context, &mut self.input).is_pending()
+        self.input.is_empty() && self.stream.poll_read(&mut context, &mut self.input).is_pending()
     }
 }
 
@@ -267,8 +272,8 @@ fn intern_base(base: Base) -> Arc<Base> {
     if bases.len() >= BASES_MAX {
         bases.clear();
     }
-    let known = bases.entry(base.values.clone()).or_insert_with(|| {
-        Arc::new(Base { id: NEXT.fetch_add(1, Ordering::Relaxed), ..base })
-    });
+    let known = bases
+        .entry(base.values.clone())
+        .or_insert_with(|| Arc::new(Base { id: NEXT.fetch_add(1, Ordering::Relaxed), ..base }));
     Arc::clone(known)
 }

@@ -28,10 +28,17 @@ pub enum Step {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LoginError {
     /// PostgreSQL said no.
-    Refused { sqlstate: String, message: String },
+    Refused {
+        sqlstate: String,
+        message: String,
+    },
     Auth(ServerAuthError),
-    UnexpectedMessage { tag: u8 },
-    Malformed { tag: u8 },
+    UnexpectedMessage {
+        tag: u8,
+    },
+    Malformed {
+        tag: u8,
+    },
 }
 
 impl fmt::Display for LoginError {

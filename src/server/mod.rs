@@ -20,6 +20,7 @@ use settings::{Base, Settings};
 
 /// What is known of one server connection.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Server {
     pub id: u64,
     pub pid: u32,
@@ -55,7 +56,12 @@ pub fn shared_name(id: u64) -> Vec<u8> {
 }
 
 impl Server {
-    pub fn new(id: u64, login: login::LoggedIn, statements_max: NonZeroUsize, now: Instant) -> Self {
+    pub fn new(
+        id: u64,
+        login: login::LoggedIn,
+        statements_max: NonZeroUsize,
+        now: Instant,
+    ) -> Self {
         Self {
             id,
             pid: login.pid,

@@ -11,10 +11,7 @@ use super::reading::reading_runs_code;
 use super::verdict::{TableId, Write};
 
 /// Code that we do not know runs in the session.
-pub(super) const UNKNOWN_CODE: Write = Write::Opaque {
-    commits_inside: false,
-    taints: true,
-};
+pub(super) const UNKNOWN_CODE: Write = Write::Opaque { commits_inside: false, taints: true };
 
 /// What writing to these tables touches.
 pub(super) fn write(targets: &[Target], catalog: &Catalog, search_path: &[String]) -> Write {
@@ -40,10 +37,7 @@ pub(super) fn truncate(
 ) -> Write {
     let mut waiting: Vec<TableId> = match resolve(targets, catalog, search_path) {
         Err(write) => return write,
-        Ok(found) => found
-            .into_iter()
-            .map(|(relation, _)| catalog.root(relation.oid))
-            .collect(),
+        Ok(found) => found.into_iter().map(|(relation, _)| catalog.root(relation.oid)).collect(),
     };
     let mut tables = BTreeSet::new();
     while let Some(root) = waiting.pop() {
@@ -72,16 +66,10 @@ pub(super) fn refresh(targets: &[Target], catalog: &Catalog, search_path: &[Stri
     let clean = |relation: &Relation| {
         relation.kind == RelationKind::MaterializedView
             && !relation.code
-            && !catalog
-                .reads(relation.oid)
-                .iter()
-                .any(|read| reading_runs_code(*read, catalog))
+            && !catalog.reads(relation.oid).iter().any(|read| reading_runs_code(*read, catalog))
     };
     let clean = found.iter().all(|(relation, _)| clean(relation));
-    let views = found
-        .iter()
-        .map(|(relation, _)| TableId(relation.oid))
-        .collect();
+    let views = found.iter().map(|(relation, _)| TableId(relation.oid)).collect();
     verdict(clean.then_some(views))
 }
 
@@ -101,23 +89,13 @@ fn resolve<'a>(
         if relations.iter().any(|relation| relation.system) {
             return Err(Write::Catalog);
         }
-        found.extend(
-            relations
-                .into_iter()
-                .map(|relation| (relation, target.operations)),
-        );
+        found.extend(relations.into_iter().map(|relation| (relation, target.operations)));
     }
-    if found.is_empty() {
-        Err(UNKNOWN_CODE)
-    } else {
-        Ok(found)
-    }
+    if found.is_empty() { Err(UNKNOWN_CODE) } else { Ok(found) }
 }
 
 fn verdict(tables: Option<BTreeSet<TableId>>) -> Write {
-    tables.map_or(UNKNOWN_CODE, |tables| {
-        Write::Plain(tables.into_iter().collect())
-    })
+    tables.map_or(UNKNOWN_CODE, |tables| Write::Plain(tables.into_iter().collect()))
 }
 
 /// The closure over trees and foreign keys; `None` if code from outside runs on the way.
@@ -136,22 +114,13 @@ fn follow(mut waiting: Vec<(TableId, Operations)>, catalog: &Catalog) -> Option<
         if members.is_empty() || !members.iter().all(|member| plain(member)) {
             return None;
         }
-        for key in members
-            .iter()
-            .flat_map(|member| catalog.foreign_keys(member.oid))
-        {
+        for key in members.iter().flat_map(|member| catalog.foreign_keys(member.oid)) {
             let child = catalog.root(key.child);
             let deletes = operations.delete && key.on_delete == Action::Cascade;
             let updates = operations.delete && key.on_delete == Action::Set
                 || operations.update && key.on_update != Action::Nothing;
             if deletes || updates {
-                waiting.push((
-                    child,
-                    Operations {
-                        update: updates,
-                        delete: deletes,
-                    },
-                ));
+                waiting.push((child, Operations { update: updates, delete: deletes }));
             }
         }
     }

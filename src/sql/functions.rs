@@ -56,12 +56,7 @@ const STABLE: &[&str] = &[
 
 /// The immutable built-ins called `pg_…` whose answer depends on their arguments alone; the
 /// others look at catalogues, timelines or storage whatever their label says.
-const PG_IMMUTABLE: &[&str] = &[
-    "pg_lsn",
-    "pg_size_bytes",
-    "pg_size_pretty",
-    "pg_wal_lsn_diff",
-];
+const PG_IMMUTABLE: &[&str] = &["pg_lsn", "pg_size_bytes", "pg_size_pretty", "pg_wal_lsn_diff"];
 
 /// May run SQL, expressions of indexes, checks of domains or foreign code, or change catalogues.
 const RUNS_CODE: &[&str] = &[
@@ -200,14 +195,7 @@ mod tests {
 
     #[test]
     fn time_words_are_found_in_any_case_and_place() {
-        for text in [
-            "now",
-            " NOW ",
-            "Today",
-            "(,today]",
-            "[yesterday,tomorrow)",
-            "{now}",
-        ] {
+        for text in ["now", " NOW ", "Today", "(,today]", "[yesterday,tomorrow)", "{now}"] {
             assert!(has_time_word(text), "{text}");
         }
         for text in ["", "knowing", "snow", "todays", "2024-01-01"] {

@@ -19,10 +19,7 @@ impl Path {
     pub(super) fn new(catalog: &Catalog, search_path: &[String]) -> Self {
         let first = search_path.iter().position(|name| name == "pg_catalog");
         Self {
-            schemas: search_path
-                .iter()
-                .filter_map(|name| catalog.schema(name))
-                .collect(),
+            schemas: search_path.iter().filter_map(|name| catalog.schema(name)).collect(),
             pg_catalog: catalog.pg_catalog(),
             demoted: first.is_some_and(|at| at > 0),
         }
@@ -97,9 +94,5 @@ fn accepts(overload: &Overload, call: &Call, values: &Values) -> bool {
     }
     given <= wanted
         && given + overload.defaults >= wanted
-        && overload
-            .arguments
-            .iter()
-            .zip(&call.arguments)
-            .all(|(d, a)| values.fit(*d, *a))
+        && overload.arguments.iter().zip(&call.arguments).all(|(d, a)| values.fit(*d, *a))
 }

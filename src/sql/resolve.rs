@@ -63,9 +63,7 @@ pub(super) fn resolve(
     for operator in &facts.operators {
         resolver.operator(operator);
     }
-    let Resolved {
-        tables, refusal, ..
-    } = &mut resolver.resolved;
+    let Resolved { tables, refusal, .. } = &mut resolver.resolved;
     if tables.is_empty() {
         refusal.get_or_insert(BypassReason::NoTable);
     } else if tables.len() > TABLES_MAX {
@@ -193,9 +191,7 @@ impl<'a> Resolver<'a> {
         for (_, relations) in &self.ranges {
             let columns = relations.iter().flat_map(|relation| &relation.columns);
             classes.extend(
-                columns
-                    .filter(|column| all || used.contains(&*column.name))
-                    .map(|c| c.class),
+                columns.filter(|column| all || used.contains(&*column.name)).map(|c| c.class),
             );
         }
         for class in classes {
@@ -210,10 +206,7 @@ impl<'a> Resolver<'a> {
         };
         self.facts.derived.contains(name)
             || self.facts.ctes.contains(name)
-            || self
-                .ranges
-                .iter()
-                .any(|(range, _)| range_name(range) == name)
+            || self.ranges.iter().any(|(range, _)| range_name(range) == name)
     }
 
     fn note_value(&mut self, class: TypeClass) {
@@ -258,10 +251,7 @@ impl<'a> Resolver<'a> {
                 }
             } else if candidate.domain {
                 self.refuse(BypassReason::UserObject);
-                if matches!(
-                    candidate.class,
-                    TypeClass::CheckedDomain | TypeClass::Outside
-                ) {
+                if matches!(candidate.class, TypeClass::CheckedDomain | TypeClass::Outside) {
                     self.resolved.code = true;
                 }
                 self.note_value(candidate.class);
@@ -323,11 +313,8 @@ impl<'a> Resolver<'a> {
     }
 
     fn is_column(&self, qualifier: &str, name: &str) -> bool {
-        let mut candidates = self
-            .ranges
-            .iter()
-            .filter(|(range, _)| range_name(range) == qualifier)
-            .peekable();
+        let mut candidates =
+            self.ranges.iter().filter(|(range, _)| range_name(range) == qualifier).peekable();
         !self.facts.derived.contains(qualifier)
             && !self.facts.ctes.contains(qualifier)
             && candidates.peek().is_some()
@@ -335,19 +322,12 @@ impl<'a> Resolver<'a> {
                 !range.renamed
                     && !self.facts.ctes.contains(&range.name.name)
                     && !relations.is_empty()
-                    && relations
-                        .iter()
-                        .all(|relation| relation.column(name).is_some())
+                    && relations.iter().all(|relation| relation.column(name).is_some())
             })
     }
 
     fn attribute(&mut self, name: &str) {
-        if self
-            .catalog
-            .functions(name)
-            .iter()
-            .any(|overload| self.path.holds(overload.schema))
-        {
+        if self.catalog.functions(name).iter().any(|overload| self.path.holds(overload.schema)) {
             self.outside(BypassReason::UnknownName);
         }
         if let Some(built_in) = self.catalog.built_in(name)
@@ -364,17 +344,10 @@ impl<'a> Resolver<'a> {
 
     fn call(&mut self, call: &Call) {
         let name = &call.name.name;
-        if self
-            .path
-            .reaches(call, self.catalog.functions(name), &self.values)
-        {
+        if self.path.reaches(call, self.catalog.functions(name), &self.values) {
             self.outside(BypassReason::UserObject);
         }
-        match self
-            .catalog
-            .built_in(name)
-            .or_else(|| self.older_name(call))
-        {
+        match self.catalog.built_in(name).or_else(|| self.older_name(call)) {
             None => self.outside(BypassReason::Function),
             Some(built_in) => {
                 if functions::runs_code(name) {
@@ -390,16 +363,11 @@ impl<'a> Resolver<'a> {
     /// EXTRACT is a function of its own since version 14 only.
     fn older_name(&self, call: &Call) -> Option<BuiltIn> {
         let extract = call.name.name == "extract" && call.name.schema.is_some();
-        extract
-            .then(|| self.catalog.built_in("date_part"))
-            .flatten()
+        extract.then(|| self.catalog.built_in("date_part")).flatten()
     }
 
     fn operator(&mut self, call: &Call) {
-        if self
-            .path
-            .reaches(call, self.catalog.operators(&call.name.name), &self.values)
-        {
+        if self.path.reaches(call, self.catalog.operators(&call.name.name), &self.values) {
             self.outside(BypassReason::UserObject);
         }
     }

@@ -7,13 +7,7 @@ pub fn parse_search_path(value: &str, user: &str) -> Option<Vec<String>> {
     Some(
         names
             .into_iter()
-            .map(|name| {
-                if name == "$user" {
-                    user.to_owned()
-                } else {
-                    name
-                }
-            })
+            .map(|name| if name == "$user" { user.to_owned() } else { name })
             .collect(),
     )
 }

@@ -186,7 +186,10 @@ pub fn write_row_description(out: &mut Vec<u8>, columns: &[Column<'_>]) {
     });
 }
 
-pub fn write_data_row<'a>(out: &mut Vec<u8>, values: impl ExactSizeIterator<Item = Option<&'a str>>) {
+pub fn write_data_row<'a>(
+    out: &mut Vec<u8>,
+    values: impl ExactSizeIterator<Item = Option<&'a str>>,
+) {
     write(out, DATA_ROW, |body| {
         body.extend_from_slice(&u16::try_from(values.len()).unwrap_or(u16::MAX).to_be_bytes());
         for value in values {

@@ -15,8 +15,13 @@ pub struct Header {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameError {
     /// The length word counts itself, so less than 4 is impossible.
-    LengthTooSmall { tag: u8 },
-    LengthTooLarge { tag: u8, length: usize },
+    LengthTooSmall {
+        tag: u8,
+    },
+    LengthTooLarge {
+        tag: u8,
+        length: usize,
+    },
 }
 
 /// The header at the front of `bytes`, or `None` while it is incomplete.

@@ -181,19 +181,10 @@ mod tests {
 
     #[test]
     fn requests_and_cancels_are_told_apart() {
-        assert_eq!(
-            read(&[0, 0, 0, 8, 4, 210, 22, 47]),
-            Ok(Some((Packet::SslRequest, 8)))
-        );
-        assert_eq!(
-            read(&[0, 0, 0, 8, 4, 210, 22, 48]),
-            Ok(Some((Packet::GssencRequest, 8)))
-        );
+        assert_eq!(read(&[0, 0, 0, 8, 4, 210, 22, 47]), Ok(Some((Packet::SslRequest, 8))));
+        assert_eq!(read(&[0, 0, 0, 8, 4, 210, 22, 48]), Ok(Some((Packet::GssencRequest, 8))));
         let cancel = cancel_request(7, &[1, 2, 3, 4]);
-        assert_eq!(
-            read(&cancel),
-            Ok(Some((Packet::Cancel { pid: 7, key: vec![1, 2, 3, 4] }, 16)))
-        );
+        assert_eq!(read(&cancel), Ok(Some((Packet::Cancel { pid: 7, key: vec![1, 2, 3, 4] }, 16))));
     }
 
     #[test]

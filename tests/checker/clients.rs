@@ -27,8 +27,7 @@ impl World {
     }
 
     pub(crate) fn violation(&self, story: &str) {
-        self.report
-            .violation(format!("seed {}: {story}", self.seed));
+        self.report.violation(format!("seed {}: {story}", self.seed));
     }
 
     pub(crate) fn open(&self) -> io::Result<Connection> {
@@ -52,9 +51,7 @@ impl World {
         self.report.reads.fetch_add(1, Ordering::Relaxed);
         let value = match cell.shows {
             Shows::Value => answer.first(),
-            Shows::Columns => i64::try_from(answer.columns.len())
-                .ok()
-                .map(|count| count - 1),
+            Shows::Columns => i64::try_from(answer.columns.len()).ok().map(|count| count - 1),
         };
         if let Some(broken) = judge(floor, value) {
             let last = cell.register.last_write();
@@ -101,12 +98,7 @@ pub(crate) struct Reader<'a> {
 impl<'a> Reader<'a> {
     pub(crate) fn new(world: &'a World, who: usize) -> io::Result<Self> {
         let (connection, random) = (world.open()?, Random::new(world.seed, who));
-        Ok(Self {
-            world,
-            random,
-            connection,
-            prepared: HashMap::new(),
-        })
+        Ok(Self { world, random, connection, prepared: HashMap::new() })
     }
 
     pub(crate) fn run(mut self) -> io::Result<()> {
@@ -126,15 +118,11 @@ impl<'a> Reader<'a> {
         let text = &cell.texts[self.random.below(cell.texts.len())];
         let done = match self.random.below(100) {
             0..40 => self.one(cell, "simple Query", |connection| connection.simple(text)),
-            40..70 => self.one(cell, "extended", |connection| {
-                connection.extended(text, &[])
-            }),
-            70..76 => self.one(cell, "uncached text", |connection| {
-                connection.simple(&cell.uncached)
-            }),
-            76..77 => self.one(cell, "slow text", |connection| {
-                connection.simple(&cell.slow)
-            }),
+            40..70 => self.one(cell, "extended", |connection| connection.extended(text, &[])),
+            70..76 => {
+                self.one(cell, "uncached text", |connection| connection.simple(&cell.uncached))
+            }
+            76..77 => self.one(cell, "slow text", |connection| connection.simple(&cell.slow)),
             77..86 => self.prepared(cell, text),
             86..92 => self.transaction(cell, text),
             92..96 => self.repeatable(cell, text),
@@ -143,9 +131,7 @@ impl<'a> Reader<'a> {
         };
         match done {
             Err(error) if is_closed(&error) => {
-                self.world
-                    .report
-                    .error("closed", "a reader's connection was closed");
+                self.world.report.error("closed", "a reader's connection was closed");
                 self.reconnect()
             }
             done => done,
@@ -197,12 +183,9 @@ impl<'a> Reader<'a> {
         let begin = ["BEGIN", "BEGIN READ ONLY", "START TRANSACTION"][self.random.below(3)];
         self.connection.simple(begin)?;
         for _ in 0..3 {
-            self.one(cell, "read committed transaction", |connection| {
-                connection.simple(text)
-            })?;
+            self.one(cell, "read committed transaction", |connection| connection.simple(text))?;
         }
-        self.connection
-            .simple(["COMMIT", "ROLLBACK"][self.random.below(2)])?;
+        self.connection.simple(["COMMIT", "ROLLBACK"][self.random.below(2)])?;
         Ok(())
     }
 
@@ -210,17 +193,11 @@ impl<'a> Reader<'a> {
     /// snapshot are empty to it, as PostgreSQL documents, so nothing is asked of no row.
     fn repeatable(&mut self, cell: &Cell, text: &str) -> io::Result<()> {
         let world = self.world;
-        self.connection
-            .simple("BEGIN ISOLATION LEVEL REPEATABLE READ")?;
+        self.connection.simple("BEGIN ISOLATION LEVEL REPEATABLE READ")?;
         let floor = cell.register.floor();
         let first = self.connection.simple(text)?;
         if first.first().is_some() {
-            world.judge(
-                cell,
-                floor,
-                &first,
-                "first read of a repeatable read transaction",
-            );
+            world.judge(cell, floor, &first, "first read of a repeatable read transaction");
         }
         let others = world.cells[self.random.below(world.cells.len())][0].texts[0].clone();
         self.connection.simple(&others)?;
@@ -230,9 +207,7 @@ impl<'a> Reader<'a> {
         let rows_only = cell.name.starts_with(['r', 'c']);
         if let Some((first, second)) = both.filter(|(first, second)| first != second && rows_only) {
             let name = &cell.name;
-            world.violation(&format!(
-                "{name} was {first}, then {second} in one snapshot"
-            ));
+            world.violation(&format!("{name} was {first}, then {second} in one snapshot"));
         }
         self.connection.simple("COMMIT")?;
         Ok(())
@@ -241,8 +216,7 @@ impl<'a> Reader<'a> {
     fn cursor(&mut self, cell: &Cell, text: &str) -> io::Result<()> {
         self.connection.simple("BEGIN")?;
         let floor = cell.register.floor();
-        self.connection
-            .simple(&format!("DECLARE reading CURSOR FOR {text}"))?;
+        self.connection.simple(&format!("DECLARE reading CURSOR FOR {text}"))?;
         let answer = self.connection.simple("FETCH reading")?;
         // DECLARE may take its snapshot before it waits for a lock (seen on 15), and what was
         // emptied meanwhile is empty to it.
@@ -262,8 +236,7 @@ impl<'a> Reader<'a> {
     fn pipelined(&mut self, cell: &Cell, text: &str) -> io::Result<()> {
         let group = |sql| [wire::extended(sql, &[]), wire::sync()].concat();
         let mut floor = cell.register.floor();
-        self.connection
-            .send(&[group(&cell.slow), group(text)].concat())?;
+        self.connection.send(&[group(&cell.slow), group(text)].concat())?;
         for way in ["slow text in a pipeline", "read behind it in the pipeline"] {
             let answer = self.connection.answer()?;
             if let Some(value) = self.world.judge(cell, floor, &answer, way) {
@@ -308,18 +281,8 @@ impl<'a> Writer<'a> {
 
     /// Each kind once, then kinds by weight.
     pub(crate) fn run(mut self) -> io::Result<()> {
-        let weights: usize = self
-            .world
-            .kinds
-            .iter()
-            .map(|kind| kind.weight as usize)
-            .sum();
-        let mut first = self
-            .world
-            .kinds
-            .iter()
-            .skip(self.who)
-            .step_by(self.world.cells.len());
+        let weights: usize = self.world.kinds.iter().map(|kind| kind.weight as usize).sum();
+        let mut first = self.world.kinds.iter().skip(self.who).step_by(self.world.cells.len());
         while self.world.running() {
             let kind = first.next().copied().unwrap_or_else(|| self.pick(weights));
             self.write(kind)?;
@@ -345,21 +308,14 @@ impl<'a> Writer<'a> {
         let world = self.world;
         let cell = &world.cells[self.who][kind.place as usize];
         for _ in 0..3 {
-            self.reader
-                .read_for_writer(cell, "read before its writer writes")?;
+            self.reader.read_for_writer(cell, "read before its writer writes")?;
         }
         self.next += 2;
         let n = self.version(kind);
         let warm = cell.register.writing(kind.name);
         let (who, direct) = (self.who, &world.direct);
         let (connection, prepared) = (&mut self.connection, &mut self.prepared);
-        match (kind.run)(&mut Write {
-            who,
-            n,
-            connection,
-            direct,
-            prepared,
-        }) {
+        match (kind.run)(&mut Write { who, n, connection, direct, prepared }) {
             Ok(Outcome::Acked(n)) => {
                 cell.register.acked(n);
                 world.report.write(kind.name, warm);
@@ -373,15 +329,12 @@ impl<'a> Writer<'a> {
                 self.reconnect()?;
             }
             Ok(Outcome::Refused(sqlstate, message)) => {
-                world
-                    .report
-                    .error(&sqlstate, &format!("{}: {message}", kind.name));
+                world.report.error(&sqlstate, &format!("{}: {message}", kind.name));
                 self.reconnect()?;
             }
             Err(error) => self.failed(kind, &error)?,
         }
-        self.reader
-            .read_for_writer(cell, "read right after the acknowledgement")
+        self.reader.read_for_writer(cell, "read right after the acknowledgement")
     }
 
     /// Columns are counted, so no number may be left out.
@@ -389,9 +342,7 @@ impl<'a> Writer<'a> {
         if kind.place != Place::Columns {
             return self.next;
         }
-        let floor = self.world.cells[self.who][kind.place as usize]
-            .register
-            .floor();
+        let floor = self.world.cells[self.who][kind.place as usize].register.floor();
         floor.acked.max(floor.shown) + 1
     }
 
@@ -403,17 +354,14 @@ impl<'a> Writer<'a> {
         } else if error.kind() == io::ErrorKind::PermissionDenied {
             let text = error.to_string();
             let (sqlstate, message) = text.split_once(' ').unwrap_or(("", &text));
-            self.world
-                .report
-                .error(sqlstate, &format!("{name}: {message}"));
+            self.world.report.error(sqlstate, &format!("{name}: {message}"));
         } else if is_closed(error) {
             self.world.report.error("closed", name);
             if name == "kill" {
                 self.world.report.write(name, true);
             }
         } else {
-            self.world
-                .violation(&format!("{name} was not answered: {error}"));
+            self.world.violation(&format!("{name} was not answered: {error}"));
         }
         self.reconnect()
     }

@@ -84,9 +84,7 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> io::Result<bool> {
     let url =
         |text: &str| Url::parse(text).ok_or_else(|| io::Error::other(format!("no URL: {text}")));
-    let clock = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let writers = (options.clients / 4).max(1);
     let chosen =
         |name: &str, among: &[String]| among.is_empty() || among.iter().any(|one| one == name);
@@ -95,18 +93,12 @@ fn run(options: &Options) -> io::Result<bool> {
         direct: url(&options.direct)?,
         seed: options.seed.unwrap_or(clock),
         cells: (0..writers).map(schema::cells).collect(),
-        kinds: KINDS
-            .iter()
-            .filter(|kind| chosen(kind.name, &options.kinds))
-            .collect(),
+        kinds: KINDS.iter().filter(|kind| chosen(kind.name, &options.kinds)).collect(),
         report: Report::default(),
         stop: AtomicBool::new(false),
     };
     let admin = options.admin.as_deref().map(url).transpose()?;
-    println!(
-        "seed {}, {writers} writers, {} clients",
-        world.seed, options.clients
-    );
+    println!("seed {}, {writers} writers, {} clients", world.seed, options.clients);
     schema::create(&world.direct, writers)?;
     let before = counters(admin.as_ref());
     let ended = play(&world, options, |name| chosen(name, &options.races));
@@ -129,15 +121,9 @@ fn play(world: &World, options: &Options, race: impl Fn(&str) -> bool) -> Vec<St
             let end = &end;
             threads.spawn(move || {
                 if who < world.cells.len() && !world.kinds.is_empty() {
-                    end(
-                        format!("writer {who}"),
-                        Writer::new(world, who).and_then(Writer::run),
-                    );
+                    end(format!("writer {who}"), Writer::new(world, who).and_then(Writer::run));
                 } else {
-                    end(
-                        format!("reader {who}"),
-                        Reader::new(world, who).and_then(Reader::run),
-                    );
+                    end(format!("reader {who}"), Reader::new(world, who).and_then(Reader::run));
                 }
             });
         }
@@ -200,10 +186,7 @@ fn hit_ratio(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> O
 fn print(world: &World, ended: &[String], hits: Option<u64>, hits_wanted: u64) -> bool {
     let violations = world.report.violations();
     let writes = world.report.writes();
-    println!(
-        "{} reads judged",
-        world.report.reads.load(Ordering::Relaxed)
-    );
+    println!("{} reads judged", world.report.reads.load(Ordering::Relaxed));
     match hits {
         Some(hits) => println!("{hits} % of look-ups were hits"),
         None => println!("hits unknown: the console was not asked, or did not say"),

@@ -131,10 +131,7 @@ impl Report {
 
     pub(crate) fn error(&self, sqlstate: &str, example: &str) {
         let mut errors = self.errors.lock().unwrap();
-        errors
-            .entry(sqlstate.to_owned())
-            .or_insert_with(|| (0, example.to_owned()))
-            .0 += 1;
+        errors.entry(sqlstate.to_owned()).or_insert_with(|| (0, example.to_owned())).0 += 1;
     }
 
     pub(crate) fn violations(&self) -> Vec<String> {

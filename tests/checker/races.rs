@@ -12,17 +12,11 @@ use crate::wire::{self, Answer, Connection};
 type Race = fn(&World) -> io::Result<()>;
 
 pub(crate) const RACES: &[(&str, Race)] = &[
-    (
-        "bind_then_commit_then_execute",
-        bind_then_commit_then_execute,
-    ),
+    ("bind_then_commit_then_execute", bind_then_commit_then_execute),
     ("commit_under_a_slow_read", commit_under_a_slow_read),
     ("behind_a_blocked_read", behind_a_blocked_read),
     ("visible_before_acknowledged", visible_before_acknowledged),
-    (
-        "acknowledged_then_read_elsewhere",
-        acknowledged_then_read_elsewhere,
-    ),
+    ("acknowledged_then_read_elsewhere", acknowledged_then_read_elsewhere),
     ("one_text_two_roles", one_text_two_roles),
     ("grant_and_revoke", grant_and_revoke),
     ("tenants", tenants),
@@ -81,13 +75,7 @@ fn bind_then_commit_then_execute(world: &World) -> io::Result<()> {
             for _ in 0..2 {
                 let floor = cell.register.floor();
                 let answer = reader.extended(text, &[])?;
-                finish(
-                    world,
-                    &cell,
-                    floor,
-                    &answer,
-                    "extended, after Execute long after Bind",
-                );
+                finish(world, &cell, floor, &answer, "extended, after Execute long after Bind");
             }
         }
     }
@@ -108,13 +96,7 @@ fn commit_under_a_slow_read(world: &World) -> io::Result<()> {
         running(world, &mut direct, "stamp_slow")?;
         write(&cell, "under the slow read", &mut writer, version())?;
         let answer = slow.answer()?;
-        finish(
-            world,
-            &cell,
-            floor,
-            &answer,
-            "slow read overlapped by a commit",
-        );
+        finish(world, &cell, floor, &answer, "slow read overlapped by a commit");
         read(
             world,
             &cell,
@@ -186,20 +168,12 @@ fn behind_a_blocked_read(world: &World) -> io::Result<()> {
 fn visible_before_acknowledged(world: &World) -> io::Result<()> {
     let cell = Cell::new("flight", Shows::Value);
     let (mut writer, mut watcher, mut reader) = (world.open()?, world.open()?, world.open()?);
-    let emptied: Vec<_> = (0..EMPTIED)
-        .map(|number| format!("emptied{number}"))
-        .collect();
+    let emptied: Vec<_> = (0..EMPTIED).map(|number| format!("emptied{number}")).collect();
     let emptied = emptied.join(", ");
     while world.running() {
         let n = version();
         for _ in 0..2 {
-            read(
-                world,
-                &cell,
-                &mut reader,
-                &cell.texts[0],
-                "read before a commit",
-            )?;
+            read(world, &cell, &mut reader, &cell.texts[0], "read before a commit")?;
         }
         let update = format!("UPDATE flight SET v = {n} WHERE v < {n}");
         cell.register.writing("with a late acknowledgement");
@@ -218,13 +192,7 @@ fn visible_before_acknowledged(world: &World) -> io::Result<()> {
         writer.send(&wire::query(&commit))?;
         for _ in 0..500 {
             read(world, &cell, &mut watcher, &cell.uncached, "uncached read")?;
-            read(
-                world,
-                &cell,
-                &mut reader,
-                &cell.texts[0],
-                "read after it was shown",
-            )?;
+            read(world, &cell, &mut reader, &cell.texts[0], "read after it was shown")?;
             if cell.register.floor().shown >= n {
                 break;
             }
@@ -244,22 +212,10 @@ fn acknowledged_then_read_elsewhere(world: &World) -> io::Result<()> {
     while world.running() {
         let n = version();
         for _ in 0..2 {
-            read(
-                world,
-                &cell,
-                &mut reader,
-                &cell.texts[0],
-                "read before a write",
-            )?;
+            read(world, &cell, &mut reader, &cell.texts[0], "read before a write")?;
         }
         write(&cell, "acknowledged", &mut writer, n)?;
-        read(
-            world,
-            &cell,
-            &mut reader,
-            &cell.texts[0],
-            "read elsewhere at once",
-        )?;
+        read(world, &cell, &mut reader, &cell.texts[0], "read elsewhere at once")?;
     }
     Ok(())
 }
@@ -267,10 +223,8 @@ fn acknowledged_then_read_elsewhere(world: &World) -> io::Result<()> {
 /// The same text, read by its owner and by roles that may not, or see other rows.
 fn one_text_two_roles(world: &World) -> io::Result<()> {
     let (mut owner, mut other) = (world.open()?, world.open()?);
-    let (secret, own_rows) = (
-        "SELECT max(v) FROM secret",
-        "SELECT owner FROM owned ORDER BY owner",
-    );
+    let (secret, own_rows) =
+        ("SELECT max(v) FROM secret", "SELECT owner FROM owned ORDER BY owner");
     while world.running() {
         for _ in 0..2 {
             owner.simple(secret)?;
@@ -285,17 +239,13 @@ fn one_text_two_roles(world: &World) -> io::Result<()> {
             }
             let answer = other.simple(own_rows)?;
             if answer.rows != [[Some(role.to_owned())]] {
-                world.violation(&format!(
-                    "{role} sees rows that are not its own: {answer:?}"
-                ));
+                world.violation(&format!("{role} sees rows that are not its own: {answer:?}"));
             }
         }
         other.simple("RESET ROLE")?;
         let answer = other.simple(secret)?;
         if answer.first() != Some(1) {
-            world.violation(&format!(
-                "the owner cannot read after RESET ROLE: {answer:?}"
-            ));
+            world.violation(&format!("the owner cannot read after RESET ROLE: {answer:?}"));
         }
     }
     Ok(())
@@ -311,11 +261,8 @@ fn grant_and_revoke(world: &World) -> io::Result<()> {
         // Many reads a change: each change invalidates the whole database.
         for turn in 0..200 {
             let acked = door.acked();
-            let answer = if turn % 2 == 1 {
-                other.extended(text, &[])?
-            } else {
-                other.simple(text)?
-            };
+            let answer =
+                if turn % 2 == 1 { other.extended(text, &[])? } else { other.simple(text)? };
             let opened = match answer.sqlstate() {
                 None => answer.first() == Some(1),
                 Some("42501") => false,
@@ -325,9 +272,7 @@ fn grant_and_revoke(world: &World) -> io::Result<()> {
                 }
             };
             if !door.allows(acked, opened) {
-                world.violation(&format!(
-                    "door: opened {opened} in state {acked}: {answer:?}"
-                ));
+                world.violation(&format!("door: opened {opened} in state {acked}: {answer:?}"));
             }
         }
         let to = door.changing();
@@ -347,9 +292,7 @@ fn grant_and_revoke(world: &World) -> io::Result<()> {
 /// One text, several schemas, clients that move between them.
 fn tenants(world: &World) -> io::Result<()> {
     let (mut writer, mut reader) = (world.open()?, world.open()?);
-    let cells: Vec<_> = (0..TENANTS)
-        .map(|_| Cell::new("items", Shows::Value))
-        .collect();
+    let cells: Vec<_> = (0..TENANTS).map(|_| Cell::new("items", Shows::Value)).collect();
     for (base, cell) in (0..).step_by(1_000_000).zip(&cells) {
         cell.register.acked(base);
     }
@@ -357,10 +300,8 @@ fn tenants(world: &World) -> io::Result<()> {
         let n = version();
         for (tenant, cell) in (0..).zip(&cells) {
             let local = n % 2 == 0;
-            let set = format!(
-                "SET {} search_path TO tenant_{tenant}",
-                if local { "LOCAL" } else { "" }
-            );
+            let set =
+                format!("SET {} search_path TO tenant_{tenant}", if local { "LOCAL" } else { "" });
             if local {
                 reader.simple("BEGIN")?;
             }
@@ -369,10 +310,7 @@ fn tenants(world: &World) -> io::Result<()> {
                 let floor = cell.register.floor();
                 let answer = reader.simple("SELECT max(v) FROM items")?;
                 finish(world, cell, floor, &answer, "tenant's read");
-                if answer
-                    .first()
-                    .is_some_and(|value| value / 1_000_000 != tenant)
-                {
+                if answer.first().is_some_and(|value| value / 1_000_000 != tenant) {
                     world.violation(&format!("tenant {tenant} was shown {answer:?}"));
                 }
             }

@@ -75,22 +75,12 @@ impl Cell {
             Shows::Columns => format!("SELECT * FROM {table} WHERE clock_timestamp() IS NOT NULL"),
             Shows::Value => format!("SELECT max(v), clock_timestamp() FROM {table}"),
         };
-        Self {
-            name: table.to_owned(),
-            texts,
-            slow,
-            uncached,
-            shows,
-            register: Register::default(),
-        }
+        Self { name: table.to_owned(), texts, slow, uncached, shows, register: Register::default() }
     }
 
     fn of_function(name: &str) -> Self {
         let mut cell = Self::new(name, Shows::Value);
-        cell.texts = vec![
-            format!("SELECT {name}() AS v FROM one"),
-            format!("SELECT {name}()"),
-        ];
+        cell.texts = vec![format!("SELECT {name}() AS v FROM one"), format!("SELECT {name}()")];
         cell.slow =
             format!("SELECT max({name}()), count(*) FROM one, filler x, filler y, filler z");
         cell.uncached = format!("SELECT {name}(), clock_timestamp() FROM one");
@@ -133,9 +123,7 @@ pub(crate) fn create(direct: &Url, writers: usize) -> io::Result<()> {
         script.push_str(&EMPTIED_TABLE.replace("{number}", &number.to_string()));
     }
     match connection.simple(&script)?.error {
-        Some(error) => Err(io::Error::other(format!(
-            "cannot create the tables: {error:?}"
-        ))),
+        Some(error) => Err(io::Error::other(format!("cannot create the tables: {error:?}"))),
         None => Ok(()),
     }
 }

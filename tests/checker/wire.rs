@@ -21,9 +21,7 @@ pub(crate) struct Url {
 impl Url {
     /// `postgres://user:password@host:port/database`, nothing percent-encoded.
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        let rest = text
-            .strip_prefix("postgres://")
-            .or(text.strip_prefix("postgresql://"))?;
+        let rest = text.strip_prefix("postgres://").or(text.strip_prefix("postgresql://"))?;
         let (login, place) = rest.rsplit_once('@').unwrap_or(("postgres", rest));
         let (address, database) = place.split_once('/').unwrap_or((place, "postgres"));
         let (user, password) = login.split_once(':').unwrap_or((login, ""));
@@ -68,11 +66,7 @@ impl Connection {
         let stream = TcpStream::connect(&url.address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(SILENCE_MAX))?;
-        let mut connection = Self {
-            stream,
-            input: Vec::new(),
-            taken: 0,
-        };
+        let mut connection = Self { stream, input: Vec::new(), taken: 0 };
         let mut body = 196_608_i32.to_be_bytes().to_vec();
         for word in ["user", &url.user, "database", &url.database, ""] {
             body.extend_from_slice(word.as_bytes());
@@ -185,8 +179,7 @@ impl Connection {
             if count == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            self.input
-                .extend_from_slice(chunk.get(..count).unwrap_or_default());
+            self.input.extend_from_slice(chunk.get(..count).unwrap_or_default());
         }
     }
 }
@@ -249,16 +242,12 @@ fn number(bytes: &[u8], at: usize) -> i32 {
 }
 
 fn words(body: &[u8]) -> impl Iterator<Item = String> + '_ {
-    body.split(|&byte| byte == 0)
-        .map(|word| String::from_utf8_lossy(word).into_owned())
+    body.split(|&byte| byte == 0).map(|word| String::from_utf8_lossy(word).into_owned())
 }
 
 fn error(body: &[u8]) -> (String, String) {
     let field = |key| words(body).find_map(|word| word.strip_prefix(key).map(str::to_owned));
-    (
-        field('C').unwrap_or_default(),
-        field('M').unwrap_or_default(),
-    )
+    (field('C').unwrap_or_default(), field('M').unwrap_or_default())
 }
 
 fn fields(body: &[u8]) -> Vec<Option<String>> {

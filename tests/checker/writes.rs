@@ -38,18 +38,11 @@ pub(crate) struct Kind {
 }
 
 const fn kind(name: &'static str, place: Place, weight: u32, run: Run) -> Kind {
-    Kind {
-        name,
-        place,
-        weight,
-        run,
-    }
+    Kind { name, place, weight, run }
 }
 
 pub(crate) const KINDS: &[Kind] = &[
-    kind("update_simple", Place::Row, 9, |write| {
-        write.sql("UPDATE r{w} SET v = {n} WHERE id = 1")
-    }),
+    kind("update_simple", Place::Row, 9, |write| write.sql("UPDATE r{w} SET v = {n} WHERE id = 1")),
     kind("update_extended", Place::Row, 9, update_extended),
     kind("update_prepared", Place::Row, 9, update_prepared),
     kind("pipeline", Place::Row, 9, pipeline),
@@ -60,34 +53,22 @@ pub(crate) const KINDS: &[Kind] = &[
     kind("savepoint", Place::Row, 6, savepoint),
     kind("rollback", Place::Row, 9, rollback),
     kind("failing_group", Place::Row, 6, failing_group),
-    kind("trigger", Place::Row, 3, |write| {
-        write.sql("UPDATE t{w} SET v = {n} WHERE id = 1")
-    }),
-    kind("cascade", Place::Cascade, 9, |write| {
-        write.sql("UPDATE p{w} SET id = {n}")
-    }),
+    kind("trigger", Place::Row, 3, |write| write.sql("UPDATE t{w} SET v = {n} WHERE id = 1")),
+    kind("cascade", Place::Cascade, 9, |write| write.sql("UPDATE p{w} SET id = {n}")),
     kind("default_function", Place::Row, 3, |write| {
-        let answer = write
-            .connection
-            .simple(&write.fill("INSERT INTO df{w} DEFAULT VALUES RETURNING x"))?;
+        let answer =
+            write.connection.simple(&write.fill("INSERT INTO df{w} DEFAULT VALUES RETURNING x"))?;
         let value = answer.first();
         Ok(outcome(answer, value.unwrap_or_default()))
     }),
-    kind("writing_function", Place::Row, 3, |write| {
-        write.sql("SELECT wr{w}({n})")
-    }),
+    kind("writing_function", Place::Row, 3, |write| write.sql("SELECT wr{w}({n})")),
     kind("copy", Place::Row, 9, copy),
     kind("truncate", Place::Row, 6, |write| {
         write.block(&["TRUNCATE r{w}", "INSERT INTO r{w} (id, v) VALUES (1, {n})"])
     }),
-    kind("insert", Place::Row, 9, |write| {
-        write.sql("INSERT INTO r{w} (v) VALUES ({n})")
-    }),
+    kind("insert", Place::Row, 9, |write| write.sql("INSERT INTO r{w} (v) VALUES ({n})")),
     kind("delete_insert", Place::Row, 6, |write| {
-        write.block(&[
-            "DELETE FROM r{w}",
-            "INSERT INTO r{w} (id, v) VALUES (1, {n})",
-        ])
+        write.block(&["DELETE FROM r{w}", "INSERT INTO r{w} (id, v) VALUES (1, {n})"])
     }),
     kind("on_conflict", Place::Row, 6, |write| {
         write.sql("INSERT INTO r{w} (id, v) VALUES (1, {n}) ON CONFLICT (id) DO UPDATE SET v = excluded.v")
@@ -99,15 +80,11 @@ pub(crate) const KINDS: &[Kind] = &[
     kind("writing_cte", Place::Row, 6, |write| {
         write.sql("WITH u AS (UPDATE r{w} SET v = {n} WHERE id = 1 RETURNING v) SELECT v FROM u")
     }),
-    kind("view", Place::Row, 6, |write| {
-        write.sql("UPDATE rv{w} SET v = {n} WHERE id = 1")
-    }),
+    kind("view", Place::Row, 6, |write| write.sql("UPDATE rv{w} SET v = {n} WHERE id = 1")),
     kind("do_block", Place::Row, 3, |write| {
         write.sql("DO $$ BEGIN UPDATE checker.r{w} SET v = {n} WHERE id = 1; END $$")
     }),
-    kind("call_commits", Place::Row, 2, |write| {
-        write.sql("CALL pr{w}({n})")
-    }),
+    kind("call_commits", Place::Row, 2, |write| write.sql("CALL pr{w}({n})")),
     kind("commit_inside", Place::Row, 2, |write| {
         write.sql(
             "BEGIN; UPDATE r{w} SET v = {n} WHERE id = 1; COMMIT; \
@@ -172,19 +149,11 @@ fn update_extended(write: &mut Write<'_>) -> io::Result<Outcome> {
 fn update_prepared(write: &mut Write<'_>) -> io::Result<Outcome> {
     let mut bytes = Vec::new();
     if !*write.prepared {
-        bytes = wire::parse(
-            "upd_row",
-            &write.fill("UPDATE r{w} SET v = $1 WHERE id = 1"),
-        );
+        bytes = wire::parse("upd_row", &write.fill("UPDATE r{w} SET v = $1 WHERE id = 1"));
         *write.prepared = true;
     }
     bytes.extend(
-        [
-            wire::bind("upd_row", &[&write.n.to_string()]),
-            wire::execute(),
-            wire::sync(),
-        ]
-        .concat(),
+        [wire::bind("upd_row", &[&write.n.to_string()]), wire::execute(), wire::sync()].concat(),
     );
     write.connection.send(&bytes)?;
     let answer = write.connection.answer()?;
@@ -196,21 +165,13 @@ fn pipeline(write: &mut Write<'_>) -> io::Result<Outcome> {
     let update = write.fill("UPDATE r{w} SET v = $1 WHERE id = 1");
     let read = write.fill("SELECT max(v) FROM r{w}");
     let (before, n) = ((write.n - 1).to_string(), write.n.to_string());
-    let group = [
-        wire::extended(&update, &[&before]),
-        wire::extended(&update, &[&n]),
-        wire::sync(),
-    ];
+    let group = [wire::extended(&update, &[&before]), wire::extended(&update, &[&n]), wire::sync()];
     let behind = [wire::extended(&read, &[]), wire::sync()];
-    write
-        .connection
-        .send(&[group.concat(), behind.concat()].concat())?;
+    write.connection.send(&[group.concat(), behind.concat()].concat())?;
     let written = write.connection.answer()?;
     let answer = write.connection.answer()?;
     if written.error.is_none() && answer.first().is_none_or(|value| value < write.n) {
-        return Err(own(format!(
-            "a pipelined read behind version {n} returned {answer:?}"
-        )));
+        return Err(own(format!("a pipelined read behind version {n} returned {answer:?}")));
     }
     Ok(outcome(written, write.n))
 }
@@ -239,19 +200,13 @@ fn rollback(write: &mut Write<'_>) -> io::Result<Outcome> {
     write.sql("UPDATE r{w} SET v = {poison} WHERE id = 1")?;
     write.reads_own(write.poison())?;
     let end = write.sql("ROLLBACK")?;
-    Ok(if matches!(end, Outcome::Acked(_)) {
-        Outcome::RolledBack
-    } else {
-        end
-    })
+    Ok(if matches!(end, Outcome::Acked(_)) { Outcome::RolledBack } else { end })
 }
 
 fn failing_group(write: &mut Write<'_>) -> io::Result<Outcome> {
     let update = write.fill("UPDATE r{w} SET v = {poison} WHERE id = 1");
     let fail = wire::extended("SELECT 1 / 0", &[]);
-    write
-        .connection
-        .send(&[wire::extended(&update, &[]), fail, wire::sync()].concat())?;
+    write.connection.send(&[wire::extended(&update, &[]), fail, wire::sync()].concat())?;
     let answer = write.connection.answer()?;
     Ok(match answer.sqlstate() {
         Some("22012") => Outcome::RolledBack,
@@ -260,15 +215,11 @@ fn failing_group(write: &mut Write<'_>) -> io::Result<Outcome> {
 }
 
 fn copy(write: &mut Write<'_>) -> io::Result<Outcome> {
-    let begun = write
-        .connection
-        .simple(&write.fill("COPY r{w} (v) FROM STDIN"))?;
+    let begun = write.connection.simple(&write.fill("COPY r{w} (v) FROM STDIN"))?;
     if begun.error.is_some() {
         return Ok(outcome(begun, write.n));
     }
-    write
-        .connection
-        .send(&wire::copy_data(&format!("{}\n", write.n)))?;
+    write.connection.send(&wire::copy_data(&format!("{}\n", write.n)))?;
     let answer = write.connection.answer()?;
     Ok(outcome(answer, write.n))
 }
@@ -327,14 +278,10 @@ impl Write<'_> {
 
     /// Inside a transaction that wrote, the register holds exactly what we wrote.
     fn reads_own(&mut self, expected: i64) -> io::Result<()> {
-        let answer = self
-            .connection
-            .simple(&self.fill("SELECT max(v) FROM r{w}"))?;
+        let answer = self.connection.simple(&self.fill("SELECT max(v) FROM r{w}"))?;
         match answer.first() {
             Some(value) if value == expected => Ok(()),
-            _ => Err(own(format!(
-                "wrote {expected} in this transaction and read {answer:?}"
-            ))),
+            _ => Err(own(format!("wrote {expected} in this transaction and read {answer:?}"))),
         }
     }
 }
@@ -348,10 +295,7 @@ fn outcome(answer: Answer, n: i64) -> Outcome {
 
 /// A refusal on its way out of a write of several statements; `main` takes it apart again.
 fn refused(sqlstate: &str, message: &str) -> io::Error {
-    io::Error::new(
-        io::ErrorKind::PermissionDenied,
-        format!("{sqlstate} {message}"),
-    )
+    io::Error::new(io::ErrorKind::PermissionDenied, format!("{sqlstate} {message}"))
 }
 
 /// A client did not see its own writes.

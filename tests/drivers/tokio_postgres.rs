@@ -146,9 +146,7 @@ impl Lockstep {
         let twin = self.twin.query(sql, params).await.err();
         let code = |error: Option<tokio_postgres::Error>| {
             error.and_then(|error| {
-                error
-                    .as_db_error()
-                    .map(|error| (error.code().clone(), error.message().to_owned()))
+                error.as_db_error().map(|error| (error.code().clone(), error.message().to_owned()))
             })
         };
         let (ours, twin) = (code(ours), code(twin));
@@ -161,14 +159,9 @@ impl Lockstep {
     async fn reads(&mut self) -> Result<(), Failure> {
         let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_500);
         for _ in 0..REPEATS {
-            self.query("SELECT * FROM drv_tokio.item ORDER BY id", &[])
-                .await?;
+            self.query("SELECT * FROM drv_tokio.item ORDER BY id", &[]).await?;
             for id in [1_i32, 4, 99] {
-                self.query(
-                    "SELECT name, flag FROM drv_tokio.item WHERE id = $1",
-                    &[&id],
-                )
-                .await?;
+                self.query("SELECT name, flag FROM drv_tokio.item WHERE id = $1", &[&id]).await?;
             }
             self.query(
                 "SELECT i.name, l.quantity FROM drv_tokio.item i JOIN drv_tokio.line l ON l.item = i.id
@@ -186,28 +179,14 @@ impl Lockstep {
                 &[&vec![1_i32, 2, 8]],
             )
             .await?;
-            self.query(
-                "SELECT id FROM drv_tokio.item WHERE real8 < $1 ORDER BY id",
-                &[&1.5_f64],
-            )
-            .await?;
-            self.query(
-                "SELECT id FROM drv_tokio.item WHERE raw = $1",
-                &[&vec![0_u8, 7, 255]],
-            )
-            .await?;
-            self.query(
-                "SELECT id, at FROM drv_tokio.item WHERE at < $1 ORDER BY id",
-                &[&at],
-            )
-            .await?;
-            self.query(
-                "SELECT id FROM drv_tokio.item WHERE name = $1",
-                &[&None::<String>],
-            )
-            .await?;
-            self.simple("SELECT sum(quantity) FROM drv_tokio.line")
+            self.query("SELECT id FROM drv_tokio.item WHERE real8 < $1 ORDER BY id", &[&1.5_f64])
                 .await?;
+            self.query("SELECT id FROM drv_tokio.item WHERE raw = $1", &[&vec![0_u8, 7, 255]])
+                .await?;
+            self.query("SELECT id, at FROM drv_tokio.item WHERE at < $1 ORDER BY id", &[&at])
+                .await?;
+            self.query("SELECT id FROM drv_tokio.item WHERE name = $1", &[&None::<String>]).await?;
+            self.simple("SELECT sum(quantity) FROM drv_tokio.line").await?;
             self.simple("SELECT count(*) FROM drv_tokio.line; SELECT max(id) FROM drv_tokio.item")
                 .await?;
         }
@@ -251,10 +230,7 @@ async fn fill(lockstep: &mut Lockstep) -> Result<(), Failure> {
             )
             .await?;
         lockstep
-            .execute(
-                "INSERT INTO drv_tokio.line (item, quantity) VALUES ($1, $2)",
-                &[&n, &(n * 2)],
-            )
+            .execute("INSERT INTO drv_tokio.line (item, quantity) VALUES ($1, $2)", &[&n, &(n * 2)])
             .await?;
     }
     Ok(())
@@ -263,9 +239,7 @@ async fn fill(lockstep: &mut Lockstep) -> Result<(), Failure> {
 async fn transactions(lockstep: &mut Lockstep) -> Result<(), Failure> {
     lockstep.batch("BEGIN").await?;
     lockstep.reads().await?;
-    lockstep
-        .execute("UPDATE drv_tokio.item SET big = 0 WHERE id = $1", &[&3_i32])
-        .await?;
+    lockstep.execute("UPDATE drv_tokio.item SET big = 0 WHERE id = $1", &[&3_i32]).await?;
     lockstep.reads().await?;
     lockstep.batch("SAVEPOINT one").await?;
     lockstep.execute("DELETE FROM drv_tokio.line", &[]).await?;
@@ -274,26 +248,15 @@ async fn transactions(lockstep: &mut Lockstep) -> Result<(), Failure> {
     lockstep.batch("ROLLBACK").await?;
     lockstep.reads().await?;
     lockstep.batch("BEGIN").await?;
-    lockstep
-        .execute(
-            "UPDATE drv_tokio.item SET name = 'kept' WHERE id = $1",
-            &[&4_i32],
-        )
-        .await?;
+    lockstep.execute("UPDATE drv_tokio.item SET name = 'kept' WHERE id = $1", &[&4_i32]).await?;
     lockstep.batch("COMMIT").await?;
     lockstep.reads().await?;
     lockstep.batch("BEGIN").await?;
     lockstep.error("SELECT 1 / $1", &[&0_i32]).await?;
-    lockstep
-        .error("SELECT count(*) FROM drv_tokio.item", &[])
-        .await?;
+    lockstep.error("SELECT count(*) FROM drv_tokio.item", &[]).await?;
     lockstep.batch("ROLLBACK").await?;
-    lockstep
-        .error("INSERT INTO drv_tokio.item (id) VALUES ($1)", &[&1_i32])
-        .await?;
-    lockstep
-        .error("SELECT * FROM drv_tokio.missing", &[])
-        .await?;
+    lockstep.error("INSERT INTO drv_tokio.item (id) VALUES ($1)", &[&1_i32]).await?;
+    lockstep.error("SELECT * FROM drv_tokio.missing", &[]).await?;
     lockstep.error("SELEKT 1", &[]).await
 }
 
@@ -309,10 +272,7 @@ async fn prepared(lockstep: &mut Lockstep) -> Result<(), Failure> {
             lockstep.same(&format!("prepared, round {round}"), &mine, &theirs)?;
         }
         lockstep
-            .execute(
-                "UPDATE drv_tokio.line SET quantity = quantity + 1 WHERE item = $1",
-                &[&5_i32],
-            )
+            .execute("UPDATE drv_tokio.line SET quantity = quantity + 1 WHERE item = $1", &[&5_i32])
             .await?;
     }
     Ok(())
@@ -322,9 +282,8 @@ async fn prepared(lockstep: &mut Lockstep) -> Result<(), Failure> {
 async fn pipelined(lockstep: &mut Lockstep) -> Result<(), Failure> {
     let mut seen = Vec::new();
     for client in [&lockstep.ours, &lockstep.twin] {
-        let read = client
-            .prepare("SELECT sum(quantity) FROM drv_tokio.line WHERE item > $1")
-            .await?;
+        let read =
+            client.prepare("SELECT sum(quantity) FROM drv_tokio.line WHERE item > $1").await?;
         let write = client
             .prepare("UPDATE drv_tokio.line SET quantity = quantity + 1 WHERE item > $1")
             .await?;
@@ -354,16 +313,11 @@ async fn portals(lockstep: &mut Lockstep) -> Result<(), Failure> {
     for client in [&mut lockstep.ours, &mut lockstep.twin] {
         let transaction = client.transaction().await?;
         let portal = transaction
-            .bind(
-                "SELECT id, name FROM drv_tokio.item WHERE id > $1 ORDER BY id",
-                &[&2_i32],
-            )
+            .bind("SELECT id, name FROM drv_tokio.item WHERE id > $1 ORDER BY id", &[&2_i32])
             .await?;
         let mut parts = Vec::new();
         for rows_max in [3, 2, 0] {
-            parts.push(visible(
-                &transaction.query_portal(&portal, rows_max).await?,
-            )?);
+            parts.push(visible(&transaction.query_portal(&portal, rows_max).await?)?);
         }
         transaction.commit().await?;
         seen.push(parts);
@@ -380,13 +334,7 @@ async fn cancelled(lockstep: &mut Lockstep) -> Result<(), Failure> {
     let sleeping = lockstep.ours.batch_execute("SELECT pg_sleep(20)");
     let cancelling = async {
         // Until the server runs it; earlier there would be nothing to cancel.
-        while lockstep
-            .now
-            .query_one(marker, &[])
-            .await?
-            .try_get::<_, i64>(0)?
-            == 0
-        {
+        while lockstep.now.query_one(marker, &[]).await?.try_get::<_, i64>(0)? == 0 {
             tokio::task::yield_now().await;
         }
         token.cancel_query(NoTls).await
@@ -394,9 +342,7 @@ async fn cancelled(lockstep: &mut Lockstep) -> Result<(), Failure> {
     let (slept, asked) = tokio::join!(sleeping, cancelling);
     asked?;
     let ended = format!("{slept:?}");
-    lockstep
-        .same("cancelled", &ended.contains("E57014"), &true)
-        .map_err(|_| ended.into())
+    lockstep.same("cancelled", &ended.contains("E57014"), &true).map_err(|_different| ended.into())
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -411,9 +357,7 @@ async fn main() -> Result<(), Failure> {
         portals(&mut lockstep).await?;
         cancelled(&mut lockstep).await?;
         lockstep.reads().await?;
-        lockstep
-            .execute("DELETE FROM drv_tokio.item WHERE id = $1", &[&2_i32])
-            .await?;
+        lockstep.execute("DELETE FROM drv_tokio.item WHERE id = $1", &[&2_i32]).await?;
         lockstep.reads().await?;
     }
     lockstep.batch("DROP SCHEMA drv_tokio CASCADE").await?;

@@ -20,36 +20,21 @@ fn explore(setup: &Setup, enough: usize) -> (usize, Stories) {
     let mut stories = Stories::new();
     let start = State::start(setup);
     let mut known = HashSet::from([start.canonical(setup)]);
-    let mut reached = vec![Reached {
-        state: start,
-        from: None,
-    }];
+    let mut reached = vec![Reached { state: start, from: None }];
     let mut at = 0;
     while at < reached.len() && stories.len() < enough {
         let steps = reached[at].state.steps(setup);
         if steps.is_empty()
             && let Some(broken) = reached[at].state.broken_when_quiet(setup)
         {
-            stories
-                .entry(broken)
-                .or_insert_with(|| story(&reached, at, None));
+            stories.entry(broken).or_insert_with(|| story(&reached, at, None));
         }
-        for Step {
-            label,
-            state,
-            broken,
-        } in steps
-        {
+        for Step { label, state, broken } in steps {
             for broken in broken {
-                stories
-                    .entry(broken)
-                    .or_insert_with(|| story(&reached, at, Some(label)));
+                stories.entry(broken).or_insert_with(|| story(&reached, at, Some(label)));
             }
             if known.insert(state.canonical(setup)) {
-                reached.push(Reached {
-                    state,
-                    from: Some((at, label)),
-                });
+                reached.push(Reached { state, from: Some((at, label)) });
             }
         }
         at += 1;
@@ -79,27 +64,15 @@ const PLAIN: Setup = Setup {
 fn is_sound(setup: Setup) {
     for warm in [false, true] {
         let (states, stories) = explore(&Setup { warm, ..setup }, usize::MAX);
-        assert!(
-            states > 1000,
-            "the world is too small to mean anything: {states} states"
-        );
+        assert!(states > 1000, "the world is too small to mean anything: {states} states");
         assert!(stories.is_empty(), "{stories:#?}");
     }
 }
 
 /// `expected` names what breaks and the length of its shortest story, from a warm cache.
 fn breaks(setup: Setup, expected: &[(Broken, usize)]) {
-    let (_, found) = explore(
-        &Setup {
-            warm: true,
-            ..setup
-        },
-        expected.len(),
-    );
-    let lengths: Vec<_> = found
-        .iter()
-        .map(|(&broken, story)| (broken, story.len()))
-        .collect();
+    let (_, found) = explore(&Setup { warm: true, ..setup }, expected.len());
+    let lengths: Vec<_> = found.iter().map(|(&broken, story)| (broken, story.len())).collect();
     assert_eq!(lengths, expected, "{found:#?}");
 }
 
@@ -110,145 +83,68 @@ fn two_writers_of_one_table_break_nothing() {
 
 #[test]
 fn a_server_lost_with_its_commit_on_the_wire_breaks_nothing() {
-    is_sound(Setup {
-        loss: true,
-        ..PLAIN
-    });
+    is_sound(Setup { loss: true, ..PLAIN });
 }
 
 #[test]
 fn writers_of_several_tables_break_nothing() {
-    is_sound(Setup {
-        writes: [Targets::Both, Targets::Second],
-        read_tables: 2,
-        ..PLAIN
-    });
+    is_sound(Setup { writes: [Targets::Both, Targets::Second], read_tables: 2, ..PLAIN });
 }
 
 #[test]
 fn a_writer_of_the_database_breaks_nothing() {
-    is_sound(Setup {
-        writes: [Targets::Database, Targets::Second],
-        read_tables: 2,
-        ..PLAIN
-    });
+    is_sound(Setup { writes: [Targets::Database, Targets::Second], read_tables: 2, ..PLAIN });
 }
 
 #[test]
 fn slots_looked_at_one_by_one_break_nothing() {
     let writes = [Targets::Both, Targets::Second];
-    is_sound(Setup {
-        writes,
-        read_tables: 2,
-        torn: true,
-        ..PLAIN
-    });
+    is_sound(Setup { writes, read_tables: 2, torn: true, ..PLAIN });
 }
 
 #[test]
 fn settling_after_the_acknowledgement_breaks_nothing_while_still_in_flight() {
-    is_sound(Setup {
-        protocol: Protocol::AckWhileInFlight,
-        ..PLAIN
-    });
+    is_sound(Setup { protocol: Protocol::AckWhileInFlight, ..PLAIN });
 }
 
 #[test]
 fn an_unchecked_store_is_found_broken() {
-    let expected = &[
-        (NotNow, 7),
-        (StaleAfterAck, 8),
-        (GoingBack, 11),
-        (OldWhenQuiet, 15),
-    ];
-    breaks(
-        Setup {
-            protocol: Protocol::UncheckedStore,
-            ..PLAIN
-        },
-        expected,
-    );
+    let expected = &[(NotNow, 7), (StaleAfterAck, 8), (GoingBack, 11), (OldWhenQuiet, 15)];
+    breaks(Setup { protocol: Protocol::UncheckedStore, ..PLAIN }, expected);
 }
 
 #[test]
 fn serving_while_a_commit_is_in_flight_is_found_broken() {
     let expected = &[(NotNow, 3), (GoingBack, 13)];
-    breaks(
-        Setup {
-            protocol: Protocol::NoInFlight,
-            ..PLAIN
-        },
-        expected,
-    );
+    breaks(Setup { protocol: Protocol::NoInFlight, ..PLAIN }, expected);
 }
 
 #[test]
 fn invalidating_before_the_commit_is_found_broken() {
-    let expected = &[
-        (NotNow, 6),
-        (StaleAfterAck, 8),
-        (GoingBack, 10),
-        (OldWhenQuiet, 15),
-    ];
-    breaks(
-        Setup {
-            protocol: Protocol::BumpBefore,
-            ..PLAIN
-        },
-        expected,
-    );
+    let expected = &[(NotNow, 6), (StaleAfterAck, 8), (GoingBack, 10), (OldWhenQuiet, 15)];
+    breaks(Setup { protocol: Protocol::BumpBefore, ..PLAIN }, expected);
 }
 
 #[test]
 fn a_stamp_taken_at_execute_is_found_broken() {
-    let expected = &[
-        (NotNow, 9),
-        (StaleAfterAck, 10),
-        (GoingBack, 15),
-        (OldWhenQuiet, 17),
-    ];
-    breaks(
-        Setup {
-            protocol: Protocol::StampAtExecute,
-            ..PLAIN
-        },
-        expected,
-    );
+    let expected = &[(NotNow, 9), (StaleAfterAck, 10), (GoingBack, 15), (OldWhenQuiet, 17)];
+    breaks(Setup { protocol: Protocol::StampAtExecute, ..PLAIN }, expected);
 }
 
 #[test]
 fn an_acknowledgement_before_the_invalidation_is_found_broken() {
     let expected = &[(NotNow, 3), (StaleAfterAck, 4), (GoingBack, 14)];
-    breaks(
-        Setup {
-            protocol: Protocol::AckBeforeInvalidation,
-            ..PLAIN
-        },
-        expected,
-    );
+    breaks(Setup { protocol: Protocol::AckBeforeInvalidation, ..PLAIN }, expected);
 }
 
 #[test]
 fn a_parity_counter_with_two_writers_is_found_broken() {
     let expected = &[(NotNow, 7), (GoingBack, 11)];
-    breaks(
-        Setup {
-            protocol: Protocol::Parity,
-            ..PLAIN
-        },
-        expected,
-    );
+    breaks(Setup { protocol: Protocol::Parity, ..PLAIN }, expected);
 }
 
 #[test]
 fn a_loss_settled_at_once_is_found_broken() {
     let expected = &[(NotNow, 7), (GoingBack, 11), (OldWhenQuiet, 14)];
-    breaks(
-        Setup {
-            protocol: Protocol::LossSettledAtOnce,
-            loss: true,
-            ..PLAIN
-        },
-        expected,
-    );
+    breaks(Setup { protocol: Protocol::LossSettledAtOnce, loss: true, ..PLAIN }, expected);
 }

@@ -191,11 +191,7 @@ pub(crate) struct Label {
 
 impl fmt::Debug for Label {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} {}: {} {:?}",
-            self.role, self.who, self.what, self.rows
-        )
+        write!(f, "{} {}: {} {:?}", self.role, self.who, self.what, self.rows)
     }
 }
 
@@ -216,10 +212,7 @@ impl State {
             generations,
             writers: [writer.clone(), writer],
             readers: [Reader::idle(), Reader::idle()],
-            entry: setup.warm.then_some(Entry {
-                seen: generations,
-                rows: [0; TABLES],
-            }),
+            entry: setup.warm.then_some(Entry { seen: generations, rows: [0; TABLES] }),
         }
     }
 
@@ -245,17 +238,8 @@ impl State {
         let mut add = |what, change: &dyn Fn(&mut Self)| {
             let mut state = self.clone();
             change(&mut state);
-            let label = Label {
-                role: "writer",
-                who,
-                what,
-                rows: state.visible,
-            };
-            steps.push(Step {
-                label,
-                state,
-                broken: Vec::new(),
-            });
+            let label = Label { role: "writer", who, what, rows: state.visible };
+            steps.push(Step { label, state, broken: Vec::new() });
         };
         if writer.phase == Writing::Idle {
             add("begins a slot, sends its commit after the last", &|state| {
@@ -361,11 +345,7 @@ impl State {
         writer.guards &= !(1 << slot);
         if writer.guards == 0 {
             let told = writer.phase == Writing::Told || writer.lost;
-            writer.phase = if told {
-                Writing::Done
-            } else {
-                Writing::Settled
-            };
+            writer.phase = if told { Writing::Done } else { Writing::Settled };
         }
     }
 
@@ -384,16 +364,7 @@ impl State {
             let broken = change(&mut state);
             let rows = state.readers[who].rows;
             state.forget();
-            steps.push(Step {
-                label: Label {
-                    role: "reader",
-                    who,
-                    what,
-                    rows,
-                },
-                state,
-                broken,
-            });
+            steps.push(Step { label: Label { role: "reader", who, what, rows }, state, broken });
         };
         match self.readers[who].phase {
             Reading::Idle if self.readers[who].reads_left == 0 => {}
@@ -409,10 +380,7 @@ impl State {
             Reading::Asked => add("the server takes its snapshot", &|state| {
                 state.readers[who].rows = state.visible;
                 let late = setup.protocol == Protocol::StampAtExecute;
-                let answered = Reading::Answered {
-                    replied: false,
-                    stored: false,
-                };
+                let answered = Reading::Answered { replied: false, stored: false };
                 state.readers[who].phase = if late { Reading::Snapped } else { answered };
                 Vec::new()
             }),
@@ -422,10 +390,7 @@ impl State {
                 Vec::new()
             }),
             Reading::Executed => add("has the answer", &|state| {
-                state.readers[who].phase = Reading::Answered {
-                    replied: false,
-                    stored: false,
-                };
+                state.readers[who].phase = Reading::Answered { replied: false, stored: false };
                 Vec::new()
             }),
             Reading::Answered { replied, stored } => {
@@ -455,11 +420,7 @@ impl State {
             self.ask(setup, who);
             return Vec::new();
         };
-        let looked_at = if setup.torn {
-            setup.read_tables - 1
-        } else {
-            setup.read_tables
-        };
+        let looked_at = if setup.torn { setup.read_tables - 1 } else { setup.read_tables };
         if !self.holds(setup, entry.seen, 0..looked_at) {
             self.ask(setup, who);
             return Vec::new();
@@ -518,10 +479,7 @@ impl State {
         for reader in &mut self.readers {
             match reader.phase {
                 Reading::Idle => {
-                    *reader = Reader {
-                        reads_left: reader.reads_left,
-                        ..Reader::idle()
-                    };
+                    *reader = Reader { reads_left: reader.reads_left, ..Reader::idle() };
                 }
                 Reading::Answered { replied: true, .. } => {
                     (reader.acked, reader.shown) = ([0; TABLES], [0; TABLES]);
@@ -583,18 +541,12 @@ impl State {
                 }
             }
         }
-        Slots {
-            generations: self.generations,
-            in_flight,
-        }
+        Slots { generations: self.generations, in_flight }
     }
 
     fn stamp(&self, setup: &Setup) -> Option<Seen> {
         if setup.protocol == Protocol::Parity {
-            let quiet = self
-                .generations
-                .iter()
-                .all(|generation| generation.is_multiple_of(2));
+            let quiet = self.generations.iter().all(|generation| generation.is_multiple_of(2));
             return quiet.then_some(self.generations);
         }
         self.slots(setup.protocol).stamp(setup.read_tables)

@@ -49,11 +49,7 @@ impl Slots {
 
     /// Whether a stamp of `slots` as they were in `seen` holds.
     pub(crate) fn holds(self, seen: Seen, slots: impl Iterator<Item = usize>) -> bool {
-        self.ask(Question::Holds {
-            seen,
-            mask: mask(slots),
-        })
-        .is_some()
+        self.ask(Question::Holds { seen, mask: mask(slots) }).is_some()
     }
 
     /// The generations after one commit in flight on `slot` is settled.
@@ -63,9 +59,7 @@ impl Slots {
 
     fn ask(self, question: Question) -> Option<Seen> {
         ANSWERS.with_borrow_mut(|answers| {
-            *answers
-                .entry((self, question))
-                .or_insert_with(|| self.answer(question))
+            *answers.entry((self, question)).or_insert_with(|| self.answer(question))
         })
     }
 
@@ -88,11 +82,7 @@ impl Slots {
                 // The database's slot comes first in a stamp, whatever else it covers.
                 let slots = (0..SLOTS).rev().filter(|slot| mask & 1 << slot != 0);
                 let versions: Vec<_> = slots.map(|slot| version(&coherence, slot, seen)).collect();
-                coherence
-                    .restore(&versions)
-                    .unwrap()
-                    .holds()
-                    .then_some(seen)
+                coherence.restore(&versions).unwrap().holds().then_some(seen)
             }
             Question::Settle { slot, committed } => {
                 let (_, guard) = guards.remove(guards.iter().position(|held| held.0 == slot)?);
@@ -139,11 +129,7 @@ fn version(coherence: &Coherence, slot: usize, seen: Seen) -> Version {
         table => coherence.table_slot(table_id(table)).unwrap(),
     };
     let generation = u64::from(seen[slot]) + 1;
-    Version {
-        table: real.table(),
-        epoch: real.epoch(),
-        generation,
-    }
+    Version { table: real.table(), epoch: real.epoch(), generation }
 }
 
 fn generations(coherence: &Coherence) -> Seen {

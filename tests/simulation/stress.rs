@@ -82,28 +82,14 @@ fn threads_never_read_less_than_was_known_before() {
                 }
             })
         });
-        let ended: Vec<_> = writers
-            .into_iter()
-            .map(thread::ScopedJoinHandle::join)
-            .collect();
+        let ended: Vec<_> = writers.into_iter().map(thread::ScopedJoinHandle::join).collect();
         world.stop.store(true, Ordering::Relaxed);
         assert!(ended.into_iter().all(|writer| writer.is_ok()));
-        assert!(
-            readers.into_iter().all(|reader| reader.join().is_ok()),
-            "a reader went back"
-        );
+        assert!(readers.into_iter().all(|reader| reader.join().is_ok()), "a reader went back");
     });
     let (floor, read) = world.read();
     assert_eq!((floor, read), (WRITES / 3 * 4, WRITES / 3 * 4));
-    assert!(
-        world
-            .coherence
-            .stamp(&[TABLE])
-            .is_some_and(|stamp| stamp.holds())
-    );
-    assert!(
-        world.hits.load(Ordering::Relaxed) > 1000,
-        "nothing was put to the test"
-    );
+    assert!(world.coherence.stamp(&[TABLE]).is_some_and(|stamp| stamp.holds()));
+    assert!(world.hits.load(Ordering::Relaxed) > 1000, "nothing was put to the test");
     assert_eq!(world.coherence.abandoned(), 0);
 }

@@ -91,33 +91,17 @@ impl World {
         let next = match std::mem::replace(&mut self.clients[who], Client::Idle) {
             Client::Idle if self.below(3) == 0 => self.begin(),
             Client::Idle => self.ask()?,
-            Client::Reading {
-                tables,
-                floor,
-                stamp,
-                rows: None,
-            } => self.snapshot(tables, floor, stamp),
-            Client::Reading {
-                tables,
-                floor,
-                stamp,
-                rows: Some(rows),
-            } => {
+            Client::Reading { tables, floor, stamp, rows: None } => {
+                self.snapshot(tables, floor, stamp)
+            }
+            Client::Reading { tables, floor, stamp, rows: Some(rows) } => {
                 self.store(&tables, stamp, rows);
                 self.show(&tables, floor, rows)?
             }
-            Client::Writing {
-                tables,
-                guard,
-                database,
-                wrote: None,
-            } => self.server_step(tables, guard, database),
-            Client::Writing {
-                tables,
-                guard,
-                database,
-                wrote: Some(wrote),
-            } => {
+            Client::Writing { tables, guard, database, wrote: None } => {
+                self.server_step(tables, guard, database)
+            }
+            Client::Writing { tables, guard, database, wrote: Some(wrote) } => {
                 self.settle(guard, &tables, database);
                 for table in tables {
                     self.known[table] = self.known[table].max(wrote[table]);
@@ -132,19 +116,10 @@ impl World {
 
     fn begin(&mut self) -> Client {
         let database = self.below(8) == 0;
-        let tables = if database {
-            (0..TABLES).collect()
-        } else {
-            self.tables()
-        };
+        let tables = if database { (0..TABLES).collect() } else { self.tables() };
         let begins = self.twin != Twin::NoInFlight;
         let guard = begins.then(|| self.coherence.begin_write(&scope(&tables, database)));
-        Client::Writing {
-            tables,
-            guard,
-            database,
-            wrote: None,
-        }
+        Client::Writing { tables, guard, database, wrote: None }
     }
 
     /// The server commits, rolls back, or is lost before either is known.
@@ -163,20 +138,12 @@ impl World {
             }
             1 if self.twin == Twin::LossSettledAtOnce => {
                 self.settle(guard, &tables, database);
-                Client::Lost {
-                    tables,
-                    guard: None,
-                }
+                Client::Lost { tables, guard: None }
             }
             1 if guard.is_some() => Client::Lost { tables, guard },
             _ => {
                 self.apply(&tables);
-                Client::Writing {
-                    tables,
-                    guard,
-                    database,
-                    wrote: Some(self.visible),
-                }
+                Client::Writing { tables, guard, database, wrote: Some(self.visible) }
             }
         }
     }
@@ -213,21 +180,11 @@ impl World {
             return self.show(&tables, floor, rows);
         }
         let stamp = self.stamp(&tables);
-        Ok(Client::Reading {
-            tables,
-            floor,
-            stamp,
-            rows: None,
-        })
+        Ok(Client::Reading { tables, floor, stamp, rows: None })
     }
 
     fn snapshot(&mut self, tables: Vec<usize>, floor: Rows, stamp: Option<Stamp>) -> Client {
-        Client::Reading {
-            tables,
-            floor,
-            stamp,
-            rows: Some(self.visible),
-        }
+        Client::Reading { tables, floor, stamp, rows: Some(self.visible) }
     }
 
     fn store(&mut self, tables: &[usize], stamp: Option<Stamp>, rows: Rows) {
@@ -244,10 +201,7 @@ impl World {
     fn show(&mut self, tables: &[usize], floor: Rows, rows: Rows) -> Result<Client, String> {
         for &table in tables {
             if rows[table] < floor[table] {
-                return Err(format!(
-                    "table {table} was {}, known {}",
-                    rows[table], floor[table]
-                ));
+                return Err(format!("table {table} was {}, known {}", rows[table], floor[table]));
             }
             self.known[table] = self.known[table].max(rows[table]);
         }
@@ -255,20 +209,15 @@ impl World {
     }
 
     fn stamp(&self, tables: &[usize]) -> Option<Stamp> {
-        self.coherence
-            .stamp(&tables.iter().map(|&table| id(table)).collect::<Vec<_>>())
+        self.coherence.stamp(&tables.iter().map(|&table| id(table)).collect::<Vec<_>>())
     }
 
     /// Ends what is under way, so that no guard is dropped unsettled.
     fn end(&mut self) {
         for client in self.clients.drain(..) {
             match client {
-                Client::Writing {
-                    guard: Some(guard), ..
-                }
-                | Client::Lost {
-                    guard: Some(guard), ..
-                } => {
+                Client::Writing { guard: Some(guard), .. }
+                | Client::Lost { guard: Some(guard), .. } => {
                     guard.committed();
                 }
                 Client::Idle
@@ -326,15 +275,8 @@ fn no_schedule_shows_less_than_was_known() {
 
 #[test]
 fn each_twin_is_caught() {
-    for twin in [
-        Twin::UncheckedStore,
-        Twin::NoInFlight,
-        Twin::LossSettledAtOnce,
-    ] {
-        assert!(
-            (0..SEEDS).any(|seed| run(seed, twin).is_err()),
-            "{twin:?} was not caught"
-        );
+    for twin in [Twin::UncheckedStore, Twin::NoInFlight, Twin::LossSettledAtOnce] {
+        assert!((0..SEEDS).any(|seed| run(seed, twin).is_err()), "{twin:?} was not caught");
     }
 }
 

@@ -6,17 +6,11 @@ use crate::support::psql::psql;
 use crate::support::raw::{Login, Refused};
 
 fn tls(file: &str) -> String {
-    format!(
-        "{}/tests/suite/support/tls/{file}",
-        env!("CARGO_MANIFEST_DIR")
-    )
+    format!("{}/tests/suite/support/tls/{file}", env!("CARGO_MANIFEST_DIR"))
 }
 
 fn refused(forebay: &Forebay, user: &str, password: &str, database: &str) -> Refused {
-    forebay
-        .log_in(&Login::new(user, password, database))
-        .err()
-        .expect("a refusal")
+    forebay.log_in(&Login::new(user, password, database)).err().expect("a refusal")
 }
 
 /// A Forebay whose users come from a file.
@@ -24,10 +18,7 @@ fn with_users(database: &Database<'_>, auth_type: &str, users: &str) -> Forebay 
     let directory = scratch();
     let list = directory.join("userlist.txt");
     std::fs::write(&list, users).unwrap();
-    let toml = format!(
-        "[auth]\nauth_type = \"{auth_type}\"\nauth_file = \"{}\"\n",
-        list.display()
-    );
+    let toml = format!("[auth]\nauth_type = \"{auth_type}\"\nauth_file = \"{}\"\n", list.display());
     let forebay = Forebay::with_config(database, &toml, &[]);
     // It has been read.
     std::fs::remove_dir_all(directory).unwrap();
@@ -41,10 +32,7 @@ fn the_password_is_asked_for_by_scram() {
     assert_eq!(forebay.client().one("SELECT current_user"), USER);
     let wrong = refused(&forebay, USER, "wrong", &database.name);
     assert_eq!(wrong.sqlstate, "28P01");
-    assert_eq!(
-        wrong.message,
-        "password authentication failed for user \"app\""
-    );
+    assert_eq!(wrong.message, "password authentication failed for user \"app\"");
 }
 
 #[test]
@@ -54,10 +42,7 @@ fn an_unknown_user_looks_like_a_wrong_password() {
         let forebay = with_users(&database, auth_type, "");
         let unknown = refused(&forebay, "nobody", PASSWORD, &database.name);
         assert_eq!(unknown.sqlstate, "28P01", "{auth_type}");
-        assert_eq!(
-            unknown.message,
-            "password authentication failed for user \"nobody\""
-        );
+        assert_eq!(unknown.message, "password authentication failed for user \"nobody\"");
     }
 }
 
@@ -65,14 +50,8 @@ fn an_unknown_user_looks_like_a_wrong_password() {
 fn an_unknown_database_is_told_only_to_who_has_logged_in() {
     let database = Database::with("");
     let forebay = Forebay::start(&database, &[]);
-    assert_eq!(
-        refused(&forebay, USER, "wrong", "nowhere").sqlstate,
-        "28P01"
-    );
-    assert_eq!(
-        refused(&forebay, USER, PASSWORD, "nowhere").sqlstate,
-        "3D000"
-    );
+    assert_eq!(refused(&forebay, USER, "wrong", "nowhere").sqlstate, "28P01");
+    assert_eq!(refused(&forebay, USER, PASSWORD, "nowhere").sqlstate, "3D000");
 }
 
 #[test]
@@ -83,19 +62,9 @@ fn users_of_a_list_log_in_by_md5_and_by_scram() {
         let forebay = with_users(&database, auth_type, users);
         let login = Login::new("bob", "bobs secret", &database.name);
         // The URL's user is who everybody is on the server.
-        assert_eq!(
-            forebay.log_in(&login).unwrap().one("SELECT current_user"),
-            USER,
-            "{auth_type}"
-        );
-        assert_eq!(
-            refused(&forebay, "bob", "wrong", &database.name).sqlstate,
-            "28P01"
-        );
-        assert_eq!(
-            refused(&forebay, "ann", "wrong", &database.name).sqlstate,
-            "28P01"
-        );
+        assert_eq!(forebay.log_in(&login).unwrap().one("SELECT current_user"), USER, "{auth_type}");
+        assert_eq!(refused(&forebay, "bob", "wrong", &database.name).sqlstate, "28P01");
+        assert_eq!(refused(&forebay, "ann", "wrong", &database.name).sqlstate, "28P01");
     }
 }
 
@@ -124,10 +93,7 @@ fn a_client_that_verifies_our_certificate_is_encrypted() {
     let forebay = Forebay::with_config(&database, toml, &["--tls-cert", &cert, "--tls-key", &key]);
     let url =
         |mode: &str, ca: &str| format!("{}?sslmode={mode}&sslrootcert={}", forebay.url(), tls(ca));
-    assert_eq!(
-        psql(&url("verify-full", "ca.pem"), "SELECT 7"),
-        Ok("7".to_owned())
-    );
+    assert_eq!(psql(&url("verify-full", "ca.pem"), "SELECT 7"), Ok("7".to_owned()));
     let wrong = psql(&url("verify-full", "self_signed.pem"), "SELECT 7").unwrap_err();
     assert!(wrong.contains("certificate verify failed"), "{wrong}");
     let plain = psql(&url("disable", "ca.pem"), "SELECT 7").unwrap_err();
@@ -145,10 +111,7 @@ fn a_server_is_verified_by_its_certificate() {
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         std::fs::set_permissions(&copy, mode).unwrap();
         // Fails where we are not root, and there the file is ours and PostgreSQL's already.
-        let _owner = std::process::Command::new("chown")
-            .arg("postgres")
-            .arg(&copy)
-            .output();
+        let _owner = std::process::Command::new("chown").arg("postgres").arg(&copy).output();
     }
     let path = directory.display();
     let settings = format!(
@@ -157,11 +120,7 @@ fn a_server_is_verified_by_its_certificate() {
     let postgres = Postgres::private_with_hba(&settings, hba);
     let database = postgres.database();
     let start = |ca: &str| {
-        let url = format!(
-            "{}?sslmode=verify-full&sslrootcert={}",
-            database.url(),
-            tls(ca)
-        );
+        let url = format!("{}?sslmode=verify-full&sslrootcert={}", database.url(), tls(ca));
         Forebay::launch(&url, &database.name, "", &[])
     };
     let encrypted = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";

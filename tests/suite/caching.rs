@@ -32,13 +32,8 @@ fn a_hit_serves_other_clients_and_both_protocols() {
     database.until_hit(&mut client, READ);
     let mut other = forebay.client();
     assert!(database.is_hit(&mut other, READ));
-    let group = [
-        parse("", READ, &[]),
-        bind("", "", &[]),
-        describe_portal(""),
-        execute("", 0),
-        sync(),
-    ];
+    let group =
+        [parse("", READ, &[]), bind("", "", &[]), describe_portal(""), execute("", 0), sync()];
     let expected = "1 2 T(v) D(one) D(two) C(SELECT 2) Z(I)";
     wait_until("the extended protocol hits", || {
         let before = database.seen(READ);
@@ -130,10 +125,8 @@ fn what_depends_on_more_than_tables_is_never_kept() {
 
 #[test]
 fn a_time_word_in_a_parameter_is_never_kept() {
-    let (database, _forebay, mut client) = start(
-        "CREATE TABLE t (at timestamptz); INSERT INTO t VALUES ('2000-01-01')",
-        &[],
-    );
+    let (database, _forebay, mut client) =
+        start("CREATE TABLE t (at timestamptz); INSERT INTO t VALUES ('2000-01-01')", &[]);
     let sql = "SELECT count(*) FROM t WHERE at < $1";
     wait_until("a plain time hits", || {
         let before = database.seen(sql);
@@ -151,9 +144,7 @@ fn a_time_word_in_a_parameter_is_never_kept() {
 fn a_role_without_the_privilege_is_refused_what_others_have_cached() {
     let database = Database::with("CREATE TABLE t (v int); INSERT INTO t VALUES (7)");
     let role = format!("reader_{}", database.name);
-    database
-        .admin()
-        .run(&format!("CREATE ROLE {role}; GRANT {role} TO {USER}"));
+    database.admin().run(&format!("CREATE ROLE {role}; GRANT {role} TO {USER}"));
     let forebay = Forebay::start(&database, &[]);
     let mut client = forebay.client();
     let sql = "SELECT v FROM t";
@@ -225,15 +216,7 @@ fn binary_and_text_results_are_kept_apart() {
     let mut client = forebay.client();
     let mut fetch = |format: u16| {
         let bound = bind_formats("", "", &[], &[format]);
-        client.send(
-            &[
-                parse("", "SELECT v FROM t", &[]),
-                bound,
-                execute("", 0),
-                sync(),
-            ]
-            .concat(),
-        );
+        client.send(&[parse("", "SELECT v FROM t", &[]), bound, execute("", 0), sync()].concat());
         client.until(b'Z')[2].body.clone()
     };
     for _ in 0..4 {
@@ -252,13 +235,8 @@ fn declared_parameter_types_are_part_of_the_question() {
         for (oid, result) in [(23, "3"), (1700, "3.5000000000000000"), (25, "E")] {
             let sql = "SELECT v / $1 FROM t";
             client.send(
-                &[
-                    parse("", sql, &[oid]),
-                    bind("", "", &[Some("2")]),
-                    execute("", 0),
-                    sync(),
-                ]
-                .concat(),
+                &[parse("", sql, &[oid]), bind("", "", &[Some("2")]), execute("", 0), sync()]
+                    .concat(),
             );
             let replies = client.until(b'Z');
             match replies.iter().find(|message| message.tag == b'D') {
@@ -300,18 +278,12 @@ fn no_hit_inside_repeatable_read_and_serializable() {
     for (begin, end) in [
         ("BEGIN ISOLATION LEVEL REPEATABLE READ", "COMMIT"),
         ("BEGIN ISOLATION LEVEL SERIALIZABLE", "COMMIT"),
-        (
-            "BEGIN; SET TRANSACTION ISOLATION LEVEL SERIALIZABLE",
-            "COMMIT",
-        ),
+        ("BEGIN; SET TRANSACTION ISOLATION LEVEL SERIALIZABLE", "COMMIT"),
         (
             "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ",
             "RESET default_transaction_isolation",
         ),
-        (
-            "SET default_transaction_isolation = 'serializable'",
-            "RESET ALL",
-        ),
+        ("SET default_transaction_isolation = 'serializable'", "RESET ALL"),
     ] {
         client.run(begin);
         assert!(!database.is_hit(&mut client, READ), "{begin}");
@@ -379,14 +351,8 @@ fn a_write_that_bypasses_forebay_is_seen_after_max_age() {
     // Filled afresh, so that the entry is young when the write comes.
     client.run("UPDATE t SET v = 'first' WHERE id = 1");
     client.run(READ);
-    database
-        .direct()
-        .run("UPDATE t SET v = 'behind' WHERE id = 1");
-    assert_eq!(
-        client.one(READ),
-        "first",
-        "it was served although nothing was kept"
-    );
+    database.direct().run("UPDATE t SET v = 'behind' WHERE id = 1");
+    assert_eq!(client.one(READ), "first", "it was served although nothing was kept");
     wait_until("the write is seen", || client.one(READ) == "behind");
 }
 
@@ -407,13 +373,7 @@ fn an_answer_over_the_limit_is_relayed_and_not_kept() {
 fn a_row_limited_execute_goes_to_postgres() {
     let (database, _forebay, mut client) = start(TABLE, &[]);
     database.until_hit(&mut client, READ);
-    let group = [
-        parse("", READ, &[]),
-        bind("", "", &[]),
-        execute("", 1),
-        execute("", 0),
-        sync(),
-    ];
+    let group = [parse("", READ, &[]), bind("", "", &[]), execute("", 1), execute("", 0), sync()];
     for _ in 0..3 {
         assert_eq!(client.ask(&group), "1 2 D(one) s D(two) C(SELECT 1) Z(I)");
     }
@@ -429,15 +389,8 @@ fn a_hit_pipelined_behind_a_write_sees_it() {
     // In one group with the write, before its commit.
     let run = |sql: &str| [parse("", sql, &[]), bind("", "", &[]), execute("", 0)].concat();
     database.until_hit(&mut client, READ);
-    let replies = client.ask(&[
-        run("UPDATE t SET v = 'newer' WHERE id = 1"),
-        run(READ),
-        sync(),
-    ]);
-    assert_eq!(
-        replies,
-        "1 2 C(UPDATE 1) 1 2 D(newer) D(two) C(SELECT 2) Z(I)"
-    );
+    let replies = client.ask(&[run("UPDATE t SET v = 'newer' WHERE id = 1"), run(READ), sync()]);
+    assert_eq!(replies, "1 2 C(UPDATE 1) 1 2 D(newer) D(two) C(SELECT 2) Z(I)");
 }
 
 #[test]

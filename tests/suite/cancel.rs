@@ -81,10 +81,7 @@ fn a_late_cancel_hits_no_later_query() {
             replies.ends_with("C(SELECT 1) Z(I)") || replies.ends_with("E(57014) Z(I)"),
             "{replies}"
         );
-        assert_eq!(
-            two.query("SELECT pg_sleep(0.002)"),
-            "T(pg_sleep) D C(SELECT 1) Z(I)"
-        );
+        assert_eq!(two.query("SELECT pg_sleep(0.002)"), "T(pg_sleep) D C(SELECT 1) Z(I)");
         assert_eq!(connection.until_closed(), "");
     }
 }

@@ -90,12 +90,7 @@ fn garbage_after_the_login_is_refused_with_a_sqlstate() {
         client.send(&[garbage.clone(), message(b'S', b"")].concat());
         let error = client.message();
         assert_eq!(error.tag, b'E', "{garbage:?}: {error:?}");
-        assert_eq!(
-            error.field(b'C'),
-            "08P01",
-            "{garbage:?}: {}",
-            error.field(b'M')
-        );
+        assert_eq!(error.field(b'C'), "08P01", "{garbage:?}: {}", error.field(b'M'));
         assert_eq!(forebay.client().one("SELECT 1"), "1");
     }
 }
@@ -141,8 +136,5 @@ fn ten_thousand_connections_of_noise_leave_the_process_healthy() {
     assert_eq!(forebay.client().one("SELECT 1"), "1");
     assert!(!forebay.log().contains("panicked"));
     let after = forebay.daemon.resident_kb();
-    assert!(
-        after < before + 30_000,
-        "{before} kB before, {after} kB after"
-    );
+    assert!(after < before + 30_000, "{before} kB before, {after} kB after");
 }

@@ -59,10 +59,7 @@ fn after_a_restart_of_postgres_clients_work_and_nothing_old_is_served() {
         database.name
     };
     let forebay = {
-        let database = Database {
-            postgres: &postgres,
-            name: name.clone(),
-        };
+        let database = Database { postgres: &postgres, name: name.clone() };
         let forebay = Forebay::start(&database, &["--max-age", "1h"]);
         let mut client = forebay.client();
         database.until_hit(&mut client, READ);
@@ -75,16 +72,11 @@ fn after_a_restart_of_postgres_clients_work_and_nothing_old_is_served() {
     let told = client.until_closed();
     assert!(told.is_empty() || told.contains("E("), "{told}");
     postgres.start();
-    let database = Database {
-        postgres: &postgres,
-        name,
-    };
+    let database = Database { postgres: &postgres, name };
     database.direct().run("UPDATE t SET v = 'behind'");
     wait_until("clients work again", || {
         let login = crate::support::raw::Login::new("app", "secret", &database.name);
-        forebay
-            .log_in(&login)
-            .is_ok_and(|mut client| client.query(READ).contains("behind"))
+        forebay.log_in(&login).is_ok_and(|mut client| client.query(READ).contains("behind"))
     });
 }
 

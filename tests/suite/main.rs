@@ -9,10 +9,7 @@
     clippy::print_stdout,
     reason = "a check fails by panicking, and then prints the log"
 )]
-#![expect(
-    unreachable_pub,
-    reason = "a program exports nothing; `pub` marks what tests may use"
-)]
+#![expect(unreachable_pub, reason = "a program exports nothing; `pub` marks what tests may use")]
 
 mod support;
 

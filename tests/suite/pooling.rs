@@ -101,27 +101,18 @@ fn a_server_goes_back_only_after_the_last_sync_sent_on_it() {
     let (_database, forebay) = start("", &["--pool-size", "1", "--cache", "off"]);
     let (mut one, mut two) = (forebay.client(), forebay.client());
     let group = |value: &str| {
-        [
-            parse("", "SELECT $1::text", &[]),
-            bind("", "", &[Some(value)]),
-            execute("", 0),
-            sync(),
-        ]
-        .concat()
+        [parse("", "SELECT $1::text", &[]), bind("", "", &[Some(value)]), execute("", 0), sync()]
+            .concat()
     };
     for _ in 0..100 {
         one.send(&[group("a"), group("b"), query("SELECT 'c'"), group("d")].concat());
         two.send(&[group("x"), query("SELECT 'y'"), group("z")].concat());
-        for (client, values) in [
-            (&mut one, ["a", "b", "c", "d"].as_slice()),
-            (&mut two, &["x", "y", "z"]),
-        ] {
+        for (client, values) in
+            [(&mut one, ["a", "b", "c", "d"].as_slice()), (&mut two, &["x", "y", "z"])]
+        {
             for value in values {
                 let replies = client.replies();
-                assert!(
-                    replies.contains(&format!("D({value}) C(SELECT 1) Z(I)")),
-                    "{replies}"
-                );
+                assert!(replies.contains(&format!("D({value}) C(SELECT 1) Z(I)")), "{replies}");
             }
         }
     }
@@ -134,10 +125,7 @@ fn a_client_that_leaves_in_a_transaction_leaves_nothing_behind() {
     one.run("BEGIN; INSERT INTO t VALUES (1)");
     drop(one);
     let mut two = forebay.client();
-    assert_eq!(
-        two.query("SELECT count(*) FROM t"),
-        "T(count) D(0) C(SELECT 1) Z(I)"
-    );
+    assert_eq!(two.query("SELECT count(*) FROM t"), "T(count) D(0) C(SELECT 1) Z(I)");
 }
 
 #[test]
@@ -145,15 +133,10 @@ fn a_client_that_leaves_in_the_middle_of_a_result_leaves_nothing_behind() {
     let (_database, forebay) = start("", &["--pool-size", "1"]);
     for _ in 0..5 {
         let mut one = forebay.client();
-        one.send(&query(
-            "SELECT repeat('x', 1000) FROM generate_series(1, 100000)",
-        ));
+        one.send(&query("SELECT repeat('x', 1000) FROM generate_series(1, 100000)"));
         one.message();
         drop(one);
-        assert_eq!(
-            forebay.client().query("SELECT 7 AS v"),
-            "T(v) D(7) C(SELECT 1) Z(I)"
-        );
+        assert_eq!(forebay.client().query("SELECT 7 AS v"), "T(v) D(7) C(SELECT 1) Z(I)");
     }
 }
 
@@ -205,14 +188,8 @@ fn what_a_pinned_client_had_is_gone_with_it() {
     let mut two = forebay.client();
     assert_eq!(two.query("SELECT v FROM mine"), "E(42P01) Z(I)");
     assert_eq!(two.one("SELECT count(*) FROM pg_listening_channels()"), "0");
-    assert_eq!(
-        two.one("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"),
-        "0"
-    );
-    assert_eq!(
-        two.one("SELECT count(*) FROM pg_prepared_statements WHERE from_sql"),
-        "0"
-    );
+    assert_eq!(two.one("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"), "0");
+    assert_eq!(two.one("SELECT count(*) FROM pg_prepared_statements WHERE from_sql"), "0");
 }
 
 #[test]
@@ -228,14 +205,8 @@ fn a_notification_reaches_the_client_that_listens() {
 fn settings_follow_their_client_and_no_other() {
     let (_database, forebay) = start("CREATE SCHEMA s", &["--pool-size", "1"]);
     let (mut one, mut two) = (forebay.client(), forebay.client());
-    let shown = [
-        "work_mem",
-        "search_path",
-        "TimeZone",
-        "DateStyle",
-        "statement_timeout",
-        "app.mine",
-    ];
+    let shown =
+        ["work_mem", "search_path", "TimeZone", "DateStyle", "statement_timeout", "app.mine"];
     let mut defaults = Vec::new();
     two.run("SET app.mine = 'two'");
     for name in shown {
@@ -257,9 +228,7 @@ fn a_role_does_not_outlive_its_clients_turn() {
     let database = Database::with("");
     let role = format!("role_{}", database.name);
     let user = crate::support::postgres::USER;
-    database
-        .admin()
-        .run(&format!("CREATE ROLE {role}; GRANT {role} TO {user}"));
+    database.admin().run(&format!("CREATE ROLE {role}; GRANT {role} TO {user}"));
     let forebay = Forebay::start(&database, &["--pool-size", "1"]);
     let (mut one, mut two) = (forebay.client(), forebay.client());
     one.run(&format!("SET ROLE {role}"));
@@ -367,25 +336,16 @@ fn a_bad_startup_setting_is_refused_in_postgres_words() {
         crate::support::postgres::PASSWORD,
         &database.name,
     );
-    let refused = forebay
-        .log_in(&login.with(&[("TimeZone", "Nowhere/Land")]))
-        .err()
-        .unwrap();
+    let refused = forebay.log_in(&login.with(&[("TimeZone", "Nowhere/Land")])).err().unwrap();
     assert_eq!(refused.sqlstate, "22023");
-    assert_eq!(
-        refused.message,
-        "invalid value for parameter \"TimeZone\": \"Nowhere/Land\""
-    );
+    assert_eq!(refused.message, "invalid value for parameter \"TimeZone\": \"Nowhere/Land\"");
 }
 
 #[test]
 fn a_prepared_statement_follows_its_client_to_another_server() {
     let (_database, forebay) = start("", &["--pool-size", "2", "--cache", "off"]);
     let (mut one, mut two) = (forebay.client(), forebay.client());
-    one.ask(&[
-        parse("s", "SELECT pg_backend_pid() + $1::int * 0", &[]),
-        sync(),
-    ]);
+    one.ask(&[parse("s", "SELECT pg_backend_pid() + $1::int * 0", &[]), sync()]);
     let run = |client: &mut RawClient| {
         client.send(&[bind("", "s", &[Some("1")]), execute("", 0), sync()].concat());
         client.until(b'Z')[1].columns()[0].clone().unwrap()
@@ -406,14 +366,8 @@ fn a_prepared_statement_follows_its_client_to_another_server() {
 fn two_clients_may_use_one_name_for_different_statements() {
     let (_database, forebay) = start("", &["--pool-size", "1"]);
     let (mut one, mut two) = (forebay.client(), forebay.client());
-    assert_eq!(
-        one.ask(&[parse("s", "SELECT 1 AS a", &[]), sync()]),
-        "1 Z(I)"
-    );
-    assert_eq!(
-        two.ask(&[parse("s", "SELECT 2 AS b", &[]), sync()]),
-        "1 Z(I)"
-    );
+    assert_eq!(one.ask(&[parse("s", "SELECT 1 AS a", &[]), sync()]), "1 Z(I)");
+    assert_eq!(two.ask(&[parse("s", "SELECT 2 AS b", &[]), sync()]), "1 Z(I)");
     let run = [bind("", "s", &[]), execute("", 0), sync()];
     for _ in 0..3 {
         assert_eq!(one.ask(&run), "2 D(1) C(SELECT 1) Z(I)");
@@ -426,10 +380,8 @@ fn two_clients_may_use_one_name_for_different_statements() {
 
 #[test]
 fn more_clients_than_servers_run_prepared_transactions_to_their_end() {
-    let (database, forebay) = start(
-        "CREATE TABLE t (v int); INSERT INTO t VALUES (0)",
-        &["--pool-size", "2"],
-    );
+    let (database, forebay) =
+        start("CREATE TABLE t (v int); INSERT INTO t VALUES (0)", &["--pool-size", "2"]);
     std::thread::scope(|scope| {
         for _ in 0..10 {
             scope.spawn(|| {
@@ -439,11 +391,9 @@ fn more_clients_than_servers_run_prepared_transactions_to_their_end() {
                     assert_eq!(replies, "1 Z(I)");
                 }
                 for _ in 0..20 {
-                    for (sql, status) in [
-                        ("BEGIN", 'T'),
-                        ("UPDATE t SET v = v + 1", 'T'),
-                        ("COMMIT", 'I'),
-                    ] {
+                    for (sql, status) in
+                        [("BEGIN", 'T'), ("UPDATE t SET v = v + 1", 'T'), ("COMMIT", 'I')]
+                    {
                         let replies = client.ask(&[bind("", sql, &[]), execute("", 0), sync()]);
                         assert!(replies.ends_with(&format!("Z({status})")), "{replies}");
                     }
@@ -489,10 +439,6 @@ fn no_more_servers_than_the_pool_may_have_are_opened() {
 fn a_transaction_that_fails_in_the_string_that_began_it_leaves_the_next_client_its_settings() {
     check_follows(
         &[],
-        &[
-            "SET work_mem = '5MB'",
-            "BEGIN; SET work_mem = '6MB'; SELECT 1/0",
-            "COMMIT",
-        ],
+        &["SET work_mem = '5MB'", "BEGIN; SET work_mem = '6MB'; SELECT 1/0", "COMMIT"],
     );
 }

@@ -37,25 +37,16 @@ fn an_ssl_request_without_certificate_is_answered_n_and_the_login_goes_on() {
     assert_eq!(client.byte(), b'N');
     client.send(&login.startup());
     client.authenticate(&login).unwrap();
-    assert_eq!(
-        client.query("SELECT 1 AS one"),
-        "T(one) D(1) C(SELECT 1) Z(I)"
-    );
+    assert_eq!(client.query("SELECT 1 AS one"), "T(one) D(1) C(SELECT 1) Z(I)");
 }
 
 #[test]
 fn a_newer_minor_protocol_and_unknown_options_are_negotiated_down() {
     let database = Database::with("");
     let forebay = Forebay::start(&database, &[]);
-    let login = Login::new(USER, PASSWORD, &database.name)
-        .with(&[("_pq_.wonder", "1")])
-        .minor(2);
+    let login = Login::new(USER, PASSWORD, &database.name).with(&[("_pq_.wonder", "1")]).minor(2);
     let mut client = forebay.log_in(&login).unwrap();
-    let negotiate = client
-        .greeting
-        .iter()
-        .find(|message| message.tag == b'v')
-        .unwrap();
+    let negotiate = client.greeting.iter().find(|message| message.tag == b'v').unwrap();
     assert_eq!(negotiate.body, b"\0\x03\0\0\0\0\0\x01_pq_.wonder\0");
     assert_eq!(client.one("SELECT 1"), "1");
 }
@@ -64,9 +55,7 @@ fn a_newer_minor_protocol_and_unknown_options_are_negotiated_down() {
 fn every_statement_of_a_string_is_answered_in_order() {
     check(
         "",
-        &[query(
-            "SELECT 1 AS a; SELECT 2 AS b; SET work_mem = '5MB'; SELECT 3 AS c",
-        )],
+        &[query("SELECT 1 AS a; SELECT 2 AS b; SET work_mem = '5MB'; SELECT 3 AS c")],
         "T(a) D(1) C(SELECT 1) T(b) D(2) C(SELECT 1) C(SET) T(c) D(3) C(SELECT 1) Z(I)",
     );
 }
@@ -85,16 +74,7 @@ fn an_error_ends_the_string_and_undoes_it() {
 fn an_empty_query_has_its_own_reply() {
     check("", &[query("")], "I Z(I)");
     check("", &[query(" ; -- nothing")], "I Z(I)");
-    check(
-        "",
-        &[
-            parse("", "", &[]),
-            bind("", "", &[]),
-            execute("", 0),
-            sync(),
-        ],
-        "1 2 I Z(I)",
-    );
+    check("", &[parse("", "", &[]), bind("", "", &[]), execute("", 0), sync()], "1 2 I Z(I)");
 }
 
 #[test]
@@ -104,11 +84,7 @@ fn rows_may_have_no_columns_and_results_no_rows() {
         &[query("SELECT FROM t")],
         "T D D C(SELECT 2) Z(I)",
     );
-    check(
-        "CREATE TABLE t (v int)",
-        &[query("SELECT v FROM t")],
-        "T(v) C(SELECT 0) Z(I)",
-    );
+    check("CREATE TABLE t (v int)", &[query("SELECT v FROM t")], "T(v) C(SELECT 0) Z(I)");
 }
 
 #[test]
@@ -152,14 +128,7 @@ fn an_error_in_a_pipeline_skips_to_its_sync_and_no_further() {
 #[test]
 fn flush_gives_the_replies_so_far_without_ready_for_query() {
     let (mut client, _forebay) = client_after("");
-    client.send(
-        &[
-            parse("", "SELECT 7 AS v", &[]),
-            describe_statement(""),
-            flush(),
-        ]
-        .concat(),
-    );
+    client.send(&[parse("", "SELECT 7 AS v", &[]), describe_statement(""), flush()].concat());
     client.expect("1 t T(v)");
     client.send(&[bind("", "", &[]), execute("", 0), flush()].concat());
     client.expect("2 D(7) C(SELECT 1)");
@@ -198,11 +167,7 @@ fn a_statement_is_described_with_parameters_and_a_portal_without() {
     );
     check(
         "CREATE TABLE t (id int)",
-        &[
-            parse("", "DELETE FROM t", &[]),
-            describe_statement(""),
-            sync(),
-        ],
+        &[parse("", "DELETE FROM t", &[]), describe_statement(""), sync()],
         "1 t n Z(I)",
     );
 }
@@ -211,17 +176,11 @@ fn a_statement_is_described_with_parameters_and_a_portal_without() {
 fn preparing_a_name_twice_is_refused_under_the_clients_own_name() {
     let (mut client, _forebay) = client_after("");
     client.run("BEGIN");
-    assert_eq!(
-        client.ask(&[parse("mine", "SELECT 1", &[]), sync()]),
-        "1 Z(T)"
-    );
+    assert_eq!(client.ask(&[parse("mine", "SELECT 1", &[]), sync()]), "1 Z(T)");
     client.send(&[parse("mine", "SELECT 2", &[]), sync()].concat());
     let replies = client.until(b'Z');
     assert_eq!(replies[0].field(b'C'), "42P05");
-    assert_eq!(
-        replies[0].field(b'M'),
-        "prepared statement \"mine\" already exists"
-    );
+    assert_eq!(replies[0].field(b'M'), "prepared statement \"mine\" already exists");
     assert_eq!(replies[1].to_string(), "Z(E)");
 }
 
@@ -231,10 +190,7 @@ fn an_unknown_statement_is_refused_under_the_clients_own_name() {
     client.send(&[bind("", "nobody", &[]), execute("", 0), sync()].concat());
     let replies = client.until(b'Z');
     assert_eq!(replies[0].field(b'C'), "26000");
-    assert_eq!(
-        replies[0].field(b'M'),
-        "prepared statement \"nobody\" does not exist"
-    );
+    assert_eq!(replies[0].field(b'M'), "prepared statement \"nobody\" does not exist");
     assert_eq!(replies.len(), 2);
 }
 
@@ -242,11 +198,7 @@ fn an_unknown_statement_is_refused_under_the_clients_own_name() {
 fn a_portal_ends_with_its_transaction() {
     let (mut client, _forebay) = client_after("");
     assert_eq!(
-        client.ask(&[
-            parse("s", "SELECT 1 AS v", &[]),
-            bind("p", "s", &[]),
-            sync()
-        ]),
+        client.ask(&[parse("s", "SELECT 1 AS v", &[]), bind("p", "s", &[]), sync()]),
         "1 2 Z(I)"
     );
     assert_eq!(client.ask(&[execute("p", 0), sync()]), "E(34000) Z(I)");
@@ -279,31 +231,16 @@ fn a_notice_comes_where_it_was_raised() {
 
 #[test]
 fn a_changed_setting_is_reported() {
-    check(
-        "",
-        &[query("SET TimeZone = 'Asia/Tokyo'")],
-        "C(SET) S(TimeZone=Asia/Tokyo) Z(I)",
-    );
+    check("", &[query("SET TimeZone = 'Asia/Tokyo'")], "C(SET) S(TimeZone=Asia/Tokyo) Z(I)");
 }
 
 #[test]
 fn results_come_in_the_formats_asked_for() {
     let (mut client, _forebay) = client_after("");
     let bound = bind_formats("", "", &[], &[1, 0]);
-    client.send(
-        &[
-            parse("", "SELECT 258, 258", &[]),
-            bound,
-            execute("", 0),
-            sync(),
-        ]
-        .concat(),
-    );
+    client.send(&[parse("", "SELECT 258, 258", &[]), bound, execute("", 0), sync()].concat());
     let replies = client.until(b'Z');
-    assert_eq!(
-        replies[2].body,
-        b"\0\x02\0\0\0\x04\0\0\x01\x02\0\0\0\x03258"
-    );
+    assert_eq!(replies[2].body, b"\0\x02\0\0\0\x04\0\0\x01\x02\0\0\0\x03258");
 }
 
 #[test]
@@ -319,12 +256,7 @@ fn copy_in_takes_rows_until_copy_done() {
 #[test]
 fn copy_in_by_the_extended_protocol_ends_at_its_sync() {
     let (mut client, _forebay) = client_after("CREATE TABLE t (v int)");
-    let copy = [
-        parse("", "COPY t FROM STDIN", &[]),
-        bind("", "", &[]),
-        execute("", 0),
-    ]
-    .concat();
+    let copy = [parse("", "COPY t FROM STDIN", &[]), bind("", "", &[]), execute("", 0)].concat();
     let rows = [copy_data("1\n"), copy_done(), sync()].concat();
     client.send(&[copy.clone(), flush()].concat());
     client.expect("1 2 G");
@@ -338,19 +270,10 @@ fn copy_in_by_the_extended_protocol_ends_at_its_sync() {
 
 #[test]
 fn copy_data_may_be_sent_before_the_server_asks_for_it() {
-    let copy = [
-        parse("", "COPY t FROM STDIN", &[]),
-        bind("", "", &[]),
-        execute("", 0),
-    ]
-    .concat();
+    let copy = [parse("", "COPY t FROM STDIN", &[]), bind("", "", &[]), execute("", 0)].concat();
     let rows = [copy_data("1\n"), copy_done(), sync()].concat();
     let table = "CREATE TABLE t (v int)";
-    check(
-        table,
-        &[query("COPY t FROM STDIN"), copy_data("1\n"), copy_done()],
-        "G C(COPY 1) Z(I)",
-    );
+    check(table, &[query("COPY t FROM STDIN"), copy_data("1\n"), copy_done()], "G C(COPY 1) Z(I)");
     check(table, &[copy.clone(), rows.clone()], "1 2 G C(COPY 1) Z(I)");
     check(table, &[copy, sync(), rows], "1 2 G C(COPY 1) Z(I)");
 }
@@ -360,16 +283,10 @@ fn a_failed_copy_leaves_nothing_behind_and_the_connection_usable() {
     let (mut client, _forebay) = client_after("CREATE TABLE t (v int)");
     client.send(&query("COPY t FROM STDIN"));
     client.expect("G");
-    assert_eq!(
-        client.ask(&[copy_data("1\n"), copy_fail("no more")]),
-        "E(57014) Z(I)"
-    );
+    assert_eq!(client.ask(&[copy_data("1\n"), copy_fail("no more")]), "E(57014) Z(I)");
     client.send(&query("COPY t FROM STDIN"));
     client.expect("G");
-    assert_eq!(
-        client.ask(&[copy_data("1\n"), copy_data("x\n"), copy_done()]),
-        "E(22P02) Z(I)"
-    );
+    assert_eq!(client.ask(&[copy_data("1\n"), copy_data("x\n"), copy_done()]), "E(22P02) Z(I)");
     assert_eq!(client.one("SELECT count(*) FROM t"), "0");
 }
 
@@ -382,12 +299,7 @@ fn copy_out_sends_rows_and_ends() {
     );
     check(
         "CREATE TABLE t (v int); INSERT INTO t VALUES (1)",
-        &[
-            parse("", "COPY t TO STDOUT", &[]),
-            bind("", "", &[]),
-            execute("", 0),
-            sync(),
-        ],
+        &[parse("", "COPY t TO STDOUT", &[]), bind("", "", &[]), execute("", 0), sync()],
         "1 2 H d(1) c C(COPY 1) Z(I)",
     );
 }
@@ -395,21 +307,13 @@ fn copy_out_sends_rows_and_ends() {
 #[test]
 fn a_function_call_message_is_relayed() {
     // int4abs has the oid 1397.
-    let body = [
-        &1397_u32.to_be_bytes()[..],
-        &[0, 1, 0, 0, 0, 1],
-        &2_u32.to_be_bytes(),
-        b"-7",
-        &[0, 0],
-    ]
-    .concat();
+    let body =
+        [&1397_u32.to_be_bytes()[..], &[0, 1, 0, 0, 0, 1], &2_u32.to_be_bytes(), b"-7", &[0, 0]]
+            .concat();
     let (mut client, _forebay) = client_after("");
     client.send(&message(b'F', &body));
     let replies = client.until(b'Z');
-    assert_eq!(
-        (replies[0].tag, replies[0].body.as_slice()),
-        (b'V', &b"\0\0\0\x017"[..])
-    );
+    assert_eq!((replies[0].tag, replies[0].body.as_slice()), (b'V', &b"\0\0\0\x017"[..]));
     assert_eq!(replies[1].to_string(), "Z(I)");
 }
 
@@ -418,9 +322,7 @@ fn a_large_result_streams_in_bounded_memory() {
     let (mut client, forebay) = client_after("");
     client.run("SELECT 1");
     let before = forebay.daemon.resident_kb();
-    client.send(&query(
-        "SELECT repeat('x', 10000) FROM generate_series(1, 5000)",
-    ));
+    client.send(&query("SELECT repeat('x', 10000) FROM generate_series(1, 5000)"));
     let mut bytes = 0;
     let mut most = 0;
     let mut rows = 0_u32;
@@ -438,8 +340,5 @@ fn a_large_result_streams_in_bounded_memory() {
         }
     }
     assert!(bytes > 50_000_000);
-    assert!(
-        most < before + 8_000,
-        "{before} kB before, {most} kB at most"
-    );
+    assert!(most < before + 8_000, "{before} kB before, {most} kB at most");
 }

@@ -43,10 +43,7 @@ struct Answer<'a> {
 
 impl<'a> Answer<'a> {
     fn error(self, problem: &'static str) -> CatalogError {
-        CatalogError {
-            query: self.query,
-            problem,
-        }
+        CatalogError { query: self.query, problem }
     }
 
     fn rows<const N: usize>(self) -> impl Iterator<Item = Result<[&'a str; N], CatalogError>> {
@@ -56,9 +53,7 @@ impl<'a> Answer<'a> {
                 return Err(self.error("wrong number of columns"));
             }
             for (field, text) in fields.iter_mut().zip(row) {
-                *field = text
-                    .as_deref()
-                    .ok_or_else(|| self.error("unexpected null"))?;
+                *field = text.as_deref().ok_or_else(|| self.error("unexpected null"))?;
             }
             Ok(fields)
         })
@@ -163,23 +158,16 @@ impl Catalog {
             results
                 .get(query)
                 .map(|rows| Answer { query, rows })
-                .ok_or(CatalogError {
-                    query,
-                    problem: "no answer",
-                })
+                .ok_or(CatalogError { query, problem: "no answer" })
         };
         if results.len() != SNAPSHOT_QUERIES.len() {
-            return Err(CatalogError {
-                query: results.len(),
-                problem: "wrong number of answers",
-            });
+            return Err(CatalogError { query: results.len(), problem: "wrong number of answers" });
         }
         let flags = flags(answer(1)?)?;
         let schemas = schemas(answer(2)?)?;
-        let system_schema = *schemas.get("pg_catalog").ok_or(CatalogError {
-            query: 2,
-            problem: "no schema pg_catalog",
-        })?;
+        let system_schema = *schemas
+            .get("pg_catalog")
+            .ok_or(CatalogError { query: 2, problem: "no schema pg_catalog" })?;
         let system_schemas: HashSet<u32> = schemas
             .iter()
             .filter(|(name, _)| name.starts_with("pg_") || &***name == "information_schema")
@@ -203,11 +191,7 @@ impl Catalog {
             operators: operators(answer(10)?, &types, &casts)?,
             built_ins: built_ins(answer(9)?)?,
             types: named_types(&types),
-            classes: types
-                .rows
-                .keys()
-                .map(|oid| (*oid, types.class(*oid)))
-                .collect(),
+            classes: types.rows.keys().map(|oid| (*oid, types.class(*oid))).collect(),
             event_triggers: flags.event_triggers,
             hooks: flags.support_code || casts.between_built_ins,
             cast_types: casts.outside,
@@ -227,10 +211,7 @@ struct Flags {
 }
 
 fn flags(answer: Answer<'_>) -> Result<Flags, CatalogError> {
-    let row = answer
-        .rows::<5>()
-        .next()
-        .ok_or_else(|| answer.error("no row"))?;
+    let row = answer.rows::<5>().next().ok_or_else(|| answer.error("no row"))?;
     let [database, version, event_triggers, support, indexes] = row?;
     Ok(Flags {
         identity: Identity {
@@ -251,10 +232,7 @@ fn schemas(answer: Answer<'_>) -> Result<HashMap<Box<str>, u32>, CatalogError> {
 }
 
 fn oids(answer: Answer<'_>) -> Result<HashSet<u32>, CatalogError> {
-    answer
-        .rows::<1>()
-        .map(|row| row.and_then(|[oid]| answer.number(oid)))
-        .collect()
+    answer.rows::<1>().map(|row| row.and_then(|[oid]| answer.number(oid))).collect()
 }
 
 fn types(
@@ -274,11 +252,7 @@ fn types(
         };
         rows.insert(answer.number(oid)?, row);
     }
-    Ok(Types {
-        rows,
-        checked,
-        system_schemas,
-    })
+    Ok(Types { rows, checked, system_schemas })
 }
 
 fn named_types(types: &Types<'_>) -> HashMap<Box<str>, Vec<NamedType>> {
@@ -309,24 +283,12 @@ fn relations(
         by_table
             .entry(columns.number(table)?)
             .or_default()
-            .push(Column {
-                name: name.into(),
-                class,
-            });
+            .push(Column { name: name.into(), class });
     }
     let mut relations = HashMap::new();
     let mut by_name: HashMap<Box<str>, Vec<(u32, u32)>> = HashMap::new();
     for row in answer.rows::<8>() {
-        let [
-            oid,
-            name,
-            schema,
-            kind,
-            persistence,
-            row_security,
-            trigger,
-            rule,
-        ] = row?;
+        let [oid, name, schema, kind, persistence, row_security, trigger, rule] = row?;
         let oid = answer.number(oid)?;
         let schema = answer.number(schema)?;
         by_name.entry(name.into()).or_default().push((schema, oid));
@@ -368,11 +330,8 @@ fn trees(answer: Answer<'_>) -> Result<Trees, CatalogError> {
     }
     let mut roots = HashMap::new();
     let mut trees: HashMap<u32, Vec<u32>> = HashMap::new();
-    let mut tops: Vec<u32> = neighbours
-        .keys()
-        .copied()
-        .filter(|oid| !has_parent.contains(oid))
-        .collect();
+    let mut tops: Vec<u32> =
+        neighbours.keys().copied().filter(|oid| !has_parent.contains(oid)).collect();
     tops.sort_unstable();
     for top in tops {
         let mut waiting = vec![top];
@@ -412,10 +371,7 @@ fn reads(answer: Answer<'_>) -> Result<HashMap<u32, Vec<u32>>, CatalogError> {
     let mut reads: HashMap<u32, Vec<u32>> = HashMap::new();
     for row in answer.rows::<3>() {
         let [by, relation, _] = row?;
-        reads
-            .entry(answer.number(by)?)
-            .or_default()
-            .push(answer.number(relation)?);
+        reads.entry(answer.number(by)?).or_default().push(answer.number(relation)?);
     }
     Ok(reads)
 }
@@ -538,13 +494,7 @@ fn built_ins(answer: Answer<'_>) -> Result<HashMap<Box<str>, BuiltIn>, CatalogEr
             "v" => Volatility::Volatile,
             _ => return Err(answer.error("unknown volatility")),
         };
-        built_ins.insert(
-            name.into(),
-            BuiltIn {
-                volatility,
-                takes_row: answer.yes(takes_row)?,
-            },
-        );
+        built_ins.insert(name.into(), BuiltIn { volatility, takes_row: answer.yes(takes_row)? });
     }
     Ok(built_ins)
 }

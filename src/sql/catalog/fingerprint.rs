@@ -59,25 +59,15 @@ pub const FINGERPRINT_QUERY: &str = concat!(
     of_relations!("pg_trigger", "tgrelid", "x.oid::bigint"),
     of_relations!("pg_rewrite", "ev_class", "x.oid::bigint"),
     of_relations!("pg_policy", "polrelid", "x.oid::bigint"),
-    of_relations!(
-        "pg_inherits",
-        "inhrelid",
-        "(x.inhrelid::bigint << 31) + x.inhparent::bigint"
-    ),
+    of_relations!("pg_inherits", "inhrelid", "(x.inhrelid::bigint << 31) + x.inhparent::bigint"),
     of_relations!("pg_partitioned_table", "partrelid", "x.partrelid::bigint"),
     of_relations!("pg_foreign_table", "ftrelid", "x.ftrelid::bigint"),
     // An index is used or not without changing an answer; its definition may call code.
     "(SELECT count(*) || ':' || coalesce(sum(hashint8extended(x.indexrelid::bigint, x.indrelid::bigint)), 0) \
      FROM pg_index x JOIN relations r ON r.oid = x.indrelid), ",
     rows!("pg_constraint", "contypid <> 0 AND oid >= 16384"),
-    rows!(
-        "pg_proc",
-        "oid >= 16384 AND pronamespace NOT IN (SELECT oid FROM temporary)"
-    ),
-    rows!(
-        "pg_type",
-        "oid >= 16384 AND typnamespace NOT IN (SELECT oid FROM temporary)"
-    ),
+    rows!("pg_proc", "oid >= 16384 AND pronamespace NOT IN (SELECT oid FROM temporary)"),
+    rows!("pg_type", "oid >= 16384 AND typnamespace NOT IN (SELECT oid FROM temporary)"),
     rows!("pg_namespace", "oid NOT IN (SELECT oid FROM temporary)"),
     rows!("pg_operator", "oid >= 16384"),
     rows!("pg_cast", "oid >= 16384"),

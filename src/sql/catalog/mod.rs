@@ -61,10 +61,7 @@ pub struct Column {
 }
 
 #[derive(Clone, Debug)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "independent facts, not a state"
-)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, not a state")]
 pub struct Relation {
     pub oid: u32,
     pub kind: RelationKind,
@@ -151,10 +148,7 @@ pub struct NamedType {
 
 /// The snapshot. All look-ups are by name or object id, none fails.
 #[derive(Debug)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "independent facts, not a state"
-)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, not a state")]
 pub struct Catalog {
     identity: Identity,
     schemas: HashMap<Box<str>, u32>,
@@ -242,10 +236,7 @@ impl Catalog {
 
     /// A type's class by object id; types we do not know are from outside.
     pub fn type_class(&self, oid: u32) -> TypeClass {
-        self.classes
-            .get(&oid)
-            .copied()
-            .unwrap_or(TypeClass::Outside)
+        self.classes.get(&oid).copied().unwrap_or(TypeClass::Outside)
     }
 
     /// Functions of that name from outside, in any schema.

@@ -7,11 +7,7 @@ fn rows(text: &str) -> Vec<Vec<Option<String>>> {
     text.lines()
         .map(str::trim)
         .filter(|line| !line.is_empty())
-        .map(|line| {
-            line.split(' ')
-                .map(|field| Some(field.to_owned()))
-                .collect()
-        })
+        .map(|line| line.split(' ').map(|field| Some(field.to_owned())).collect())
         .collect()
 }
 

@@ -1,3 +1,5 @@
+//! What the snapshot says of a small database made for these tests.
+
 use super::sample::{answers, catalog};
 use super::*;
 
@@ -35,10 +37,7 @@ fn an_answer_that_is_missing_fails_the_snapshot() {
     answers.pop();
     assert_eq!(
         Catalog::build(&answers).unwrap_err(),
-        CatalogError {
-            query: 14,
-            problem: "wrong number of answers"
-        }
+        CatalogError { query: 14, problem: "wrong number of answers" }
     );
 }
 
@@ -57,11 +56,7 @@ fn a_row_that_does_not_read_fails_the_snapshot() {
 fn a_cast_between_built_in_types_that_runs_code_makes_any_statement_suspect() {
     let mut answers = answers();
     assert!(!Catalog::build(&answers).unwrap().hooks());
-    answers[11].push(
-        ["23", "16", "i", "false"]
-            .map(|field| Some(field.to_owned()))
-            .to_vec(),
-    );
+    answers[11].push(["23", "16", "i", "false"].map(|field| Some(field.to_owned())).to_vec());
     assert!(!Catalog::build(&answers).unwrap().hooks());
     for row in [["25", "1082", "i", "false"], ["23", "16", "e", "true"]] {
         answers[11].truncate(2);

@@ -28,7 +28,8 @@ pub struct Context<'a> {
 /// its `Write::None` and `Write::Plain` believed.
 pub fn classify(sql: &str, context: &Context<'_>) -> Verdict {
     // The grammar's bindings panic on tree nodes they do not expect; nothing outlives the call.
-    let judged = std::panic::catch_unwind(|| parse(sql).map(|statements| judge(statements, context)));
+    let judged =
+        std::panic::catch_unwind(|| parse(sql).map(|statements| judge(statements, context)));
     match judged.unwrap_or(Err(ParseError::Unparsable)) {
         Ok(verdict) => verdict,
         // Nearly always PostgreSQL rejects it too, but it may be newer syntax.
@@ -40,10 +41,7 @@ pub fn classify(sql: &str, context: &Context<'_>) -> Verdict {
 fn not_understood(reason: BypassReason) -> Verdict {
     Verdict {
         controls: Vec::new(),
-        write: Write::Opaque {
-            commits_inside: true,
-            taints: true,
-        },
+        write: Write::Opaque { commits_inside: true, taints: true },
         read: Read::Bypass(reason),
         statements: 1,
         tag: "UNKNOWN",
@@ -78,12 +76,10 @@ fn judge(statements: Vec<Statement>, context: &Context<'_>) -> Verdict {
     }
     if count > 1 {
         verdict.read = Read::Bypass(BypassReason::MultipleStatements);
-        if ends_transaction && verdict.write != Write::Catalog {
-            let taints = matches!(verdict.write, Write::Opaque { taints: true, .. });
-            verdict.write = Write::Opaque {
-                commits_inside: true,
-                taints,
-            };
+        // What it names is in flight from its beginning to its end; only what it does not name
+        // has to be told that it may be committed in the middle.
+        if ends_transaction && let Write::Opaque { commits_inside, .. } = &mut verdict.write {
+            *commits_inside = true;
         }
     }
     verdict
@@ -95,23 +91,15 @@ fn effect(statement: &Statement, context: &Context<'_>) -> (Write, Read) {
         Kind::Select => select(statement, context),
         Kind::Carries => (carried(statement, context), not_a_read),
         Kind::Plans => {
-            let write = if runs_code(&statement.facts, context) {
-                UNKNOWN_CODE
-            } else {
-                Write::None
-            };
+            let write =
+                if runs_code(&statement.facts, context) { UNKNOWN_CODE } else { Write::None };
             (write, not_a_read)
         }
         Kind::Nothing => (Write::None, not_a_read),
         Kind::Maintenance => {
             // Expressions of indexes run; so do the triggers of events that some raise.
-            let clean = context
-                .catalog
-                .is_some_and(|c| !c.index_code() && !c.event_triggers());
-            let opaque = Write::Opaque {
-                commits_inside: true,
-                taints: false,
-            };
+            let clean = context.catalog.is_some_and(|c| !c.index_code() && !c.event_triggers());
+            let opaque = Write::Opaque { commits_inside: true, taints: false };
             (if clean { Write::None } else { opaque }, not_a_read)
         }
         Kind::Truncates { .. } | Kind::Refreshes => (emptied(statement, context), not_a_read),
@@ -121,13 +109,9 @@ fn effect(statement: &Statement, context: &Context<'_>) -> (Write, Read) {
                 && !statement.facts.writes;
             (if clean { Write::None } else { UNKNOWN_CODE }, not_a_read)
         }
-        Kind::Opaque { commits_inside } => (
-            Write::Opaque {
-                commits_inside,
-                taints: true,
-            },
-            not_a_read,
-        ),
+        Kind::Opaque { commits_inside } => {
+            (Write::Opaque { commits_inside, taints: true }, not_a_read)
+        }
         Kind::Catalog => (Write::Catalog, not_a_read),
     }
 }
@@ -135,10 +119,7 @@ fn effect(statement: &Statement, context: &Context<'_>) -> (Write, Read) {
 fn select(statement: &Statement, context: &Context<'_>) -> (Write, Read) {
     let facts = &statement.facts;
     let Some(catalog) = context.catalog else {
-        return (
-            carried(statement, context),
-            Read::Bypass(BypassReason::CatalogLoading),
-        );
+        return (carried(statement, context), Read::Bypass(BypassReason::CatalogLoading));
     };
     let resolved = resolve(facts, catalog, context.search_path, context.parameter_types);
     let write = written(facts, &resolved, catalog, context);
@@ -163,9 +144,7 @@ fn carried(statement: &Statement, context: &Context<'_>) -> Write {
             context,
         ),
     };
-    let held = statement
-        .controls
-        .contains(&Control::DeclareCursor { hold: true });
+    let held = statement.controls.contains(&Control::DeclareCursor { hold: true });
     if held && write != Write::None {
         // Such a cursor's query runs within the commit, after the last moment to ask what was
         // written: only what a commit after DDL does covers it.
@@ -217,17 +196,11 @@ fn touches_nothing(facts: &Facts) -> bool {
         && !facts.unknown_syntax
 }
 
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "no other control concerns names"
-)]
+#[expect(clippy::wildcard_enum_match_arm, reason = "no other control concerns names")]
 fn changes_names(control: &Control) -> bool {
     match control {
         Control::Set { name, .. } | Control::Reset { name, .. } => {
-            matches!(
-                name.as_str(),
-                "search_path" | "role" | "standard_conforming_strings"
-            )
+            matches!(name.as_str(), "search_path" | "role" | "standard_conforming_strings")
         }
         Control::ResetAll
         | Control::Unreplayable
@@ -257,18 +230,9 @@ fn union(one: Write, other: Write) -> Write {
         (Write::Catalog, _) | (_, Write::Catalog) => Write::Catalog,
         (Write::None, write) | (write, Write::None) => write,
         (
-            Write::Opaque {
-                commits_inside: a,
-                taints: b,
-            },
-            Write::Opaque {
-                commits_inside: c,
-                taints: d,
-            },
-        ) => Write::Opaque {
-            commits_inside: a || c,
-            taints: b || d,
-        },
+            Write::Opaque { commits_inside: a, taints: b },
+            Write::Opaque { commits_inside: c, taints: d },
+        ) => Write::Opaque { commits_inside: a || c, taints: b || d },
         (opaque @ Write::Opaque { .. }, Write::Plain(_))
         | (Write::Plain(_), opaque @ Write::Opaque { .. }) => opaque,
         (Write::Plain(one), Write::Plain(other)) => {

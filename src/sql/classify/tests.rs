@@ -1,3 +1,5 @@
+//! Statements and the verdicts they deserve.
+
 use super::*;
 use crate::sql::catalog::sample;
 use crate::sql::verdict::{Isolation, TableId};
@@ -7,11 +9,7 @@ fn verdict_in(sql: &str, catalog: &Catalog, path: &[&str]) -> Verdict {
     let search_path: Vec<String> = path.iter().map(|name| (*name).to_owned()).collect();
     classify(
         sql,
-        &Context {
-            catalog: Some(catalog),
-            search_path: &search_path,
-            parameter_types: &[],
-        },
+        &Context { catalog: Some(catalog), search_path: &search_path, parameter_types: &[] },
     )
 }
 
@@ -34,24 +32,13 @@ fn cacheable(sql: &str, oids: &[u32]) {
 #[track_caller]
 fn harmless(sql: &str, reason: BypassReason) {
     let verdict = verdict(sql);
-    assert_eq!(
-        (verdict.write, verdict.read),
-        (Write::None, Read::Bypass(reason)),
-        "{sql}"
-    );
+    assert_eq!((verdict.write, verdict.read), (Write::None, Read::Bypass(reason)), "{sql}");
 }
 
 #[track_caller]
 fn opaque(sql: &str) {
     let write = verdict(sql).write;
-    assert_eq!(
-        write,
-        Write::Opaque {
-            commits_inside: false,
-            taints: true
-        },
-        "{sql}"
-    );
+    assert_eq!(write, Write::Opaque { commits_inside: false, taints: true }, "{sql}");
 }
 
 #[track_caller]
@@ -66,11 +53,7 @@ fn controls(sql: &str, expected: &[Control]) {
 }
 
 fn set(name: &str, value: &str, local: bool) -> Control {
-    Control::Set {
-        name: name.to_owned(),
-        value: value.to_owned(),
-        local,
-    }
+    Control::Set { name: name.to_owned(), value: value.to_owned(), local }
 }
 
 #[test]
@@ -81,27 +64,15 @@ fn reads_of_plain_tables_are_kept() {
         "SELECT count(*), max(total) FROM orders GROUP BY user_id HAVING count(*) > 1",
         &[20002],
     );
-    cacheable(
-        "SELECT u.name FROM users u JOIN orders o ON o.user_id = u.id",
-        &[20001, 20002],
-    );
-    cacheable(
-        "SELECT 1 FROM users WHERE id IN (SELECT user_id FROM orders)",
-        &[20001, 20002],
-    );
-    cacheable(
-        "SELECT id FROM users UNION ALL SELECT id FROM orders",
-        &[20001, 20002],
-    );
+    cacheable("SELECT u.name FROM users u JOIN orders o ON o.user_id = u.id", &[20001, 20002]);
+    cacheable("SELECT 1 FROM users WHERE id IN (SELECT user_id FROM orders)", &[20001, 20002]);
+    cacheable("SELECT id FROM users UNION ALL SELECT id FROM orders", &[20001, 20002]);
     cacheable("SELECT * FROM totals", &[20023]);
     cacheable("SELECT date_trunc('day', seen)::date FROM users", &[20001]);
     cacheable("SELECT seen::date FROM users", &[20001]);
     cacheable("SELECT row_to_json(u) FROM users u", &[20001]);
     cacheable("SELECT age(seen, born) FROM users", &[20001]);
-    cacheable(
-        "SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY total) FROM orders",
-        &[20002],
-    );
+    cacheable("SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY total) FROM orders", &[20002]);
 }
 
 #[test]
@@ -112,30 +83,18 @@ fn a_tree_is_one_table() {
 
 #[test]
 fn a_common_table_expression_hides_no_table() {
-    cacheable(
-        "WITH users AS (SELECT * FROM users) SELECT * FROM users",
-        &[20001],
-    );
-    cacheable(
-        "WITH t AS (SELECT id FROM users) SELECT t.id FROM t",
-        &[20001],
-    );
+    cacheable("WITH users AS (SELECT * FROM users) SELECT * FROM users", &[20001]);
+    cacheable("WITH t AS (SELECT id FROM users) SELECT t.id FROM t", &[20001]);
 }
 
 #[test]
 fn enums_are_built_in_enough() {
-    cacheable(
-        "SELECT mood FROM users WHERE mood = 'ok' AND mood <> 'sad'::mood",
-        &[20001],
-    );
+    cacheable("SELECT mood FROM users WHERE mood = 'ok' AND mood <> 'sad'::mood", &[20001]);
 }
 
 #[test]
 fn overloads_for_types_that_are_not_there_do_not_matter() {
-    cacheable(
-        "SELECT lower(name) FROM users WHERE name = 'x' OR id = 1",
-        &[20001],
-    );
+    cacheable("SELECT lower(name) FROM users WHERE name = 'x' OR id = 1", &[20001]);
     cacheable("SELECT id FROM mails WHERE id = 1", &[20013]);
     cacheable("SELECT id % 2, 2 % id FROM users", &[20001]);
 }
@@ -162,24 +121,15 @@ fn an_overload_out_of_the_path_is_not_reached() {
     let catalog = sample::catalog();
     let sql = "SELECT u.tenant_only FROM users u";
     assert_eq!(verdict_in(sql, &catalog, &["public"]).write, Write::None);
-    assert_eq!(
-        verdict_in(sql, &catalog, &["public", "tenant"]).write,
-        UNKNOWN_CODE
-    );
+    assert_eq!(verdict_in(sql, &catalog, &["public", "tenant"]).write, UNKNOWN_CODE);
 }
 
 #[test]
 fn a_path_before_pg_catalog_takes_names_over() {
     let catalog = sample::catalog();
     let sql = "SELECT lower(name) FROM users";
-    assert_eq!(
-        verdict_in(sql, &catalog, &["pg_catalog", "public"]).write,
-        Write::None
-    );
-    assert_eq!(
-        verdict_in(sql, &catalog, &["public", "pg_catalog"]).write,
-        UNKNOWN_CODE
-    );
+    assert_eq!(verdict_in(sql, &catalog, &["pg_catalog", "public"]).write, Write::None);
+    assert_eq!(verdict_in(sql, &catalog, &["public", "pg_catalog"]).write, UNKNOWN_CODE);
 }
 
 #[test]
@@ -223,33 +173,18 @@ fn reads_that_are_not_kept() {
     harmless("SELECT random() FROM users", Reason::Function);
     harmless("SELECT age(seen) FROM users", Reason::Function);
     harmless("SELECT CURRENT_DATE FROM users", Reason::ValueFunction);
-    harmless(
-        "SELECT * FROM users WHERE seen > 'Yesterday'",
-        Reason::TimeWord,
-    );
+    harmless("SELECT * FROM users WHERE seen > 'Yesterday'", Reason::TimeWord);
     harmless("SELECT name::date FROM users", Reason::TimeType);
-    harmless(
-        "SELECT x.seen::date FROM (SELECT name AS seen FROM users) x",
-        Reason::TimeType,
-    );
+    harmless("SELECT x.seen::date FROM (SELECT name AS seen FROM users) x", Reason::TimeType);
     harmless("SELECT at FROM clocks", Reason::TimeType);
     harmless("SELECT which FROM clocks", Reason::RegType);
     harmless("SELECT 'users'::regclass FROM users", Reason::RegType);
     harmless("SELECT * FROM users FOR UPDATE", Reason::LocksRows);
-    harmless(
-        "SELECT * FROM (SELECT * FROM users FOR SHARE) x",
-        Reason::LocksRows,
-    );
-    harmless(
-        "SELECT * FROM users TABLESAMPLE bernoulli (10)",
-        Reason::TableSample,
-    );
+    harmless("SELECT * FROM (SELECT * FROM users FOR SHARE) x", Reason::LocksRows);
+    harmless("SELECT * FROM users TABLESAMPLE bernoulli (10)", Reason::TableSample);
     harmless("SELECT ctid FROM users", Reason::SystemColumn);
     harmless("SELECT * FROM pg_class", Reason::SystemCatalog);
-    harmless(
-        "SELECT * FROM information_schema.tables",
-        Reason::SystemCatalog,
-    );
+    harmless("SELECT * FROM information_schema.tables", Reason::SystemCatalog);
     harmless("SELECT * FROM scratch", Reason::RelationKind);
     harmless("SELECT * FROM counter", Reason::RelationKind);
     harmless("SELECT 1", Reason::NoTable);
@@ -263,26 +198,14 @@ fn reads_that_are_not_kept() {
 fn plain_writes_are_closed_over_trees_and_foreign_keys() {
     plain("INSERT INTO users (name) VALUES ('x')", &[20001]);
     plain("UPDATE users SET name = 'x'", &[20001]);
-    plain(
-        "DELETE FROM users WHERE id = 1",
-        &[20001, 20002, 20003, 20004],
-    );
+    plain("DELETE FROM users WHERE id = 1", &[20001, 20002, 20003, 20004]);
     plain("UPDATE orders SET id = 2", &[20002, 20003]);
     plain("INSERT INTO part1 VALUES (1)", &[20010]);
     plain("COPY users FROM STDIN", &[20001]);
-    plain(
-        "WITH w AS (INSERT INTO users DEFAULT VALUES RETURNING id) SELECT * FROM w",
-        &[20001],
-    );
+    plain("WITH w AS (INSERT INTO users DEFAULT VALUES RETURNING id) SELECT * FROM w", &[20001]);
     plain("EXPLAIN ANALYZE INSERT INTO users DEFAULT VALUES", &[20001]);
-    plain(
-        "INSERT INTO users DEFAULT VALUES; UPDATE parent SET id = 1",
-        &[20001, 20005],
-    );
-    plain(
-        "MERGE INTO parts p USING users u ON p.id = u.id WHEN MATCHED THEN DELETE",
-        &[20010],
-    );
+    plain("INSERT INTO users DEFAULT VALUES; UPDATE parent SET id = 1", &[20001, 20005]);
+    plain("MERGE INTO parts p USING users u ON p.id = u.id WHEN MATCHED THEN DELETE", &[20010]);
 }
 
 #[test]
@@ -311,15 +234,8 @@ fn event_triggers_make_all_they_fire_for_opaque() {
     let mut answers = sample::answers();
     answers[1][0][2] = Some("1".to_owned());
     let catalog = Catalog::build(&answers).unwrap();
-    for sql in [
-        "CREATE TEMP TABLE x (id int)",
-        "REFRESH MATERIALIZED VIEW totals",
-    ] {
-        assert_eq!(
-            verdict_in(sql, &catalog, &["public"]).write,
-            UNKNOWN_CODE,
-            "{sql}"
-        );
+    for sql in ["CREATE TEMP TABLE x (id int)", "REFRESH MATERIALIZED VIEW totals"] {
+        assert_eq!(verdict_in(sql, &catalog, &["public"]).write, UNKNOWN_CODE, "{sql}");
     }
 }
 
@@ -328,15 +244,10 @@ fn analysing_runs_the_code_of_indexes() {
     let mut answers = sample::answers();
     answers[1][0][4] = Some("1".to_owned());
     let catalog = Catalog::build(&answers).unwrap();
-    let opaque = Write::Opaque {
-        commits_inside: true,
-        taints: false,
-    };
-    for (sql, write) in [
-        ("ANALYZE", opaque.clone()),
-        ("VACUUM FULL users", opaque),
-        ("VACUUM users", Write::None),
-    ] {
+    let opaque = Write::Opaque { commits_inside: true, taints: false };
+    for (sql, write) in
+        [("ANALYZE", opaque.clone()), ("VACUUM FULL users", opaque), ("VACUUM users", Write::None)]
+    {
         assert_eq!(verdict_in(sql, &catalog, &["public"]).write, write, "{sql}");
         assert_eq!(verdict(sql).write, Write::None, "{sql}");
     }
@@ -364,10 +275,7 @@ fn writes_that_run_unknown_code_are_opaque() {
     opaque("INSERT INTO no_such_table VALUES (1)");
     opaque("INSERT INTO users (name) SELECT writes()::text");
     opaque("UPDATE users SET name = 'x' RETURNING writes()");
-    assert_eq!(
-        verdict("INSERT INTO pg_class VALUES (1)").write,
-        Write::Catalog
-    );
+    assert_eq!(verdict("INSERT INTO pg_class VALUES (1)").write, Write::Catalog);
 }
 
 #[test]
@@ -387,37 +295,19 @@ fn ddl_and_the_unknown_change_the_catalogue() {
 
 #[test]
 fn what_commits_by_itself_says_so() {
-    for sql in [
-        "DO 'begin end'",
-        "CALL p()",
-        "SELECT 1; CALL p()",
-        "COPY users TO PROGRAM 'x'",
-    ] {
+    for sql in ["DO 'begin end'", "CALL p()", "SELECT 1; CALL p()", "COPY users TO PROGRAM 'x'"] {
         let write = verdict(sql).write;
-        assert_eq!(
-            write,
-            Write::Opaque {
-                commits_inside: true,
-                taints: true
-            },
-            "{sql}"
-        );
+        assert_eq!(write, Write::Opaque { commits_inside: true, taints: true }, "{sql}");
     }
     assert_eq!(
         verdict("BEGIN; UPDATE users SET name = 'x'; COMMIT").write,
-        Write::Opaque {
-            commits_inside: true,
-            taints: false
-        }
+        Write::Opaque { commits_inside: true, taints: false }
     );
     assert_eq!(
         verdict("not sql"),
         Verdict {
             controls: vec![],
-            write: Write::Opaque {
-                commits_inside: true,
-                taints: true
-            },
+            write: Write::Opaque { commits_inside: true, taints: true },
             read: Read::Bypass(Reason::Unparsable),
             statements: 1,
             tag: "UNKNOWN",
@@ -453,32 +343,22 @@ fn transactions_are_controls() {
     controls("BEGIN", &[Control::Begin { isolation: None }]);
     controls(
         "START TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ ONLY",
-        &[Control::Begin {
-            isolation: Some(Isolation::Serializable),
-        }],
+        &[Control::Begin { isolation: Some(Isolation::Serializable) }],
     );
     controls("END AND CHAIN", &[Control::Commit { chain: true }]);
     controls("ABORT", &[Control::Rollback { chain: false }]);
     controls("SAVEPOINT a", &[Control::Savepoint("a".to_owned())]);
-    controls(
-        "ROLLBACK TO a",
-        &[Control::RollbackToSavepoint("a".to_owned())],
-    );
+    controls("ROLLBACK TO a", &[Control::RollbackToSavepoint("a".to_owned())]);
     controls("RELEASE a", &[Control::ReleaseSavepoint("a".to_owned())]);
     controls("PREPARE TRANSACTION 'x'", &[Control::PrepareTransaction]);
     controls("COMMIT PREPARED 'x'", &[Control::CommitPrepared]);
     controls("ROLLBACK PREPARED 'x'", &[]);
     controls(
         "SET transaction_isolation = 'repeatable read'",
-        &[Control::SetTransaction {
-            isolation: Some(Isolation::RepeatableRead),
-        }],
+        &[Control::SetTransaction { isolation: Some(Isolation::RepeatableRead) }],
     );
     controls("SET TRANSACTION READ ONLY", &[]);
-    controls(
-        "SET TRANSACTION SNAPSHOT 'x'",
-        &[Control::SetTransaction { isolation: None }],
-    );
+    controls("SET TRANSACTION SNAPSHOT 'x'", &[Control::SetTransaction { isolation: None }]);
 }
 
 #[test]
@@ -487,21 +367,12 @@ fn settings_have_one_spelling() {
     controls("SET TIME ZONE 'UTC'", &[set("timezone", "'UTC'", false)]);
     controls(
         "SET TIME ZONE LOCAL",
-        &[Control::Reset {
-            name: "timezone".to_owned(),
-            local: false,
-        }],
+        &[Control::Reset { name: "timezone".to_owned(), local: false }],
     );
-    controls(
-        "SET NAMES 'utf8'",
-        &[set("client_encoding", "'utf8'", false)],
-    );
+    controls("SET NAMES 'utf8'", &[set("client_encoding", "'utf8'", false)]);
     controls("SET LOCAL work_mem TO 64", &[set("work_mem", "64", true)]);
     controls("SET ROLE alice", &[set("role", "'alice'", false)]);
-    controls(
-        "SET search_path = a, \"B\"",
-        &[set("search_path", "'a', 'B'", false)],
-    );
+    controls("SET search_path = a, \"B\"", &[set("search_path", "'a', 'B'", false)]);
     controls(
         "SELECT set_config('search_path', 'a, \"B\"', false)",
         &[set("search_path", "'a', 'B'", false)],
@@ -512,19 +383,9 @@ fn settings_have_one_spelling() {
     );
     controls(
         "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE",
-        &[set(
-            "default_transaction_isolation",
-            "'serializable'",
-            false,
-        )],
+        &[set("default_transaction_isolation", "'serializable'", false)],
     );
-    controls(
-        "RESET work_mem",
-        &[Control::Reset {
-            name: "work_mem".to_owned(),
-            local: false,
-        }],
-    );
+    controls("RESET work_mem", &[Control::Reset { name: "work_mem".to_owned(), local: false }]);
     controls("RESET ALL", &[Control::ResetAll]);
     assert!(verdict("SET work_mem = 1").exact_text);
     assert!(verdict("SELECT set_config('work_mem', '1', false)").exact_text);
@@ -534,42 +395,20 @@ fn settings_have_one_spelling() {
 fn settings_made_beside_other_columns_are_followed() {
     controls(
         "SELECT current_setting('jit') AS old, set_config('jit', 'off', false) AS new",
-        &[Control::Set {
-            name: "jit".to_owned(),
-            value: "'off'".to_owned(),
-            local: false,
-        }],
+        &[Control::Set { name: "jit".to_owned(), value: "'off'".to_owned(), local: false }],
     );
-    controls(
-        "SELECT set_config('jit', $1, false)",
-        &[Control::NeutralSetting],
-    );
+    controls("SELECT set_config('jit', $1, false)", &[Control::NeutralSetting]);
 }
 
 #[test]
 fn settings_that_cannot_be_followed_are_not_replayed() {
-    controls(
-        "SELECT set_config('app.tenant', $1, false), 1",
-        &[Control::Unreplayable],
-    );
-    controls(
-        "SELECT upper(set_config('work_mem', '1', false))",
-        &[Control::Unreplayable],
-    );
-    controls(
-        "SELECT set_config('a' || 'b', '1', false)",
-        &[Control::Unreplayable],
-    );
-    controls(
-        "SELECT set_config(name, '1', false) FROM users",
-        &[Control::Unreplayable],
-    );
+    controls("SELECT set_config('app.tenant', $1, false), 1", &[Control::Unreplayable]);
+    controls("SELECT upper(set_config('work_mem', '1', false))", &[Control::Unreplayable]);
+    controls("SELECT set_config('a' || 'b', '1', false)", &[Control::Unreplayable]);
+    controls("SELECT set_config(name, '1', false) FROM users", &[Control::Unreplayable]);
     controls("SET SESSION AUTHORIZATION alice", &[Control::Unreplayable]);
     controls("RESET SESSION AUTHORIZATION", &[Control::Unreplayable]);
-    controls(
-        "SET TIME ZONE INTERVAL '1' HOUR TO MINUTE",
-        &[Control::Unreplayable],
-    );
+    controls("SET TIME ZONE INTERVAL '1' HOUR TO MINUTE", &[Control::Unreplayable]);
 }
 
 #[test]
@@ -581,37 +420,21 @@ fn session_state_is_named() {
     controls("PREPARE x AS SELECT 1", &[Control::PrepareStatement]);
     controls("DEALLOCATE x", &[Control::Deallocate(Some("x".to_owned()))]);
     controls("DEALLOCATE ALL", &[Control::Deallocate(None)]);
-    controls(
-        "DECLARE c CURSOR WITH HOLD FOR SELECT 1",
-        &[Control::DeclareCursor { hold: true }],
-    );
+    controls("DECLARE c CURSOR WITH HOLD FOR SELECT 1", &[Control::DeclareCursor { hold: true }]);
     controls("CLOSE ALL", &[Control::CloseCursor { all: true }]);
     controls("LOCK users", &[Control::LockTable]);
-    controls(
-        "SELECT * FROM (SELECT * FROM users FOR SHARE) x; SELECT 1",
-        &[Control::LockTable],
-    );
+    controls("SELECT * FROM (SELECT * FROM users FOR SHARE) x; SELECT 1", &[Control::LockTable]);
     controls("COPY users TO STDOUT", &[Control::Copy]);
     controls("SELECT pg_advisory_lock(1)", &[Control::AdvisoryLock]);
-    controls(
-        "SELECT pg_advisory_unlock_all()",
-        &[Control::AdvisoryUnlockAll],
-    );
+    controls("SELECT pg_advisory_unlock_all()", &[Control::AdvisoryUnlockAll]);
 }
 
 #[test]
 fn without_a_catalogue_only_what_names_nothing_is_known() {
-    let context = Context {
-        catalog: None,
-        search_path: &[],
-        parameter_types: &[],
-    };
+    let context = Context { catalog: None, search_path: &[], parameter_types: &[] };
     let verdict = |sql: &str| classify(sql, &context);
     assert_eq!(verdict("SELECT 1").write, Write::None);
-    assert_eq!(
-        verdict("SELECT 1").read,
-        Read::Bypass(Reason::CatalogLoading)
-    );
+    assert_eq!(verdict("SELECT 1").read, Read::Bypass(Reason::CatalogLoading));
     assert_eq!(verdict("SELECT a FROM b").write, UNKNOWN_CODE);
     assert_eq!(verdict("INSERT INTO b VALUES (1)").write, UNKNOWN_CODE);
     assert_eq!(verdict("BEGIN").write, Write::None);
@@ -622,11 +445,8 @@ fn declared_parameter_types_count() {
     let catalog = sample::catalog();
     let path = ["public".to_owned()];
     let read = |oid: u32| {
-        let context = Context {
-            catalog: Some(&catalog),
-            search_path: &path,
-            parameter_types: &[oid],
-        };
+        let context =
+            Context { catalog: Some(&catalog), search_path: &path, parameter_types: &[oid] };
         classify("SELECT id FROM users WHERE id < $1", &context).read
     };
     assert_eq!(read(23), Read::Cacheable(tables(&[20001])));
@@ -680,10 +500,7 @@ fn no_text_makes_it_panic() {
         for _ in 0..150 {
             let mut words = words.clone();
             for _ in 0..=next(&mut state) % 3 {
-                let (one, other) = (
-                    next(&mut state) % words.len(),
-                    next(&mut state) % words.len(),
-                );
+                let (one, other) = (next(&mut state) % words.len(), next(&mut state) % words.len());
                 match next(&mut state) % 3 {
                     0 => words.swap(one, other),
                     1 => words[one] = words[other],

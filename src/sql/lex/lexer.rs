@@ -143,12 +143,7 @@ impl<'a> Lexer<'a> {
     fn gap(&mut self, start: usize) -> Result<usize, LexError> {
         let single = scan::byte(self.sql, start) == b' ' && start > 0;
         let next = scan::class(scan::byte(self.sql, start + 1));
-        if single
-            && !matches!(
-                next,
-                Class::Blank | Class::Minus | Class::Slash | Class::Stray
-            )
-        {
+        if single && !matches!(next, Class::Blank | Class::Minus | Class::Slash | Class::Stray) {
             return Ok(start + 1);
         }
         let end = scan::gap_end(self.sql, start)?;
@@ -161,11 +156,7 @@ impl<'a> Lexer<'a> {
     }
 
     fn word(&mut self, start: usize, first: u8) -> Result<usize, LexError> {
-        match (
-            first | 0x20,
-            scan::byte(self.sql, start + 1),
-            scan::byte(self.sql, start + 2),
-        ) {
+        match (first | 0x20, scan::byte(self.sql, start + 1), scan::byte(self.sql, start + 2)) {
             (b'e', b'\'', _) => return self.string(start, start + 1, Prefix::Escape),
             (b'n', b'\'', _) => return self.string(start, start + 1, Prefix::National),
             (b'b' | b'x', b'\'', _) => return self.string(start, start + 1, Prefix::Bits),
@@ -229,10 +220,7 @@ impl<'a> Lexer<'a> {
             Some(_) | None => NUMERIC,
         };
         let position = self.positions_depth != u32::MAX
-            && matches!(
-                self.previous,
-                Previous::By | Previous::Comma | Previous::Open
-            );
+            && matches!(self.previous, Previous::By | Previous::Comma | Previous::Open);
         if class == 0 || (class == INT4 && (position || self.previous == Previous::FloatOpen)) {
             self.list = None;
         } else {
@@ -336,21 +324,13 @@ impl<'a> Lexer<'a> {
         if self.previous == Previous::In && self.lift {
             self.flush_shape(at + 1);
             let start = self.out.shape.len();
-            self.list = Some(List {
-                start,
-                class: 0,
-                count: 0,
-                wants_literal: true,
-            });
+            self.list = Some(List { start, class: 0, count: 0, wants_literal: true });
         }
         if self.previous == Previous::Start {
             self.lift = true;
         }
-        self.previous = if self.previous == Previous::Float {
-            Previous::FloatOpen
-        } else {
-            Previous::Open
-        };
+        self.previous =
+            if self.previous == Previous::Float { Previous::FloatOpen } else { Previous::Open };
         at + 1
     }
 
@@ -375,10 +355,7 @@ impl<'a> Lexer<'a> {
         self.list = self
             .list
             .filter(|list| !list.wants_literal)
-            .map(|list| List {
-                wants_literal: true,
-                ..list
-            });
+            .map(|list| List { wants_literal: true, ..list });
         self.previous = Previous::Comma;
         at + 1
     }
@@ -411,12 +388,7 @@ impl<'a> Lexer<'a> {
         self.list = self
             .list
             .filter(|list| list.wants_literal && (list.count == 0 || list.class == class))
-            .map(|list| List {
-                class,
-                count: list.count + 1,
-                wants_literal: false,
-                ..list
-            });
+            .map(|list| List { class, count: list.count + 1, wants_literal: false, ..list });
     }
 
     fn flush_text(&mut self, to: usize) {
@@ -470,9 +442,7 @@ fn lifts(first_word: &[u8]) -> bool {
         b"select", b"with", b"values", b"table", b"insert", b"update", b"delete", b"merge",
         b"call", b"execute", b"declare", b"fetch", b"move",
     ];
-    WORDS
-        .iter()
-        .any(|word| first_word.eq_ignore_ascii_case(word))
+    WORDS.iter().any(|word| first_word.eq_ignore_ascii_case(word))
 }
 
 pub(super) fn is_placeholder(byte: u8) -> bool {

@@ -67,17 +67,12 @@ pub(super) fn byte(sql: &[u8], at: usize) -> u8 {
 }
 
 pub(super) fn is_comment(sql: &[u8], at: usize) -> bool {
-    matches!(
-        (byte(sql, at), byte(sql, at + 1)),
-        (b'-', b'-') | (b'/', b'*')
-    )
+    matches!((byte(sql, at), byte(sql, at + 1)), (b'-', b'-') | (b'/', b'*'))
 }
 
 pub(super) fn word_end(sql: &[u8], from: usize) -> usize {
-    position(sql, from, |byte| {
-        !matches!(class(byte), Class::Word | Class::Digit | Class::Dollar)
-    })
-    .unwrap_or(sql.len())
+    position(sql, from, |byte| !matches!(class(byte), Class::Word | Class::Digit | Class::Dollar))
+        .unwrap_or(sql.len())
 }
 
 /// End of the blanks and comments at `at`, which may be none.
@@ -200,9 +195,7 @@ pub(super) fn continuation(sql: &[u8], mut at: usize) -> Result<Option<usize>, L
 
 /// End of the `$tag$` at `start`.
 pub(super) fn dollar_tag_end(sql: &[u8], start: usize) -> Result<usize, LexError> {
-    let end = position(sql, start + 1, |byte| {
-        !matches!(class(byte), Class::Word | Class::Digit)
-    });
+    let end = position(sql, start + 1, |byte| !matches!(class(byte), Class::Word | Class::Digit));
     match end {
         Some(end) if byte(sql, end) == b'$' => Ok(end + 1),
         _ => Err(LexError::NotPlain(NotPlain::StrayDollar)),
@@ -268,10 +261,7 @@ pub(super) fn number(sql: &[u8], start: usize) -> Result<Number, LexError> {
             return Err(LexError::NotPlain(NotPlain::NumberJunk));
         }
     }
-    if matches!(
-        class(byte(sql, end)),
-        Class::Word | Class::Digit | Class::Dollar | Class::Dot
-    ) {
+    if matches!(class(byte(sql, end)), Class::Word | Class::Digit | Class::Dollar | Class::Dot) {
         return Err(LexError::NotPlain(NotPlain::NumberJunk));
     }
     Ok(Number { end, integer })
@@ -284,9 +274,7 @@ fn decimal(sql: &[u8], start: usize) -> (usize, u64) {
     loop {
         let next = byte(sql, at);
         if next.is_ascii_digit() {
-            value = value
-                .saturating_mul(10)
-                .saturating_add(u64::from(next - b'0'));
+            value = value.saturating_mul(10).saturating_add(u64::from(next - b'0'));
         } else if !(next == b'_' && at > start && byte(sql, at + 1).is_ascii_digit()) {
             return (at, value);
         }
@@ -303,9 +291,7 @@ fn digits(sql: &[u8], start: usize, radix: u32) -> (usize, u64) {
         let Some(digit) = char::from(byte(sql, at + underscore)).to_digit(radix) else {
             return (at, value);
         };
-        value = value
-            .saturating_mul(u64::from(radix))
-            .saturating_add(u64::from(digit));
+        value = value.saturating_mul(u64::from(radix)).saturating_add(u64::from(digit));
         at += 1 + underscore;
     }
 }
@@ -315,11 +301,7 @@ fn find(sql: &[u8], from: usize, wanted: u8) -> Option<usize> {
     const BLOCK: usize = 16;
     let mut at = from;
     while let Some(block) = sql.get(at..at + BLOCK) {
-        if block
-            .iter()
-            .fold(0, |found, &byte| found | u8::from(byte == wanted))
-            != 0
-        {
+        if block.iter().fold(0, |found, &byte| found | u8::from(byte == wanted)) != 0 {
             break;
         }
         at += BLOCK;

@@ -7,10 +7,7 @@ use super::*;
 
 /// One statement a line; `¶` stands for a line break.
 fn corpus() -> Vec<String> {
-    include_str!("corpus.txt")
-        .lines()
-        .map(|line| line.replace('¶', "\n"))
-        .collect()
+    include_str!("corpus.txt").lines().map(|line| line.replace('¶', "\n")).collect()
 }
 
 fn lexed(sql: &str) -> Lexed {
@@ -57,13 +54,7 @@ fn tree(sql: &str) -> Option<String> {
         })
     };
     // Function bodies and the like keep their text; a field's value is never split over lines.
-    Some(
-        debug
-            .lines()
-            .filter(positions)
-            .collect::<Vec<_>>()
-            .join("\n"),
-    )
+    Some(debug.lines().filter(positions).collect::<Vec<_>>().join("\n"))
 }
 
 /// `xorshift`: enough to vary texts, the same on every machine.
@@ -86,9 +77,7 @@ impl Random {
 fn check_invariants(sql: &[u8], context: &dyn Fn() -> String) -> bool {
     let mut first = Lexed::default();
     let result = lex(sql, &mut first);
-    let original = std::str::from_utf8(sql)
-        .ok()
-        .filter(|sql| !sql.contains('\0'));
+    let original = std::str::from_utf8(sql).ok().filter(|sql| !sql.contains('\0'));
     let expected = original.and_then(tree);
     if let Err(error) = result {
         assert!(
@@ -101,24 +90,9 @@ fn check_invariants(sql: &[u8], context: &dyn Fn() -> String) -> bool {
     }
     let mut second = Lexed::default();
     lex(&first.text, &mut second).unwrap();
-    assert_eq!(
-        first.text,
-        second.text,
-        "text again, of {sql:?}; {}",
-        context()
-    );
-    assert_eq!(
-        first.shape,
-        second.shape,
-        "shape again, of {sql:?}; {}",
-        context()
-    );
-    assert_eq!(
-        first.time_word,
-        second.time_word,
-        "time word again, of {sql:?}; {}",
-        context()
-    );
+    assert_eq!(first.text, second.text, "text again, of {sql:?}; {}", context());
+    assert_eq!(first.shape, second.shape, "shape again, of {sql:?}; {}", context());
+    assert_eq!(first.time_word, second.time_word, "time word again, of {sql:?}; {}", context());
     assert_eq!(first.literals, second.literals);
     assert_eq!(first.multiple, second.multiple, "{sql:?}; {}", context());
     if let Some(expected) = expected {
@@ -133,11 +107,7 @@ fn check_invariants(sql: &[u8], context: &dyn Fn() -> String) -> bool {
     }
     // What is refused must not become acceptable, or a hit would hide the error.
     if let (Some(original), Ok(folded)) = (original, String::from_utf8(first.text)) {
-        assert!(
-            tree(&folded).is_none(),
-            "{original:?} is refused, {folded:?} not; {}",
-            context()
-        );
+        assert!(tree(&folded).is_none(), "{original:?} is refused, {folded:?} not; {}", context());
     }
     false
 }
@@ -177,11 +147,7 @@ fn a_line_break_between_strings_stays() {
 #[test]
 fn a_literal_becomes_its_lexical_class() {
     let check = |literal: &str, expected: &str| {
-        assert_eq!(
-            shape(&format!("select {literal}")),
-            format!("select {expected}"),
-            "{literal}"
-        );
+        assert_eq!(shape(&format!("select {literal}")), format!("select {expected}"), "{literal}");
     };
     check("0", "<1>");
     check("2147483647", "<1>");
@@ -219,41 +185,17 @@ fn literals_that_can_decide_a_verdict_stay_in_the_shape() {
     check("select 9223372036854775808", "select 9223372036854775808");
     check("select x::float(24)", "select x::float(24)");
     check("select x::FLOAT /**/ ( 24 )", "select x::FLOAT ( 24 )");
-    check(
-        "select a order by 1, 2 limit 3",
-        "select a order by 1, 2 limit <1>",
-    );
+    check("select a order by 1, 2 limit 3", "select a order by 1, 2 limit <1>");
     check("select a group by (1), 2", "select a group by (1), 2");
-    check(
-        "select a group by distinct 1",
-        "select a group by distinct 1",
-    );
-    check(
-        "select a group by rollup(1, a)",
-        "select a group by rollup(1, a)",
-    );
+    check("select a group by distinct 1", "select a group by distinct 1");
+    check("select a group by rollup(1, a)", "select a group by rollup(1, a)");
     check("select distinct on (1) 5", "select distinct on (1) <1>");
-    check(
-        "select a order by t.having, 2",
-        "select a order by t.having, 2",
-    );
+    check("select a order by t.having, 2", "select a order by t.having, 2");
     check("select a order by b + 1", "select a order by b + <1>");
-    check(
-        "select (select 1 order by 1), 2",
-        "select (select <1> order by 1), <1>",
-    );
-    check(
-        "select a group by 1 having a in (1, 2)",
-        "select a group by 1 having a in (<11>)",
-    );
-    check(
-        "explain (analyze 0) delete from t",
-        "explain (analyze 0) delete from t",
-    );
-    check(
-        "select 1; set x = 'y'; select 2",
-        "select <1>; set x = 'y'; select <1>",
-    );
+    check("select (select 1 order by 1), 2", "select (select <1> order by 1), <1>");
+    check("select a group by 1 having a in (1, 2)", "select a group by 1 having a in (<11>)");
+    check("explain (analyze 0) delete from t", "explain (analyze 0) delete from t");
+    check("select 1; set x = 'y'; select 2", "select <1>; set x = 'y'; select <1>");
     check("alter role r password 'p'", "alter role r password 'p'");
 }
 
@@ -265,10 +207,7 @@ fn a_list_of_one_class_becomes_one_marker() {
     check("select a in ('a', e'b', $$c$$)", "select a in (<14>)");
     check("select a in (1)", "select a in (<1>)");
     check("select a in (1, 3000000000)", "select a in (<1>, <2>)");
-    check(
-        "select a in (1, 2147483648)",
-        "select a in (<1>, 2147483648)",
-    );
+    check("select a in (1, 2147483648)", "select a in (<1>, 2147483648)");
     check("select a in (1, b)", "select a in (<1>, b)");
     check("select a in (1, 2 + 3)", "select a in (<1>, <1> + <1>)");
     check("select a in (1, 'x' 'y')", "select a in (<1>, <4> <4>)");
@@ -284,15 +223,9 @@ fn a_list_of_one_class_becomes_one_marker() {
 #[test]
 fn a_position_in_a_list_is_counted_and_a_hint_is_found() {
     let one = lexed("/* no-cache */ select 'a', 1");
-    assert_eq!(
-        (one.literals, one.multiple, one.hint),
-        (2, false, Some(0..14))
-    );
+    assert_eq!((one.literals, one.multiple, one.hint), (2, false, Some(0..14)));
     let two = lexed(" --x\nselect 1;; select 2;");
-    assert_eq!(
-        (two.literals, two.multiple, two.hint),
-        (2, true, Some(1..4))
-    );
+    assert_eq!((two.literals, two.multiple, two.hint), (2, true, Some(1..4)));
     assert!(!lexed("select 1; ;/**/;").multiple);
     assert!(!lexed("select ';'").multiple);
     assert_eq!(lexed("select /* x */ 1").hint, None);
@@ -301,12 +234,7 @@ fn a_position_in_a_list_is_counted_and_a_hint_is_found() {
 #[test]
 fn what_is_not_plain_is_refused_with_its_reason() {
     let plain = |sql: &[u8], reason| {
-        assert_eq!(
-            error(sql),
-            LexError::NotPlain(reason),
-            "{}",
-            String::from_utf8_lossy(sql)
-        );
+        assert_eq!(error(sql), LexError::NotPlain(reason), "{}", String::from_utf8_lossy(sql));
     };
     plain(b"select 1\0", NotPlain::Nul);
     plain(b"select '\0'", NotPlain::Nul);
@@ -370,11 +298,7 @@ fn time_words_are_found_wherever_a_date_reader_finds_them() {
 #[test]
 fn a_string_that_hides_its_text_counts_as_a_time_word() {
     let check = |literal: &str, expected| {
-        assert_eq!(
-            lexed(&format!("select {literal}")).time_word,
-            expected,
-            "{literal}"
-        );
+        assert_eq!(lexed(&format!("select {literal}")).time_word, expected, "{literal}");
     };
     check("'now'", true);
     check("$$today$$", true);
@@ -401,10 +325,7 @@ fn shapes_are_shown_without_values() {
     let check = |sql, expected: &str| {
         assert_eq!(display_shape(&lexed(sql).shape, 1000), expected, "{sql:?}");
     };
-    check(
-        "select 'a', 1 from t limit 5",
-        "select $1, $2 from t limit $3",
-    );
+    check("select 'a', 1 from t limit 5", "select $1, $2 from t limit $3");
     check("select $3, 'a', a$9, \"$8\"", "select $3, $4, a$9, \"$8\"");
     check("select a in (1, 2), 3", "select a in ($1 /*, ... */), $2");
     check("alter role r password 'p'", "alter role r password $1");
@@ -424,26 +345,17 @@ fn the_corpus_reads_the_same_without_its_comments() {
         let mut out = Lexed::default();
         if lex(sql.as_bytes(), &mut out).is_ok() {
             assert!(!display_shape(&out.shape, 10_000).contains('\''), "{sql:?}");
-            assert_eq!(
-                display_shape(&out.shape, 10_000).is_empty(),
-                out.text.is_empty()
-            );
+            assert_eq!(display_shape(&out.shape, 10_000).is_empty(), out.text.is_empty());
         }
     }
-    assert!(
-        taken * 100 >= corpus.len() * 95,
-        "{taken} of {}",
-        corpus.len()
-    );
+    assert!(taken * 100 >= corpus.len() * 95, "{taken} of {}", corpus.len());
 }
 
 #[test]
 fn every_prefix_of_the_corpus_holds_the_invariants() {
     for sql in corpus() {
         for end in 0..sql.len() {
-            check_invariants(&sql.as_bytes()[..end], &|| {
-                format!("prefix {end} of {sql:?}")
-            });
+            check_invariants(&sql.as_bytes()[..end], &|| format!("prefix {end} of {sql:?}"));
         }
     }
 }
@@ -608,9 +520,7 @@ fn random_bytes_never_panic() {
     let mut out = Lexed::default();
     for _ in 0..50_000 {
         let len = random.below(40);
-        let mut sql: Vec<u8> = (0..len)
-            .map(|_| u8::try_from(random.below(256)).unwrap())
-            .collect();
+        let mut sql: Vec<u8> = (0..len).map(|_| u8::try_from(random.below(256)).unwrap()).collect();
         if lex(&sql, &mut out).is_ok() {
             assert!(display_shape(&out.shape, len).len() <= len);
         }
@@ -630,10 +540,7 @@ fn fuzz_plan(rounds: usize) -> (u64, usize) {
     let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();
     let seed = number("FOREBAY_FUZZ_SEED").filter(|seed| *seed != 0);
     let rounds_wanted = number("FOREBAY_FUZZ_ROUNDS").map(|many| usize::try_from(many).unwrap());
-    (
-        seed.unwrap_or(0x9E37_79B9_7F4A_7C15),
-        rounds_wanted.unwrap_or(rounds),
-    )
+    (seed.unwrap_or(0x9E37_79B9_7F4A_7C15), rounds_wanted.unwrap_or(rounds))
 }
 
 #[test]

@@ -34,9 +34,8 @@ pub(super) fn may_hide_time_word(body: &[u8]) -> bool {
 fn contains(text: &[u8], whole: bool) -> bool {
     const BLOCK: usize = 32;
     text.chunks(BLOCK).enumerate().any(|(index, block)| {
-        let candidate = block.iter().fold(false, |found, byte| {
-            found | matches!(byte | 0x20, b'w' | b'y')
-        });
+        let candidate =
+            block.iter().fold(false, |found, byte| found | matches!(byte | 0x20, b'w' | b'y'));
         candidate
             && block.iter().enumerate().any(|(offset, byte)| {
                 matches!(byte | 0x20, b'w' | b'y') && ends_word(text, index * BLOCK + offset, whole)

@@ -131,10 +131,7 @@ pub enum Source {
 /// Everything that a query's text names, at any depth. Scopes are not kept apart: a name counts
 /// as everything it could be, which only ever adds tables and doubt.
 #[derive(Debug, Default)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "independent facts, not a state"
-)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, not a state")]
 pub struct Facts {
     pub relations: Vec<Range>,
     pub targets: Vec<Target>,
@@ -180,9 +177,7 @@ pub fn parse(sql: &str) -> Result<Vec<Statement>, ParseError> {
         return Err(ParseError::TooLong);
     }
     let tree = pg_raw_parse::parse(sql).map_err(|_error| ParseError::Unparsable)?;
-    tree.iter()
-        .map(|raw| utility::statement(raw.stmt()))
-        .collect()
+    tree.iter().map(|raw| utility::statement(raw.stmt())).collect()
 }
 
 #[cfg(test)]

@@ -39,63 +39,26 @@ enum Step {
     Over,
 }
 
-#[expect(
-    clippy::too_many_lines,
-    reason = "one arm per node; a table, not a flow"
-)]
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "a node we do not list is unknown syntax"
-)]
+#[expect(clippy::too_many_lines, reason = "one arm per node; a table, not a flow")]
+#[expect(clippy::wildcard_enum_match_arm, reason = "a node we do not list is unknown syntax")]
 fn visit(node: Node<'_>, facts: &mut Facts) -> Step {
     match node {
         Node::SelectStmt(select) => visit_select(select, facts),
         Node::InsertStmt(insert) => {
             let update = insert.on_conflict_clause().is_some();
-            write(
-                insert.relation(),
-                Operations {
-                    update,
-                    delete: false,
-                },
-                facts,
-            );
+            write(insert.relation(), Operations { update, delete: false }, facts);
             // Column names of an INSERT stand as targets without a value.
             insert.cols().iter().for_each(|column| field(column, facts));
         }
         Node::UpdateStmt(update) => {
-            write(
-                update.relation(),
-                Operations {
-                    update: true,
-                    delete: false,
-                },
-                facts,
-            );
-            update
-                .target_list()
-                .iter()
-                .for_each(|target| field(Node::ResTarget(target), facts));
+            write(update.relation(), Operations { update: true, delete: false }, facts);
+            update.target_list().iter().for_each(|target| field(Node::ResTarget(target), facts));
         }
         Node::DeleteStmt(delete) => {
-            write(
-                delete.relation(),
-                Operations {
-                    update: false,
-                    delete: true,
-                },
-                facts,
-            );
+            write(delete.relation(), Operations { update: false, delete: true }, facts);
         }
         Node::MergeStmt(merge) => {
-            write(
-                merge.relation(),
-                Operations {
-                    update: true,
-                    delete: true,
-                },
-                facts,
-            );
+            write(merge.relation(), Operations { update: true, delete: true }, facts);
         }
         Node::RangeVar(range) => {
             if let Some(alias) = range.alias() {
@@ -125,16 +88,12 @@ fn visit(node: Node<'_>, facts: &mut Facts) -> Step {
         Node::FuncCall(call) => visit_call(call, facts),
         Node::CaseExpr(case) => {
             if !matches!(case.arg(), Node::None) {
-                facts
-                    .operators
-                    .push(operator("=", vec![argument(case.arg()), Argument::Untyped]));
+                facts.operators.push(operator("=", vec![argument(case.arg()), Argument::Untyped]));
             }
         }
         Node::SortBy(sort) => {
             if !sort.use_op().is_empty() {
-                facts
-                    .operators
-                    .push(call_of(sort.use_op().iter(), vec![Argument::Untyped; 2]));
+                facts.operators.push(call_of(sort.use_op().iter(), vec![Argument::Untyped; 2]));
             }
         }
         Node::JoinExpr(join) => visit_join(join, facts),
@@ -186,15 +145,11 @@ fn visit(node: Node<'_>, facts: &mut Facts) -> Step {
         }
         Node::OnConflictClause(conflict) => visit_conflict(conflict, facts),
         Node::MergeWhenClause(when) => {
-            when.target_list()
-                .iter()
-                .for_each(|target| field(target, facts));
+            when.target_list().iter().for_each(|target| field(target, facts));
         }
         Node::RangeTableFuncCol(column) => {
             facts.special_syntax = true;
-            facts
-                .types
-                .extend(column.type_name().map(|name| type_of(name, Source::Other)));
+            facts.types.extend(column.type_name().map(|name| type_of(name, Source::Other)));
         }
         Node::XmlExpr(_) | Node::XmlSerialize(_) => facts.special_syntax = true,
         Node::JsonReturning(_)
@@ -243,13 +198,9 @@ fn visit(node: Node<'_>, facts: &mut Facts) -> Step {
         | Node::IndexElem(_)
         | Node::ReturningClause(_) => {}
         Node::Alias(alias) => {
-            facts.outputs.extend(
-                alias
-                    .colnames()
-                    .iter()
-                    .filter_map(Node::as_str)
-                    .map(str::to_owned),
-            );
+            facts
+                .outputs
+                .extend(alias.colnames().iter().filter_map(Node::as_str).map(str::to_owned));
             return Step::Over;
         }
         Node::None
@@ -285,10 +236,7 @@ fn visit_select(select: &SelectStmt, facts: &mut Facts) {
 fn write(relation: Option<&RangeVar>, operations: Operations, facts: &mut Facts) {
     facts.writes = true;
     if let Some(range) = relation {
-        facts.targets.push(Target {
-            name: range_of(range).name,
-            operations,
-        });
+        facts.targets.push(Target { name: range_of(range).name, operations });
     } else {
         facts.unknown_syntax = true;
     }
@@ -342,9 +290,7 @@ fn visit_operator(expression: &A_Expr, facts: &mut Facts) {
         A_Expr_Kind::AEXPR_DISTINCT
         | A_Expr_Kind::AEXPR_NOT_DISTINCT
         | A_Expr_Kind::AEXPR_NULLIF => facts.operators.push(operator("=", places)),
-        _ => facts
-            .operators
-            .push(call_of(expression.name().iter(), places)),
+        _ => facts.operators.push(call_of(expression.name().iter(), places)),
     }
 }
 
@@ -357,9 +303,7 @@ fn visit_sublink(link: &SubLink, facts: &mut Facts) {
     if link.oper_name().is_empty() {
         facts.operators.push(operator("=", places));
     } else {
-        facts
-            .operators
-            .push(call_of(link.oper_name().iter(), places));
+        facts.operators.push(call_of(link.oper_name().iter(), places));
     }
 }
 
@@ -369,48 +313,28 @@ fn visit_call(call: &FuncCall, facts: &mut Facts) {
     // An ordered-set aggregate takes its ORDER BY as arguments too.
     use_.any_place = call.func_variadic
         || call.agg_within_group
-        || call
-            .args()
-            .iter()
-            .any(|argument| matches!(argument, Node::NamedArgExpr(_)));
+        || call.args().iter().any(|argument| matches!(argument, Node::NamedArgExpr(_)));
     facts.calls.push(use_);
 }
 
 fn visit_join(join: &JoinExpr, facts: &mut Facts) {
     derive(join.alias().and_then(|alias| alias.aliasname()), facts);
-    derive(
-        join.join_using_alias().and_then(|alias| alias.aliasname()),
-        facts,
-    );
+    derive(join.join_using_alias().and_then(|alias| alias.aliasname()), facts);
     facts.natural_join |= join.is_natural;
     if join.is_natural || !join.using_clause().is_empty() {
-        facts
-            .operators
-            .push(operator("=", vec![Argument::Typed; 2]));
+        facts.operators.push(operator("=", vec![Argument::Typed; 2]));
     }
-    facts.fields.extend(
-        join.using_clause()
-            .iter()
-            .filter_map(|name| name.sval())
-            .map(str::to_owned),
-    );
+    facts
+        .fields
+        .extend(join.using_clause().iter().filter_map(|name| name.sval()).map(str::to_owned));
 }
 
 fn visit_cte(cte: &CommonTableExpr, facts: &mut Facts) {
     facts.ctes.extend(cte.ctename().map(str::to_owned));
-    facts.outputs.extend(
-        cte.aliascolnames()
-            .iter()
-            .filter_map(Node::as_str)
-            .map(str::to_owned),
-    );
+    facts.outputs.extend(cte.aliascolnames().iter().filter_map(Node::as_str).map(str::to_owned));
     if cte.cycle_clause().is_some() {
-        facts
-            .operators
-            .push(operator("=", vec![Argument::Untyped; 2]));
-        facts
-            .operators
-            .push(operator("<>", vec![Argument::Untyped; 2]));
+        facts.operators.push(operator("=", vec![Argument::Untyped; 2]));
+        facts.operators.push(operator("<>", vec![Argument::Untyped; 2]));
     }
 }
 
@@ -421,20 +345,14 @@ fn visit_range_function(range: &RangeFunction, facts: &mut Facts) {
         if let Node::NodeList(pair) = function
             && let Some(Node::FuncCall(call)) = pair.first()
         {
-            derive(
-                call.funcname().iter().next_back().and_then(Node::as_str),
-                facts,
-            );
+            derive(call.funcname().iter().next_back().and_then(Node::as_str), facts);
         }
     }
 }
 
 fn visit_conflict(conflict: &OnConflictClause, facts: &mut Facts) {
     facts.derived.insert("excluded".to_owned());
-    conflict
-        .target_list()
-        .iter()
-        .for_each(|target| field(Node::ResTarget(target), facts));
+    conflict.target_list().iter().for_each(|target| field(Node::ResTarget(target), facts));
 }
 
 fn visit_constant(value: Option<ConstValue<'_>>, facts: &mut Facts) {

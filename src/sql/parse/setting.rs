@@ -82,11 +82,7 @@ fn set_config(target: &Node<'_>) -> Option<Control> {
     let value = if NAME_LISTS.contains(&name.as_str()) {
         let names = split_list(&value)?;
         let quoted: Vec<String> = names.iter().map(|name| quote(name)).collect();
-        if quoted.is_empty() {
-            "''".to_owned()
-        } else {
-            quoted.join(", ")
-        }
+        if quoted.is_empty() { "''".to_owned() } else { quoted.join(", ") }
     } else {
         quote(&value)
     };
@@ -118,20 +114,16 @@ pub(super) fn isolation(options: &NodeList) -> Option<Isolation> {
 
 /// Whether an option of that name stands in the list, with any value.
 pub(super) fn has_option(options: &CastNodeList<DefElem>, name: &str) -> bool {
-    options.iter().any(|option| {
-        option
-            .defname()
-            .is_some_and(|n| n.eq_ignore_ascii_case(name))
-    })
+    options.iter().any(|option| option.defname().is_some_and(|n| n.eq_ignore_ascii_case(name)))
 }
 
 fn set_value(name: String, value: String, local: bool) -> Control {
     match name.as_str() {
         "session_authorization" => Control::Unreplayable,
         // Of the transaction, not of the session, however it is spelled.
-        "transaction_isolation" => Control::SetTransaction {
-            isolation: level(value.trim_matches('\'')),
-        },
+        "transaction_isolation" => {
+            Control::SetTransaction { isolation: level(value.trim_matches('\'')) }
+        }
         _ => Control::Set { name, value, local },
     }
 }
@@ -147,9 +139,7 @@ fn reset(name: String, local: bool) -> Control {
 fn set_many(name: &str, arguments: &NodeList) -> Vec<Control> {
     match name {
         "transaction" => isolation(arguments)
-            .map(|isolation| Control::SetTransaction {
-                isolation: Some(isolation),
-            })
+            .map(|isolation| Control::SetTransaction { isolation: Some(isolation) })
             .into_iter()
             .collect(),
         "transaction snapshot" => vec![Control::SetTransaction { isolation: None }],
@@ -166,11 +156,7 @@ fn characteristic(option: Node<'_>) -> Control {
     match (element.defname(), value) {
         (Some(name), Some(value)) if name.starts_with("transaction_") => {
             // READ ONLY arrives as a number, and a setting takes 1 for on.
-            Control::Set {
-                name: format!("default_{name}"),
-                value,
-                local: false,
-            }
+            Control::Set { name: format!("default_{name}"), value, local: false }
         }
         (_, _) => Control::Unreplayable,
     }
@@ -187,10 +173,7 @@ fn level(text: &str) -> Option<Isolation> {
 }
 
 fn values(arguments: &NodeList) -> Option<String> {
-    let values = arguments
-        .iter()
-        .map(literal)
-        .collect::<Option<Vec<String>>>()?;
+    let values = arguments.iter().map(literal).collect::<Option<Vec<String>>>()?;
     (!values.is_empty()).then(|| values.join(", "))
 }
 

@@ -6,10 +6,7 @@ use pg_raw_parse::{ConstValue, Node};
 use super::{Argument, Call, Name, Range, Source, TypeUse};
 
 /// What type a value has before a function, operator or column gives it one.
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "every other node has a type"
-)]
+#[expect(clippy::wildcard_enum_match_arm, reason = "every other node has a type")]
 pub(super) fn argument(node: Node<'_>) -> Argument {
     match node {
         Node::A_Const(constant) => match constant.val() {
@@ -42,13 +39,8 @@ pub(super) fn range_of(range: &RangeVar) -> Range {
             schema: range.schemaname().map(str::to_owned),
             name: range.relname().unwrap_or_default().to_owned(),
         },
-        alias: range
-            .alias()
-            .and_then(|alias| alias.aliasname())
-            .map(str::to_owned),
-        renamed: range
-            .alias()
-            .is_some_and(|alias| !alias.colnames().is_empty()),
+        alias: range.alias().and_then(|alias| alias.aliasname()).map(str::to_owned),
+        renamed: range.alias().is_some_and(|alias| !alias.colnames().is_empty()),
     }
 }
 
@@ -56,42 +48,22 @@ fn name_of<'a>(parts: impl Iterator<Item = Node<'a>>) -> Name {
     // A database name in front, three parts, can only be the current one.
     let mut parts: Vec<String> = parts.filter_map(Node::as_str).map(str::to_owned).collect();
     let name = parts.pop().unwrap_or_default();
-    Name {
-        schema: parts.pop(),
-        name,
-    }
+    Name { schema: parts.pop(), name }
 }
 
 pub(super) fn call_of<'a>(parts: impl Iterator<Item = Node<'a>>, arguments: Vec<Argument>) -> Call {
-    Call {
-        name: name_of(parts),
-        arguments,
-        any_place: false,
-    }
+    Call { name: name_of(parts), arguments, any_place: false }
 }
 
 pub(super) fn operator(name: &str, arguments: Vec<Argument>) -> Call {
-    Call {
-        name: Name {
-            schema: None,
-            name: name.to_owned(),
-        },
-        arguments,
-        any_place: false,
-    }
+    Call { name: Name { schema: None, name: name.to_owned() }, arguments, any_place: false }
 }
 
 pub(super) fn type_of(name: &TypeName, source: Source) -> TypeUse {
-    TypeUse {
-        name: name_of(name.names().iter().map(Node::String)),
-        source,
-    }
+    TypeUse { name: name_of(name.names().iter().map(Node::String)), source }
 }
 
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "every other node is an expression"
-)]
+#[expect(clippy::wildcard_enum_match_arm, reason = "every other node is an expression")]
 pub(super) fn source_of(node: Node<'_>) -> Source {
     match node {
         Node::A_Const(_) | Node::ParamRef(_) => Source::Given,

@@ -1,3 +1,5 @@
+//! Texts and the facts read from them.
+
 use super::Argument::{Number, Typed, Untyped};
 use super::*;
 
@@ -10,26 +12,13 @@ fn every_name_of_a_query_is_seen_at_any_depth() {
     )
     .unwrap();
     let facts = &statements[0].facts;
-    let mut relations: Vec<&str> = facts
-        .relations
-        .iter()
-        .map(|r| r.name.name.as_str())
-        .collect();
+    let mut relations: Vec<&str> = facts.relations.iter().map(|r| r.name.name.as_str()).collect();
     relations.sort_unstable();
     assert_eq!(relations, ["t1", "t2", "t3", "t4", "t5"]);
-    let mut calls: Vec<&str> = facts
-        .calls
-        .iter()
-        .map(|call| call.name.name.as_str())
-        .collect();
+    let mut calls: Vec<&str> = facts.calls.iter().map(|call| call.name.name.as_str()).collect();
     calls.sort_unstable();
     assert_eq!(calls, ["f1", "f2", "f3", "f4", "f5", "f6"]);
-    assert!(
-        facts
-            .operators
-            .iter()
-            .any(|operator| operator.name.name == "@@@")
-    );
+    assert!(facts.operators.iter().any(|operator| operator.name.name == "@@@"));
     assert!(facts.types.iter().any(|use_| use_.name.name == "ty1"));
     assert!(facts.ctes.contains("a") && facts.derived.contains("l"));
     assert!(!facts.unknown_syntax);
@@ -39,10 +28,7 @@ fn every_name_of_a_query_is_seen_at_any_depth() {
 fn a_literal_has_no_type_of_its_own() {
     let statements = parse("SELECT f('a', $1, 1, a, b::text, ROW(1), NULL)").unwrap();
     let call = &statements[0].facts.calls[0];
-    assert_eq!(
-        call.arguments,
-        [Untyped, Untyped, Number, Typed, Typed, Untyped, Untyped]
-    );
+    assert_eq!(call.arguments, [Untyped, Untyped, Number, Typed, Typed, Untyped, Untyped]);
 }
 
 #[test]

@@ -31,10 +31,7 @@ pub(super) fn statement(node: Node<'_>) -> Result<Statement, ParseError> {
     Ok(statement)
 }
 
-#[expect(
-    clippy::too_many_lines,
-    reason = "one arm per statement; a table, not a flow"
-)]
+#[expect(clippy::too_many_lines, reason = "one arm per statement; a table, not a flow")]
 #[expect(
     clippy::wildcard_enum_match_arm,
     reason = "every statement not listed changes the catalogue"
@@ -59,9 +56,7 @@ fn fill(node: Node<'_>, statement: &mut Statement) -> Result<(), ParseError> {
             Kind::Nothing
         }
         Node::UnlistenStmt(unlisten) => {
-            controls.push(Control::Unlisten {
-                all: unlisten.conditionname().is_none(),
-            });
+            controls.push(Control::Unlisten { all: unlisten.conditionname().is_none() });
             Kind::Nothing
         }
         Node::DiscardStmt(discard) => {
@@ -78,24 +73,17 @@ fn fill(node: Node<'_>, statement: &mut Statement) -> Result<(), ParseError> {
             Kind::Nothing
         }
         Node::DeallocateStmt(deallocate) => {
-            let name = deallocate
-                .name()
-                .filter(|_| !deallocate.isall)
-                .map(str::to_owned);
+            let name = deallocate.name().filter(|_| !deallocate.isall).map(str::to_owned);
             controls.push(Control::Deallocate(name));
             Kind::Nothing
         }
         Node::DeclareCursorStmt(declare) => {
-            controls.push(Control::DeclareCursor {
-                hold: declare.options & HOLD != 0,
-            });
+            controls.push(Control::DeclareCursor { hold: declare.options & HOLD != 0 });
             collect(declare.query(), &mut statement.facts)?;
             Kind::Carries
         }
         Node::ClosePortalStmt(close) => {
-            controls.push(Control::CloseCursor {
-                all: close.portalname().is_none(),
-            });
+            controls.push(Control::CloseCursor { all: close.portalname().is_none() });
             Kind::Nothing
         }
         Node::LockStmt(_) => {
@@ -115,10 +103,7 @@ fn fill(node: Node<'_>, statement: &mut Statement) -> Result<(), ParseError> {
         Node::ExplainStmt(explain) => return fill_explain(explain, statement),
         Node::TruncateStmt(truncate) => return fill_truncate(truncate, statement),
         Node::RefreshMatViewStmt(refresh) => {
-            statement
-                .facts
-                .targets
-                .extend(refresh.relation().map(target));
+            statement.facts.targets.extend(refresh.relation().map(target));
             Kind::Refreshes
         }
         Node::CreateTableAsStmt(create) => return fill_create_as(create, statement),
@@ -127,18 +112,14 @@ fn fill(node: Node<'_>, statement: &mut Statement) -> Result<(), ParseError> {
         Node::ViewStmt(view) => temporary(view.view(), controls),
         // A cursor's rows come from a statement of another message, an EXECUTE's text too; the
         // deferred triggers that SET CONSTRAINTS fires may do anything.
-        Node::FetchStmt(_) | Node::ExecuteStmt(_) | Node::ConstraintsSetStmt(_) => Kind::Opaque {
-            commits_inside: false,
-        },
+        Node::FetchStmt(_) | Node::ExecuteStmt(_) | Node::ConstraintsSetStmt(_) => {
+            Kind::Opaque { commits_inside: false }
+        }
         Node::LoadStmt(_) => {
             controls.push(Control::Unreplayable);
-            Kind::Opaque {
-                commits_inside: false,
-            }
+            Kind::Opaque { commits_inside: false }
         }
-        Node::DoStmt(_) | Node::CallStmt(_) => Kind::Opaque {
-            commits_inside: true,
-        },
+        Node::DoStmt(_) | Node::CallStmt(_) => Kind::Opaque { commits_inside: true },
         _ => Kind::Catalog,
     };
     Ok(())
@@ -201,9 +182,7 @@ fn transact(transaction: &TransactionStmt, statement: &mut Statement) -> Result<
     let name = || transaction.savepoint_name().unwrap_or_default().to_owned();
     let control = match transaction.kind {
         TransactionStmtKind::TRANS_STMT_BEGIN | TransactionStmtKind::TRANS_STMT_START => {
-            Control::Begin {
-                isolation: setting::isolation(transaction.options()),
-            }
+            Control::Begin { isolation: setting::isolation(transaction.options()) }
         }
         TransactionStmtKind::TRANS_STMT_COMMIT => Control::Commit { chain },
         TransactionStmtKind::TRANS_STMT_ROLLBACK => Control::Rollback { chain },
@@ -212,9 +191,7 @@ fn transact(transaction: &TransactionStmt, statement: &mut Statement) -> Result<
         TransactionStmtKind::TRANS_STMT_ROLLBACK_TO => Control::RollbackToSavepoint(name()),
         TransactionStmtKind::TRANS_STMT_PREPARE => Control::PrepareTransaction,
         TransactionStmtKind::TRANS_STMT_COMMIT_PREPARED => {
-            statement.kind = Kind::Opaque {
-                commits_inside: true,
-            };
+            statement.kind = Kind::Opaque { commits_inside: true };
             Control::CommitPrepared
         }
         TransactionStmtKind::TRANS_STMT_ROLLBACK_PREPARED => return Ok(()),
@@ -237,10 +214,7 @@ fn fill_truncate(truncate: &TruncateStmt, statement: &mut Statement) -> Result<(
 }
 
 fn target(relation: &RangeVar) -> Target {
-    Target {
-        name: range_of(relation).name,
-        operations: Operations::default(),
-    }
+    Target { name: range_of(relation).name, operations: Operations::default() }
 }
 
 fn fill_copy(copy: &CopyStmt, statement: &mut Statement) -> Result<(), ParseError> {
@@ -249,9 +223,7 @@ fn fill_copy(copy: &CopyStmt, statement: &mut Statement) -> Result<(), ParseErro
     }
     // A program may do anything, to this database too.
     if copy.is_program {
-        statement.kind = Kind::Opaque {
-            commits_inside: true,
-        };
+        statement.kind = Kind::Opaque { commits_inside: true };
         return Ok(());
     }
     statement.kind = Kind::Carries;
@@ -268,10 +240,7 @@ fn fill_copy(copy: &CopyStmt, statement: &mut Statement) -> Result<(), ParseErro
     Ok(())
 }
 
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "what cannot be explained is an error anyway"
-)]
+#[expect(clippy::wildcard_enum_match_arm, reason = "what cannot be explained is an error anyway")]
 fn fill_explain(explain: &ExplainStmt, statement: &mut Statement) -> Result<(), ParseError> {
     // ANALYZE may be switched off by its value; taking it as on is the safe side.
     let runs = setting::has_option(explain.options(), "analyze");
@@ -294,9 +263,7 @@ fn fill_explain(explain: &ExplainStmt, statement: &mut Statement) -> Result<(), 
             collect(query, &mut statement.facts)?;
             carried
         }
-        _ => Kind::Opaque {
-            commits_inside: false,
-        },
+        _ => Kind::Opaque { commits_inside: false },
     };
     if statement.facts.into {
         statement.kind = if runs { Kind::Catalog } else { Kind::Plans };
@@ -304,19 +271,14 @@ fn fill_explain(explain: &ExplainStmt, statement: &mut Statement) -> Result<(), 
     Ok(())
 }
 
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "anything but a query is an EXECUTE"
-)]
+#[expect(clippy::wildcard_enum_match_arm, reason = "anything but a query is an EXECUTE")]
 fn fill_create_as(create: &CreateTableAsStmt, statement: &mut Statement) -> Result<(), ParseError> {
     let into = create.into().and_then(|into| into.rel());
     statement.kind = temporary(into, &mut statement.controls);
     match create.query() {
         query @ Node::SelectStmt(_) => collect(query, &mut statement.facts)?,
         _ if statement.kind == Kind::Temporary => {
-            statement.kind = Kind::Opaque {
-                commits_inside: false,
-            };
+            statement.kind = Kind::Opaque { commits_inside: false };
         }
         _ => {}
     }
@@ -327,9 +289,7 @@ fn fill_create_as(create: &CreateTableAsStmt, statement: &mut Statement) -> Resu
 fn temporary(relation: Option<&RangeVar>, controls: &mut Vec<Control>) -> Kind {
     let temporary = relation.is_some_and(|relation| {
         relation.relpersistence.cast_unsigned() == TEMPORARY
-            || relation
-                .schemaname()
-                .is_some_and(|schema| schema.starts_with("pg_temp"))
+            || relation.schemaname().is_some_and(|schema| schema.starts_with("pg_temp"))
     });
     if temporary {
         controls.push(Control::CreateTemporary);

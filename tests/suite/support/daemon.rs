@@ -37,11 +37,7 @@ pub struct Job<'a> {
 
 impl Daemon {
     pub fn start(job: &Job<'_>) -> Self {
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(job.log)
-            .unwrap();
+        let log = File::options().create(true).append(true).open(job.log).unwrap();
         let remove = job.remove.map_or("", |path| path.to_str().unwrap());
         let mut guardian = Command::new("sh")
             .args(["-c", GUARDIAN, "guardian", job.stop_signal, remove])
@@ -55,9 +51,7 @@ impl Daemon {
             .spawn()
             .unwrap();
         let mut line = String::new();
-        BufReader::new(guardian.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
+        BufReader::new(guardian.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let pid = line.trim().parse().unwrap();
         Self { guardian, pid }
     }
@@ -66,11 +60,7 @@ impl Daemon {
     pub fn signal(&self, signal: &str) {
         let pid = self.pid.to_string();
         assert!(
-            Command::new("kill")
-                .args([&format!("-{signal}"), &pid])
-                .status()
-                .unwrap()
-                .success()
+            Command::new("kill").args([&format!("-{signal}"), &pid]).status().unwrap().success()
         );
     }
 
@@ -83,10 +73,7 @@ impl Daemon {
     /// Memory it has in use now, in kB.
     pub fn resident_kb(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap();
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 }

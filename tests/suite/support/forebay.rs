@@ -33,39 +33,16 @@ impl Forebay {
         let (port, admin_port) = (free_port(), free_port());
         let program = std::env::var("FOREBAY_BIN")
             .unwrap_or_else(|_unset| env!("CARGO_BIN_EXE_forebay").to_owned());
-        let (listen, admin) = (
-            format!("127.0.0.1:{port}"),
-            format!("127.0.0.1:{admin_port}"),
-        );
+        let (listen, admin) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{admin_port}"));
         let mut command = vec![program.as_str(), url, settings.to_str().unwrap()];
-        command.extend([
-            "--listen",
-            &listen,
-            "--admin-listen",
-            &admin,
-            "--log-level",
-            "debug",
-        ]);
+        command.extend(["--listen", &listen, "--admin-listen", &admin, "--log-level", "debug"]);
         command.extend(options);
         let log = directory.join("log");
-        let daemon = Daemon::start(&Job {
-            command: &command,
-            stop_signal: "KILL",
-            log: &log,
-            remove: None,
-        });
-        let forebay = Self {
-            port,
-            daemon,
-            directory,
-            database: database.to_owned(),
-        };
+        let daemon =
+            Daemon::start(&Job { command: &command, stop_signal: "KILL", log: &log, remove: None });
+        let forebay = Self { port, daemon, directory, database: database.to_owned() };
         wait_until("Forebay accepts", || {
-            assert!(
-                forebay.daemon.runs(),
-                "Forebay did not start:\n{}",
-                forebay.log()
-            );
+            assert!(forebay.daemon.runs(), "Forebay did not start:\n{}", forebay.log());
             std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
         });
         forebay
@@ -73,14 +50,12 @@ impl Forebay {
 
     /// The application.
     pub fn client(&self) -> RawClient {
-        self.log_in(&Login::new(USER, PASSWORD, &self.database))
-            .unwrap()
+        self.log_in(&Login::new(USER, PASSWORD, &self.database)).unwrap()
     }
 
     /// The application with startup parameters.
     pub fn client_with(&self, parameters: &[(&str, &str)]) -> RawClient {
-        self.log_in(&Login::new(USER, PASSWORD, &self.database).with(parameters))
-            .unwrap()
+        self.log_in(&Login::new(USER, PASSWORD, &self.database).with(parameters)).unwrap()
     }
 
     pub fn log_in(&self, login: &Login) -> Result<RawClient, Refused> {
@@ -88,10 +63,7 @@ impl Forebay {
     }
 
     pub fn url(&self) -> String {
-        format!(
-            "postgres://{USER}:{PASSWORD}@127.0.0.1:{}/{}",
-            self.port, self.database
-        )
+        format!("postgres://{USER}:{PASSWORD}@127.0.0.1:{}/{}", self.port, self.database)
     }
 
     pub fn log(&self) -> String {
@@ -100,9 +72,7 @@ impl Forebay {
 
     /// Waits for a line of its log.
     pub fn log_contains(&self, text: &str) {
-        wait_until(&format!("the log contains {text:?}"), || {
-            self.log().contains(text)
-        });
+        wait_until(&format!("the log contains {text:?}"), || self.log().contains(text));
     }
 }
 
@@ -115,11 +85,7 @@ impl Drop for Forebay {
             let tail = lines.len().saturating_sub(60);
             println!("--- log of Forebay\n{}", lines[tail..].join("\n"));
         } else {
-            assert!(
-                !self.log().contains("panicked"),
-                "Forebay panicked:\n{}",
-                self.log()
-            );
+            assert!(!self.log().contains("panicked"), "Forebay panicked:\n{}", self.log());
         }
         let _gone = std::fs::remove_dir_all(&self.directory);
     }

@@ -71,47 +71,21 @@ impl Postgres {
         let port = free_port();
         let data = directory.join("data");
         let program = binary("initdb");
-        let arguments = [
-            "-U",
-            "postgres",
-            "-A",
-            "trust",
-            "-E",
-            "UTF8",
-            "--locale=C",
-            "-N",
-            "-D",
-        ];
+        let arguments = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N", "-D"];
         let mut initdb = unprivileged(&program);
         initdb.extend(arguments.iter().map(|&argument| argument.to_owned()));
         initdb.push(data.to_str().unwrap().to_owned());
-        let output = Command::new(&initdb[0])
-            .args(&initdb[1..])
-            .current_dir("/")
-            .output()
-            .unwrap();
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        let output = Command::new(&initdb[0]).args(&initdb[1..]).current_dir("/").output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let mut config = std::fs::read_to_string(data.join("postgresql.conf")).unwrap();
         write!(config, "{SETTINGS}port = {port}\n{settings}\n").unwrap();
         std::fs::write(data.join("postgresql.conf"), config).unwrap();
         std::fs::write(data.join("pg_hba.conf"), hba).unwrap();
         let databases = AtomicU32::new(0);
-        let mut postgres = Self {
-            port,
-            directory,
-            daemon: None,
-            databases,
-            shared,
-        };
+        let mut postgres = Self { port, directory, daemon: None, databases, shared };
         postgres.start();
         let mut admin = postgres.admin("postgres");
-        admin.run(&format!(
-            "CREATE ROLE {USER} LOGIN CREATEROLE PASSWORD '{PASSWORD}'"
-        ));
+        admin.run(&format!("CREATE ROLE {USER} LOGIN CREATEROLE PASSWORD '{PASSWORD}'"));
         postgres
     }
 
@@ -148,10 +122,7 @@ impl Postgres {
         let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
         let mut admin = self.admin("postgres");
         admin.run(&format!("CREATE DATABASE {name} OWNER {USER}"));
-        Database {
-            postgres: self,
-            name,
-        }
+        Database { postgres: self, name }
     }
 
     fn log_path(&self) -> PathBuf {
@@ -210,11 +181,8 @@ impl Database<'_> {
             .filter_map(|line| line.strip_prefix(&prefix))
             .filter_map(|line| line.strip_prefix("LOG:  "))
             .filter_map(|line| {
-                line.strip_prefix("statement: ").or_else(|| {
-                    line.strip_prefix("execute ")?
-                        .split_once(": ")
-                        .map(|(_, sql)| sql)
-                })
+                line.strip_prefix("statement: ")
+                    .or_else(|| line.strip_prefix("execute ")?.split_once(": ").map(|(_, sql)| sql))
             })
             .filter(|statement| *statement == sql)
             .count()
@@ -230,9 +198,7 @@ impl Database<'_> {
     /// Repeats the query until it is answered from the cache: the catalogue is read in the
     /// background and the first answer has to be kept.
     pub fn until_hit(&self, client: &mut RawClient, sql: &str) {
-        wait_until(&format!("{sql} is answered from the cache"), || {
-            self.is_hit(client, sql)
-        });
+        wait_until(&format!("{sql} is answered from the cache"), || self.is_hit(client, sql));
     }
 
     /// Application connections of Forebay's to this database, idle or not.
@@ -241,9 +207,7 @@ impl Database<'_> {
             "SELECT pid FROM pg_stat_activity WHERE datname = '{}' AND usename = '{USER}'",
             self.name
         ));
-        rows.into_iter()
-            .map(|row| row[0].clone().unwrap())
-            .collect()
+        rows.into_iter().map(|row| row[0].clone().unwrap()).collect()
     }
 }
 
@@ -254,11 +218,7 @@ pub fn scratch() -> PathBuf {
     let directory = std::env::temp_dir().join(name);
     std::fs::create_dir(&directory).unwrap();
     if is_root() {
-        let status = Command::new("chown")
-            .arg("postgres")
-            .arg(&directory)
-            .status()
-            .unwrap();
+        let status = Command::new("chown").arg("postgres").arg(&directory).status().unwrap();
         assert!(status.success());
     }
     directory
@@ -273,16 +233,9 @@ fn is_root() -> bool {
 fn unprivileged(program: &Path) -> Vec<String> {
     let program = program.to_str().unwrap().to_owned();
     if is_root() {
-        [
-            "setpriv",
-            "--reuid=postgres",
-            "--regid=postgres",
-            "--clear-groups",
-            "--",
-            &program,
-        ]
-        .map(str::to_owned)
-        .to_vec()
+        ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--", &program]
+            .map(str::to_owned)
+            .to_vec()
     } else {
         vec![program]
     }
@@ -301,7 +254,5 @@ pub fn binary(name: &str) -> PathBuf {
         })
         .collect();
     versions.sort();
-    versions
-        .pop()
-        .map_or_else(|| PathBuf::from(name), |(_, program)| program)
+    versions.pop().map_or_else(|| PathBuf::from(name), |(_, program)| program)
 }

@@ -23,18 +23,11 @@ pub struct Login {
 impl Login {
     pub fn new(user: &str, password: &str, database: &str) -> Self {
         let parameters = vec![("database".to_owned(), database.to_owned())];
-        Self {
-            user: user.to_owned(),
-            password: password.to_owned(),
-            parameters,
-            minor: 0,
-        }
+        Self { user: user.to_owned(), password: password.to_owned(), parameters, minor: 0 }
     }
 
     pub fn with(mut self, parameters: &[(&str, &str)]) -> Self {
-        let owned = parameters
-            .iter()
-            .map(|&(name, value)| (name.to_owned(), value.to_owned()));
+        let owned = parameters.iter().map(|&(name, value)| (name.to_owned(), value.to_owned()));
         self.parameters.extend(owned);
         self
     }
@@ -80,12 +73,8 @@ impl Message {
     /// A field of ErrorResponse or NoticeResponse.
     pub fn field(&self, code: u8) -> String {
         let fields = self.body.split(|&byte| byte == 0);
-        let found = fields
-            .filter_map(|field| field.split_first())
-            .find(|(key, _)| **key == code);
-        found.map_or_else(String::new, |(_, value)| {
-            String::from_utf8_lossy(value).into_owned()
-        })
+        let found = fields.filter_map(|field| field.split_first()).find(|(key, _)| **key == code);
+        found.map_or_else(String::new, |(_, value)| String::from_utf8_lossy(value).into_owned())
     }
 
     /// The columns of a DataRow, as text.
@@ -105,9 +94,7 @@ impl Message {
     }
 
     fn text(&self) -> String {
-        String::from_utf8_lossy(&self.body)
-            .trim_end_matches('\0')
-            .replace('\0', "=")
+        String::from_utf8_lossy(&self.body).trim_end_matches('\0').replace('\0', "=")
     }
 }
 
@@ -134,11 +121,7 @@ impl fmt::Display for Message {
             _ => String::new(),
         };
         write!(f, "{}", char::from(self.tag))?;
-        if inside.is_empty() {
-            Ok(())
-        } else {
-            write!(f, "({inside})")
-        }
+        if inside.is_empty() { Ok(()) } else { write!(f, "({inside})") }
     }
 }
 
@@ -160,11 +143,7 @@ fn column_names(body: &[u8]) -> Vec<String> {
 
 /// Messages in the notation of this file.
 pub fn show(messages: &[Message]) -> String {
-    messages
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(" ")
+    messages.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
 /// One connection.
@@ -189,25 +168,14 @@ impl RawClient {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(DEADLINE))?;
         stream.set_write_timeout(Some(DEADLINE))?;
-        Ok(Self {
-            stream,
-            input: Vec::new(),
-            pid: 0,
-            key: Vec::new(),
-            greeting: Vec::new(),
-        })
+        Ok(Self { stream, input: Vec::new(), pid: 0, key: Vec::new(), greeting: Vec::new() })
     }
 
     pub fn log_in(port: u16, login: &Login) -> Result<Self, Refused> {
-        let gone = |error: &io::Error| Refused {
-            sqlstate: String::new(),
-            message: error.to_string(),
-        };
+        let gone =
+            |error: &io::Error| Refused { sqlstate: String::new(), message: error.to_string() };
         let mut client = Self::try_connect(port).map_err(|error| gone(&error))?;
-        client
-            .stream
-            .write_all(&login.startup())
-            .map_err(|error| gone(&error))?;
+        client.stream.write_all(&login.startup()).map_err(|error| gone(&error))?;
         client.authenticate(login)?;
         Ok(client)
     }
@@ -216,10 +184,9 @@ impl RawClient {
     pub fn authenticate(&mut self, login: &Login) -> Result<(), Refused> {
         let mut scram = None;
         loop {
-            let message = self.try_message().map_err(|error| Refused {
-                sqlstate: String::new(),
-                message: error.to_string(),
-            })?;
+            let message = self
+                .try_message()
+                .map_err(|error| Refused { sqlstate: String::new(), message: error.to_string() })?;
             match message.tag {
                 b'R' => self.answer(&message.body, login, &mut scram),
                 b'E' => {
@@ -252,10 +219,7 @@ impl RawClient {
                     ScramSha256::new(login.password.as_bytes(), ChannelBinding::unsupported());
                 let first = state.message();
                 let length = u32::try_from(first.len()).unwrap().to_be_bytes();
-                self.send(&message(
-                    b'p',
-                    &[b"SCRAM-SHA-256\0", &length[..], first].concat(),
-                ));
+                self.send(&message(b'p', &[b"SCRAM-SHA-256\0", &length[..], first].concat()));
                 *scram = Some(state);
             }
             11 => {
@@ -319,11 +283,9 @@ impl RawClient {
         loop {
             let message = match self.try_message() {
                 Ok(message) => message,
-                Err(error) => panic!(
-                    "{error} while waiting for {}: {}",
-                    char::from(tag),
-                    show(&messages)
-                ),
+                Err(error) => {
+                    panic!("{error} while waiting for {}: {}", char::from(tag), show(&messages))
+                }
             };
             let last = message.tag == tag;
             messages.push(message);
@@ -393,11 +355,7 @@ impl RawClient {
 
     pub fn rows(&mut self, sql: &str) -> Vec<Vec<Option<String>>> {
         let messages = self.run_for_messages(sql);
-        messages
-            .iter()
-            .filter(|message| message.tag == b'D')
-            .map(Message::columns)
-            .collect()
+        messages.iter().filter(|message| message.tag == b'D').map(Message::columns).collect()
     }
 
     /// The first column of the first row.
@@ -409,21 +367,11 @@ impl RawClient {
 
     /// The same by the extended protocol, unnamed statement, text parameters.
     pub fn one_extended(&mut self, sql: &str, values: &[Option<&str>]) -> String {
-        self.send(
-            &[
-                parse("", sql, &[]),
-                bind("", "", values),
-                execute("", 0),
-                sync(),
-            ]
-            .concat(),
-        );
+        self.send(&[parse("", sql, &[]), bind("", "", values), execute("", 0), sync()].concat());
         let messages = self.until(b'Z');
         let row = messages.iter().find(|message| message.tag == b'D');
         let row = row.unwrap_or_else(|| panic!("{sql}: {}", show(&messages)));
-        row.columns()[0]
-            .clone()
-            .unwrap_or_else(|| "NULL".to_owned())
+        row.columns()[0].clone().unwrap_or_else(|| "NULL".to_owned())
     }
 
     /// Says goodbye and waits until the other side has heard it.
@@ -456,10 +404,7 @@ pub fn query(sql: &str) -> Vec<u8> {
 
 pub fn parse(name: &str, sql: &str, types: &[u32]) -> Vec<u8> {
     let oids: Vec<u8> = types.iter().flat_map(|oid| oid.to_be_bytes()).collect();
-    message(
-        b'P',
-        &[cstr(name), cstr(sql), count(types.len()).to_vec(), oids].concat(),
-    )
+    message(b'P', &[cstr(name), cstr(sql), count(types.len()).to_vec(), oids].concat())
 }
 
 /// Text parameters, text results.
@@ -486,11 +431,7 @@ pub fn bind_formats(
         }
     }
     body.extend(count(result_formats.len()));
-    body.extend(
-        result_formats
-            .iter()
-            .flat_map(|format| format.to_be_bytes()),
-    );
+    body.extend(result_formats.iter().flat_map(|format| format.to_be_bytes()));
     message(b'B', &body)
 }
 
@@ -503,10 +444,7 @@ pub fn describe_portal(name: &str) -> Vec<u8> {
 }
 
 pub fn execute(portal: &str, rows_max: u32) -> Vec<u8> {
-    message(
-        b'E',
-        &[cstr(portal), rows_max.to_be_bytes().to_vec()].concat(),
-    )
+    message(b'E', &[cstr(portal), rows_max.to_be_bytes().to_vec()].concat())
 }
 
 pub fn close_statement(name: &str) -> Vec<u8> {

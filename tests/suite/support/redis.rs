@@ -16,11 +16,7 @@ pub struct Redis {
 
 impl Redis {
     pub fn start() -> Self {
-        let mut redis = Self {
-            port: free_port(),
-            directory: scratch(),
-            daemon: None,
-        };
+        let mut redis = Self { port: free_port(), directory: scratch(), daemon: None };
         redis.resume_from_stop();
         redis
     }
@@ -43,12 +39,7 @@ impl Redis {
             directory,
         ];
         let log = self.directory.join("log");
-        let job = Job {
-            command: &command,
-            stop_signal: "KILL",
-            log: &log,
-            remove: None,
-        };
+        let job = Job { command: &command, stop_signal: "KILL", log: &log, remove: None };
         self.daemon = Some(Daemon::start(&job));
         wait_until("Redis accepts", || self.try_command("PING").is_some());
     }

@@ -43,10 +43,7 @@ impl ScriptedServer {
 
     pub fn url(&self) -> String {
         let (user, password) = (super::postgres::USER, super::postgres::PASSWORD);
-        format!(
-            "postgres://{user}:{password}@127.0.0.1:{}/app?sslmode=disable",
-            self.port
-        )
+        format!("postgres://{user}:{password}@127.0.0.1:{}/app?sslmode=disable", self.port)
     }
 }
 
