@@ -48,7 +48,8 @@ impl Session {
                 self.names.unnamed = None;
                 self.tainted = false;
                 server.forget_client();
-                self.report_startup |= !self.startup.values.is_empty();
+                let startup = Arc::clone(&self.startup);
+                self.report_returned(&startup);
                 self.settings = Arc::clone(&self.startup);
             }
             Control::Deallocate(None) => {
@@ -124,10 +125,20 @@ impl Session {
         if settings.id != on_server.id && self.transaction.status != Status::Idle {
             self.forget_settings(server);
         }
-        // What is replayed later is reported now, as PostgreSQL would.
-        self.report_startup |= settings.id != on_server.id;
+        self.report_returned(settings);
         server.applied = Arc::clone(on_server);
         self.settings = Arc::clone(settings);
+    }
+
+    /// What the server is only told later but the client falls back to now is reported now, as
+    /// PostgreSQL would.
+    fn report_returned(&mut self, settings: &Settings) {
+        for (name, value) in &self.startup.values {
+            let returns = settings.values.get(name) == Some(value);
+            if returns && self.settings.values.get(name) != Some(value) {
+                self.returned.push(name.clone());
+            }
+        }
     }
 
     /// The server has these settings now, and so has the client.

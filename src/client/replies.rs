@@ -101,8 +101,8 @@ impl Session {
             backend::READY_FOR_QUERY => {
                 let status = Status::read(body).or(Err(ServerFault::Unexpected { tag }))?;
                 show = self.ready(server, status, now)?;
-                if show && std::mem::take(&mut self.report_startup) {
-                    self.tell_startup_settings(out);
+                if show && !self.returned.is_empty() {
+                    self.tell_returned(out);
                 }
             }
             backend::ERROR_RESPONSE => {
@@ -339,11 +339,12 @@ impl Session {
     }
 
     /// ParameterStatus of what the client started with, in PostgreSQL's own spelling.
-    fn tell_startup_settings(&self, out: &mut Vec<u8>) {
+    fn tell_returned(&mut self, out: &mut Vec<u8>) {
+        let returned = std::mem::take(&mut self.returned);
         let base = self.common.base();
         let Some(reported) = self.common.reported(base.id, self.startup.id) else { return };
         for (name, value) in reported.iter() {
-            if self.startup.values.contains_key(&name.to_ascii_lowercase()) {
+            if returned.contains(&name.to_ascii_lowercase()) {
                 backend::write_parameter_status(out, name, value);
             }
         }

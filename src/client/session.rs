@@ -80,8 +80,8 @@ pub struct Session {
     pub ending: Ending,
     /// A temporary view, or something else that can run code when read, may exist.
     pub temporary_code: bool,
-    /// The client fell back to its startup settings, and is told so before ReadyForQuery.
-    pub report_startup: bool,
+    /// Settings that fell back to what the client started with, told before ReadyForQuery.
+    pub returned: Vec<String>,
     /// The group has waited for the catalogue; it is judged without it if need be.
     pub awaited_catalog: bool,
     /// Finished statements that somebody wants to hear of; taken by the task.
@@ -280,7 +280,7 @@ impl Session {
             tainted: false,
             stray_names: Vec::new(),
             temporary_code: false,
-            report_startup: false,
+            returned: Vec::new(),
             awaited_catalog: false,
             unsettled: Vec::new(),
             early_hit: None,

@@ -300,9 +300,20 @@ fn what_commits_by_itself_says_so() {
         assert_eq!(write, Write::Opaque { commits_inside: true, taints: true }, "{sql}");
     }
     assert_eq!(
-        verdict("BEGIN; UPDATE users SET name = 'x'; COMMIT").write,
-        Write::Opaque { commits_inside: true, taints: false }
+        verdict("BEGIN; SELECT writes(); COMMIT").write,
+        Write::Opaque { commits_inside: true, taints: true }
     );
+}
+
+#[test]
+fn transaction_control_beside_plain_statements_widens_nothing() {
+    let plain = verdict("UPDATE users SET name = 'x'").write;
+    assert_eq!(verdict("BEGIN; UPDATE users SET name = 'x'; COMMIT").write, plain);
+    assert_eq!(verdict("BEGIN; SELECT 1; COMMIT").write, Write::None);
+}
+
+#[test]
+fn what_does_not_parse_may_do_anything() {
     assert_eq!(
         verdict("not sql"),
         Verdict {
