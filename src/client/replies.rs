@@ -142,7 +142,8 @@ impl Session {
                 show = true;
             }
             backend::PARAMETER_STATUS => {
-                show = forward || server.outstanding.is_empty();
+                show = (forward || server.outstanding.is_empty())
+                    && !self.is_fallback_of_server(server, body);
             }
             _ => return Err(ServerFault::Unexpected { tag }),
         }
@@ -336,6 +337,29 @@ impl Session {
         let rows = std::mem::take(&mut self.rows);
         self.finish_running(now, rows, failed, Some(server.pid));
         Ok(true)
+    }
+
+    /// Whether a reset tells the server's own default of what this client started with otherwise;
+    /// the client is told its own.
+    fn is_fallback_of_server(&self, server: &Server, body: &[u8]) -> bool {
+        let Some(Owed::Expect { request, .. }) = server.outstanding.front() else { return false };
+        let verdict = self.requests.iter().find(|known| known.id == *request).and_then(|request| {
+            match &request.kind {
+                RequestKind::Execute { verdict, .. } => Some(verdict),
+                RequestKind::Unit(unit) => unit.verdict.as_ref(),
+                RequestKind::Parse { .. } => None,
+            }
+        });
+        let resets = verdict.is_some_and(|verdict| {
+            verdict.controls.iter().any(|control| {
+                matches!(control, Control::Reset { .. } | Control::ResetAll | Control::DiscardAll)
+            })
+        });
+        resets
+            && backend::parameter_status(body).is_ok_and(|(name, _)| {
+                let name = String::from_utf8_lossy(name).to_ascii_lowercase();
+                self.startup.values.contains_key(&name)
+            })
     }
 
     /// ParameterStatus of what the client started with, in PostgreSQL's own spelling.
