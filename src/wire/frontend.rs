@@ -233,4 +233,33 @@ mod tests {
         assert_eq!(target(b"Q\0"), Err(Malformed));
         assert_eq!(target(b"Sx"), Err(Malformed));
     }
+
+    #[test]
+    fn what_another_implementation_writes_is_read() {
+        use bytes::BytesMut;
+        use pgwire::messages::Message as _;
+        use pgwire::messages::extendedquery;
+        let mut bytes = BytesMut::new();
+        let theirs = extendedquery::Parse::new(Some("s1".into()), "select $1".into(), vec![23, 25]);
+        theirs.encode(&mut bytes).unwrap();
+        let ours = Parse::read(&bytes[5..]).unwrap();
+        assert_eq!((ours.name, ours.sql), (&b"s1"[..], &b"select $1"[..]));
+        assert_eq!(Parse::type_oids(ours.types).collect::<Vec<_>>(), [23, 25]);
+        bytes.clear();
+        let values = vec![Some(bytes::Bytes::from_static(b"42")), None];
+        let theirs =
+            extendedquery::Bind::new(None, Some("s1".into()), vec![0, 1], values, vec![1]);
+        theirs.encode(&mut bytes).unwrap();
+        let ours = Bind::read(&bytes[5..]).unwrap();
+        assert_eq!((ours.portal, ours.statement), (&b""[..], &b"s1"[..]));
+        assert_eq!((ours.formats, ours.result_formats), (&[0, 0, 0, 1][..], &[0, 1][..]));
+        assert_eq!(ours.values, &[0, 0, 0, 2, b'4', b'2', 255, 255, 255, 255]);
+        // And the other way round: a whole message of ours.
+        let mut message = Vec::new();
+        write_parse(&mut message, b"s1", b"select $1", &[0, 0, 0, 23]);
+        let context = pgwire::messages::DecodeContext::default();
+        let read = extendedquery::Parse::decode(&mut BytesMut::from(&message[..]), &context);
+        let read = read.unwrap().unwrap();
+        assert_eq!((read.name.as_deref(), read.query.as_str()), (Some("s1"), "select $1"));
+    }
 }
