@@ -131,7 +131,7 @@ impl Task {
                 }
             };
             let Some(message) = self.input.get(..header.total) else {
-                self.input.reserve(header.total - self.input.len());
+                // The buffer grows with what arrives, not with what was announced.
                 return Ok(None);
             };
             if matches!(header.tag, frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL)
