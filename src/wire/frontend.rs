@@ -247,8 +247,7 @@ mod tests {
         assert_eq!(Parse::type_oids(ours.types).collect::<Vec<_>>(), [23, 25]);
         bytes.clear();
         let values = vec![Some(bytes::Bytes::from_static(b"42")), None];
-        let theirs =
-            extendedquery::Bind::new(None, Some("s1".into()), vec![0, 1], values, vec![1]);
+        let theirs = extendedquery::Bind::new(None, Some("s1".into()), vec![0, 1], values, vec![1]);
         theirs.encode(&mut bytes).unwrap();
         let ours = Bind::read(&bytes[5..]).unwrap();
         assert_eq!((ours.portal, ours.statement), (&b""[..], &b"s1"[..]));
