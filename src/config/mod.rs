@@ -19,7 +19,6 @@ mod reference;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 pub use address::ListenAddress;
 pub use cli::{Exit, load};
@@ -130,7 +129,6 @@ impl Config {
         self.admin.address = None;
         self.auth.auth_type = Some(AuthType::Md5);
         self.pool.pool_mode = PoolMode::Session;
-        self.server.server_login_retry = Duration::from_secs(15);
         self.cache.mode = CacheMode::Off;
     }
 

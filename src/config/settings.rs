@@ -132,8 +132,6 @@ settings! {
         listen_addr: Vec<String> = vec!["127.0.0.1".to_owned()], PgBouncer, Range::Any, AtStart;
         /// Port on every one of these addresses. 0 lets the system choose.
         listen_port: u16 = 6432, PgBouncer, Range::Between(0, 65_535), AtStart;
-        /// Connections that the system keeps waiting while they are not yet accepted.
-        listen_backlog: u32 = 128, PgBouncer, Range::Between(1, 65_535), AtStart;
         /// Clients connected at once; the next one is refused.
         max_client_conn: u32 = 1000, PgBouncer, Range::Between(1, 1_000_000), OnReload;
         /// A client that has not logged in by then is disconnected. 0 waits for ever.
@@ -199,9 +197,6 @@ settings! {
         url: SecretText = SecretText::default(), Forebay, Range::Any, OnReload;
         /// Give up connecting and logging in after this time. 0 never does.
         server_connect_timeout: Duration = Duration::from_secs(15), PgBouncer, TIMEOUT, OnReload;
-        /// Wait this long after a failed connection before the next attempt.
-        server_login_retry: Duration = Duration::from_secs(1), PgBouncer,
-            Range::Between(0, DAY), OnReload;
         /// Close a server that nobody has used for this long. 0 never does.
         server_idle_timeout: Duration = Duration::from_mins(10), PgBouncer, TIMEOUT, OnReload;
         /// Close a server that has been connected for this long, once it is free.
@@ -249,8 +244,6 @@ settings! {
         /// without Forebay.
         catalog_poll: Duration = Duration::from_secs(5), Forebay,
             Range::Between(100, 3600 * SECOND), OnReload;
-        /// Tables whose rows are never kept: "name" in any schema, or "schema.name".
-        deny: Vec<String> = Vec::new(), Forebay, Range::Any, OnReload;
     }
 
     /// A second tier for answers. Without it the cache is this process's memory alone.
@@ -290,7 +283,7 @@ settings! {
             Range::Between(SECOND, DAY), OnReload;
     }
 
-    /// Slow and repeated statements, in the log and in SHOW SLOW and SHOW REPEATS.
+    /// Slow statements, in the log and in SHOW SLOW.
     [slow] Slow {
         /// A statement that takes this long is slow. 0 switches it off.
         threshold: Duration = Duration::from_millis(500), Forebay, TIMEOUT, OnReload;
@@ -298,8 +291,6 @@ settings! {
         rate_limit: u32 = 10, Forebay, COUNT, OnReload;
         /// How many of the latest are kept for the console.
         ring_size: u32 = 1000, Forebay, COUNT, AtStart;
-        /// The same shape this often in one transaction or burst is a repeat. 0 switches it off.
-        repeats: u32 = 10, Forebay, Range::OffOrBetween(2, 1_000_000), OnReload;
     }
 }
 
@@ -330,6 +321,7 @@ pub(super) static WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("dns_zone_check_period", "0"),
     ("idle_transaction_timeout", "0"),
     ("job_name", "pgbouncer"),
+    ("listen_backlog", "128"),
     ("login_notify_message", ""),
     ("logfile", ""),
     ("max_db_client_connections", "0"),
@@ -351,6 +343,7 @@ pub(super) static WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("server_check_delay", "30"),
     ("server_check_query", "<empty>"),
     ("server_fast_close", "0"),
+    ("server_login_retry", "15"),
     ("server_reset_query_always", "0"),
     ("server_round_robin", "0"),
     ("server_tls13_ciphers", ""),
