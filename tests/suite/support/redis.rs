@@ -1,6 +1,6 @@
 //! A real Redis that a test can stop, freeze, empty and fill.
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, Write as _};
 use std::net::TcpStream;
 use std::path::PathBuf;
 
@@ -84,11 +84,8 @@ impl Redis {
         stream.set_read_timeout(Some(DEADLINE)).ok()?;
         stream.write_all(format!("{command}\r\n").as_bytes()).ok()?;
         let mut reply = String::new();
-        while !reply.ends_with("\r\n") {
-            let mut bytes = [0; 512];
-            let count = stream.read(&mut bytes).ok().filter(|&count| count > 0)?;
-            reply.push_str(std::str::from_utf8(&bytes[..count]).ok()?);
-        }
+        // `read_line` goes on after a signal, which `read` does not.
+        std::io::BufReader::new(stream).read_line(&mut reply).ok().filter(|&count| count > 0)?;
         Some(reply)
     }
 }
