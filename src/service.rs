@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 use crate::cache::coherence::{InFlight, Scope};
 use crate::pool::database::Database;
 use crate::server::io::{Connection, Rows, ServerError, Target};
-use crate::sql::catalog::{Catalog, FINGERPRINT_QUERY, SNAPSHOT_QUERIES};
+use crate::sql::catalog::{Catalog, FINGERPRINT_QUERY, SETUP_QUERIES, SNAPSHOT_QUERIES};
 
 /// Between attempts to reach a database that refuses.
 const RETRY: Duration = Duration::from_secs(1);
@@ -153,12 +153,12 @@ impl Service {
         connection: &mut Connection,
         fingerprint: &mut Option<String>,
     ) -> ServerError {
-        // Names in our questions mean PostgreSQL's own objects, whoever made others.
-        if let Err(error) = ask(connection, "SET search_path TO pg_catalog").await {
-            return error;
-        }
+        let mut answers = match ask(connection, SETUP_QUERIES).await {
+            Ok(answers) => answers,
+            Err(error) => return error,
+        };
         loop {
-            let round = self.round(connection, fingerprint).await;
+            let round = self.round(connection, &mut answers, fingerprint).await;
             self.tried.send_modify(|count| *count += 1);
             if let Err(error) = round {
                 return error;
@@ -175,6 +175,7 @@ impl Service {
     async fn round(
         &self,
         connection: &mut Connection,
+        answers: &mut Vec<Rows>,
         fingerprint: &mut Option<String>,
     ) -> Result<(), ServerError> {
         if self.lost_count() > 0 {
@@ -182,7 +183,7 @@ impl Service {
         }
         let snapshot = self.database.snapshot();
         if snapshot.catalog.is_some() {
-            let now = first_value(&ask(connection, FINGERPRINT_QUERY).await?);
+            let now = first_value(&ask(connection, &[FINGERPRINT_QUERY]).await?, 0);
             if now == *fingerprint && now.is_some() {
                 return Ok(());
             }
@@ -190,25 +191,28 @@ impl Service {
             self.database.catalog_changed();
             self.database.coherence.invalidate(&Scope::Database);
         }
-        self.load(connection, fingerprint).await
+        self.load(connection, answers, fingerprint).await
     }
 
+    /// `answers` holds those to `SETUP_QUERIES`, before and after.
     async fn load(
         &self,
         connection: &mut Connection,
+        answers: &mut Vec<Rows>,
         fingerprint: &mut Option<String>,
     ) -> Result<(), ServerError> {
         let generation = self.database.snapshot().generation;
-        ask(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-        let now = first_value(&ask(connection, FINGERPRINT_QUERY).await?);
         let began = Instant::now();
-        let mut results = Vec::with_capacity(SNAPSHOT_QUERIES.len());
-        for query in SNAPSHOT_QUERIES {
-            results.push(ask(connection, query).await?);
-        }
-        ask(connection, "COMMIT").await?;
+        let begin = ["BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", FINGERPRINT_QUERY];
+        let questions = [&begin, SNAPSHOT_QUERIES, &["COMMIT"]].concat();
+        let mut heard = ask(connection, &questions).await?;
         let asked = began.elapsed();
-        match Catalog::build(&results) {
+        heard.pop();
+        let now = first_value(&heard, 1);
+        answers.extend(heard.into_iter().skip(begin.len()));
+        let built = Catalog::build(answers);
+        answers.truncate(SETUP_QUERIES.len());
+        match built {
             Ok(catalog) => {
                 // Refused if DDL came between; then we are woken again.
                 if self.database.install(generation, catalog) {
@@ -232,9 +236,10 @@ impl Service {
     }
 
     async fn look_for_lost(&self, connection: &mut Connection) -> Result<(), ServerError> {
-        let rows = ask(connection, "SELECT pid FROM pg_catalog.pg_stat_activity").await?;
+        let question = "SELECT pid FROM pg_catalog.pg_stat_activity";
+        let rows = ask(connection, &[question]).await?;
         let alive: Vec<u32> =
-            rows.iter().filter_map(|row| row.first()?.as_ref()?.parse().ok()).collect();
+            rows.iter().flatten().filter_map(|row| row.first()?.as_ref()?.parse().ok()).collect();
         self.settle_lost(&alive, false);
         Ok(())
     }
@@ -262,14 +267,13 @@ impl Service {
     }
 }
 
-/// One statement, its rows; bounded in time.
-async fn ask(connection: &mut Connection, sql: &str) -> Result<Rows, ServerError> {
-    let mut results = tokio::time::timeout(ANSWER_TIMEOUT, connection.query(sql))
+/// Statements in one message, the rows of each; bounded in time.
+async fn ask(connection: &mut Connection, sql: &[&str]) -> Result<Vec<Rows>, ServerError> {
+    tokio::time::timeout(ANSWER_TIMEOUT, connection.query(&sql.join("; ")))
         .await
-        .unwrap_or(Err(ServerError::Closed))?;
-    Ok(results.pop().unwrap_or_default())
+        .unwrap_or(Err(ServerError::Closed))
 }
 
-fn first_value(rows: &Rows) -> Option<String> {
-    rows.first()?.first()?.clone()
+fn first_value(answers: &[Rows], question: usize) -> Option<String> {
+    answers.get(question)?.first()?.first()?.clone()
 }

@@ -72,7 +72,7 @@ impl Session {
             | Control::Unlisten { .. }
             | Control::DeclareCursor { .. }
             | Control::CloseCursor { .. }
-            | Control::CreateTemporary
+            | Control::CreateTemporary { .. }
             | Control::AdvisoryLock
             | Control::AdvisoryUnlockAll
             | Control::Copy => {}

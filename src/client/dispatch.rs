@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use crate::cache::coherence::Scope;
 use crate::cache::fill::Fill;
+use crate::pool::PoolMode;
 use crate::pool::statements::Statement;
 use crate::server::outstanding::{Deliver, Owed, Reply};
 use crate::server::{Server, shared_name};
@@ -354,6 +355,9 @@ impl Session {
             catalog: self.transaction.catalog,
             ..Armed::default()
         };
+        if armed.database {
+            tracing::debug!(tag = verdict.tag, ?write, "invalidates the whole database");
+        }
         if twin::is(Twin::NoInFlight) || twin::is(Twin::AckBeforeInvalidation) {
             armed.late.push(scope);
         } else {
@@ -365,8 +369,7 @@ impl Session {
     /// What the statement may write, given what this client's session holds: temporary objects
     /// shadow the names that the verdict resolved.
     fn effect(&mut self, verdict: &Verdict) -> Write {
-        let makes_temporary = verdict.controls.contains(&Control::CreateTemporary);
-        self.temporary_code |= makes_temporary && verdict.tag != "CREATE TABLE";
+        self.temporary_code |= self.makes_temporary_code(verdict);
         if self.fetches_known_cursor(verdict) {
             return Write::None;
         }
@@ -374,13 +377,30 @@ impl Session {
             // A temporary table may have triggers and defaults of its own.
             Write::Plain(_) => self.pins.has(Pin::TemporaryObjects) || self.tainted,
             // A temporary view may call anything; a table may not.
-            Write::None => self.temporary_code && verdict.tag == "SELECT",
+            Write::None => {
+                let unknown = self.tainted && self.common.mode == PoolMode::Session;
+                (self.temporary_code || unknown) && may_read_relations(verdict)
+            }
             Write::Opaque { .. } | Write::Catalog => false,
         };
         if shadowed {
             return Write::Opaque { commits_inside: false, taints: true };
         }
         verdict.write.clone()
+    }
+
+    /// After it, reading a temporary object may run code: it may be a view, or a table that has
+    /// been given a policy or a rule.
+    fn makes_temporary_code(&self, verdict: &Verdict) -> bool {
+        let creates = verdict.controls.contains(&Control::CreateTemporary { code: true });
+        let may_alter = match verdict.write {
+            Write::Catalog => {
+                verdict.statements != 1 || !matches!(verdict.tag, "DROP" | "GRANT" | "REVOKE")
+            }
+            Write::Opaque { .. } => true,
+            Write::None | Write::Plain(_) => false,
+        };
+        creates || (may_alter && self.pins.has(Pin::TemporaryObjects))
     }
 
     /// FETCH and MOVE do what their cursor's query does. DECLARE of one that may write is opaque
@@ -391,6 +411,24 @@ impl Session {
             && self.transaction.dirty != Dirty::Database
             && !self.tainted
     }
+}
+
+/// Of statements that write nothing: whether it runs what stands behind a relation's name.
+fn may_read_relations(verdict: &Verdict) -> bool {
+    let reads = matches!(
+        verdict.tag,
+        "SELECT"
+            | "SELECT INTO"
+            | "CREATE TABLE AS"
+            | "EXPLAIN"
+            | "COPY"
+            | "DECLARE CURSOR"
+            | "ANALYZE"
+            | "VACUUM"
+            | "CLUSTER"
+            | "REINDEX"
+    );
+    reads || verdict.statements != 1
 }
 
 fn extent(verdict: &Verdict) -> Extent {

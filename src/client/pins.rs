@@ -79,7 +79,7 @@ impl Pins {
         match control {
             Control::Listen => self.add(Pin::Listen),
             Control::Unlisten { all: true } => self.remove(Pin::Listen),
-            Control::CreateTemporary => self.add(Pin::TemporaryObjects),
+            Control::CreateTemporary { .. } => self.add(Pin::TemporaryObjects),
             Control::DiscardTemporary => self.remove(Pin::TemporaryObjects),
             Control::AdvisoryLock => self.add(Pin::AdvisoryLock),
             Control::AdvisoryUnlockAll => self.remove(Pin::AdvisoryLock),

@@ -290,8 +290,11 @@ pub enum Control {
     CloseCursor {
         all: bool,
     },
-    /// Creates a temporary relation, or may have.
-    CreateTemporary,
+    /// Creates a temporary relation.
+    CreateTemporary {
+        /// Reading it runs what its definition calls: a view.
+        code: bool,
+    },
     /// Calls a built-in that takes a session-level advisory lock.
     AdvisoryLock,
     /// `pg_advisory_unlock_all()`.

@@ -12,7 +12,8 @@
 //!
 //! `--url` is Forebay, `--direct` PostgreSQL, as a superuser in both: the schema `checker`, the
 //! schemas `tenant_*` and the roles `checker_*` are made anew. `--admin` is asked `SHOW CACHE`
-//! before and after; `--require-hits` fails a run with fewer per cent of hits among look-ups.
+//! before and after; `--require-hits` fails a run with fewer per cent of hits among
+//! all reads.
 //! `--kinds` and `--races` choose what runs, for debugging. With `--url` equal to `--direct` it
 //! checks itself: PostgreSQL must be clean.
 //!
@@ -103,7 +104,7 @@ fn run(options: &Options) -> io::Result<bool> {
     let before = counters(admin.as_ref());
     let ended = play(&world, options, |name| chosen(name, &options.races));
     let after = counters(admin.as_ref());
-    let hits = hit_ratio(&before, &after);
+    let hits = hits(&before, &after);
     Ok(print(&world, &ended, hits, options.require_hits))
 }
 
@@ -176,19 +177,19 @@ fn counters(admin: Option<&Url>) -> BTreeMap<String, u64> {
     counters
 }
 
-/// Per cent of look-ups that were hits, if the console told.
-fn hit_ratio(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> Option<u64> {
-    let moved = |name| Some(after.get(name)?.saturating_sub(*before.get(name)?));
-    let (hits, misses) = (moved("hits")?, moved("misses")?);
-    (hits * 100).checked_div(hits + misses)
+/// How many hits there were, if the console told.
+fn hits(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> Option<u64> {
+    Some(after.get("hits")?.saturating_sub(*before.get("hits")?))
 }
 
 fn print(world: &World, ended: &[String], hits: Option<u64>, hits_wanted: u64) -> bool {
     let violations = world.report.violations();
     let writes = world.report.writes();
-    println!("{} reads judged", world.report.reads.load(Ordering::Relaxed));
+    let reads = world.report.reads.load(Ordering::Relaxed);
+    println!("{reads} reads judged");
+    let hits = hits.and_then(|hits| (hits * 100).checked_div(reads));
     match hits {
-        Some(hits) => println!("{hits} % of look-ups were hits"),
+        Some(hits) => println!("{hits} % of reads were hits"),
         None => println!("hits unknown: the console was not asked, or did not say"),
     }
     let mut idle = Vec::new();

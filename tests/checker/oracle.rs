@@ -118,6 +118,10 @@ pub(crate) struct Report {
 }
 
 impl Report {
+    pub(crate) fn read(&self) {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn violation(&self, story: String) {
         self.violations.lock().unwrap().push(story);
     }

@@ -229,10 +229,13 @@ fn one_text_two_roles(world: &World) -> io::Result<()> {
         for _ in 0..2 {
             owner.simple(secret)?;
             owner.extended(secret, &[])?;
+            world.report.read();
+            world.report.read();
         }
         for role in ["checker_none", "checker_door"] {
             other.simple(&format!("SET ROLE {role}"))?;
             for answer in [other.simple(secret)?, other.extended(secret, &[])?] {
+                world.report.read();
                 if answer.sqlstate() != Some("42501") {
                     world.violation(&format!("{role} has no right to read and got {answer:?}"));
                 }
@@ -263,6 +266,7 @@ fn grant_and_revoke(world: &World) -> io::Result<()> {
             let acked = door.acked();
             let answer =
                 if turn % 2 == 1 { other.extended(text, &[])? } else { other.simple(text)? };
+            world.report.read();
             let opened = match answer.sqlstate() {
                 None => answer.first() == Some(1),
                 Some("42501") => false,
@@ -330,6 +334,8 @@ fn temporary_tables(world: &World) -> io::Result<()> {
     let text = "SELECT max(v) FROM shadow";
     let mut expect = |hidden: bool, hiding: &mut Connection| -> io::Result<()> {
         let seen = [other.simple(text)?.first(), hiding.simple(text)?.first()];
+        world.report.read();
+        world.report.read();
         let expected = [Some(1), Some(if hidden { -7 } else { 1 })];
         if seen != expected {
             world.violation(&format!("temporary table: saw {seen:?}, due {expected:?}"));

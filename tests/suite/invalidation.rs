@@ -77,6 +77,48 @@ fn an_explained_write_is_seen() {
     check_seen(TABLE, READ, &["EXPLAIN ANALYZE DELETE FROM t"]);
 }
 
+/// A second table, `shown`, and a function that writes to the first.
+const WRITER: &str = "CREATE TABLE t (id int PRIMARY KEY, v text);
+                      INSERT INTO t VALUES (1, 'one'), (2, 'two');
+                      CREATE TABLE shown (n bigint);
+                      CREATE FUNCTION wr() RETURNS bigint LANGUAGE sql AS
+                      'UPDATE public.t SET v = v || v; SELECT 1::bigint'";
+
+#[test]
+fn a_read_of_a_temporary_view_in_the_place_of_a_table_is_seen() {
+    let view = "CREATE TEMP TABLE a (x int); CREATE TEMP VIEW shown AS SELECT wr() AS n";
+    check_seen(WRITER, READ, &[view, "SELECT n FROM shown"]);
+}
+
+#[test]
+fn a_read_of_a_temporary_table_that_got_a_policy_is_seen() {
+    let statements = [
+        "CREATE TEMP TABLE shown (n int)",
+        "INSERT INTO shown VALUES (1)",
+        "ALTER TABLE pg_temp.shown ENABLE ROW LEVEL SECURITY",
+        "ALTER TABLE pg_temp.shown FORCE ROW LEVEL SECURITY",
+        "CREATE POLICY p ON pg_temp.shown USING (wr() > 0)",
+        "SELECT n FROM shown",
+    ];
+    let database = Database::with(WRITER);
+    let forebay = Forebay::start(&database, &[]);
+    let (mut reader, mut other) = (forebay.client(), forebay.client());
+    for statement in &statements[..5] {
+        other.run(statement);
+    }
+    // Only now: what came before changed the catalogue.
+    database.until_hit(&mut reader, READ);
+    let before = reader.query(READ);
+    other.run(statements[5]);
+    assert_ne!(reader.query(READ), before, "the policy wrote and nobody saw it");
+}
+
+#[test]
+fn a_read_of_a_temporary_table_keeps_the_cache() {
+    let table = "CREATE TEMP TABLE shown AS SELECT 1 AS n";
+    check_kept(WRITER, READ, &[table, "SELECT n FROM shown"]);
+}
+
 #[test]
 fn a_copy_is_seen() {
     let database = Database::with(TABLE);

@@ -1,4 +1,4 @@
-//! From the text rows of `SNAPSHOT_QUERIES` to a `Catalog`. A row that does not read as expected
+//! From the text rows of `SETUP_QUERIES` and `SNAPSHOT_QUERIES` to a `Catalog`. A row that does not read as expected
 //! fails the whole snapshot: half a catalogue would answer wrongly.
 
 use std::collections::{HashMap, HashSet};
@@ -6,7 +6,7 @@ use std::fmt;
 
 use super::{
     Action, BuiltIn, Catalog, Column, Demand, FIRST_NORMAL_OID, ForeignKey, Identity, NamedType,
-    Overload, Relation, RelationKind, SNAPSHOT_QUERIES, TypeClass, Volatility,
+    Overload, Relation, RelationKind, SETUP_QUERIES, SNAPSHOT_QUERIES, TypeClass, Volatility,
 };
 
 /// Types that a numeric constant has or is cast to implicitly; `reg…` types are more of them.
@@ -21,7 +21,7 @@ const MOMENTS: [u32; 4] = [1082, 1083, 1114, 1184];
 /// The answer is not what the snapshot queries ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CatalogError {
-    /// Index into `SNAPSHOT_QUERIES`.
+    /// Index into `SETUP_QUERIES` and, after them, `SNAPSHOT_QUERIES`.
     pub query: usize,
     pub problem: &'static str,
 }
@@ -152,7 +152,7 @@ fn is_reg(name: &str) -> bool {
 }
 
 impl Catalog {
-    /// `results` holds one answer for each of `SNAPSHOT_QUERIES`.
+    /// `results` holds one answer for each of `SETUP_QUERIES` and `SNAPSHOT_QUERIES`.
     pub fn build(results: &[Vec<Vec<Option<String>>>]) -> Result<Self, CatalogError> {
         let answer = |query: usize| {
             results
@@ -160,23 +160,23 @@ impl Catalog {
                 .map(|rows| Answer { query, rows })
                 .ok_or(CatalogError { query, problem: "no answer" })
         };
-        if results.len() != SNAPSHOT_QUERIES.len() {
+        if results.len() != SETUP_QUERIES.len() + SNAPSHOT_QUERIES.len() {
             return Err(CatalogError { query: results.len(), problem: "wrong number of answers" });
         }
-        let flags = flags(answer(1)?)?;
-        let schemas = schemas(answer(2)?)?;
+        let flags = flags(answer(2)?)?;
+        let schemas = schemas(answer(3)?)?;
         let system_schema = *schemas
             .get("pg_catalog")
-            .ok_or(CatalogError { query: 2, problem: "no schema pg_catalog" })?;
+            .ok_or(CatalogError { query: 3, problem: "no schema pg_catalog" })?;
         let system_schemas: HashSet<u32> = schemas
             .iter()
             .filter(|(name, _)| name.starts_with("pg_") || &***name == "information_schema")
             .map(|(_, oid)| *oid)
             .collect();
-        let types = types(answer(7)?, oids(answer(14)?)?, system_schemas)?;
+        let types = types(answer(8)?, oids(answer(14)?)?, system_schemas)?;
         let code = oids(answer(12)?)?;
-        let (relations, by_name) = relations(answer(3)?, answer(4)?, &code, &types)?;
-        let (roots, trees) = trees(answer(5)?)?;
+        let (relations, by_name) = relations(answer(4)?, answer(5)?, &code, &types)?;
+        let (roots, trees) = trees(answer(6)?)?;
         let casts = casts(answer(11)?, &types)?;
         Ok(Self {
             identity: flags.identity,
@@ -185,11 +185,11 @@ impl Catalog {
             relations,
             roots,
             trees,
-            foreign_keys: foreign_keys(answer(6)?)?,
+            foreign_keys: foreign_keys(answer(7)?)?,
             reads: reads(answer(13)?)?,
-            functions: functions(answer(8)?, &types, &casts)?,
+            functions: functions(answer(9)?, &types, &casts)?,
             operators: operators(answer(10)?, &types, &casts)?,
-            built_ins: built_ins(answer(9)?)?,
+            built_ins: built_ins(answer(1)?)?,
             types: named_types(&types),
             classes: types.rows.keys().map(|oid| (*oid, types.class(*oid))).collect(),
             event_triggers: flags.event_triggers,

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 
 pub use build::CatalogError;
 pub use fingerprint::FINGERPRINT_QUERY;
-pub use queries::SNAPSHOT_QUERIES;
+pub use queries::{SETUP_QUERIES, SNAPSHOT_QUERIES};
 
 use super::verdict::TableId;
 

@@ -17,26 +17,38 @@ macro_rules! outside_code {
     };
 }
 
-/// Calls, in the text of a stored node tree, of built-ins that run SQL text (`FORBIDDEN`).
+/// Calls, in the text of a stored node tree, of built-ins that run SQL text.
 macro_rules! runs_sql {
     ($text:literal) => {
-        concat!(
-            "(",
-            $text,
-            ")::text ~ (SELECT ':(aggfnoid|winfnoid|funcid|opfuncid) (' || string_agg(oid::text, '|') \
-             || ') ' FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND proname ~ \
-             '^(query_to_xml|cursor_to_xml|table_to_xml|schema_to_xml|database_to_xml|ts_stat$|\
-             ts_rewrite$|lo_import|lo_export|pg_import_system|set_config$|\
-             pg_(try_)?advisory_(lock|unlock_all))')"
-        )
+        concat!("(", $text, ")::text ~ current_setting('forebay.runs_sql')")
     };
 }
 
-/// One text result set each, in this order, inside one REPEATABLE READ READ ONLY transaction.
+/// Asked once a connection, before anything else; what they answer never changes. One text
+/// result set each.
 ///
-/// The first makes the names in the others mean PostgreSQL's own, whatever the role's settings.
+/// The first makes the names in the others mean PostgreSQL's own, whatever the role's settings,
+/// and keeps the pattern of calls of built-ins that run SQL text (`FORBIDDEN`), since to find
+/// them among all functions takes longer than the rest of a snapshot.
+pub const SETUP_QUERIES: &[&str] = &[
+    "SELECT pg_catalog.set_config('search_path', 'pg_catalog', false), \
+     pg_catalog.set_config('forebay.runs_sql', ':(aggfnoid|winfnoid|funcid|opfuncid) (' || \
+     (SELECT string_agg(oid::text, '|') FROM pg_catalog.pg_proc \
+     WHERE pronamespace = 'pg_catalog'::regnamespace AND proname ~ \
+     '^(query_to_xml|cursor_to_xml|table_to_xml|schema_to_xml|database_to_xml|ts_stat$|\
+     ts_rewrite$|lo_import|lo_export|pg_import_system|set_config$|\
+     pg_(try_)?advisory_(lock|unlock_all))') || ') ', false)",
+    // Built-in names, worst volatility of all overloads; whether `row.name` may call one of them.
+    "SELECT proname::text, \
+     CASE WHEN bool_or(provolatile = 'v') THEN 'v' WHEN bool_or(provolatile = 's') THEN 's' \
+     ELSE 'i' END, \
+     bool_or(pronargs >= 1 AND pronargs - pronargdefaults <= 1 AND proargtypes[0] IN \
+     (2249, 2276, 2283, 2776, 5077, 5079))::text \
+     FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND oid < 16384 GROUP BY proname",
+];
+
+/// One text result set each, in this order, inside one REPEATABLE READ READ ONLY transaction.
 pub const SNAPSHOT_QUERIES: &[&str] = &[
-    "SELECT pg_catalog.set_config('search_path', 'pg_catalog', true)",
     // One row: database, version, event triggers, code in the support of operator classes, and
     // in the expressions of indexes.
     "SELECT (SELECT oid FROM pg_database WHERE datname = current_database())::text, \
@@ -75,13 +87,6 @@ pub const SNAPSHOT_QUERIES: &[&str] = &[
     "SELECT proname::text, pronamespace::text, proargtypes::text, pronargdefaults::text, \
      (provariadic <> 0)::text FROM pg_proc WHERE pronamespace <> 'pg_catalog'::regnamespace \
      OR oid >= 16384",
-    // Built-in names, worst volatility of all overloads; whether `row.name` may call one of them.
-    "SELECT proname::text, \
-     CASE WHEN bool_or(provolatile = 'v') THEN 'v' WHEN bool_or(provolatile = 's') THEN 's' \
-     ELSE 'i' END, \
-     bool_or(pronargs >= 1 AND pronargs - pronargdefaults <= 1 AND proargtypes[0] IN \
-     (2249, 2276, 2283, 2776, 5077, 5079))::text \
-     FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND oid < 16384 GROUP BY proname",
     "SELECT oprname::text, oprnamespace::text, oprleft::text, oprright::text FROM pg_operator \
      WHERE oprnamespace <> 'pg_catalog'::regnamespace OR oid >= 16384",
     "SELECT castsource::text, casttarget::text, castcontext::text, (castfunc >= 16384)::text \

@@ -15,7 +15,7 @@ fn a_partition_shares_the_slot_of_its_root() {
 fn tables_joined_by_a_common_child_share_a_slot() {
     let mut answers = answers();
     let row = |child: &str, parent: &str| vec![Some(child.to_owned()), Some(parent.to_owned())];
-    answers[5] = vec![row("20003", "20001"), row("20003", "20002")];
+    answers[6] = vec![row("20003", "20001"), row("20003", "20002")];
     let catalog = Catalog::build(&answers).unwrap();
     assert_eq!(catalog.root(20002), catalog.root(20001));
     assert_eq!(catalog.root(20003), catalog.root(20001));

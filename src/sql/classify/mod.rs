@@ -205,7 +205,7 @@ fn changes_names(control: &Control) -> bool {
         Control::ResetAll
         | Control::Unreplayable
         | Control::DiscardAll
-        | Control::CreateTemporary => true,
+        | Control::CreateTemporary { .. } => true,
         _ => false,
     }
 }

@@ -232,7 +232,7 @@ fn a_materialised_view_over_writing_code_refreshes_opaquely() {
 #[test]
 fn event_triggers_make_all_they_fire_for_opaque() {
     let mut answers = sample::answers();
-    answers[1][0][2] = Some("1".to_owned());
+    answers[2][0][2] = Some("1".to_owned());
     let catalog = Catalog::build(&answers).unwrap();
     for sql in ["CREATE TEMP TABLE x (id int)", "REFRESH MATERIALIZED VIEW totals"] {
         assert_eq!(verdict_in(sql, &catalog, &["public"]).write, UNKNOWN_CODE, "{sql}");
@@ -242,7 +242,7 @@ fn event_triggers_make_all_they_fire_for_opaque() {
 #[test]
 fn analysing_runs_the_code_of_indexes() {
     let mut answers = sample::answers();
-    answers[1][0][4] = Some("1".to_owned());
+    answers[2][0][4] = Some("1".to_owned());
     let catalog = Catalog::build(&answers).unwrap();
     let opaque = Write::Opaque { commits_inside: true, taints: false };
     for (sql, write) in
@@ -258,7 +258,7 @@ fn syntax_newer_than_the_server_may_be_a_call() {
     let mut answers = sample::answers();
     let sql = "SELECT json_value('{}', '$.a') FROM users";
     opaque(sql);
-    answers[1][0][1] = Some("170000".to_owned());
+    answers[2][0][1] = Some("170000".to_owned());
     let catalog = Catalog::build(&answers).unwrap();
     assert_eq!(verdict_in(sql, &catalog, &["public"]).write, Write::None);
 }
@@ -343,10 +343,28 @@ fn temporary_relations_belong_to_the_session() {
         "SELECT * INTO TEMP x FROM users",
         "CREATE TEMP TABLE x AS SELECT * FROM users",
     ] {
-        controls(sql, &[Control::CreateTemporary]);
+        controls(sql, &[Control::CreateTemporary { code: false }]);
         assert_eq!(verdict(sql).write, Write::None, "{sql}");
     }
     opaque("CREATE TEMP TABLE x AS SELECT writes()");
+    controls("CREATE TEMP VIEW x AS SELECT 1", &[Control::CreateTemporary { code: true }]);
+}
+
+#[test]
+fn only_a_drop_of_what_is_said_to_be_temporary_leaves_the_catalogue() {
+    for sql in ["DROP TABLE pg_temp.x", "DROP VIEW IF EXISTS pg_temp.x, pg_temp.users"] {
+        assert_eq!(verdict(sql).write, Write::None, "{sql}");
+    }
+    for sql in [
+        "DROP TABLE x",
+        "DROP TABLE pg_temp.x, users",
+        "DROP TABLE pg_temp.x CASCADE",
+        "DROP TABLE db.pg_temp.x",
+        "DROP SCHEMA pg_temp",
+        "DROP FUNCTION pg_temp.x",
+    ] {
+        assert_eq!(verdict(sql).write, Write::Catalog, "{sql}");
+    }
 }
 
 #[test]

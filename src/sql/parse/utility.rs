@@ -2,8 +2,8 @@
 
 use pg_raw_parse::Node;
 use pg_raw_parse::nodes::{
-    CopyStmt, CreateTableAsStmt, DiscardMode, DropBehavior, ExplainStmt, RangeVar, SelectStmt,
-    TransactionStmt, TransactionStmtKind, TruncateStmt,
+    CopyStmt, CreateTableAsStmt, DiscardMode, DropBehavior, DropStmt, ExplainStmt, ObjectType,
+    RangeVar, SelectStmt, TransactionStmt, TransactionStmtKind, TruncateStmt,
 };
 
 use super::query::collect;
@@ -107,9 +107,10 @@ fn fill(node: Node<'_>, statement: &mut Statement) -> Result<(), ParseError> {
             Kind::Refreshes
         }
         Node::CreateTableAsStmt(create) => return fill_create_as(create, statement),
-        Node::CreateStmt(create) => temporary(create.relation(), controls),
-        Node::CreateSeqStmt(create) => temporary(create.sequence(), controls),
-        Node::ViewStmt(view) => temporary(view.view(), controls),
+        Node::CreateStmt(create) => temporary(create.relation(), false, controls),
+        Node::CreateSeqStmt(create) => temporary(create.sequence(), false, controls),
+        Node::ViewStmt(view) => temporary(view.view(), true, controls),
+        Node::DropStmt(drop) if drops_temporary(drop) => Kind::Temporary,
         // A cursor's rows come from a statement of another message, an EXECUTE's text too; the
         // deferred triggers that SET CONSTRAINTS fires may do anything.
         Node::FetchStmt(_) | Node::ExecuteStmt(_) | Node::ConstraintsSetStmt(_) => {
@@ -129,7 +130,7 @@ fn fill_select(select: &SelectStmt, statement: &mut Statement) -> Result<(), Par
     collect(Node::SelectStmt(select), &mut statement.facts)?;
     if let Some(into) = leftmost_into(select) {
         statement.tag = "SELECT INTO";
-        statement.kind = temporary(Some(into), &mut statement.controls);
+        statement.kind = temporary(Some(into), false, &mut statement.controls);
         return Ok(());
     }
     if statement.facts.into {
@@ -274,7 +275,7 @@ fn fill_explain(explain: &ExplainStmt, statement: &mut Statement) -> Result<(), 
 #[expect(clippy::wildcard_enum_match_arm, reason = "anything but a query is an EXECUTE")]
 fn fill_create_as(create: &CreateTableAsStmt, statement: &mut Statement) -> Result<(), ParseError> {
     let into = create.into().and_then(|into| into.rel());
-    statement.kind = temporary(into, &mut statement.controls);
+    statement.kind = temporary(into, false, &mut statement.controls);
     match create.query() {
         query @ Node::SelectStmt(_) => collect(query, &mut statement.facts)?,
         _ if statement.kind == Kind::Temporary => {
@@ -286,17 +287,32 @@ fn fill_create_as(create: &CreateTableAsStmt, statement: &mut Statement) -> Resu
 }
 
 /// What creating this relation is: of the session alone, or of the catalogue.
-fn temporary(relation: Option<&RangeVar>, controls: &mut Vec<Control>) -> Kind {
+fn temporary(relation: Option<&RangeVar>, code: bool, controls: &mut Vec<Control>) -> Kind {
     let temporary = relation.is_some_and(|relation| {
         relation.relpersistence.cast_unsigned() == TEMPORARY
             || relation.schemaname().is_some_and(|schema| schema.starts_with("pg_temp"))
     });
     if temporary {
-        controls.push(Control::CreateTemporary);
+        controls.push(Control::CreateTemporary { code });
         Kind::Temporary
     } else {
         Kind::Catalog
     }
+}
+
+/// Drops relations that its text says are temporary, and nothing that hangs on them.
+fn drops_temporary(drop: &DropStmt) -> bool {
+    use ObjectType::{OBJECT_SEQUENCE, OBJECT_TABLE, OBJECT_VIEW};
+    let relations = [OBJECT_TABLE, OBJECT_VIEW, OBJECT_SEQUENCE].contains(&drop.remove_type);
+    let named_temporary = |object: Node<'_>| {
+        let Node::NodeList(names) = object else { return false };
+        let mut names = names.iter();
+        let Some(Node::String(schema)) = names.next() else { return false };
+        names.len() == 1 && schema.sval() == Some("pg_temp")
+    };
+    relations
+        && drop.behavior == DropBehavior::DROP_RESTRICT
+        && drop.objects().iter().all(named_temporary)
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "the rest shares a name")]
