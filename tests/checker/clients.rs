@@ -141,7 +141,7 @@ impl<'a> Reader<'a> {
     fn place(&mut self) -> usize {
         let place = self.random.below(2 * PLACES.len());
         let is_function = PLACES.get(place) == Some(&Place::FunctionText);
-        let chosen = place < PLACES.len() && (!is_function || self.random.below(10) == 0);
+        let chosen = place < PLACES.len() && (!is_function || self.random.below(20) == 0);
         if chosen { place } else { 0 }
     }
 

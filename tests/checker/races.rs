@@ -330,7 +330,7 @@ fn tenants(world: &World) -> io::Result<()> {
 
 /// A temporary table hides a real one of the same name, from its own client only.
 fn temporary_tables(world: &World) -> io::Result<()> {
-    let (mut hiding, mut other) = (world.open()?, world.open()?);
+    let mut other = world.open()?;
     let text = "SELECT max(v) FROM shadow";
     let mut expect = |hidden: bool, hiding: &mut Connection| -> io::Result<()> {
         let seen = [other.simple(text)?.first(), hiding.simple(text)?.first()];
@@ -343,6 +343,8 @@ fn temporary_tables(world: &World) -> io::Result<()> {
         Ok(())
     };
     while world.running() {
+        // What it leaves behind goes with its connection.
+        let mut hiding = world.open()?;
         expect(false, &mut hiding)?;
         hiding
             .simple("BEGIN; CREATE TEMP TABLE shadow ON COMMIT DROP AS SELECT -7::bigint AS v")?;

@@ -42,46 +42,48 @@ const fn kind(name: &'static str, place: Place, weight: u32, run: Run) -> Kind {
 }
 
 pub(crate) const KINDS: &[Kind] = &[
-    kind("update_simple", Place::Row, 9, |write| write.sql("UPDATE r{w} SET v = {n} WHERE id = 1")),
-    kind("update_extended", Place::Row, 9, update_extended),
-    kind("update_prepared", Place::Row, 9, update_prepared),
-    kind("pipeline", Place::Row, 9, pipeline),
-    kind("multi_statement", Place::Row, 6, |write| {
+    kind("update_simple", Place::Row, 12, |write| {
+        write.sql("UPDATE r{w} SET v = {n} WHERE id = 1")
+    }),
+    kind("update_extended", Place::Row, 12, update_extended),
+    kind("update_prepared", Place::Row, 12, update_prepared),
+    kind("pipeline", Place::Row, 12, pipeline),
+    kind("multi_statement", Place::Row, 8, |write| {
         write.sql("UPDATE r{w} SET v = {n} - 1 WHERE id = 1; UPDATE r{w} SET v = {n} WHERE id = 1; SELECT 1")
     }),
-    kind("transaction", Place::Row, 9, transaction),
-    kind("savepoint", Place::Row, 6, savepoint),
-    kind("rollback", Place::Row, 9, rollback),
-    kind("failing_group", Place::Row, 6, failing_group),
-    kind("trigger", Place::Row, 3, |write| write.sql("UPDATE t{w} SET v = {n} WHERE id = 1")),
-    kind("cascade", Place::Cascade, 9, |write| write.sql("UPDATE p{w} SET id = {n}")),
-    kind("default_function", Place::Row, 3, |write| {
+    kind("transaction", Place::Row, 12, transaction),
+    kind("savepoint", Place::Row, 8, savepoint),
+    kind("rollback", Place::Row, 12, rollback),
+    kind("failing_group", Place::Row, 8, failing_group),
+    kind("trigger", Place::Row, 2, |write| write.sql("UPDATE t{w} SET v = {n} WHERE id = 1")),
+    kind("cascade", Place::Cascade, 12, |write| write.sql("UPDATE p{w} SET id = {n}")),
+    kind("default_function", Place::Row, 2, |write| {
         let answer =
             write.connection.simple(&write.fill("INSERT INTO df{w} DEFAULT VALUES RETURNING x"))?;
         let value = answer.first();
         Ok(outcome(answer, value.unwrap_or_default()))
     }),
-    kind("writing_function", Place::Row, 3, |write| write.sql("SELECT wr{w}({n})")),
-    kind("copy", Place::Row, 9, copy),
-    kind("truncate", Place::Row, 6, |write| {
+    kind("writing_function", Place::Row, 2, |write| write.sql("SELECT wr{w}({n})")),
+    kind("copy", Place::Row, 12, copy),
+    kind("truncate", Place::Row, 8, |write| {
         write.block(&["TRUNCATE r{w}", "INSERT INTO r{w} (id, v) VALUES (1, {n})"])
     }),
-    kind("insert", Place::Row, 9, |write| write.sql("INSERT INTO r{w} (v) VALUES ({n})")),
-    kind("delete_insert", Place::Row, 6, |write| {
+    kind("insert", Place::Row, 12, |write| write.sql("INSERT INTO r{w} (v) VALUES ({n})")),
+    kind("delete_insert", Place::Row, 8, |write| {
         write.block(&["DELETE FROM r{w}", "INSERT INTO r{w} (id, v) VALUES (1, {n})"])
     }),
-    kind("on_conflict", Place::Row, 6, |write| {
+    kind("on_conflict", Place::Row, 8, |write| {
         write.sql("INSERT INTO r{w} (id, v) VALUES (1, {n}) ON CONFLICT (id) DO UPDATE SET v = excluded.v")
     }),
-    kind("merge", Place::Row, 6, |write| {
+    kind("merge", Place::Row, 8, |write| {
         write
             .sql("MERGE INTO r{w} r USING one ON r.id = one.x WHEN MATCHED THEN UPDATE SET v = {n}")
     }),
-    kind("writing_cte", Place::Row, 6, |write| {
+    kind("writing_cte", Place::Row, 8, |write| {
         write.sql("WITH u AS (UPDATE r{w} SET v = {n} WHERE id = 1 RETURNING v) SELECT v FROM u")
     }),
-    kind("view", Place::Row, 6, |write| write.sql("UPDATE rv{w} SET v = {n} WHERE id = 1")),
-    kind("do_block", Place::Row, 3, |write| {
+    kind("view", Place::Row, 3, |write| write.sql("UPDATE rv{w} SET v = {n} WHERE id = 1")),
+    kind("do_block", Place::Row, 2, |write| {
         write.sql("DO $$ BEGIN UPDATE checker.r{w} SET v = {n} WHERE id = 1; END $$")
     }),
     kind("call_commits", Place::Row, 2, |write| write.sql("CALL pr{w}({n})")),
@@ -106,32 +108,32 @@ pub(crate) const KINDS: &[Kind] = &[
     }),
     kind("abandon", Place::Row, 2, abandon),
     kind("kill", Place::Row, 2, kill),
-    kind("rewrite", Place::Rewritten, 2, |write| {
+    kind("rewrite", Place::Rewritten, 1, |write| {
         write.sql("ALTER TABLE d{w} ALTER v TYPE bigint USING {n}::bigint")
     }),
-    kind("add_column", Place::Columns, 2, |write| {
+    kind("add_column", Place::Columns, 1, |write| {
         write.sql("ALTER TABLE a{w} ADD c{n} int DEFAULT {n}")
     }),
-    kind("replace_view", Place::ViewText, 2, |write| {
+    kind("replace_view", Place::ViewText, 1, |write| {
         write.sql("CREATE OR REPLACE VIEW vd{w} AS SELECT {n}::bigint AS v FROM one")
     }),
-    kind("replace_function", Place::FunctionText, 2, |write| {
+    kind("replace_function", Place::FunctionText, 1, |write| {
         write.sql(
             "CREATE OR REPLACE FUNCTION f{w}() RETURNS bigint LANGUAGE sql IMMUTABLE \
              AS 'SELECT {n}::bigint'",
         )
     }),
-    kind("partition_root", Place::Partitions, 6, |write| {
+    kind("partition_root", Place::Partitions, 8, |write| {
         write.sql("INSERT INTO pt{w} VALUES ({n})")
     }),
-    kind("partition_leaf", Place::Partitions, 6, |write| {
+    kind("partition_leaf", Place::Partitions, 8, |write| {
         write.sql("INSERT INTO pd{w} VALUES ({n})")
     }),
-    kind("partition_attach", Place::Partitions, 2, |write| {
+    kind("partition_attach", Place::Partitions, 1, |write| {
         write.sql("CREATE TABLE px{w}_{n} (v bigint); INSERT INTO px{w}_{n} VALUES ({n})")?;
         write.sql("ALTER TABLE pt{w} ATTACH PARTITION px{w}_{n} FOR VALUES IN ({n})")
     }),
-    kind("rename_swap", Place::Swapped, 2, |write| {
+    kind("rename_swap", Place::Swapped, 1, |write| {
         write.block(&[
             "CREATE TABLE s{w}_new AS SELECT {n}::bigint AS v",
             "DROP TABLE s{w}",
