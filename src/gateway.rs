@@ -14,7 +14,7 @@ use crate::cache::redis::{Redis, Settings as RedisSettings};
 use crate::cache::{Cache, Limits, Mode};
 use crate::client::Shared;
 use crate::client::registry::{Leave, Registry};
-use crate::config::{CacheMode, Config, DatabaseEntry, Host, PinPolicy, PoolMode};
+use crate::config::{CacheMode, Config, DatabaseEntry, Host, LoadBalance, PinPolicy, PoolMode};
 use crate::insight::Insight;
 use crate::metrics::{CacheCounters, PoolCounters};
 use crate::net::Address;
@@ -22,7 +22,7 @@ use crate::pool::database::Database;
 use crate::pool::io::{Pool, Times};
 use crate::pool::{self, ClientLimits, Common, statements};
 use crate::running::{GatewayError, Running};
-use crate::server::io::Target;
+use crate::server::io::{Hosts, Target};
 use crate::service::Service;
 
 use tokio::sync::watch;
@@ -37,6 +37,8 @@ pub struct Gateway {
     /// Guards what RELOAD replaces; held only to clone or replace the `Arc`.
     running: RwLock<Arc<Running>>,
     pub cache: Arc<Cache>,
+    /// For databases whose answers may not be kept.
+    no_cache: Arc<Cache>,
     pub cache_counters: Arc<CacheCounters>,
     pub shared: Arc<Shared>,
     /// Authenticates users we do not know without showing that we do not.
@@ -98,6 +100,7 @@ impl Gateway {
             cache: Arc::new(
                 Cache::new(mode(config), limits(config), rand::random()).with_redis(redis),
             ),
+            no_cache: Arc::new(Cache::new(Mode::Off, limits(config), rand::random())),
             cache_counters: Arc::default(),
             shared: Arc::new(Shared {
                 registry: Arc::new(Registry::default()),
@@ -150,7 +153,7 @@ impl Gateway {
             return None;
         }
         let target = target(&running, entry, database, &server_user);
-        let address = format!("{:?}", target.address);
+        let address = format!("{:?}", target.hosts.addresses);
         let behind = made
             .databases
             .entry((address, target.database.clone()))
@@ -194,6 +197,7 @@ impl Gateway {
         let mode = match entry.pool_mode.unwrap_or(config.pool.pool_mode) {
             PoolMode::Session => pool::PoolMode::Session,
             PoolMode::Transaction => pool::PoolMode::Transaction,
+            PoolMode::Statement => pool::PoolMode::Statement,
         };
         let pin_policy = match config.pool.pins {
             PinPolicy::Pin => pool::PinPolicy::Pin,
@@ -207,10 +211,12 @@ impl Gateway {
             server_statements_max: target.statements_max,
             message_bytes_max: usize::try_from(config.listen.max_packet_size).unwrap_or(usize::MAX),
         };
+        // Which of several servers has seen a write, and which has not, cannot be known.
+        let several = matches!(entry.host, Host::Several(_));
         let common = Common::new(pool::Parts {
             user: server_user,
             database,
-            cache: Arc::clone(&self.cache),
+            cache: if several { Arc::clone(&self.no_cache) } else { Arc::clone(&self.cache) },
             mode,
             pin_policy,
             statements: statements::Shared::new(shared_max),
@@ -267,7 +273,7 @@ impl Gateway {
             if let Some(entry) = entry {
                 let user = entry.user.as_deref().unwrap_or(&name.1);
                 let target = target(&new, entry, &name.0, user);
-                let key = (format!("{:?}", target.address), target.database.clone());
+                let key = (format!("{:?}", target.hosts.addresses), target.database.clone());
                 if let Some((_, service)) = databases.get(&key) {
                     service.set_target(service_target(&target));
                 }
@@ -329,15 +335,16 @@ fn target(running: &Running, entry: &DatabaseEntry, database: &str, user: &str) 
         Some(password) => Some(Secret::Plain(Password::new(password.reveal().to_owned()))),
         None => running.users.get(user).cloned(),
     };
-    let address = match &entry.host {
-        Host::Name(name) => Address::new(name, entry.port),
-        Host::SocketDirectory(path) => Address::new(&path.to_string_lossy(), entry.port),
+    let hosts = match &entry.host {
+        Host::Several(hosts) => hosts.iter().map(|host| address(host, entry.port)).collect(),
+        host @ (Host::Name(_) | Host::SocketDirectory(_)) => Box::from([address(host, entry.port)]),
     };
+    let round_robin = entry.load_balance_hosts == LoadBalance::RoundRobin;
     let application = entry.application_name.iter().map(|name| ("application_name", name));
     let options = entry.options.iter().map(|options| ("options", options));
     let statements = usize::try_from(running.config.pool.max_prepared_statements).unwrap_or(1);
     Target {
-        address,
+        hosts: Arc::new(Hosts::new(hosts, round_robin)),
         tls: running.server_tls.clone(),
         database: entry.dbname.clone().unwrap_or_else(|| database.to_owned()),
         user: user.to_owned(),
@@ -348,6 +355,10 @@ fn target(running: &Running, entry: &DatabaseEntry, database: &str, user: &str) 
             .collect(),
         statements_max: NonZeroUsize::new(statements).unwrap_or(NonZeroUsize::MIN),
     }
+}
+
+fn address(host: &Host, port: u16) -> Address {
+    Address::new(&host.to_string(), port)
 }
 
 /// Whether a pool of the old settings is what the new ones would make, but for its size and

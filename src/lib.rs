@@ -24,3 +24,4 @@ pub mod stop;
 pub mod reload;
 pub mod console;
 pub mod listener;
+pub mod log;

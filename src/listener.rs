@@ -4,8 +4,8 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
-use tokio::net::{TcpListener, TcpStream};
 
+use crate::admin::conversation::Access;
 use crate::auth::ClientAuth;
 use crate::client::close::CloseReason;
 use crate::client::io as client_io;
@@ -15,6 +15,7 @@ use crate::client::startup::{self, Proof};
 use crate::config::{Config, SslMode};
 use crate::console::report::Report;
 use crate::gateway::{Gateway, Opened};
+use crate::net::listen::{Listener, own_uid};
 use crate::net::{Peer, Stream, accept_tls};
 use crate::pool::Reported;
 use crate::server::io::ServerError;
@@ -28,10 +29,10 @@ use crate::{console, stop};
 const UNPROVEN_BYTES_MAX: usize = 64 * 1024;
 
 /// Accepts until the process ends. `console`: everybody who connects here gets the console.
-pub async fn accept(listener: TcpListener, gateway: Arc<Gateway>, console: bool) {
+pub async fn accept(listener: Listener, gateway: Arc<Gateway>, console: bool) {
     loop {
         match listener.accept().await {
-            Ok((stream, _address)) => {
+            Ok(stream) => {
                 tokio::spawn(serve(stream, Arc::clone(&gateway), console));
             }
             Err(error) => {
@@ -60,14 +61,16 @@ struct Known {
     out: Vec<u8>,
     /// It wants the console, not a database.
     console: bool,
+    /// It is there without a secret, as the user this process runs as.
+    own: bool,
 }
 
-async fn serve(stream: TcpStream, gateway: Arc<Gateway>, console: bool) {
+async fn serve(stream: Stream, gateway: Arc<Gateway>, console: bool) {
     // Fails only on a socket that is gone already, and then the first read says so.
-    let _gone = stream.set_nodelay(true);
+    let _gone = stream.set_nodelay();
     let timeout = gateway.config().listen.client_login_timeout;
     let input = BytesMut::with_capacity(1024);
-    let mut newcomer = Newcomer { stream: Some(Stream::Tcp(stream)), input, gateway };
+    let mut newcomer = Newcomer { stream: Some(stream), input, gateway };
     let login = newcomer.log_in(console);
     let known = match timeout {
         Duration::ZERO => login.await,
@@ -115,12 +118,15 @@ impl Newcomer {
         if !console && stop::has_begun(&self.gateway) {
             return Err(CloseReason::ShuttingDown);
         }
-        let out = self.authenticate(&user, out).await?;
+        let own = console && self.is_own(&user);
+        if !own {
+            out = self.authenticate(&user, out).await?;
+        }
         // Only who has proven who it is learns which databases there are.
         if !console && !self.gateway.knows_database(&database) {
             return Err(CloseReason::NoSuchDatabase(database));
         }
-        Ok(Some(Known { user, database, startup, out, console }))
+        Ok(Some(Known { user, database, startup, out, console, own }))
     }
 
     async fn packet(&mut self) -> Result<Packet, CloseReason> {
@@ -206,6 +212,13 @@ impl Newcomer {
         }
     }
 
+    /// The user `pgbouncer` on a Unix socket from a process of our own user may do everything, as
+    /// in PgBouncer: such a process could as well end ours.
+    fn is_own(&self, user: &str) -> bool {
+        let peer = self.stream.as_ref().and_then(|stream| stream.peer_uid().ok().flatten());
+        user == console::DATABASE && peer.is_some() && peer == own_uid()
+    }
+
     fn is_tls(&self) -> bool {
         self.stream.as_ref().is_some_and(Stream::is_tls)
     }
@@ -239,7 +252,8 @@ impl Newcomer {
     async fn cancel(&mut self, pid: u32, key: &[u8]) {
         if let Some(cancelling) = self.gateway.shared.registry.begin_cancel(pid, key) {
             let current = &cancelling.current;
-            let sent = crate::server::io::cancel(&current.target, current.pid, &current.key);
+            let sent =
+                crate::server::io::cancel(&current.target, current.host, current.pid, &current.key);
             if tokio::time::timeout(Duration::from_secs(10), sent).await.is_err() {
                 tracing::warn!(server_pid = current.pid, "cancel request timed out");
             }
@@ -279,7 +293,9 @@ impl Newcomer {
     }
 
     async fn serve_console(mut self, known: Known) -> CloseReason {
-        let Some(access) = console::access(&self.gateway.config(), &known.user) else {
+        let own = known.own.then_some(Access::All);
+        let Some(access) = own.or_else(|| console::access(&self.gateway.config(), &known.user))
+        else {
             let reason = CloseReason::LoginFailed("not allowed".into());
             self.refuse(&reason).await;
             return reason;

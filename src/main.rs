@@ -1,17 +1,16 @@
 //! The program: arguments, settings, logging, run, exit code.
 
-use std::io::{IsTerminal as _, Write as _};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use forebay::admin::cache_show;
-use forebay::config::{self, CacheMode, Config, Exit, ListenAddress, Loaded, LogFormat, LogLevel};
+use forebay::config::{self, CacheMode, Config, Exit, Loaded};
 use forebay::gateway::{Gateway, Stage};
+use forebay::log::{self, Log};
+use forebay::net::listen::{Listener, listen_tcp, listen_unix};
 use forebay::{listener, reload, stop};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let loaded = config::load(std::env::args_os(), &|path| std::fs::read_to_string(path));
@@ -37,7 +36,10 @@ fn fail(text: String) -> ExitCode {
 }
 
 fn run(loaded: Loaded) -> ExitCode {
-    let set_level = start_log(&loaded.config);
+    let log = match log::start(&loaded.config) {
+        Ok(log) => log,
+        Err(error) => return fail(format!("forebay: cannot open the log file: {error}")),
+    };
     for notice in &loaded.notices {
         tracing::info!("{notice}");
     }
@@ -51,36 +53,27 @@ fn run(loaded: Loaded) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(format!("forebay: cannot start threads: {error}")),
     };
-    let code = runtime.block_on(serve(loaded.config, set_level));
+    let code = runtime.block_on(serve(loaded.config, log));
     runtime.shutdown_background();
     code
 }
 
-async fn serve(config: Config, set_level: SetLevel) -> ExitCode {
+async fn serve(config: Config, log: Log) -> ExitCode {
     let gateway = match Gateway::new(config) {
         Ok(gateway) => Arc::new(gateway),
         Err(error) => return fail(format!("forebay: {error}")),
     };
     let config = gateway.config();
-    let mut listening = Vec::new();
-    for address in config.listen_addresses() {
-        match bind(&address).await {
-            Ok(listener) => listening.push((listener, false)),
-            Err(error) => return fail(format!("forebay: cannot listen on {address}: {error}")),
-        }
-    }
-    if let Some(address) = &config.admin.address {
-        match bind(address).await {
-            Ok(listener) => listening.push((listener, true)),
-            Err(error) => return fail(format!("forebay: cannot listen on {address}: {error}")),
-        }
-    }
+    let listening = match listen(&config).await {
+        Ok(listening) => listening,
+        Err(error) => return fail(format!("forebay: {error}")),
+    };
     greet(&gateway, &listening);
     for (listener, console) in listening {
         tokio::spawn(listener::accept(listener, Arc::clone(&gateway), console));
     }
     tokio::spawn(listener::upkeep(Arc::clone(&gateway)));
-    gateway.on_reload(Box::new(move |config| set_level(config.log.level)));
+    gateway.on_reload(Box::new(move |config| log.apply(config)));
     if let Err(error) = listen_to_signals(&gateway) {
         return fail(format!("forebay: cannot listen to signals: {error}"));
     }
@@ -89,20 +82,28 @@ async fn serve(config: Config, set_level: SetLevel) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// `*` is every address: both families where the system has them.
-async fn bind(address: &ListenAddress) -> std::io::Result<TcpListener> {
-    let port = address.port;
-    if address.host != "*" {
-        return TcpListener::bind((address.host.as_str(), port)).await;
+/// Every socket to listen on, and whether it is for the console alone.
+async fn listen(config: &Config) -> Result<Vec<(Listener, bool)>, String> {
+    let clients = config.listen_addresses().map(|address| (address, false));
+    let console = config.admin.address.iter().map(|address| (address.clone(), true));
+    let mut listening = Vec::new();
+    for (address, console) in clients.chain(console) {
+        let listener = listen_tcp(&address.host, address.port).await;
+        let listener = listener.map_err(|error| format!("cannot listen on {address}: {error}"))?;
+        listening.push((listener, console));
     }
-    match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
-        Ok(listener) => Ok(listener),
-        Err(_no_such_family) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await,
+    if let Some(directory) = &config.listen.unix_socket_dir {
+        let (port, mode) = (config.listen.listen_port, config.listen.unix_socket_mode);
+        let listener = listen_unix(directory, port, mode.0).map_err(|error| {
+            format!("cannot listen on a Unix socket in {}: {error}", directory.display())
+        })?;
+        listening.push((listener, false));
     }
+    Ok(listening)
 }
 
 /// The lines by which an operator sees what was started.
-fn greet(gateway: &Gateway, listening: &[(TcpListener, bool)]) {
+fn greet(gateway: &Gateway, listening: &[(Listener, bool)]) {
     let config = gateway.config();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -123,16 +124,17 @@ fn greet(gateway: &Gateway, listening: &[(TcpListener, bool)]) {
         tracing::info!("writes that bypass Forebay are seen within {max_age}");
     }
     for (listener, console) in listening {
-        // A socket that listens has an address.
-        let Ok(address) = listener.local_addr() else { continue };
-        if *console {
+        if *console
+            && let Listener::Tcp(socket) = listener
+            && let Ok(address) = socket.local_addr()
+        {
             let users = config.admin.admin_users.first().map(String::as_str);
             let url_user = config.credentials.as_ref().map(|credentials| credentials.user.as_str());
             let user = users.or(url_user).unwrap_or("<admin user>");
             let (host, port) = (address.ip(), address.port());
-            tracing::info!(%address, "console: psql -h {host} -p {port} -U {user} forebay");
+            tracing::info!("console: psql -h {host} -p {port} -U {user} forebay");
         } else {
-            tracing::info!(%address, "listening for clients");
+            tracing::info!("listening on {listener}");
         }
     }
 }
@@ -170,38 +172,4 @@ fn listen_to_signals(gateway: &Arc<Gateway>) -> std::io::Result<()> {
     // PgBouncer pauses and resumes; without a handler they would end the program.
     on(SignalKind::user_defined1(), |_| tracing::warn!("got SIGUSR1, ignoring: no PAUSE yet"))?;
     on(SignalKind::user_defined2(), |_| tracing::warn!("got SIGUSR2, ignoring: no RESUME yet"))
-}
-
-type SetLevel = Box<dyn Fn(LogLevel) + Send + Sync>;
-
-/// Starts the log; gives what changes its level later.
-fn start_log(config: &Config) -> SetLevel {
-    let filter = EnvFilter::new(config.log.level.name());
-    let log = tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    match config.log.format {
-        LogFormat::Text => {
-            let log = log.with_target(false).with_env_filter(filter).with_filter_reloading();
-            let handle = log.reload_handle();
-            log.init();
-            set_level(move |filter| handle.reload(filter))
-        }
-        LogFormat::Json => {
-            let log = log.json().with_env_filter(filter).with_filter_reloading();
-            let handle = log.reload_handle();
-            log.init();
-            set_level(move |filter| handle.reload(filter))
-        }
-    }
-}
-
-fn set_level(
-    reload: impl Fn(EnvFilter) -> Result<(), tracing_subscriber::reload::Error> + Send + Sync + 'static,
-) -> SetLevel {
-    Box::new(move |level| {
-        if let Err(error) = reload(EnvFilter::new(level.name())) {
-            tracing::error!(%error, "cannot change the level of the log");
-        }
-    })
 }

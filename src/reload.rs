@@ -25,6 +25,12 @@ pub fn reload(gateway: &Gateway, read: Read<'_>) -> Result<Vec<String>, String> 
     result
 }
 
+/// Sets one setting until the next reload, by the name that `SHOW CONFIG` has for it.
+pub fn set(gateway: &Gateway, key: &str, value: &str, read: Read<'_>) -> Result<(), String> {
+    let config = config::set(&gateway.config(), key, value, read)?;
+    gateway.apply(config).map_err(|error| error.to_string())
+}
+
 fn apply(gateway: &Gateway, read: Read<'_>) -> Result<Vec<String>, String> {
     let loaded =
         config::load(std::env::args_os(), read).map_err(|exit| exit.text.trim_end().to_owned())?;

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 const IO_FILES: &[&str] = &[
     "main.rs",
     "listener.rs",
+    "log.rs",
     "service.rs",
     "gateway.rs",
     "net/",

@@ -15,8 +15,11 @@ pub enum Command {
     Probe(Probe),
     /// SET of such a setting, which does nothing.
     SetIgnored,
-    /// SET of anything else.
-    SetRefused,
+    /// SET of a setting of ours.
+    Set {
+        key: String,
+        value: String,
+    },
     /// BEGIN and its kin, which drivers send around everything. They do nothing.
     Transaction(Transaction),
     FlushCache,
@@ -144,6 +147,7 @@ pub const HELP: &str = "Console usage
 	SHOW CACHE|CACHE_REASONS|CLIENT_STATS|SLOW|PINS
 	FLUSH CACHE
 	RELOAD
+	SET key = value
 	KILL_CLIENT <client_id>
 	SHUTDOWN
 	SHUTDOWN WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS";
@@ -168,6 +172,11 @@ impl Command {
         if text.len() > TEXT_BYTES_MAX {
             return Err(invalid());
         }
+        if let Some((key, value)) = assignment(text)
+            && !SET_IGNORED.contains(&key.as_str())
+        {
+            return Ok(Self::Set { key, value });
+        }
         let words = words(text).ok_or_else(invalid)?;
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         Self::from_words(&words).ok_or_else(invalid)
@@ -182,7 +191,6 @@ impl Command {
             ["select", "1"] => Self::Probe(ONE),
             ["show" | "select", what] | ["select", "*", "from", what] => Self::show(what)?,
             ["set", name, _, ..] if SET_IGNORED.contains(name) => Self::SetIgnored,
-            ["set", _, _, ..] => Self::SetRefused,
             ["begin", ..] | ["start", "transaction", ..] => Self::Transaction(Transaction::Begin),
             ["commit" | "end"] => Self::Transaction(Transaction::Commit),
             ["rollback" | "abort"] => Self::Transaction(Transaction::Rollback),
@@ -212,7 +220,7 @@ impl Command {
             | Self::SetIgnored
             | Self::Transaction(_)
             | Self::Empty => true,
-            Self::SetRefused
+            Self::Set { .. }
             | Self::FlushCache
             | Self::Reload
             | Self::Shutdown(_)
@@ -227,7 +235,7 @@ impl Command {
             Self::Probe(probe) => Some(probe.columns),
             Self::Help
             | Self::SetIgnored
-            | Self::SetRefused
+            | Self::Set { .. }
             | Self::Transaction(_)
             | Self::FlushCache
             | Self::Reload
@@ -236,6 +244,26 @@ impl Command {
             | Self::Empty => None,
         }
     }
+}
+
+/// `SET key = value` or `SET key TO value`: the key in lower case, the value as written, without
+/// its quotes.
+fn assignment(text: &str) -> Option<(String, String)> {
+    let text = text.trim().trim_end_matches([';', ' ', '\t', '\r', '\n']);
+    let (set, rest) = text.split_once(char::is_whitespace)?;
+    let rest = rest.trim_start();
+    let key_end = rest.find(|c: char| c.is_whitespace() || c == '=')?;
+    let (key, rest) = rest.split_at_checked(key_end)?;
+    let rest = rest.trim_start();
+    let to = rest.get(..2).filter(|word| word.eq_ignore_ascii_case("to"));
+    let value = match rest.strip_prefix('=') {
+        Some(value) => value,
+        None => to.and(rest.get(2..)).filter(|value| value.starts_with(char::is_whitespace))?,
+    };
+    let value = value.trim();
+    let quoted = value.strip_prefix('\'').and_then(|value| value.strip_suffix('\''));
+    let value = quoted.map_or_else(|| value.to_owned(), |value| value.replace("''", "'"));
+    set.eq_ignore_ascii_case("set").then(|| (key.to_lowercase(), value))
 }
 
 /// Words in lower case, texts and names without their quotes, `=` and `*` as words of their own;
@@ -308,7 +336,16 @@ mod tests {
         check("set datestyle to iso", &Command::SetIgnored);
         check("SET extra_float_digits=3", &Command::SetIgnored);
         check("SET TIME ZONE 'UTC'", &Command::SetIgnored);
-        check("set default_pool_size = 3", &Command::SetRefused);
+        for text in [
+            "set Pool_Size = A'b",
+            "SET pool_size='A''b';",
+            "set pool_size TO A'b",
+            "set pool_size=A'b",
+        ] {
+            let set = Command::Set { key: "pool_size".into(), value: "A'b".into() };
+            check(&text.replace("Pool_Size", "POOL_SIZE"), &set);
+        }
+        check("set x =", &Command::Set { key: "x".into(), value: String::new() });
         check("BEGIN READ ONLY", &Command::Transaction(Transaction::Begin));
         check("COMMIT", &Command::Transaction(Transaction::Commit));
         let Ok(Command::Probe(probe)) = Command::parse("SHOW client_encoding") else { panic!() };
@@ -323,7 +360,7 @@ mod tests {
             let expected = format!("invalid command '{text}', use SHOW HELP;");
             assert_eq!(Command::parse(text), Err(Invalid(expected)));
         }
-        for text in ["show 'pools", "/* show pools", "set x", "\"", "show =", "é'"] {
+        for text in ["show 'pools", "/* show pools", "set x", "\"", "show =", "é'", "set x y"] {
             assert!(Command::parse(text).is_err(), "{text}");
         }
         assert!(Command::parse(&"x".repeat(TEXT_BYTES_MAX + 1)).is_err());

@@ -169,7 +169,6 @@ impl Conversation {
                 Command::SetIgnored => {
                     Outcome::Done { tag: "SET", notices: vec!["SET ignored".into()] }
                 }
-                Command::SetRefused => refused(sqlstate::PROTOCOL_VIOLATION, "SET failed".into()),
                 Command::Transaction(transaction) => self.transaction(transaction),
                 Command::Probe(probe) => {
                     let mut table = Table::new(probe.columns);
@@ -184,6 +183,7 @@ impl Conversation {
                     return Step::Next;
                 }
                 Command::Show(_)
+                | Command::Set { .. }
                 | Command::FlushCache
                 | Command::Reload
                 | Command::Shutdown(_)

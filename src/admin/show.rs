@@ -201,7 +201,7 @@ pub fn databases(databases: &[Database]) -> Table {
             value(0),
             value(database.server_lifetime.as_secs()),
             database.mode.map(|mode| mode.name().to_owned()),
-            None,
+            database.load_balance_hosts.map(str::to_owned),
             value(0),
             value(database.servers),
             value(0),

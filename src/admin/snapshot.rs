@@ -69,6 +69,8 @@ pub struct Database {
     pub force_user: Option<String>,
     pub pool_size: u32,
     pub server_lifetime: Duration,
+    /// `None`: there is one host.
+    pub load_balance_hosts: Option<&'static str>,
     /// `None`: as `pool_mode` says for all.
     pub mode: Option<PoolMode>,
     pub servers: usize,

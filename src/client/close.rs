@@ -50,6 +50,8 @@ pub enum CloseReason {
     Reconfigured,
     /// Session state that the policy does not allow in transaction pooling.
     PinRefused(Pin),
+    /// In statement pooling.
+    TransactionBlock,
 }
 
 impl CloseReason {
@@ -91,6 +93,9 @@ impl CloseReason {
                     pin.name()
                 )
             }
+            Self::TransactionBlock => {
+                "transaction blocks not allowed in statement pooling mode".into()
+            }
             Self::CancelledWaiting => "canceling statement due to user request".into(),
             Self::AdminKill => "admin forced disconnect".into(),
             Self::Reconfigured => "database configuration changed".into(),
@@ -108,6 +113,7 @@ impl CloseReason {
             | Self::MessageTooLarge { .. }
             | Self::StartupMalformed
             | Self::LoginTimeout
+            | Self::TransactionBlock
             | Self::QueryWaitTimeout => sqlstate::PROTOCOL_VIOLATION,
             Self::StartupVersion { .. } | Self::PinRefused(_) => sqlstate::FEATURE_NOT_SUPPORTED,
             Self::NoUser | Self::TlsRequired | Self::LoginFailed(_) => {

@@ -21,6 +21,7 @@ use crate::wire::frontend;
 use super::close::CloseReason;
 use super::look_up::Answer;
 use super::registry::{Current, Entry, Leave};
+use super::replies::ServerFault;
 use super::session::{Outcome, Session, Taken};
 use super::{Shared, statistics};
 
@@ -251,7 +252,7 @@ impl Task {
 
     fn take_lease(&mut self, mut lease: Lease) {
         self.session.adopt(&mut lease.connection.server);
-        let current = Current::new(self.pool.target.clone(), &lease.connection);
+        let current = Current::new(Arc::clone(&self.pool.target), &lease.connection);
         self.entry.set_current(Some(Arc::new(current)));
         self.session.common.counters.server_assignment.one();
         self.lease = Some(lease);
@@ -283,6 +284,9 @@ impl Task {
         let replies =
             self.session.replies(&mut connection.server, &mut connection.input, now, &mut self.out);
         replies.map_err(|fault| {
+            if fault == ServerFault::TransactionBlock {
+                return CloseReason::TransactionBlock;
+            }
             tracing::warn!(server_id = connection.server.id, ?fault, "server broke the protocol");
             CloseReason::ServerLost
         })?;

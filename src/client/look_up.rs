@@ -190,7 +190,7 @@ impl Session {
     /// The cause for which the policy refuses the statement, if it does.
     fn refused(&self, verdict: &Verdict) -> Option<Pin> {
         let refuses = self.common.pin_policy == PinPolicy::Refuse
-            && self.common.mode == PoolMode::Transaction
+            && self.common.mode != PoolMode::Session
             && !verdict.controls.is_empty();
         refuses.then(|| Pins::added_by(&verdict.controls)).flatten()
     }

@@ -83,7 +83,9 @@ pub struct Shown {
 
 /// The server a client has now, and the cancels that are on their way to it.
 pub struct Current {
-    pub target: Target,
+    pub target: Arc<Target>,
+    /// Which of the target's hosts it is on.
+    pub host: usize,
     pub server_id: u64,
     pub pid: u32,
     pub key: Vec<u8>,
@@ -95,10 +97,11 @@ pub struct Current {
 }
 
 impl Current {
-    pub fn new(target: Target, connection: &Connection) -> Self {
+    pub fn new(target: Arc<Target>, connection: &Connection) -> Self {
         let server = &connection.server;
         Self {
             target,
+            host: connection.host,
             server_id: server.id,
             pid: server.pid,
             key: server.cancel_key.clone(),

@@ -7,6 +7,7 @@ use std::time::Instant;
 use bytes::{Buf, BytesMut};
 
 use crate::cache::coherence::Scope;
+use crate::pool::PoolMode;
 use crate::server::Server;
 use crate::server::outstanding::{Deliver, Owed, Reply};
 use crate::sql::verdict::Control;
@@ -28,6 +29,8 @@ pub enum ServerFault {
     },
     /// Settings or a statement of ours that PostgreSQL refused.
     OwnQueryFailed,
+    /// No fault of the server's: its client began a transaction in statement pooling.
+    TransactionBlock,
 }
 
 impl Session {
@@ -319,6 +322,9 @@ impl Session {
         let Some(RequestKind::Unit(unit)) = self.take_request(request) else {
             return Err(unexpected);
         };
+        if status != Status::Idle && self.common.mode == PoolMode::Statement {
+            return Err(ServerFault::TransactionBlock);
+        }
         self.transaction.status = status;
         let ending = std::mem::take(&mut self.ending);
         self.end_of_unit(unit, ending, status, server);

@@ -298,7 +298,7 @@ impl Session {
             && self.group.is_empty()
             && self.pins.is_empty()
             && match self.common.mode {
-                PoolMode::Transaction => true,
+                PoolMode::Transaction | PoolMode::Statement => true,
                 PoolMode::Session => false,
             }
     }

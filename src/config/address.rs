@@ -60,3 +60,20 @@ impl Value for Option<ListenAddress> {
         plain_or_quoted(&address, style)
     }
 }
+/// Permissions of a file, as `chmod` takes them: `0777`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileMode(pub u32);
+
+impl Value for FileMode {
+    fn read(raw: &Raw, range: Range) -> Result<Self, String> {
+        raw.as_text()
+            .and_then(|text| u32::from_str_radix(text, 8).ok())
+            .filter(|mode| *mode <= 0o7777)
+            .map(Self)
+            .ok_or_else(|| expected::<Self>("permissions in octal, such as \"0777\"", raw, range))
+    }
+
+    fn show(&self, style: Style) -> String {
+        plain_or_quoted(&format!("{:04o}", self.0), style)
+    }
+}

@@ -6,6 +6,7 @@ use std::io;
 use std::path::Path;
 
 use super::database::{Databases, Elsewhere};
+use super::settings::{Applies, SETTINGS, WITHOUT_EFFECT};
 use super::url::{self, ServerUrl};
 use super::value::Raw;
 use super::{
@@ -38,8 +39,9 @@ pub(super) fn check(
     }
     checker.apply(rest);
 
-    let socket_directory = files.unix_socket_directory.as_deref().unwrap_or("/tmp");
-    checker.databases(&files.databases, server_url.as_ref(), socket_directory);
+    let socket_directory = checker.config.listen.unix_socket_dir.clone();
+    let socket_directory = socket_directory.unwrap_or_else(|| "/tmp".into());
+    checker.databases(&files.databases, server_url.as_ref(), &socket_directory.to_string_lossy());
     if let Some(server_url) = server_url {
         checker.config.default_database = server_url.default_database;
         checker.config.credentials = Some(server_url.credentials);
@@ -57,15 +59,45 @@ pub(super) fn check(
     }
 }
 
+/// `config` with one setting changed, named as `SHOW CONFIG` names it; or what is wrong with that.
+pub fn set(
+    config: &Config,
+    key: &str,
+    value: &str,
+    read_file: &dyn Fn(&Path) -> io::Result<String>,
+) -> Result<Config, String> {
+    let Some(setting) = SETTINGS.iter().find(|setting| setting.shown_name() == key) else {
+        let accepted = WITHOUT_EFFECT.iter().any(|(known, _)| *known == key);
+        let unknown = || format!("unknown setting {}", key.escape_debug());
+        return accepted.then(|| config.clone()).ok_or_else(unknown);
+    };
+    if setting.applies == Applies::AtStart {
+        return Err(format!("{key} cannot be changed without a restart"));
+    }
+    let mut checker = Checker {
+        config: config.clone(),
+        places: HashMap::new(),
+        failed: Vec::new(),
+        mistakes: Vec::new(),
+        notices: Vec::new(),
+    };
+    let raw = Raw::Untyped(value.to_owned());
+    checker.apply(vec![WrittenSetting { setting, place: Place::Nowhere, raw }]);
+    checker.userlist(read_file);
+    checker.authentication();
+    checker.tls();
+    checker.cache();
+    if checker.mistakes.is_empty() {
+        return Ok(checker.config);
+    }
+    let lines: Vec<String> = checker.mistakes.iter().map(ToString::to_string).collect();
+    Err(lines.join("; "))
+}
+
 fn notices(files: &Written) -> Vec<String> {
     let mut ignored: Vec<_> = files.without_effect.iter().collect();
     ignored.sort_by_key(|(_, place)| *place);
-    let notice = |(name, place): (&String, &Place)| match name.as_str() {
-        "unix_socket_dir" => {
-            format!("{place}unix_socket_dir: accepted, but clients cannot use Unix sockets yet")
-        }
-        name => format!("{place}{name}: accepted, has no effect yet"),
-    };
+    let notice = |(name, place)| format!("{place}{name}: accepted, has no effect yet");
     ignored.into_iter().map(notice).collect()
 }
 
@@ -158,9 +190,12 @@ impl Checker {
     }
 
     fn listening(&mut self) {
-        if self.config.listen.listen_addr.is_empty() && self.all_read(&["listen.listen_addr"]) {
-            let text = "expected an address such as 127.0.0.1; clients cannot connect by Unix \
-                        socket yet";
+        let listen = &self.config.listen;
+        if listen.listen_addr.is_empty()
+            && listen.unix_socket_dir.is_none()
+            && self.all_read(&["listen.listen_addr", "listen.unix_socket_dir"])
+        {
+            let text = "expected an address such as 127.0.0.1, or a unix_socket_dir";
             self.mistake("listen.listen_addr", text);
         }
         let Some(admin) = self.config.admin.address.clone() else {

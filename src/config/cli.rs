@@ -9,8 +9,8 @@ use clap::Parser;
 use super::settings::by_name;
 use super::value::{Raw, Style};
 use super::{
-    Base, Config, DatabaseEntry, Host, ListenAddress, Loaded, Mistake, Place, SETTINGS, Written,
-    check, file, ini, reference, url,
+    Base, Config, DatabaseEntry, ListenAddress, Loaded, Mistake, Place, SETTINGS, Written, check,
+    file, ini, reference, url,
 };
 
 // Not doc comments: those need backticks, which would be printed.
@@ -73,6 +73,18 @@ struct Arguments {
     #[arg(long, value_name = "N")]
     workers: Option<String>,
 
+    /// Errors alone, and nothing on standard error where there is a log file
+    #[arg(short, long)]
+    quiet: bool,
+    /// Log more; twice, everything
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// PgBouncer's options that a service manager does better
+    #[arg(short = 'd', long, hide = true)]
+    daemon: bool,
+    #[arg(short = 'R', long, hide = true)]
+    reboot: bool,
+
     /// Print the settings that would be used, and exit
     #[arg(long)]
     check: bool,
@@ -121,6 +133,14 @@ pub fn load(
     if arguments.defaults {
         return Err(Exit::success(reference()));
     }
+    if arguments.daemon || arguments.reboot {
+        let option = if arguments.daemon { "-d" } else { "-R" };
+        let text = format!(
+            "{option}: not supported: leave that to the service manager, such as systemd; for a \
+             restart without a gap start a second Forebay with so_reuseport\n"
+        );
+        return Err(Exit { code: Exit::USAGE, text });
+    }
     let (base, files) = arguments.files(read);
     let loaded = check::check(base, files, arguments.options(), read)
         .map_err(|mistakes| Exit::mistakes(&mistakes))?;
@@ -159,6 +179,11 @@ impl Arguments {
             set(&mut written, "server.url", Place::Url, url);
         }
         let no_cache = self.no_cache.then(|| "off".to_owned());
+        let level = match self.verbose {
+            0 => self.log_level.clone(),
+            1 => Some("debug".to_owned()),
+            _ => Some("trace".to_owned()),
+        };
         let options = [
             ("--admin-listen", "admin.address", &self.admin_listen),
             ("--pool-mode", "pool.pool_mode", &self.pool_mode),
@@ -170,7 +195,7 @@ impl Arguments {
             ("--redis", "redis.url", &self.redis),
             ("--tls-cert", "tls.client_tls_cert_file", &self.tls_cert),
             ("--tls-key", "tls.client_tls_key_file", &self.tls_key),
-            ("--log-level", "log.level", &self.log_level),
+            ("--log-level", "log.level", &level),
             ("--log-format", "log.format", &self.log_format),
             ("--workers", "listen.workers", &self.workers),
         ];
@@ -244,10 +269,7 @@ fn summary(loaded: &Loaded) -> String {
 }
 
 fn whereabouts(entry: &DatabaseEntry) -> String {
-    let host = match &entry.host {
-        Host::Name(name) => name.clone(),
-        Host::SocketDirectory(path) => path.display().to_string(),
-    };
+    let host = &entry.host;
     let user = entry.user.as_ref().map_or_else(String::new, |user| format!(" user {user}"));
     let dbname = entry.dbname.as_ref().map_or_else(String::new, |name| format!(" dbname {name}"));
     format!("{host} port {}{dbname}{user}", entry.port)

@@ -1,11 +1,12 @@
 //! The entries of `[databases]`: which database a client may name, and where each one is.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use super::mistake::{closest, suggestion};
 use super::url::parse_host;
 use super::value::Value;
-use super::{Mistake, PoolMode, Range, SecretText, WrittenDatabase, WrittenKey};
+use super::{LoadBalance, Mistake, PoolMode, Range, SecretText, WrittenDatabase, WrittenKey};
 
 /// One database that clients may name, and where it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub struct DatabaseEntry {
     pub name: String,
     pub host: Host,
     pub port: u16,
+    /// How connections are spread over several hosts.
+    pub load_balance_hosts: LoadBalance,
     /// What PostgreSQL calls it. `None`: the name the client used.
     pub dbname: Option<String>,
     /// Log in as this user, whoever the client is. `None`: as the client's.
@@ -36,6 +39,25 @@ pub enum Host {
     Name(String),
     /// The directory of its Unix socket, `.s.PGSQL.<port>`.
     SocketDirectory(PathBuf),
+    /// At several of these; connections are spread over them, or go to the first that can be
+    /// reached.
+    Several(Vec<Self>),
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::SocketDirectory(path) => path.display().fmt(f),
+            Self::Several(hosts) => {
+                for (index, host) in hosts.iter().enumerate() {
+                    let comma = if index == 0 { "" } else { "," };
+                    write!(f, "{comma}{host}")?;
+                }
+                Ok(())
+            }
+        }
+    }
 }
 
 /// Keys of an entry of `[databases]`, in TOML and in `pgbouncer.ini`.
@@ -74,7 +96,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     "client_encoding",
     "connect_query",
     "datestyle",
-    "load_balance_hosts",
     "max_db_client_connections",
     "max_db_connections",
     "min_pool_size",
@@ -178,6 +199,7 @@ fn set(entry: &mut DatabaseEntry, key: &WrittenKey) -> Result<(), String> {
                 entry.host = parse_host(&text).map_err(str::to_owned)?;
             }
         }
+        "load_balance_hosts" => entry.load_balance_hosts = LoadBalance::read(raw, Range::Any)?,
         "port" => entry.port = u16::read(raw, Range::Between(1, 65_535))?,
         "dbname" => entry.dbname = Some(String::read(raw, Range::Any)?),
         "user" => entry.user = Some(String::read(raw, Range::Any)?),
@@ -201,6 +223,7 @@ fn bare_entry(host: Host) -> DatabaseEntry {
         name: String::new(),
         host,
         port: 5432,
+        load_balance_hosts: LoadBalance::RoundRobin,
         dbname: None,
         user: None,
         password: None,

@@ -151,9 +151,6 @@ impl Reader<'_> {
         if let Some(setting) = by_pgbouncer_key(key) {
             self.written.set(setting, place, Raw::Untyped(value.to_owned()));
         } else if WITHOUT_EFFECT.iter().any(|(known, _)| *known == key) {
-            if key == "unix_socket_dir" {
-                self.written.unix_socket_directory = Some(value.to_owned());
-            }
             self.written.ignore(key, place);
         } else {
             let effective = SETTINGS

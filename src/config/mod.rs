@@ -19,8 +19,10 @@ mod reference;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
-pub use address::ListenAddress;
+pub use address::{FileMode, ListenAddress};
+pub use check::set;
 pub use cli::{Exit, load};
 pub use database::{DatabaseEntry, Host};
 pub use mistake::{Mistake, Place};
@@ -32,7 +34,9 @@ pub use settings::{
     Setting, Slow, Tls,
 };
 pub use value::Range;
-pub use word::{AuthType, CacheMode, LogFormat, LogLevel, PinPolicy, PoolMode, SslMode};
+pub use word::{
+    AuthType, CacheMode, LoadBalance, LogFormat, LogLevel, PinPolicy, PoolMode, SslMode,
+};
 
 use settings::WITHOUT_EFFECT;
 use value::Raw;
@@ -126,10 +130,12 @@ impl Config {
     fn take_pgbouncer_defaults(&mut self) {
         self.listen.listen_addr.clear();
         self.listen.max_client_conn = 100;
+        self.listen.unix_socket_dir = Some(PathBuf::from("/tmp"));
         self.admin.address = None;
         self.auth.auth_type = Some(AuthType::Md5);
         self.pool.pool_mode = PoolMode::Session;
         self.cache.mode = CacheMode::Off;
+        self.log.format = LogFormat::PgBouncer;
     }
 
     /// The entry for a database that a client names, if it may name it.
@@ -204,8 +210,6 @@ impl Config {
 struct Written {
     settings: Vec<WrittenSetting>,
     databases: Vec<WrittenDatabase>,
-    /// `unix_socket_dir` of `pgbouncer.ini`: where servers are that have no host.
-    unix_socket_directory: Option<String>,
     mistakes: Vec<Mistake>,
     /// Settings without effect, each once, with the place it was first written.
     without_effect: BTreeMap<String, Place>,
@@ -246,8 +250,6 @@ impl Written {
     fn append(&mut self, later: Self) {
         self.settings.extend(later.settings);
         self.databases.extend(later.databases);
-        self.unix_socket_directory =
-            later.unix_socket_directory.or(self.unix_socket_directory.take());
         self.mistakes.extend(later.mistakes);
         for (name, place) in later.without_effect {
             self.without_effect.entry(name).or_insert(place);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::value::{Range, Raw, Style, Value};
 use super::{
-    AuthType, CacheMode, Config, ListenAddress, LogFormat, LogLevel, PinPolicy, PoolMode,
+    AuthType, CacheMode, Config, FileMode, ListenAddress, LogFormat, LogLevel, PinPolicy, PoolMode,
     SecretText, Size, SslMode,
 };
 
@@ -132,6 +132,11 @@ settings! {
         listen_addr: Vec<String> = vec!["127.0.0.1".to_owned()], PgBouncer, Range::Any, AtStart;
         /// Port on every one of these addresses. 0 lets the system choose.
         listen_port: u16 = 6432, PgBouncer, Range::Between(0, 65_535), AtStart;
+        /// Directory of the Unix socket for clients and console, `.s.PGSQL.<listen_port>` in it;
+        /// empty for none. `@name` is a socket without a file.
+        unix_socket_dir: Option<PathBuf> = None, PgBouncer, Range::Any, AtStart;
+        /// Who may connect to it, in octal.
+        unix_socket_mode: FileMode = FileMode(0o777), PgBouncer, Range::Any, AtStart;
         /// Clients connected at once; the next one is refused.
         max_client_conn: u32 = 1000, PgBouncer, Range::Between(1, 1_000_000), OnReload;
         /// A client that has not logged in by then is disconnected. 0 waits for ever.
@@ -170,7 +175,8 @@ settings! {
 
     /// How clients share servers.
     [pool] Pool {
-        /// transaction or session: when a server goes back to its pool.
+        /// transaction, session or statement: when a server goes back to its pool. statement is
+        /// transaction without BEGIN.
         pool_mode: PoolMode = PoolMode::Transaction, PgBouncer, Range::Any, OnReload;
         /// Servers for each pair of database and user.
         default_pool_size: u32 = 20, PgBouncer, Range::Between(1, 100_000), OnReload;
@@ -264,11 +270,13 @@ settings! {
         compress_from: Size = Size::kilobytes(4), Forebay, Range::Between(0, TERABYTE), AtStart;
     }
 
-    /// What is written to standard error.
+    /// What is written to standard error, or to a file.
     [log] Log {
+        /// Append to this file; empty for standard error.
+        logfile: Option<PathBuf> = None, PgBouncer, Range::Any, AtStart;
         /// error, warn, info, debug or trace.
         level: LogLevel = LogLevel::Info, Forebay, Range::Any, OnReload;
-        /// text or json.
+        /// text, json, or pgbouncer: lines as PgBouncer writes them, for scripts that read those.
         format: LogFormat = LogFormat::Text, Forebay, Range::Any, AtStart;
         /// Log every login.
         log_connections: bool = true, PgBouncer, Range::Any, OnReload;
@@ -323,7 +331,6 @@ pub(super) static WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("job_name", "pgbouncer"),
     ("listen_backlog", "128"),
     ("login_notify_message", ""),
-    ("logfile", ""),
     ("max_db_client_connections", "0"),
     ("max_db_connections", "0"),
     ("max_user_client_connections", "0"),
@@ -364,9 +371,7 @@ pub(super) static WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("tcp_user_timeout", "0"),
     ("track_extra_parameters", "IntervalStyle"),
     ("transaction_timeout", "0"),
-    ("unix_socket_dir", "/tmp"),
     ("unix_socket_group", ""),
-    ("unix_socket_mode", "0777"),
     ("user", ""),
     ("verbose", "0"),
 ];

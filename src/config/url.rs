@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::mistake::{closest, suggestion};
 use super::settings::by_name;
 use super::value::Raw;
-use super::{Credentials, DatabaseEntry, Host, Place, SecretText, Written};
+use super::{Credentials, DatabaseEntry, Host, LoadBalance, Place, SecretText, Written};
 
 /// What a URL says.
 pub(super) struct ServerUrl {
@@ -178,6 +178,7 @@ impl Parser {
             name: "*".to_owned(),
             host,
             port: self.port.unwrap_or(5432),
+            load_balance_hosts: LoadBalance::RoundRobin,
             dbname: None,
             user: Some(user.clone()),
             password: password.clone(),
@@ -202,7 +203,7 @@ pub(super) fn parse_host(text: &str) -> Result<Host, &'static str> {
     } else if text.starts_with('@') {
         Err("abstract Unix sockets are not supported")
     } else if text.contains(',') {
-        Err("expected one host; lists of hosts are not supported yet")
+        text.split(',').map(parse_host).collect::<Result<_, _>>().map(Host::Several)
     } else if text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/') {
         Err("expected a host name, an address, or a directory that begins with /")
     } else {

@@ -57,12 +57,14 @@ fn one_of(words: &[&str]) -> String {
 }
 
 words! {
-    /// When a server goes back to its pool. Statement pooling is not there yet.
+    /// When a server goes back to its pool.
     PoolMode {
         /// When the client disconnects.
         Session = "session",
         /// When the transaction ends.
         Transaction = "transaction",
+        /// When the statement ends; there are no transaction blocks.
+        Statement = "statement",
     }
 
     /// How clients prove who they are.
@@ -107,6 +109,15 @@ words! {
     LogFormat {
         Text = "text",
         Json = "json",
+        PgBouncer = "pgbouncer",
+    }
+
+    /// Which of several hosts a new server is connected to.
+    LoadBalance {
+        /// Each in turn.
+        RoundRobin = "round-robin",
+        /// The first that can be reached.
+        Disable = "disable",
     }
 
     /// As libpq's and PgBouncer's `sslmode`.

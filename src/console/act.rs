@@ -31,6 +31,13 @@ pub fn perform(gateway: &Arc<Gateway>, command: &Command, now: Instant, read: Re
                 Outcome::Failed { sqlstate: sqlstate::CONFIG_FILE_ERROR, message: mistakes }
             }
         },
+        Command::Set { key, value } => match reload::set(gateway, key, value, read) {
+            Ok(()) => Outcome::done("SET"),
+            Err(mistakes) => Outcome::Failed {
+                sqlstate: sqlstate::PROTOCOL_VIOLATION,
+                message: format!("SET failed: {mistakes}"),
+            },
+        },
         Command::Shutdown(how) => {
             let stage = match how {
                 Shutdown::Now => Stage::Now,
@@ -43,7 +50,6 @@ pub fn perform(gateway: &Arc<Gateway>, command: &Command, now: Instant, read: Re
         Command::Help
         | Command::Probe(_)
         | Command::SetIgnored
-        | Command::SetRefused
         | Command::Transaction(_)
         | Command::Empty => Outcome::done("SHOW"),
     }

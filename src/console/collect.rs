@@ -237,8 +237,8 @@ impl<'a> Collector<'a> {
     fn database(&self, name: &str, entry: &DatabaseEntry, pools: &[Pool]) -> Database {
         let config = &self.config;
         let host = match &entry.host {
-            Host::Name(name) => Some(name.clone()),
             Host::SocketDirectory(_) => None,
+            host @ (Host::Name(_) | Host::Several(_)) => Some(host.to_string()),
         };
         Database {
             name: name.to_owned(),
@@ -248,9 +248,12 @@ impl<'a> Collector<'a> {
             force_user: entry.user.clone(),
             pool_size: entry.pool_size.unwrap_or(config.pool.default_pool_size),
             server_lifetime: config.server.server_lifetime,
+            load_balance_hosts: matches!(entry.host, Host::Several(_))
+                .then(|| entry.load_balance_hosts.name()),
             mode: entry.pool_mode.map(|mode| match mode {
                 PoolMode::Session => pool::PoolMode::Session,
                 PoolMode::Transaction => pool::PoolMode::Transaction,
+                PoolMode::Statement => pool::PoolMode::Statement,
             }),
             servers: servers(pools, |pool| pool.database == name),
             clients: clients(pools, |pool| pool.database == name),
@@ -266,6 +269,7 @@ impl<'a> Collector<'a> {
             force_user: Some(DATABASE.to_owned()),
             pool_size: 2,
             server_lifetime: Duration::ZERO,
+            load_balance_hosts: None,
             mode: None,
             servers: 0,
             clients: clients(pools, |pool| pool.database == DATABASE),

@@ -9,7 +9,7 @@ use std::io;
 use std::path::PathBuf;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio_rustls::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 
@@ -42,10 +42,22 @@ impl Address {
     }
 }
 
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix { path } => path.display().fmt(f),
+        }
+    }
+}
+
 /// Why there is no connection to a server.
 #[derive(Debug)]
 pub enum ConnectError {
-    /// The name does not resolve, nothing listens, or the connection broke.
+    /// The name does not resolve.
+    Lookup(io::Error),
+    /// Nothing listens, or the connection broke.
     Io(io::Error),
     /// The server has no TLS, and `sslmode` wants it.
     TlsRefused,
@@ -65,7 +77,7 @@ pub enum ConnectError {
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Io(error) => error.fmt(f),
+            Self::Lookup(error) | Self::Io(error) => error.fmt(f),
             Self::TlsRefused => f.write_str("server does not support TLS, but sslmode demands it"),
             Self::Closed => f.write_str("server closed the connection when asked for TLS"),
             Self::UnexpectedAnswer(byte) => {
@@ -93,11 +105,24 @@ pub async fn connect(address: &Address, tls: &TlsClientConfig) -> Result<Stream,
     match address {
         Address::Unix { path } => Ok(Stream::Unix(UnixStream::connect(path).await?)),
         Address::Tcp { host, port } => {
-            let stream = TcpStream::connect((host.as_str(), *port)).await?;
+            let stream = connect_tcp(host, *port).await?;
             stream.set_nodelay(true)?;
             start_tls(stream, host, tls).await
         }
     }
+}
+
+/// To the first of the name's addresses that answers.
+async fn connect_tcp(host: &str, port: u16) -> Result<TcpStream, ConnectError> {
+    let addresses = lookup_host((host, port)).await.map_err(ConnectError::Lookup)?;
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for address in addresses {
+        match TcpStream::connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(ConnectError::Io(last))
 }
 
 async fn start_tls(

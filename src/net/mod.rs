@@ -6,6 +6,7 @@
 mod verify;
 pub mod tls;
 pub mod connect;
+pub mod listen;
 
 use std::fmt;
 use std::future::{Future, poll_fn};

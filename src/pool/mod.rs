@@ -19,6 +19,8 @@ use database::Database;
 pub enum PoolMode {
     Session,
     Transaction,
+    /// As `Transaction`, without transaction blocks.
+    Statement,
 }
 
 impl PoolMode {
@@ -26,6 +28,7 @@ impl PoolMode {
         match self {
             Self::Session => "session",
             Self::Transaction => "transaction",
+            Self::Statement => "statement",
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Waker};
 use std::time::Instant;
@@ -23,10 +23,66 @@ use super::settings::Base;
 /// Longest message of an answer to a question of our own.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
+/// The hosts of one database, in the order of its entry.
+#[derive(Debug)]
+pub struct Hosts {
+    pub addresses: Box<[Address]>,
+    /// Each new connection goes to the next; else to the one that answered last.
+    pub round_robin: bool,
+    next: AtomicUsize,
+}
+
+impl Hosts {
+    pub fn new(addresses: Box<[Address]>, round_robin: bool) -> Self {
+        Self { addresses, round_robin, next: AtomicUsize::new(0) }
+    }
+
+    /// The first that answers, from the one whose turn it is.
+    async fn connect(&self, tls: &TlsClientConfig) -> Result<(Stream, usize), ServerError> {
+        let count = self.addresses.len().max(1);
+        let mut at = if self.round_robin {
+            self.next.fetch_add(1, Ordering::Relaxed)
+        } else {
+            self.next.load(Ordering::Relaxed)
+        };
+        let mut failure = ServerError::Closed;
+        for _ in 0..count {
+            let host = at % count;
+            let Some(address) = self.addresses.get(host) else { break };
+            match connect(address, tls).await {
+                Ok(stream) => return Ok((stream, host)),
+                Err(error) => {
+                    tracing::info!(%address, %error, "closing because: {}", why(&error));
+                    failure = ServerError::Connect(error);
+                }
+            }
+            at += 1;
+            if !self.round_robin {
+                self.next.store(at, Ordering::Relaxed);
+            }
+        }
+        Err(failure)
+    }
+}
+
+/// In PgBouncer's words.
+fn why(error: &ConnectError) -> &'static str {
+    match error {
+        ConnectError::Lookup(_) => "server DNS lookup failed",
+        ConnectError::Io(_)
+        | ConnectError::TlsRefused
+        | ConnectError::Closed
+        | ConnectError::UnexpectedAnswer(_)
+        | ConnectError::BytesBeforeTls
+        | ConnectError::ServerName(_)
+        | ConnectError::Handshake(_) => "connect failed",
+    }
+}
+
 /// Where a pool's servers are, and as whom they log in.
 #[derive(Clone)]
 pub struct Target {
-    pub address: Address,
+    pub hosts: Arc<Hosts>,
     pub tls: TlsClientConfig,
     pub database: String,
     pub user: String,
@@ -46,6 +102,8 @@ pub struct Connection {
     /// ParameterStatus heard during `query`.
     pub heard: Vec<(String, String)>,
     pub ends: Arc<Ends>,
+    /// Which of the target's hosts it is connected to.
+    pub host: usize,
 }
 
 /// Both ends of the connection, for people.
@@ -110,8 +168,7 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 impl Connection {
     /// Connects, logs in and reads how the session starts. No time-out of its own.
     pub async fn open(target: &Target) -> Result<Self, ServerError> {
-        let mut stream =
-            connect(&target.address, &target.tls).await.map_err(ServerError::Connect)?;
+        let (mut stream, host) = target.hosts.connect(&target.tls).await?;
         let mut hello = Vec::new();
         let named = [("user", target.user.as_str()), ("database", target.database.as_str())];
         let more = target.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
@@ -123,7 +180,8 @@ impl Connection {
         let reported = logged_in.reported.clone();
         let ends = Arc::new(Ends::of(&stream));
         let server = Server::new(id, logged_in, target.statements_max, Instant::now());
-        let mut connection = Self { server, stream, input, written: 0, heard: Vec::new(), ends };
+        let heard = Vec::new();
+        let mut connection = Self { server, stream, input, written: 0, heard, ends, host };
         let base = connection.read_base(reported).await?;
         connection.server.base = intern_base(base);
         Ok(connection)
@@ -194,8 +252,9 @@ impl Connection {
 
 /// A connection of its own that asks PostgreSQL to cancel what a backend does. Returns when
 /// PostgreSQL has closed it, that is when the signal has been sent.
-pub async fn cancel(target: &Target, pid: u32, key: &[u8]) -> Result<(), ServerError> {
-    let mut stream = connect(&target.address, &target.tls).await.map_err(ServerError::Connect)?;
+pub async fn cancel(target: &Target, host: usize, pid: u32, key: &[u8]) -> Result<(), ServerError> {
+    let address = target.hosts.addresses.get(host).ok_or(ServerError::Closed)?;
+    let mut stream = connect(address, &target.tls).await.map_err(ServerError::Connect)?;
     stream.write_all(&startup::cancel_request(pid, key)).await?;
     let mut nothing = BytesMut::with_capacity(64);
     while stream.read(&mut nothing).await? > 0 {
