@@ -97,6 +97,7 @@ require() {
             command -v node >/dev/null || missing+=(nodejs)
             command -v npm >/dev/null || missing+=(npm)
             ;;
+        socat) command -v socat >/dev/null || missing+=(socat) ;;
         pgbouncer) command -v "${PGBOUNCER:-pgbouncer}" >/dev/null || missing+=(pgbouncer) ;;
         *) fail "require: unknown $thing" ;;
         esac
