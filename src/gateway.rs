@@ -221,11 +221,6 @@ impl Gateway {
         Pool::new(Arc::new(common), target, name.to_owned(), size, times(config))
     }
 
-    /// What the second tier is doing, for the console.
-    pub fn redis_state(&self) -> String {
-        self.cache.redis_state()
-    }
-
     /// Every pool made so far, by database and user.
     pub fn pools(&self) -> Vec<Opened> {
         let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);

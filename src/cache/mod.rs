@@ -107,9 +107,8 @@ impl Cache {
     /// Whether Redis should be asked for what memory did not have. It has nothing better than an
     /// untrue entry that is in memory still.
     pub fn may_be_in_redis(&self, key: &KeyBuffer) -> bool {
-        self.mode() == Mode::On
-            && self.redis.as_ref().is_some_and(|redis| redis.is_up())
-            && !self.memory.has(key)
+        let Some(redis) = &self.redis else { return false };
+        self.mode() == Mode::On && !self.memory.has(key) && redis.should_ask()
     }
 
     /// Keeps an entry that came from Redis.
@@ -144,8 +143,8 @@ impl Cache {
     }
 
     /// What the second tier is doing, for people.
-    pub fn redis_state(&self) -> String {
-        self.redis.as_ref().map_or_else(|| "off".into(), |redis| redis.state())
+    pub fn redis_state(&self) -> &'static str {
+        self.redis.as_ref().map_or("off", |redis| redis.state())
     }
 
     pub fn entries(&self) -> usize {

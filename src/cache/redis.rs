@@ -26,6 +26,9 @@ use super::sealed::{Seal, Unsealed};
 /// A connection, with its log-in, is given this long; it is opened in the background.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How often a Redis that nobody asks is asked whether it is there.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
 /// Entries on their way to Redis, at most; more are dropped, and asked of PostgreSQL again once
 /// memory has lost them.
 const QUEUE_ENTRIES_MAX: usize = 1024;
@@ -78,10 +81,12 @@ pub struct Redis {
 struct Link {
     breaker: Breaker,
     connection: Option<MultiplexedConnection>,
-    /// Why it is down.
-    trouble: Option<String>,
-    /// Why it takes no entries though it gives them: it is full, or a replica.
-    refusal: Option<String>,
+    /// It could not be reached at the last try, for this reason.
+    unreached: Option<String>,
+    /// It takes no entries though it gives them: it is full, or a replica.
+    refuses: bool,
+    /// What went wrong last, though it may be long ago.
+    last_error: Option<String>,
 }
 
 /// What an operation ended with.
@@ -91,6 +96,15 @@ enum Failure {
     Lost(String),
     /// Redis answered, with an error.
     Refused(String),
+}
+
+impl Failure {
+    fn into_text(self) -> String {
+        match self {
+            Self::Timeout => "no answer in time".to_owned(),
+            Self::Lost(text) | Self::Refused(text) => text,
+        }
+    }
 }
 
 impl From<RedisError> for Failure {
@@ -119,8 +133,9 @@ impl Redis {
             link: Mutex::new(Link {
                 breaker: Breaker::new(settings.breaker_failures, settings.breaker_reset),
                 connection: None,
-                trouble: None,
-                refusal: None,
+                unreached: None,
+                refuses: false,
+                last_error: None,
             }),
             opened: Notify::new(),
             queue,
@@ -132,7 +147,17 @@ impl Redis {
         Ok(redis)
     }
 
-    /// The entry of this key that this process once stored. Whether it is true is not asked yet.
+    /// Whether a look-up is worth its time.
+    pub fn should_ask(&self) -> bool {
+        let up = self.is_up();
+        if !up {
+            self.counters.skipped.one();
+        }
+        up
+    }
+
+    /// The entry of this key that this process once stored, unless it has become untrue. That
+    /// is to be asked again when it is served.
     /// Takes no longer than the time-out. Cancel-safe.
     pub async fn look_up(
         &self,
@@ -160,11 +185,15 @@ impl Redis {
         };
         self.link().breaker.succeeded();
         if sealed.is_empty() {
+            self.counters.misses.one();
             return None;
         }
         match self.seal.open(&sealed, key.bytes(), key.hash(seed), coherence) {
-            Ok(entry) => Some(Arc::new(entry)),
-            Err(Unsealed::WrongTime) => None,
+            Ok(entry) if entry.stamp.holds() => Some(Arc::new(entry)),
+            Ok(_) | Err(Unsealed::WrongTime) => {
+                self.counters.misses.one();
+                None
+            }
             Err(reason @ (Unsealed::Malformed | Unsealed::Forged | Unsealed::WrongKey)) => {
                 self.counters.forged.one();
                 tracing::warn!(?reason, "value in redis is not what was stored, ignored");
@@ -176,6 +205,7 @@ impl Redis {
     /// Hands an entry over to be stored; never waits.
     pub fn offer(&self, entry: &Arc<Entry>) {
         if !self.is_up() {
+            self.counters.dropped.one();
             return;
         }
         let len = entry.size_bytes();
@@ -192,14 +222,19 @@ impl Redis {
     }
 
     /// For people.
-    pub fn state(&self) -> String {
+    pub fn state(&self) -> &'static str {
         let link = self.link();
-        match (link.breaker.is_closed(), &link.trouble, &link.refusal) {
-            (true, _, None) => "up".into(),
-            (true, _, Some(refusal)) => format!("up, takes no entries: {refusal}"),
-            (false, None, _) => "connecting".into(),
-            (false, Some(trouble), _) => format!("down: {trouble}"),
+        match link.breaker.is_closed() {
+            true if link.refuses => "up, takes no entries",
+            true => "up",
+            false if link.last_error.is_none() => "connecting",
+            false => "down",
         }
+    }
+
+    /// What went wrong last, for people; it may be over.
+    pub fn last_error(&self) -> Option<String> {
+        self.link().last_error.clone()
     }
 
     fn link(&self) -> std::sync::MutexGuard<'_, Link> {
@@ -214,23 +249,26 @@ impl Redis {
     fn failed(&self, failure: Failure) {
         let now = Instant::now();
         let mut link = self.link();
-        let (opened, trouble) = match failure {
+        let opened = match failure {
             Failure::Timeout => {
                 self.counters.timeouts.one();
-                (link.breaker.failed(now), "no answer in time".to_owned())
+                link.breaker.failed(now)
             }
-            Failure::Lost(text) => {
+            Failure::Lost(_) => {
                 self.counters.errors.one();
-                (link.breaker.lost(now), text)
+                link.breaker.lost(now)
             }
-            Failure::Refused(text) => {
+            Failure::Refused(_) => {
                 self.counters.errors.one();
-                (link.breaker.failed(now), text)
+                link.breaker.failed(now)
             }
         };
+        let reason = failure.into_text();
         if opened {
-            tracing::warn!(reason = %trouble, "redis left alone for now");
-            link.trouble = Some(trouble);
+            tracing::warn!(%reason, "redis left alone for now");
+        }
+        link.last_error = Some(reason);
+        if opened {
             // What waits on the old connection ends with its last handle.
             link.connection = None;
             drop(link);
@@ -248,8 +286,23 @@ impl Redis {
             match probe_at {
                 _ if due => self.probe().await,
                 Some(at) => tokio::time::sleep_until(at.into()).await,
-                None => self.opened.notified().await,
+                None => {
+                    if timeout(HEARTBEAT, self.opened.notified()).await.is_err() {
+                        self.ping().await;
+                    }
+                }
             }
+        }
+    }
+
+    /// Without clients that ask, its end would stay unseen.
+    async fn ping(&self) {
+        let Some(mut connection) = self.connection() else { return };
+        let ping = redis::cmd("PING");
+        match timeout(self.timeout, ping.query_async::<String>(&mut connection)).await {
+            Ok(Ok(_pong)) => self.link().breaker.succeeded(),
+            Ok(Err(error)) => self.failed(error.into()),
+            Err(_elapsed) => self.failed(Failure::Timeout),
         }
     }
 
@@ -260,23 +313,18 @@ impl Redis {
         link.breaker.probed(reached.is_ok(), Instant::now());
         match reached {
             Ok(connection) => {
-                *link = Link {
-                    breaker: Breaker::clone(&link.breaker),
-                    connection: Some(connection),
-                    trouble: None,
-                    refusal: None,
-                };
+                link.connection = Some(connection);
+                link.unreached = None;
+                link.refuses = false;
                 tracing::info!("redis is up");
             }
             Err(failure) => {
-                let trouble = match failure {
-                    Failure::Timeout => "no answer in time".to_owned(),
-                    Failure::Lost(text) | Failure::Refused(text) => text,
-                };
-                if link.trouble.as_ref() != Some(&trouble) {
-                    tracing::warn!(reason = %trouble, "redis cannot be reached");
+                let reason = failure.into_text();
+                if link.unreached.as_ref() != Some(&reason) {
+                    tracing::warn!(%reason, "redis cannot be reached");
                 }
-                link.trouble = Some(trouble);
+                link.last_error = Some(reason.clone());
+                link.unreached = Some(reason);
             }
         }
     }
@@ -336,27 +384,30 @@ impl Redis {
             self.counters.dropped.add(count);
             return;
         };
-        match timeout(self.timeout, pipeline.query_async::<()>(&mut connection)).await {
+        let failure = match timeout(self.timeout, pipeline.query_async(&mut connection)).await {
             Ok(Ok(())) => {
-                self.counters.sets.add(count);
+                self.counters.stores.add(count);
                 let mut link = self.link();
                 link.breaker.succeeded();
-                link.refusal = None;
+                link.refuses = false;
+                return;
             }
-            Ok(Err(error)) => match Failure::from(error) {
-                // It is full, or may not be written: what it has can still be read.
-                Failure::Refused(text) => {
-                    self.counters.errors.one();
-                    self.counters.dropped.add(count);
-                    let mut link = self.link();
-                    if link.refusal.is_none() {
-                        tracing::warn!(reason = %text, "redis takes no entries");
-                    }
-                    link.refusal = Some(text);
+            Ok(Err(error)) => error.into(),
+            Err(_elapsed) => Failure::Timeout,
+        };
+        self.counters.dropped.add(count);
+        match failure {
+            // It is full, or may not be written: what it has can still be read.
+            Failure::Refused(reason) => {
+                self.counters.errors.one();
+                let mut link = self.link();
+                if !link.refuses {
+                    tracing::warn!(%reason, "redis takes no entries");
                 }
-                failure @ (Failure::Timeout | Failure::Lost(_)) => self.failed(failure),
-            },
-            Err(_elapsed) => self.failed(Failure::Timeout),
+                link.refuses = true;
+                link.last_error = Some(reason);
+            }
+            failure @ (Failure::Timeout | Failure::Lost(_)) => self.failed(failure),
         }
     }
 }
