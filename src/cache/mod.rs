@@ -9,6 +9,7 @@ pub mod fill;
 pub mod memory;
 pub mod sealed;
 pub mod breaker;
+pub mod stored;
 pub mod redis;
 
 use std::sync::Arc;
@@ -108,7 +109,7 @@ impl Cache {
     /// untrue entry that is in memory still.
     pub fn may_be_in_redis(&self, key: &KeyBuffer) -> bool {
         let Some(redis) = &self.redis else { return false };
-        self.mode() == Mode::On && !self.memory.has(key) && redis.should_ask()
+        self.mode() == Mode::On && !self.memory.has(key) && redis.should_ask(key.hash(self.seed()))
     }
 
     /// Keeps an entry that came from Redis.

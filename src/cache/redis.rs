@@ -22,6 +22,7 @@ use super::coherence::Coherence;
 use super::entry::Entry;
 use super::key::KeyBuffer;
 use super::sealed::{Seal, Unsealed};
+use super::stored::Stored;
 
 /// A connection, with its log-in, is given this long; it is opened in the background.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -69,6 +70,8 @@ pub struct Redis {
     timeout: Duration,
     max_age: Duration,
     seal: Seal,
+    /// What it was sent, so that it is not asked for anything else.
+    stored: Stored,
     /// Guards the connection and what is known of it; nothing else is locked inside.
     link: Mutex<Link>,
     /// Raised when the breaker opens.
@@ -130,6 +133,7 @@ impl Redis {
             timeout: settings.timeout,
             max_age: settings.max_age,
             seal: Seal::new(&settings.secret, started, bytes_max, compress_from),
+            stored: Stored::new(settings.max_age, Instant::now()),
             link: Mutex::new(Link {
                 breaker: Breaker::new(settings.breaker_failures, settings.breaker_reset),
                 connection: None,
@@ -147,8 +151,11 @@ impl Redis {
         Ok(redis)
     }
 
-    /// Whether a look-up is worth its time.
-    pub fn should_ask(&self) -> bool {
+    /// Whether a look-up is worth its time: it may have the key of this hash, and it is up.
+    pub fn should_ask(&self, hash: u128) -> bool {
+        if !self.stored.may_have(hash) {
+            return false;
+        }
         let up = self.is_up();
         if !up {
             self.counters.skipped.one();
@@ -370,6 +377,7 @@ impl Redis {
         };
         let len = sealed.len();
         let left = u64::try_from(left).unwrap_or(u64::MAX);
+        self.stored.note(entry.hash, Instant::now());
         pipeline.cmd("SET").arg(self.seal.name(&self.prefix, &entry.key)).arg(sealed);
         pipeline.arg("PX").arg(left).ignore();
         *count += 1;
