@@ -115,9 +115,14 @@ impl From<RedisError> for Failure {
         if error.is_timeout() {
             return Self::Timeout;
         }
-        let answered = error.code().is_some() && !error.is_unrecoverable_error();
-        let text = error.to_string();
-        if answered { Self::Refused(text) } else { Self::Lost(text) }
+        if error.is_unrecoverable_error() {
+            return Self::Lost(error.to_string());
+        }
+        // Of a pipeline there may be many; they are alike.
+        match error.clone().into_server_errors().as_deref() {
+            Some([(_, first), ..]) => Self::Refused(first.to_string()),
+            Some([]) | None => Self::Lost(error.to_string()),
+        }
     }
 }
 
