@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
@@ -17,7 +18,7 @@ use crate::client::registry::{Leave, Registry};
 use crate::config::{CacheMode, Config, DatabaseEntry, Host, PinPolicy, PoolMode};
 use crate::insight::Insight;
 use crate::metrics::{CacheCounters, PoolCounters};
-use crate::net::Address;
+use crate::net::{Address, TlsConfigError};
 use crate::pool::database::Database;
 use crate::pool::io::{Pool, Times};
 use crate::pool::{self, ClientLimits, Common, statements};
@@ -305,8 +306,15 @@ fn redis(
     if redis.url.is_empty() || mode != Mode::On {
         return Ok(None);
     }
+    let read = |path: &PathBuf| {
+        let failed = |cause: std::io::Error| {
+            GatewayError::Tls(TlsConfigError::File { path: path.clone(), cause: cause.to_string() })
+        };
+        std::fs::read(path).map_err(failed)
+    };
     let settings = RedisSettings {
         url: redis.url.reveal().to_owned(),
+        authorities: redis.tls_ca_file.as_ref().map(read).transpose()?,
         prefix: redis.prefix.clone(),
         timeout: redis.timeout,
         breaker_failures: redis.breaker_failures,

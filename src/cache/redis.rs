@@ -11,9 +11,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, RedisError};
+use redis::{AsyncConnectionConfig, Client, RedisError, TlsCertificates};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
 
 use crate::metrics::RedisCounters;
 
@@ -43,6 +45,8 @@ const BATCH_BYTES_MAX: usize = 256 << 10;
 /// The `[redis]` section, and what it needs from elsewhere.
 pub struct Settings {
     pub url: String,
+    /// Authorities in PEM; the system's are trusted otherwise.
+    pub authorities: Option<Vec<u8>>,
     pub prefix: String,
     pub timeout: Duration,
     pub breaker_failures: u32,
@@ -54,13 +58,19 @@ pub struct Settings {
     pub secret: [u8; 32],
 }
 
-/// `redis.url` cannot be read.
+/// A setting that the client library does not take.
 #[derive(Debug)]
-pub struct UrlError(String);
+pub enum SettingsError {
+    Url(String),
+    Authorities(String),
+}
 
-impl std::fmt::Display for UrlError {
+impl std::fmt::Display for SettingsError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "redis.url: {}", self.0)
+        match self {
+            Self::Url(text) => write!(f, "redis.url: {text}"),
+            Self::Authorities(text) => write!(f, "redis.tls_ca_file: {text}"),
+        }
     }
 }
 
@@ -128,8 +138,17 @@ impl From<RedisError> for Failure {
 
 impl Redis {
     /// Starts the tasks that connect and fill; they end with the runtime. Waits for nothing.
-    pub fn start(settings: Settings, started: Instant) -> Result<Arc<Self>, UrlError> {
-        let client = Client::open(settings.url).map_err(|error| UrlError(error.to_string()))?;
+    pub fn start(settings: Settings, started: Instant) -> Result<Arc<Self>, SettingsError> {
+        let mut client = Client::open(settings.url.as_str())
+            .map_err(|error| SettingsError::Url(error.to_string()))?;
+        if let Some(pem) = settings.authorities {
+            if CertificateDer::pem_slice_iter(&pem).next().is_none() {
+                return Err(SettingsError::Authorities("no certificate".to_owned()));
+            }
+            let tls = TlsCertificates { client_tls: None, root_cert: Some(pem) };
+            client = Client::build_with_tls(settings.url, tls)
+                .map_err(|error| SettingsError::Authorities(error.to_string()))?;
+        }
         let (queue, entries) = mpsc::channel(QUEUE_ENTRIES_MAX);
         let (bytes_max, compress_from) = (settings.entry_bytes_max, settings.compress_from);
         let redis = Arc::new(Self {
@@ -422,5 +441,34 @@ impl Redis {
             }
             failure @ (Failure::Timeout | Failure::Lost(_)) => self.failed(failure),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_the_library_does_not_take_are_named() {
+        let check = |url: &str, authorities: Option<&str>, expected: &str| {
+            let settings = Settings {
+                url: url.to_owned(),
+                authorities: authorities.map(|pem| pem.as_bytes().to_vec()),
+                prefix: String::new(),
+                timeout: Duration::ZERO,
+                breaker_failures: 1,
+                breaker_reset: Duration::ZERO,
+                compress_from: 0,
+                entry_bytes_max: 0,
+                max_age: Duration::ZERO,
+                secret: [0; 32],
+            };
+            let error = Redis::start(settings, Instant::now()).err().unwrap().to_string();
+            assert!(error.starts_with(expected), "{error}");
+        };
+        let pem = include_str!("../../tests/suite/support/tls/ca.pem");
+        check("redis://:p@host:port/", None, "redis.url: ");
+        check("rediss://host", Some("junk"), "redis.tls_ca_file: no certificate");
+        check("redis://host", Some(pem), "redis.tls_ca_file: Constructing a TLS client requires");
     }
 }
