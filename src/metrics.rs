@@ -56,7 +56,8 @@ pub struct RedisCounters {
     pub errors: Counter,
     /// Operations that took longer than `redis.timeout`.
     pub timeouts: Counter,
-    /// Entries not stored: the queue was full, or Redis down or full.
+    /// Entries not stored: the queue was full, Redis down or full, or they had become untrue.
+    /// With the stores these are all fills, but for those that wait in the queue.
     pub dropped: Counter,
     /// Values that are not what this process stored.
     pub forged: Counter,

@@ -392,10 +392,8 @@ impl Redis {
     /// Puts the entry into the pipeline if it is worth that still; gives its length there.
     fn add(&self, entry: &Entry, pipeline: &mut redis::Pipeline, count: &mut u64) -> usize {
         let left = self.max_age.saturating_sub(entry.asked_at.elapsed()).as_millis();
-        if left == 0 || !entry.stamp.holds() {
-            return 0;
-        }
-        let Some(sealed) = self.seal.seal(entry) else {
+        let worth = left > 0 && entry.stamp.holds();
+        let Some(sealed) = worth.then(|| self.seal.seal(entry)).flatten() else {
             self.counters.dropped.one();
             return 0;
         };
