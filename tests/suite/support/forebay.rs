@@ -58,6 +58,11 @@ impl Forebay {
         self.log_in(&Login::new(USER, PASSWORD, &self.database).with(parameters)).unwrap()
     }
 
+    /// Its console, on the port of the applications.
+    pub fn console(&self) -> RawClient {
+        self.log_in(&Login::new(USER, PASSWORD, "forebay")).unwrap()
+    }
+
     pub fn log_in(&self, login: &Login) -> Result<RawClient, Refused> {
         RawClient::log_in(self.port, login)
     }
