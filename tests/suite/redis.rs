@@ -4,6 +4,8 @@
 //! Most tests read an answer larger than any part of the smallest memory there may be, so that
 //! every hit comes from Redis; the console's counters and PostgreSQL's log prove it.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
 use crate::support::forebay::Forebay;
 use crate::support::postgres::Database;
 use crate::support::raw::RawClient;
@@ -468,4 +470,72 @@ fn two_forebays_on_one_redis_share_nothing() {
     assert!(two.hits_redis());
     assert_eq!(one.read(), "new");
     assert_eq!((one.count("redis_forged"), two.count("redis_forged")), (0, 0));
+}
+
+/// Reads until `done`; no answer may be from before what was acknowledged when it was asked.
+fn read_on(mut client: RawClient, sql: &str, acknowledged: &AtomicU64, done: &AtomicBool) {
+    while !done.load(Ordering::SeqCst) {
+        let known = acknowledged.load(Ordering::SeqCst);
+        let answer = client.one(sql);
+        let value: u64 = answer.trim_start_matches('0').parse().unwrap();
+        assert!(value >= known, "{value} was answered after {known} was acknowledged");
+    }
+}
+
+#[test]
+fn whatever_happens_to_redis_no_client_reads_what_is_no_longer_true() {
+    let mut redis = Redis::start();
+    let settings = "timeout = \"50ms\"\nbreaker_failures = 2\nbreaker_reset = \"20ms\"";
+    let mut world = World::new(&redis.url(), settings);
+    world.client.run("CREATE TABLE counter (v int); INSERT INTO counter VALUES (1)");
+    let sql = "SELECT lpad(v::text, 300000, '0') FROM counter";
+    let (acknowledged, done) = (AtomicU64::new(1), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        // Ends the readers also when an assertion fails here.
+        let _end = EndOnDrop(&done);
+        for _ in 0..3 {
+            let client = world.forebay.client();
+            scope.spawn(|| read_on(client, sql, &acknowledged, &done));
+        }
+        let mut writer = world.forebay.client();
+        let mut write = || {
+            for _ in 0..10 {
+                let next = acknowledged.load(Ordering::SeqCst) + 1;
+                writer.run(&format!("UPDATE counter SET v = {next}"));
+                acknowledged.store(next, Ordering::SeqCst);
+            }
+        };
+        let mut until_used = || {
+            let before = world.count("hits_redis");
+            wait_until("Redis answers", || world.count("hits_redis") > before);
+        };
+        for _ in 0..3 {
+            until_used();
+            redis.pause();
+            write();
+            redis.resume();
+            write();
+            until_used();
+            redis.stop();
+            write();
+            redis.resume_from_stop();
+            write();
+            until_used();
+            redis.flush();
+            redis.set_memory("1");
+            write();
+            redis.set_memory("0");
+            until_used();
+            redis.for_every_key("redis.call('SET', k, v .. 'x')");
+            write();
+        }
+    });
+}
+
+struct EndOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }
