@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, RedisError, TlsCertificates};
+use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, RedisError, TlsCertificates};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 use tokio_rustls::rustls::pki_types::CertificateDer;
@@ -202,15 +202,10 @@ impl Redis {
         let mut command = redis::cmd("GETRANGE");
         command.arg(self.seal.name(&self.prefix, key.bytes())).arg(0);
         command.arg(self.seal.sealed_bytes_max());
-        let asked = timeout(self.timeout, command.query_async::<Vec<u8>>(&mut connection)).await;
-        let sealed = match asked {
-            Ok(Ok(sealed)) => sealed,
-            Ok(Err(error)) => {
-                self.failed(error.into());
-                return None;
-            }
-            Err(_elapsed) => {
-                self.failed(Failure::Timeout);
+        let sealed: Vec<u8> = match self.ask(&command, &mut connection).await {
+            Ok(sealed) => sealed,
+            Err(failure) => {
+                self.failed(failure);
                 return None;
             }
         };
@@ -329,11 +324,9 @@ impl Redis {
     /// Without clients that ask, its end would stay unseen.
     async fn ping(&self) {
         let Some(mut connection) = self.connection() else { return };
-        let ping = redis::cmd("PING");
-        match timeout(self.timeout, ping.query_async::<String>(&mut connection)).await {
-            Ok(Ok(_pong)) => self.link().breaker.succeeded(),
-            Ok(Err(error)) => self.failed(error.into()),
-            Err(_elapsed) => self.failed(Failure::Timeout),
+        match self.ask::<String>(&redis::cmd("PING"), &mut connection).await {
+            Ok(_pong) => self.link().breaker.succeeded(),
+            Err(failure) => self.failed(failure),
         }
     }
 
@@ -366,8 +359,21 @@ impl Redis {
             AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
         let mut connection =
             self.client.get_multiplexed_async_connection_with_config(&config).await?;
-        redis::cmd("PING").query_async::<String>(&mut connection).await?;
+        // One that is too slow is not up, or clients would find that out again and again.
+        self.ask::<String>(&redis::cmd("PING"), &mut connection).await?;
         Ok(connection)
+    }
+
+    /// One operation, in its time.
+    async fn ask<T: FromRedisValue>(
+        &self,
+        command: &Cmd,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<T, Failure> {
+        match timeout(self.timeout, command.query_async(connection)).await {
+            Ok(reply) => reply.map_err(Failure::from),
+            Err(_elapsed) => Err(Failure::Timeout),
+        }
     }
 
     /// Stores what is offered, many at a time.
