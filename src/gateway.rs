@@ -93,7 +93,7 @@ impl Gateway {
         let config = &running.config;
         let ring = usize::try_from(config.slow.ring_size).unwrap_or(usize::MAX);
         let started = (Instant::now(), std::time::SystemTime::now());
-        let redis = redis(config, mode(config), limits(config), started.0)?;
+        let redis = redis(config, limits(config), started.0)?;
         let insight = Insight::new(config.slow.threshold, ring, config.slow.rate_limit, started);
         Ok(Self {
             cache: Arc::new(
@@ -295,15 +295,15 @@ impl Gateway {
     }
 }
 
-/// The second tier, if there is one; nothing is kept there while the cache is not on.
+/// The second tier, if there is one; nothing is kept there while the cache is not on, which a
+/// reload may change.
 fn redis(
     config: &Config,
-    mode: Mode,
     limits: Limits,
     started: Instant,
 ) -> Result<Option<Arc<Redis>>, GatewayError> {
     let redis = &config.redis;
-    if redis.url.is_empty() || mode != Mode::On {
+    if redis.url.is_empty() {
         return Ok(None);
     }
     let read = |path: &PathBuf| {

@@ -125,7 +125,7 @@ impl Cache {
         // simulation's twin that stores unchecked.
         entry.stamp.holds().then(|| {
             self.memory.insert(Arc::clone(&entry));
-            if let Some(redis) = &self.redis {
+            if let Some(redis) = self.redis.as_ref().filter(|_| self.mode() == Mode::On) {
                 redis.offer(&entry);
             }
             entry

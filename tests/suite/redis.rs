@@ -311,6 +311,45 @@ fn a_hanging_redis_is_left_alone_after_some_operations() {
 }
 
 #[test]
+fn what_redis_is_too_slow_to_take_is_dropped() {
+    let redis = Redis::start();
+    let mut world = World::new(&redis.url(), "timeout = \"10s\"");
+    world.until_redis_hit();
+    redis.pause();
+    // More than one round trip and the queue may hold, each 600 kB.
+    for number in 0..80 {
+        let sql = format!("SELECT repeat(v, 200000 - {number}) FROM t");
+        assert_eq!(world.client.one(&sql).len(), 600_000 - 3 * number);
+    }
+    assert!(world.count("redis_dropped") > 0);
+    redis.resume();
+    assert_eq!(world.read(), "old");
+    world.until_redis_hit();
+}
+
+#[test]
+fn a_cache_switched_on_by_a_reload_has_its_redis() {
+    let redis = Redis::start();
+    let toml = |mode: &str, url: &str| {
+        format!("[cache]\nmode = \"{mode}\"\nsize = \"1MB\"\n[redis]\n{PATIENT}\nurl = \"{url}\"\n")
+    };
+    let database = Database::with(TABLE);
+    let forebay = Forebay::with_config(&database, &toml("dry_run", &redis.url()), &[]);
+    let (client, console) = (forebay.client(), forebay.console());
+    let mut world = World { database, forebay, client, console };
+    wait_until("an answer is kept", || {
+        world.read();
+        world.count("fills") > 0
+    });
+    world.until_state("up");
+    assert_eq!((redis.keys(""), world.count("redis_look_ups")), (0, 0));
+    world.forebay.reload(&toml("on", &redis.url()));
+    wait_until("Redis answers", || world.hits_redis());
+    world.forebay.reload(&toml("off", &redis.url()));
+    assert!(!world.hits_redis());
+}
+
+#[test]
 fn a_full_redis_gives_what_it_has_and_takes_nothing() {
     let redis = Redis::with(&["--maxmemory-policy", "noeviction"]);
     let mut world = World::new(&redis.url(), PATIENT);

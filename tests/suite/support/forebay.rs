@@ -63,6 +63,12 @@ impl Forebay {
         self.log_in(&Login::new(USER, PASSWORD, "forebay")).unwrap()
     }
 
+    /// Replaces its settings in TOML, and has it read them.
+    pub fn reload(&self, toml: &str) {
+        std::fs::write(self.directory.join("forebay.toml"), toml).unwrap();
+        self.console().run("RELOAD");
+    }
+
     pub fn log_in(&self, login: &Login) -> Result<RawClient, Refused> {
         RawClient::log_in(self.port, login)
     }
