@@ -89,11 +89,6 @@ impl Redis {
         assert_eq!(self.command(&format!("CONFIG SET maxmemory {bytes}")), "+OK\r\n");
     }
 
-    /// Writes this value under every key there is.
-    pub fn fill(&self, value: &str) {
-        self.for_every_key(&format!("redis.call('SET', k, '{value}')"));
-    }
-
     /// Runs Lua for every key `k` with its value `v`. Gives how many there are.
     pub fn for_every_key(&self, lua: &str) -> usize {
         self.number(&format!(
