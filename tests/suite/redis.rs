@@ -455,6 +455,17 @@ fn redis_may_ask_for_a_password() {
 }
 
 #[test]
+fn redis_may_be_reached_by_its_unix_socket() {
+    let redis = Redis::start();
+    let mut world = World::new(&format!("unix://{}", redis.socket()), PATIENT);
+    world.until_redis_hit();
+    std::fs::remove_file(redis.socket()).unwrap();
+    let mut world = World::new(&format!("unix://{}", redis.socket()), PATIENT);
+    world.check("new");
+    world.until_state("down");
+}
+
+#[test]
 fn redis_may_ask_for_tls() {
     let file =
         |name: &str| format!("{}/tests/suite/support/tls/{name}", env!("CARGO_MANIFEST_DIR"));

@@ -37,6 +37,7 @@ impl Redis {
     pub fn resume_from_stop(&mut self) {
         let port = self.port.to_string();
         let directory = self.directory.to_str().unwrap();
+        let socket = self.socket();
         let mut command = vec![
             "redis-server",
             "--port",
@@ -49,6 +50,8 @@ impl Redis {
             "no",
             "--dir",
             directory,
+            "--unixsocket",
+            &socket,
         ];
         command.extend(self.options.iter().map(String::as_str));
         let log = self.directory.join("log");
@@ -64,6 +67,11 @@ impl Redis {
 
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/0", self.port)
+    }
+
+    /// The path of its Unix socket.
+    pub fn socket(&self) -> String {
+        self.directory.join("socket").to_str().unwrap().to_owned()
     }
 
     /// Gone, and its port closed.
