@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
@@ -17,7 +18,7 @@ use crate::client::registry::{Leave, Registry};
 use crate::config::{CacheMode, Config, DatabaseEntry, Host, PinPolicy, PoolMode};
 use crate::insight::Insight;
 use crate::metrics::{CacheCounters, PoolCounters};
-use crate::net::Address;
+use crate::net::{Address, TlsConfigError};
 use crate::pool::database::Database;
 use crate::pool::io::{Pool, Times};
 use crate::pool::{self, ClientLimits, Common, statements};
@@ -92,7 +93,7 @@ impl Gateway {
         let config = &running.config;
         let ring = usize::try_from(config.slow.ring_size).unwrap_or(usize::MAX);
         let started = (Instant::now(), std::time::SystemTime::now());
-        let redis = redis(config, mode(config), limits(config), started.0)?;
+        let redis = redis(config, limits(config), started.0)?;
         let insight = Insight::new(config.slow.threshold, ring, config.slow.rate_limit, started);
         Ok(Self {
             cache: Arc::new(
@@ -221,11 +222,6 @@ impl Gateway {
         Pool::new(Arc::new(common), target, name.to_owned(), size, times(config))
     }
 
-    /// What the second tier is doing, for the console.
-    pub fn redis_state(&self) -> String {
-        self.cache.redis_state()
-    }
-
     /// Every pool made so far, by database and user.
     pub fn pools(&self) -> Vec<Opened> {
         let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
@@ -299,19 +295,26 @@ impl Gateway {
     }
 }
 
-/// The second tier, if there is one; nothing is kept there while the cache is not on.
+/// The second tier, if there is one; nothing is kept there while the cache is not on, which a
+/// reload may change.
 fn redis(
     config: &Config,
-    mode: Mode,
     limits: Limits,
     started: Instant,
 ) -> Result<Option<Arc<Redis>>, GatewayError> {
     let redis = &config.redis;
-    if redis.url.is_empty() || mode != Mode::On {
+    if redis.url.is_empty() {
         return Ok(None);
     }
+    let read = |path: &PathBuf| {
+        let failed = |cause: std::io::Error| {
+            GatewayError::Tls(TlsConfigError::File { path: path.clone(), cause: cause.to_string() })
+        };
+        std::fs::read(path).map_err(failed)
+    };
     let settings = RedisSettings {
         url: redis.url.reveal().to_owned(),
+        authorities: redis.tls_ca_file.as_ref().map(read).transpose()?,
         prefix: redis.prefix.clone(),
         timeout: redis.timeout,
         breaker_failures: redis.breaker_failures,

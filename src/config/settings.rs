@@ -250,6 +250,8 @@ settings! {
     [redis] Redis {
         /// `redis://:password@host:6379/0`, `rediss://` for TLS; empty for none.
         url: SecretText = SecretText::default(), Forebay, Range::Any, AtStart;
+        /// Authorities that may vouch for a `rediss://` server, instead of the system's.
+        tls_ca_file: Option<PathBuf> = None, Forebay, Range::Any, AtStart;
         /// Every key begins with it.
         prefix: String = "forebay:".to_owned(), Forebay, Range::Any, AtStart;
         /// An operation that takes longer counts as a miss.

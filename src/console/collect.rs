@@ -7,14 +7,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::admin::history::PoolName;
 use crate::admin::snapshot::{
-    Cache, Database, Ends, Group, Lists, Pinned, Pool, Side, Socket, User,
+    Cache, Database, Ends, Group, Lists, Pinned, Pool, Redis, Side, Socket, User,
 };
 use crate::admin::stats_show::Totals;
 use crate::client::pins::Pin;
 use crate::client::registry::{Entry, Shown};
 use crate::config::{Config, DatabaseEntry, Host, PoolMode};
 use crate::gateway::{Gateway, Opened};
-use crate::metrics::GroupCounters;
+use crate::metrics::{Counter, GroupCounters, RedisCounters};
 use crate::{cache, pool};
 
 use super::DATABASE;
@@ -322,7 +322,7 @@ impl<'a> Collector<'a> {
             invalidated_tables: counters.invalidated_tables.value(),
             invalidated_database: counters.invalidated_database.value(),
             max_age: cache.limits().max_age,
-            redis: cache.redis_state(),
+            redis: redis(cache.redis_state(), cache.redis.as_deref()),
         }
     }
 
@@ -363,6 +363,24 @@ impl<'a> Collector<'a> {
             server_pid: entry.current().map(|current| current.pid),
         };
         pinned.map(row).collect()
+    }
+}
+
+fn redis(state: &'static str, redis: Option<&cache::redis::Redis>) -> Redis {
+    let count = |counter: fn(&RedisCounters) -> &Counter| {
+        redis.map_or(0, |redis| counter(&redis.counters).value())
+    };
+    Redis {
+        state,
+        last_error: redis.and_then(cache::redis::Redis::last_error),
+        look_ups: count(|counters| &counters.look_ups),
+        misses: count(|counters| &counters.misses),
+        stores: count(|counters| &counters.stores),
+        errors: count(|counters| &counters.errors),
+        timeouts: count(|counters| &counters.timeouts),
+        dropped: count(|counters| &counters.dropped),
+        forged: count(|counters| &counters.forged),
+        skipped: count(|counters| &counters.skipped),
     }
 }
 

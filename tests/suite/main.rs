@@ -21,3 +21,4 @@ mod limits;
 mod loss;
 mod pooling;
 mod protocol;
+mod redis;

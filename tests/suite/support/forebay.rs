@@ -58,6 +58,17 @@ impl Forebay {
         self.log_in(&Login::new(USER, PASSWORD, &self.database).with(parameters)).unwrap()
     }
 
+    /// Its console, on the port of the applications.
+    pub fn console(&self) -> RawClient {
+        self.log_in(&Login::new(USER, PASSWORD, "forebay")).unwrap()
+    }
+
+    /// Replaces its settings in TOML, and has it read them.
+    pub fn reload(&self, toml: &str) {
+        std::fs::write(self.directory.join("forebay.toml"), toml).unwrap();
+        self.console().run("RELOAD");
+    }
+
     pub fn log_in(&self, login: &Login) -> Result<RawClient, Refused> {
         RawClient::log_in(self.port, login)
     }

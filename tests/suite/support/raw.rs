@@ -377,6 +377,17 @@ impl RawClient {
         row.columns()[0].clone().unwrap_or_else(|| "NULL".to_owned())
     }
 
+    /// A column of the first row, by name.
+    pub fn column(&mut self, sql: &str, name: &str) -> String {
+        let messages = self.run_for_messages(sql);
+        let body = |tag| messages.iter().find(|message| message.tag == tag).unwrap();
+        let index = column_names(&body(b'T').body).iter().position(|column| column == name);
+        let columns = body(b'D').columns();
+        columns[index.unwrap_or_else(|| panic!("{sql}: no column {name}"))]
+            .clone()
+            .unwrap_or_else(|| "NULL".to_owned())
+    }
+
     /// Says goodbye and waits until the other side has heard it.
     pub fn close(mut self) {
         self.send(&message(b'X', &[]));
