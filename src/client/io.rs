@@ -2,6 +2,7 @@
 //! Decides nothing about statements; holds no buffer while nothing is under way.
 
 use std::future::{Future, poll_fn};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use bytes::{Buf, BytesMut};
 use crate::net::Stream;
 use crate::pool::PoolMode;
 use crate::pool::io::{AcquireError, Lease, Pool};
-use crate::server::io::ServerError;
+use crate::server::io::{Link, ServerError};
 use crate::server::login::LoginError;
 use crate::service::Service;
 use crate::wire::backend::Status;
@@ -20,7 +21,7 @@ use crate::wire::frontend;
 
 use super::close::CloseReason;
 use super::look_up::Answer;
-use super::registry::{Current, Entry, Leave};
+use super::registry::{Entry, Leave};
 use super::session::{Outcome, Session, Taken};
 use super::{Shared, statistics};
 
@@ -251,8 +252,10 @@ impl Task {
 
     fn take_lease(&mut self, mut lease: Lease) {
         self.session.adopt(&mut lease.connection.server);
-        let current = Current::new(self.pool.target.clone(), &lease.connection);
-        self.entry.set_current(Some(Arc::new(current)));
+        let connection = &lease.connection;
+        let prepared = connection.server.statements.len();
+        connection.link.prepared_statements.store(prepared, Ordering::Relaxed);
+        self.entry.set_current(Some(Arc::clone(&connection.link)));
         self.session.common.counters.server_assignment.one();
         self.lease = Some(lease);
     }
@@ -501,7 +504,7 @@ fn poll_write(
 }
 
 /// Back to the pool, once no cancel is on its way to it.
-fn release(lease: Lease, current: Option<Arc<Current>>) {
+fn release(lease: Lease, current: Option<Arc<Link>>) {
     match current {
         Some(current) if current.has_cancel() => {
             tokio::spawn(async move {
@@ -514,7 +517,7 @@ fn release(lease: Lease, current: Option<Arc<Current>>) {
 }
 
 /// Sends the reset query and gives the server back; on any failure it is closed.
-async fn reset_and_release(mut lease: Lease, current: Option<Arc<Current>>, reset_query: String) {
+async fn reset_and_release(mut lease: Lease, current: Option<Arc<Link>>, reset_query: String) {
     if let Some(current) = current {
         current.no_cancel().await;
     }

@@ -1,10 +1,10 @@
 //! The clients of this process: for cancel requests, the console and the limit on their number.
 //!
 //! Invariant: a server with a cancel under way is not handed on, so a cancel never reaches the
-//! next client's query. Kept by `Current`; attacked by the suite's cancel race.
+//! next client's query. Kept by `Link`; attacked by the suite's cancel race.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 use crate::client::close::CloseReason;
 use crate::metrics::GroupCounters;
-use crate::server::io::{Connection, Ends, Target};
+use crate::server::io::{Cancelling, Link};
 
 /// One client as others see it.
 pub struct Entry {
@@ -33,7 +33,7 @@ pub struct Entry {
     pub tls: Option<String>,
     pub group: Arc<GroupCounters>,
     /// Guards which server it has; nothing else is locked inside.
-    current: Mutex<Option<Arc<Current>>>,
+    current: Mutex<Option<Arc<Link>>>,
     /// What the console shows of it.
     pub shown: Mutex<Shown>,
     /// Guards whether it is to leave, and why.
@@ -81,74 +81,17 @@ pub struct Shown {
     pub pinned_since: Option<Instant>,
 }
 
-/// The server a client has now, and the cancels that are on their way to it.
-pub struct Current {
-    pub target: Target,
-    pub server_id: u64,
-    pub pid: u32,
-    pub key: Vec<u8>,
-    pub ends: Arc<Ends>,
-    pub connected_at: Instant,
-    pub prepared_statements: usize,
-    cancels: AtomicUsize,
-    done: Notify,
-}
-
-impl Current {
-    pub fn new(target: Target, connection: &Connection) -> Self {
-        let server = &connection.server;
-        Self {
-            target,
-            server_id: server.id,
-            pid: server.pid,
-            key: server.cancel_key.clone(),
-            ends: Arc::clone(&connection.ends),
-            connected_at: server.connected_at,
-            prepared_statements: server.statements.len(),
-            cancels: AtomicUsize::new(0),
-            done: Notify::new(),
-        }
-    }
-
-    /// Resolves when no cancel is on its way any more. Cancel-safe.
-    pub async fn no_cancel(&self) {
-        loop {
-            let done = self.done.notified();
-            if self.cancels.load(Ordering::SeqCst) == 0 {
-                return;
-            }
-            done.await;
-        }
-    }
-
-    pub fn has_cancel(&self) -> bool {
-        self.cancels.load(Ordering::SeqCst) > 0
-    }
-}
-
-/// A cancel on its way; counted until dropped.
-pub struct Cancelling {
-    pub current: Arc<Current>,
-}
-
-impl Drop for Cancelling {
-    fn drop(&mut self) {
-        self.current.cancels.fetch_sub(1, Ordering::SeqCst);
-        self.current.done.notify_waiters();
-    }
-}
-
 impl Entry {
-    pub fn set_current(&self, current: Option<Arc<Current>>) {
+    pub fn set_current(&self, current: Option<Arc<Link>>) {
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = current;
     }
 
     /// The server, which from now on nobody can cancel for this client.
-    pub fn take_current(&self) -> Option<Arc<Current>> {
+    pub fn take_current(&self) -> Option<Arc<Link>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    pub fn current(&self) -> Option<Arc<Current>> {
+    pub fn current(&self) -> Option<Arc<Link>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -160,8 +103,7 @@ impl Entry {
             self.cancelled.notify_waiters();
             return None;
         };
-        current.cancels.fetch_add(1, Ordering::SeqCst);
-        Some(Cancelling { current: Arc::clone(current) })
+        Some(current.begin_cancel())
     }
 
     pub fn ask_to_leave(&self, leave: Leave) {

@@ -51,7 +51,7 @@ impl AtomicTimes {
 /// The servers of one database and user.
 pub struct Pool {
     pub common: Arc<Common>,
-    pub target: Target,
+    pub target: Arc<Target>,
     times: AtomicTimes,
     /// What clients call the database.
     pub name: String,
@@ -109,7 +109,7 @@ impl Pool {
     ) -> Self {
         Self {
             common,
-            target,
+            target: Arc::new(target),
             times: AtomicTimes::new(times),
             name,
             state: Mutex::new(State::new(size)),
