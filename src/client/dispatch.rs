@@ -79,7 +79,7 @@ impl Session {
         let stamp = self.common.database.coherence.stamp(plan.tables());
         // A catalogue change moves the generation before it lets go of the slots: a stamp taken
         // after it must not bless a verdict from before it (hazard H32).
-        let current = self.common.database.snapshot().generation == plan.generation;
+        let current = self.common.database.generation() == plan.generation;
         if let Some(stamp) = stamp.filter(|_| current) {
             let limit = cache.limits().entry_bytes_max;
             self.fill = Some(Fill::begin(&self.key, cache.seed(), stamp, now, limit));
@@ -90,7 +90,8 @@ impl Session {
 
     fn send_query(&mut self, server: &mut Server, message: &[u8], body: &[u8]) {
         let verdict = self.query_verdict.take().unwrap_or_else(|| {
-            self.verdict_of_text(frontend::query(body).unwrap_or_default(), &[]).0
+            let (known, _) = self.verdict_of_text(frontend::query(body).unwrap_or_default());
+            Arc::clone(&known.verdict)
         });
         let mut armed = std::mem::take(&mut self.armed);
         armed.append(self.bracket(&verdict, server));
@@ -102,7 +103,9 @@ impl Session {
         server.outstanding.push(Owed::forward(Reply::Query, request));
         server.to_server.extend_from_slice(message);
         server.unnamed = None;
-        self.names.portals.remove(&b""[..]);
+        if !self.names.portals.is_empty() {
+            self.names.portals.remove(&b""[..]);
+        }
     }
 
     /// FunctionCall runs a function by its OID: an opaque statement.
@@ -126,7 +129,7 @@ impl Session {
             self.send_duplicate(server, message, parse.name);
             return;
         }
-        let generation = self.common.database.snapshot().generation;
+        let generation = self.common.database.generation();
         let statement = self.statement(parse.name, parse.sql, parse.types);
         if server.outstanding.is_skipping() {
             return;
@@ -175,7 +178,7 @@ impl Session {
         self.unsynced = true;
         let Ok(bind) = Bind::read(body) else { return };
         self.common.counters.bind.one();
-        let generation = self.common.database.snapshot().generation;
+        let generation = self.common.database.generation();
         let known = self.names.find(bind.statement);
         let stale = known.is_some_and(|known| known.generation != generation);
         let statement = known.map(|known| Arc::clone(&known.statement));
@@ -212,7 +215,7 @@ impl Session {
         if statement.settings == self.settings.id {
             return statement;
         }
-        let generation = self.common.database.snapshot().generation;
+        let generation = self.common.database.generation();
         let current = self.common.statements.intern(
             &statement.sql,
             &statement.types,
