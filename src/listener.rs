@@ -265,6 +265,7 @@ impl Newcomer {
                     shared: Arc::clone(&self.gateway.shared),
                     lease: None,
                     leaving: None,
+                    now: Instant::now(),
                     transaction_began: None,
                 };
                 let reason = Box::pin(task.run()).await;
@@ -424,12 +425,12 @@ async fn reported(opened: &Opened, settings: &Arc<Settings>) -> Result<Reported,
         }
         let reported: Reported = values.into();
         common.set_reported(base_id, settings.id, Arc::clone(&reported));
-        lease.release();
+        lease.release(Instant::now());
         return Ok(reported);
     }
     let reported: Reported = values.into();
     common.set_reported(connection.server.base.id, settings.id, Arc::clone(&reported));
-    lease.release();
+    lease.release(Instant::now());
     Ok(reported)
 }
 

@@ -4,8 +4,10 @@
 //! next client's query. Kept by `Link`; attacked by the suite's cancel race.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use subtle::ConstantTimeEq;
@@ -36,11 +38,18 @@ pub struct Entry {
     current: Mutex<Option<Arc<Link>>>,
     /// What the console shows of it.
     pub shown: Mutex<Shown>,
-    /// Guards whether it is to leave, and why.
-    leave: Mutex<Option<Leave>>,
-    told_to_leave: Notify,
+    /// Guards whether it is to leave, and who waits to hear of it; nothing else is locked inside.
+    leaving: Mutex<Leaving>,
     /// A cancel came while it had no server; only a client that waits for one listens.
     pub cancelled: Notify,
+}
+
+/// What its task has not heard yet. A `Notify` would do, but cost a waiter made and dropped at
+/// each turn of the task, which looks here several times a query.
+#[derive(Debug, Default)]
+struct Leaving {
+    asked: Option<Leave>,
+    waker: Option<Waker>,
 }
 
 /// Why a client that did nothing has to leave.
@@ -107,19 +116,31 @@ impl Entry {
     }
 
     pub fn ask_to_leave(&self, leave: Leave) {
-        *self.leave.lock().unwrap_or_else(PoisonError::into_inner) = Some(leave);
-        self.told_to_leave.notify_one();
+        let waker = {
+            let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+            leaving.asked = Some(leave);
+            leaving.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 
-    /// Resolves each time it has been asked. Cancel-safe.
-    pub async fn asked_to_leave(&self) -> Leave {
-        loop {
-            self.told_to_leave.notified().await;
-            let leave = *self.leave.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(leave) = leave {
-                return leave;
-            }
+    /// Ready each time it has been asked. Only one task may wait.
+    pub fn poll_asked_to_leave(&self, cx: &mut Context<'_>) -> Poll<Leave> {
+        let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(leave) = leaving.asked.take() {
+            return Poll::Ready(leave);
         }
+        if !leaving.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            leaving.waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// See `poll_asked_to_leave`. Cancel-safe.
+    pub async fn asked_to_leave(&self) -> Leave {
+        poll_fn(|cx| self.poll_asked_to_leave(cx)).await
     }
 
     pub fn key(&self) -> [u8; 4] {
@@ -185,8 +206,7 @@ impl Registry {
             group,
             current: Mutex::new(None),
             shown: Mutex::default(),
-            leave: Mutex::new(None),
-            told_to_leave: Notify::new(),
+            leaving: Mutex::default(),
             cancelled: Notify::new(),
         });
         entry.group.clients.one();

@@ -252,8 +252,15 @@ impl Connection {
     /// that nobody asked for.
     pub fn is_quiet(&mut self) -> bool {
         let mut context = Context::from_waker(Waker::noop());
+        if !self.input.is_empty() {
+            return false;
+        }
+        if self.stream.poll_read_ready(&mut context).is_pending() {
+            return true;
+        }
+        // Readiness may be left over from what was read before; only a read tells.
         self.input.reserve(1024);
-        self.input.is_empty() && self.stream.poll_read(&mut context, &mut self.input).is_pending()
+        self.stream.poll_read(&mut context, &mut self.input).is_pending()
     }
 }
 
