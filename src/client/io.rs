@@ -321,13 +321,13 @@ impl Task {
         if let Some(lease) = &mut self.lease {
             let connection = &mut *lease.connection;
             let to_server = &mut connection.server.to_server;
-            match poll_write(&mut connection.stream, cx, to_server, &mut connection.written) {
+            match connection.stream.poll_write_out(cx, to_server, &mut connection.written) {
                 Poll::Ready(Err(_)) => return Poll::Ready(Woken::ServerGone),
                 Poll::Ready(Ok(count)) => wrote |= count > 0,
                 Poll::Pending => {}
             }
         }
-        match poll_write(&mut self.stream, cx, &mut self.out, &mut self.written) {
+        match self.stream.poll_write_out(cx, &mut self.out, &mut self.written) {
             Poll::Ready(Err(_)) => return Poll::Ready(Woken::ClientGone),
             Poll::Ready(Ok(0)) | Poll::Pending => {}
             Poll::Ready(Ok(count)) => {
@@ -471,45 +471,6 @@ impl Task {
         let pid = lease.connection.server.pid;
         drop(lease);
         self.service.lost(pid, lost.guards, lost.catalog);
-    }
-}
-
-/// Writes as much as the socket takes and gives how much. Empties the buffer when all is gone.
-fn poll_write(
-    stream: &mut Stream,
-    cx: &mut Context<'_>,
-    bytes: &mut Vec<u8>,
-    written: &mut usize,
-) -> Poll<std::io::Result<usize>> {
-    let mut taken = 0;
-    loop {
-        let pending = bytes.get(*written..).unwrap_or_default();
-        if pending.is_empty() {
-            if taken > 0 {
-                bytes.clear();
-                *written = 0;
-                if bytes.capacity() > READ_BYTES {
-                    bytes.shrink_to(READ_BYTES);
-                }
-                // TLS keeps what it took until it is told to let go.
-                if stream.is_tls() {
-                    return stream.poll_flush(cx).map_ok(|()| taken);
-                }
-            }
-            return Poll::Ready(Ok(taken));
-        }
-        match stream.poll_write(cx, pending) {
-            Poll::Ready(Ok(0)) => {
-                return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into()));
-            }
-            Poll::Ready(Ok(count)) => {
-                *written += count;
-                taken += count;
-            }
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-            Poll::Pending if taken > 0 => return Poll::Ready(Ok(taken)),
-            Poll::Pending => return Poll::Pending,
-        }
     }
 }
 
