@@ -103,9 +103,7 @@ impl Session {
         server.outstanding.push(Owed::forward(Reply::Query, request));
         server.to_server.extend_from_slice(message);
         server.unnamed = None;
-        if !self.names.portals.is_empty() {
-            self.names.portals.remove(&b""[..]);
-        }
+        self.names.remove_portal(b"");
     }
 
     /// FunctionCall runs a function by its OID: an opaque statement.
@@ -206,7 +204,7 @@ impl Session {
                 frontend::write_bind(&mut server.to_server, bind.portal, &name, bind.tail);
             }
         }
-        self.names.portals.insert(bind.portal.into(), portal);
+        self.names.insert_portal(bind.portal, portal);
     }
 
     /// A shared statement belongs to the settings it was parsed under; after SET the client's
@@ -266,7 +264,7 @@ impl Session {
         }
         let Ok((portal, _)) = frontend::execute(body) else { return };
         self.common.counters.query.one();
-        let portal = self.names.portals.get(portal).cloned();
+        let portal = self.names.portal(portal).cloned();
         let (statement, stale) =
             portal.map_or((None, None), |portal| (portal.statement, portal.stale));
         let (verdict, generation) = match &statement {
@@ -295,7 +293,7 @@ impl Session {
             }
             Ok((target, name)) => {
                 if target == Target::Portal {
-                    self.names.portals.remove(name);
+                    self.names.remove_portal(name);
                 } else {
                     self.names.unnamed = None;
                     server.unnamed = None;

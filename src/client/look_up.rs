@@ -266,7 +266,7 @@ impl Session {
     }
 
     /// The statement a single read runs, as the client named it or as it parses it just now.
-    fn prepared_for(&self, single: &Single<'_>) -> Option<Prepared> {
+    fn prepared_for(&mut self, single: &Single<'_>) -> Option<Prepared> {
         match &single.parse {
             // A second Parse of a live name is an error that PostgreSQL shall raise.
             Some(parse) if !parse.name.is_empty() && self.names.find(parse.name).is_some() => None,
@@ -275,16 +275,6 @@ impl Session {
                 generation: 0,
             }),
             None => self.names.find(single.bind.statement).cloned(),
-        }
-    }
-
-    /// Named statements are shared by the pool, unnamed ones are the client's own.
-    pub fn statement(&self, name: &[u8], sql: &[u8], types: &[u8]) -> Arc<Statement> {
-        if name.is_empty() {
-            Arc::new(Statement::new(sql, types, self.settings.id))
-        } else {
-            let generation = self.common.database.generation();
-            self.common.statements.intern(sql, types, self.settings.id, generation)
         }
     }
 
