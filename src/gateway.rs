@@ -383,8 +383,8 @@ fn is_same_pool(old: &Running, new: &Running, name: &str, pool: &Pool) -> bool {
 }
 
 /// The same for the questions of our own.
-fn service_target(target: &Target) -> Target {
-    Target { statements_max: NonZeroUsize::MIN, ..target.clone() }
+fn service_target(target: &Target) -> Arc<Target> {
+    Arc::new(Target { statements_max: NonZeroUsize::MIN, ..target.clone() })
 }
 
 fn mode(config: &Config) -> Mode {

@@ -33,7 +33,7 @@ struct Lost {
 
 #[derive(Clone)]
 struct Settings {
-    target: Target,
+    target: Arc<Target>,
     catalog_poll: Duration,
     /// After it no entry of before is served, so a lost backend needs no more watching.
     max_age: Duration,
@@ -55,7 +55,7 @@ impl Service {
     /// Starts the task; it ends with the runtime.
     pub fn start(
         database: Arc<Database>,
-        target: Target,
+        target: Arc<Target>,
         catalog_poll: Duration,
         max_age: Duration,
     ) -> Arc<Self> {
@@ -78,7 +78,7 @@ impl Service {
     }
 
     /// Where and as whom to ask, from the next connection on.
-    pub fn set_target(&self, target: Target) {
+    pub fn set_target(&self, target: Arc<Target>) {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner).target = target;
     }
 

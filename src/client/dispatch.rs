@@ -80,7 +80,7 @@ impl Session {
         let stamp = self.common.database.coherence.stamp(plan.tables());
         // A catalogue change moves the generation before it lets go of the slots: a stamp taken
         // after it must not bless a verdict from before it (hazard H32).
-        let current = self.common.database.snapshot().generation == plan.generation;
+        let current = self.common.database.generation() == plan.generation;
         if let Some(stamp) = stamp.filter(|_| current) {
             let limit = cache.limits().entry_bytes_max;
             self.fill = Some(Fill::begin(&self.key, cache.seed(), stamp, now, limit));
@@ -91,7 +91,8 @@ impl Session {
 
     fn send_query(&mut self, server: &mut Server, message: &[u8], body: &[u8]) {
         let verdict = self.query_verdict.take().unwrap_or_else(|| {
-            self.verdict_of_text(frontend::query(body).unwrap_or_default(), &[]).0
+            let (known, _) = self.verdict_of_text(frontend::query(body).unwrap_or_default());
+            Arc::clone(&known.verdict)
         });
         let mut armed = std::mem::take(&mut self.armed);
         armed.append(self.bracket(&verdict, server));
@@ -103,7 +104,7 @@ impl Session {
         server.outstanding.push(Owed::forward(Reply::Query, request));
         server.to_server.extend_from_slice(message);
         server.unnamed = None;
-        self.names.portals.remove(&b""[..]);
+        self.names.remove_portal(b"");
     }
 
     /// FunctionCall runs a function by its OID: an opaque statement.
@@ -127,7 +128,7 @@ impl Session {
             self.send_duplicate(server, message, parse.name);
             return;
         }
-        let generation = self.common.database.snapshot().generation;
+        let generation = self.common.database.generation();
         let statement = self.statement(parse.name, parse.sql, parse.types);
         if server.outstanding.is_skipping() {
             return;
@@ -176,7 +177,7 @@ impl Session {
         self.unsynced = true;
         let Ok(bind) = Bind::read(body) else { return };
         self.common.counters.bind.one();
-        let generation = self.common.database.snapshot().generation;
+        let generation = self.common.database.generation();
         let known = self.names.find(bind.statement);
         let stale = known.is_some_and(|known| known.generation != generation);
         let statement = known.map(|known| Arc::clone(&known.statement));
@@ -204,7 +205,7 @@ impl Session {
                 frontend::write_bind(&mut server.to_server, bind.portal, &name, bind.tail);
             }
         }
-        self.names.portals.insert(bind.portal.into(), portal);
+        self.names.insert_portal(bind.portal, portal);
     }
 
     /// A shared statement belongs to the settings it was parsed under; after SET the client's
@@ -213,7 +214,7 @@ impl Session {
         if statement.settings == self.settings.id {
             return statement;
         }
-        let generation = self.common.database.snapshot().generation;
+        let generation = self.common.database.generation();
         let current = self.common.statements.intern(
             &statement.sql,
             &statement.types,
@@ -264,7 +265,7 @@ impl Session {
         }
         let Ok((portal, _)) = frontend::execute(body) else { return };
         self.common.counters.query.one();
-        let portal = self.names.portals.get(portal).cloned();
+        let portal = self.names.portal(portal).cloned();
         let (statement, stale) =
             portal.map_or((None, None), |portal| (portal.statement, portal.stale));
         let (verdict, generation) = match &statement {
@@ -293,7 +294,7 @@ impl Session {
             }
             Ok((target, name)) => {
                 if target == Target::Portal {
-                    self.names.portals.remove(name);
+                    self.names.remove_portal(name);
                 } else {
                     self.names.unnamed = None;
                     server.unnamed = None;

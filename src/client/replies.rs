@@ -393,7 +393,7 @@ impl Session {
             }
             let settings = std::sync::Arc::clone(&self.settings);
             self.transaction.end(false, &settings);
-            self.names.portals.clear();
+            self.names.clear_portals();
         }
         if !server.tainted {
             self.tainted = false;

@@ -14,8 +14,8 @@ use crate::cache::coherence::{InFlight, Scope};
 use crate::cache::entry::Entry;
 use crate::cache::fill::Fill;
 use crate::cache::key::KeyBuffer;
-use crate::pool::Common;
 use crate::pool::statements::Statement;
+use crate::pool::{Common, database};
 use crate::server::Server;
 use crate::server::settings::Settings;
 use crate::sql::lex::Lexed;
@@ -226,10 +226,10 @@ pub struct Running {
     pub writes: bool,
 }
 
-/// The statement's shape, kept only as bytes until somebody prints it.
+/// Where the statement's shape is, until somebody prints it.
 #[derive(Clone, Debug)]
 pub enum Shape {
-    Text(Box<[u8]>),
+    Text(Arc<database::Known>),
     Prepared(Arc<Statement>),
     Unknown,
 }

@@ -2,6 +2,7 @@
 //! nothing here waits, and nothing on the data path waits for it long.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -182,7 +183,7 @@ impl<'a> Collector<'a> {
             remote_pid: current.pid,
             tls: current.ends.tls.clone(),
             application_name: entry.application_name.clone(),
-            prepared_statements: current.prepared_statements,
+            prepared_statements: current.prepared_statements.load(Ordering::Relaxed),
         })
     }
 
@@ -196,8 +197,8 @@ impl<'a> Collector<'a> {
                 database: opened.pool.name.clone(),
                 state: "idle",
                 ends: Ends {
-                    address: connection.ends.address.clone(),
-                    local: connection.ends.local.clone(),
+                    address: connection.link.ends.address.clone(),
+                    local: connection.link.ends.local.clone(),
                 },
                 connected_at: self.time_of_day(server.connected_at),
                 request_at: self.time_of_day(server.idle_since),
@@ -205,7 +206,7 @@ impl<'a> Collector<'a> {
                 close_needed: server.close_needed,
                 link: None,
                 remote_pid: server.pid,
-                tls: connection.ends.tls.clone(),
+                tls: connection.link.ends.tls.clone(),
                 application_name: String::new(),
                 prepared_statements: server.statements.len(),
             }

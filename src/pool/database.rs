@@ -38,11 +38,23 @@ pub struct Database {
     pub catalog_changes: AtomicU64,
 }
 
-/// A remembered verdict with the whole material it belongs to.
+/// A verdict with the whole material it belongs to, of which the statement's shape is the end.
 #[derive(Debug)]
 pub struct Known {
     material: Box<[u8]>,
+    shape_at: usize,
     pub verdict: Arc<Verdict>,
+}
+
+impl Known {
+    /// A verdict on a text that has no shape.
+    pub fn unshaped(verdict: Verdict) -> Arc<Self> {
+        Arc::new(Self { material: Box::default(), shape_at: 0, verdict: Arc::new(verdict) })
+    }
+
+    pub fn shape(&self) -> &[u8] {
+        self.material.get(self.shape_at..).unwrap_or_default()
+    }
 }
 
 /// A counter somebody may wait on from outside; this module itself never waits.
@@ -83,6 +95,11 @@ impl Database {
         }
     }
 
+    /// Of the current snapshot.
+    pub fn generation(&self) -> u64 {
+        self.snapshot.read().unwrap_or_else(PoisonError::into_inner).generation
+    }
+
     pub fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.snapshot.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -110,21 +127,26 @@ impl Database {
         true
     }
 
-    /// The verdict on this material (shape, types, settings, generation), made by `classify` if
-    /// it is not known and kept if it is not tied to the text.
-    pub fn verdict(&self, material: &[u8], classify: impl FnOnce() -> Verdict) -> Arc<Verdict> {
+    /// The verdict on this material (generation, settings, types, and from `shape_at` on the
+    /// shape), made by `classify` if it is not known and kept if it is not tied to the text.
+    pub fn verdict(
+        &self,
+        material: &[u8],
+        shape_at: usize,
+        classify: impl FnOnce() -> Verdict,
+    ) -> Arc<Known> {
         let hash = xxh3_128_with_seed(material, self.seed);
         if let Some(known) = self.verdicts.get(&hash)
             && *known.material == *material
             && !known.verdict.exact_text
         {
-            return Arc::clone(&known.verdict);
+            return known;
         }
         let verdict = Arc::new(classify());
-        if !verdict.exact_text {
-            let known = Known { material: material.into(), verdict: Arc::clone(&verdict) };
-            self.verdicts.insert(hash, Arc::new(known));
+        let known = Arc::new(Known { material: material.into(), shape_at, verdict });
+        if !known.verdict.exact_text {
+            self.verdicts.insert(hash, Arc::clone(&known));
         }
-        verdict
+        known
     }
 }

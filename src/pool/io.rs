@@ -51,7 +51,7 @@ impl AtomicTimes {
 /// The servers of one database and user.
 pub struct Pool {
     pub common: Arc<Common>,
-    pub target: Target,
+    pub target: Arc<Target>,
     times: AtomicTimes,
     /// What clients call the database.
     pub name: String,
@@ -109,7 +109,7 @@ impl Pool {
     ) -> Self {
         Self {
             common,
-            target,
+            target: Arc::new(target),
             times: AtomicTimes::new(times),
             name,
             state: Mutex::new(State::new(size)),
@@ -126,14 +126,14 @@ impl Pool {
             let acquired = self.state().acquire();
             match acquired {
                 Acquire::Granted(connection) => {
-                    if let Some(lease) = self.checked(connection) {
+                    if let Some(lease) = self.checked(connection, Instant::now()) {
                         return Ok(lease);
                     }
                 }
                 Acquire::Connect => return self.connect(self.place()).await,
                 Acquire::Busy => match self.wait_in_line().await? {
                     Handed::Server(connection) => {
-                        if let Some(lease) = self.checked(connection) {
+                        if let Some(lease) = self.checked(connection, Instant::now()) {
                             return Ok(lease);
                         }
                     }
@@ -144,12 +144,12 @@ impl Pool {
     }
 
     /// A server if one is idle; never waits.
-    pub fn try_acquire(self: &Arc<Self>) -> Option<Lease> {
+    pub fn try_acquire(self: &Arc<Self>, now: Instant) -> Option<Lease> {
         loop {
             let acquired = self.state().acquire();
             match acquired {
                 Acquire::Granted(connection) => {
-                    if let Some(lease) = self.checked(connection) {
+                    if let Some(lease) = self.checked(connection, now) {
                         return Some(lease);
                     }
                 }
@@ -225,9 +225,9 @@ impl Pool {
     }
 
     /// An idle server that is still alive and not out of date.
-    fn checked(self: &Arc<Self>, mut connection: Box<Connection>) -> Option<Lease> {
+    fn checked(self: &Arc<Self>, mut connection: Box<Connection>, now: Instant) -> Option<Lease> {
         let place = self.place();
-        if self.is_due(&mut connection, Instant::now()) || !connection.is_quiet() {
+        if self.is_due(&connection, now) || !connection.is_quiet() {
             return None;
         }
         Some(Lease { connection, place })
@@ -237,7 +237,7 @@ impl Pool {
         Place { pool: Arc::clone(self), kept: false }
     }
 
-    fn is_due(&self, connection: &mut Connection, now: Instant) -> bool {
+    fn is_due(&self, connection: &Connection, now: Instant) -> bool {
         let server = &connection.server;
         let lifetime = self.times.get().lifetime;
         let old =
@@ -294,10 +294,9 @@ impl Pool {
 impl Lease {
     /// Gives a clean server to who waits, or back to the idle ones. One that is not clean is
     /// closed, whoever thought otherwise.
-    pub fn release(mut self) {
+    pub fn release(mut self, now: Instant) {
         let pool = Arc::clone(&self.place.pool);
-        let now = Instant::now();
-        if !self.connection.server.is_clean() || pool.is_due(&mut self.connection, now) {
+        if !self.connection.server.is_clean() || pool.is_due(&self.connection, now) {
             return;
         }
         self.connection.server.idle_since = now;

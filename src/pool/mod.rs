@@ -120,6 +120,10 @@ impl Common {
         Arc::clone(&self.base.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    pub fn base_id(&self) -> u64 {
+        self.base.read().unwrap_or_else(PoisonError::into_inner).id
+    }
+
     pub fn set_base(&self, base: Arc<Base>) {
         *self.base.write().unwrap_or_else(PoisonError::into_inner) = base;
     }

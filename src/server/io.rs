@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Waker};
 use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
+use tokio::sync::Notify;
 
 use crate::auth::Secret;
 use crate::net::{Address, ConnectError, Peer, Stream, TlsClientConfig, connect};
@@ -45,7 +46,27 @@ pub struct Connection {
     pub written: usize,
     /// ParameterStatus heard during `query`.
     pub heard: Vec<(String, String)>,
-    pub ends: Arc<Ends>,
+    pub link: Arc<Link>,
+}
+
+/// A server as others see it while a client has it, and the cancels that are on their way to it.
+/// One a connection, so that handing it to a client costs nothing but a count.
+pub struct Link {
+    pub target: Arc<Target>,
+    pub server_id: u64,
+    pub pid: u32,
+    pub key: Vec<u8>,
+    pub ends: Ends,
+    pub connected_at: Instant,
+    /// When its client got it.
+    pub prepared_statements: AtomicUsize,
+    cancels: AtomicUsize,
+    done: Notify,
+}
+
+/// A cancel on its way; counted until dropped.
+pub struct Cancelling {
+    pub link: Arc<Link>,
 }
 
 /// Both ends of the connection, for people.
@@ -54,6 +75,50 @@ pub struct Ends {
     pub address: String,
     pub local: String,
     pub tls: Option<String>,
+}
+
+impl Link {
+    fn new(target: &Arc<Target>, server: &Server, ends: Ends) -> Self {
+        Self {
+            target: Arc::clone(target),
+            server_id: server.id,
+            pid: server.pid,
+            key: server.cancel_key.clone(),
+            ends,
+            connected_at: server.connected_at,
+            prepared_statements: AtomicUsize::new(0),
+            cancels: AtomicUsize::new(0),
+            done: Notify::new(),
+        }
+    }
+
+    /// Counts a cancel; the caller sees to it that the server is still the client's.
+    pub fn begin_cancel(self: &Arc<Self>) -> Cancelling {
+        self.cancels.fetch_add(1, Ordering::SeqCst);
+        Cancelling { link: Arc::clone(self) }
+    }
+
+    /// Resolves when no cancel is on its way any more. Cancel-safe.
+    pub async fn no_cancel(&self) {
+        loop {
+            let done = self.done.notified();
+            if self.cancels.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            done.await;
+        }
+    }
+
+    pub fn has_cancel(&self) -> bool {
+        self.cancels.load(Ordering::SeqCst) > 0
+    }
+}
+
+impl Drop for Cancelling {
+    fn drop(&mut self) {
+        self.link.cancels.fetch_sub(1, Ordering::SeqCst);
+        self.link.done.notify_waiters();
+    }
 }
 
 impl Ends {
@@ -109,7 +174,7 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 impl Connection {
     /// Connects, logs in and reads how the session starts. No time-out of its own.
-    pub async fn open(target: &Target) -> Result<Self, ServerError> {
+    pub async fn open(target: &Arc<Target>) -> Result<Self, ServerError> {
         let mut stream =
             connect(&target.address, &target.tls).await.map_err(ServerError::Connect)?;
         let mut hello = Vec::new();
@@ -121,9 +186,9 @@ impl Connection {
         let logged_in = log_in(&mut stream, &mut input, target).await?;
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let reported = logged_in.reported.clone();
-        let ends = Arc::new(Ends::of(&stream));
         let server = Server::new(id, logged_in, target.statements_max, Instant::now());
-        let mut connection = Self { server, stream, input, written: 0, heard: Vec::new(), ends };
+        let link = Arc::new(Link::new(target, &server, Ends::of(&stream)));
+        let mut connection = Self { server, stream, input, written: 0, heard: Vec::new(), link };
         let base = connection.read_base(reported).await?;
         connection.server.base = intern_base(base);
         Ok(connection)
@@ -187,8 +252,15 @@ impl Connection {
     /// that nobody asked for.
     pub fn is_quiet(&mut self) -> bool {
         let mut context = Context::from_waker(Waker::noop());
+        if !self.input.is_empty() {
+            return false;
+        }
+        if self.stream.poll_read_ready(&mut context).is_pending() {
+            return true;
+        }
+        // Readiness may be left over from what was read before; only a read tells.
         self.input.reserve(1024);
-        self.input.is_empty() && self.stream.poll_read(&mut context, &mut self.input).is_pending()
+        self.stream.poll_read(&mut context, &mut self.input).is_pending()
     }
 }
 
