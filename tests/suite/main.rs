@@ -16,6 +16,7 @@ mod support;
 mod auth;
 mod caching;
 mod cancel;
+mod console;
 mod invalidation;
 mod limits;
 mod loss;

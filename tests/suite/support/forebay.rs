@@ -9,6 +9,7 @@ use super::{free_port, wait_until};
 
 pub struct Forebay {
     pub port: u16,
+    pub admin_port: u16,
     pub daemon: Daemon,
     directory: PathBuf,
     database: String,
@@ -40,7 +41,7 @@ impl Forebay {
         let log = directory.join("log");
         let daemon =
             Daemon::start(&Job { command: &command, stop_signal: "KILL", log: &log, remove: None });
-        let forebay = Self { port, daemon, directory, database: database.to_owned() };
+        let forebay = Self { port, admin_port, daemon, directory, database: database.to_owned() };
         wait_until("Forebay accepts", || {
             assert!(forebay.daemon.runs(), "Forebay did not start:\n{}", forebay.log());
             std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
@@ -60,6 +61,11 @@ impl Forebay {
 
     pub fn log_in(&self, login: &Login) -> Result<RawClient, Refused> {
         RawClient::log_in(self.port, login)
+    }
+
+    /// The console on its own port.
+    pub fn console(&self) -> RawClient {
+        RawClient::log_in(self.admin_port, &Login::new(USER, PASSWORD, "pgbouncer")).unwrap()
     }
 
     pub fn url(&self) -> String {
