@@ -22,3 +22,5 @@ mod limits;
 mod loss;
 mod pooling;
 mod protocol;
+mod reload;
+mod stop;

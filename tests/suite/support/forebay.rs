@@ -68,6 +68,11 @@ impl Forebay {
         RawClient::log_in(self.admin_port, &Login::new(USER, PASSWORD, "pgbouncer")).unwrap()
     }
 
+    /// Replaces the settings file, which RELOAD and SIGHUP read again.
+    pub fn write_settings(&self, toml: &str) {
+        std::fs::write(self.directory.join("forebay.toml"), toml).unwrap();
+    }
+
     pub fn url(&self) -> String {
         format!("postgres://{USER}:{PASSWORD}@127.0.0.1:{}/{}", self.port, self.database)
     }
