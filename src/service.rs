@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 
 use crate::cache::coherence::{InFlight, Scope};
+use crate::cache::home::Home;
 use crate::pool::database::Database;
 use crate::server::io::{Connection, Rows, ServerError, Target};
 use crate::sql::catalog::{Catalog, FINGERPRINT_QUERY, SNAPSHOT_QUERIES};
@@ -27,6 +28,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 struct Lost {
     pid: u32,
     since: Instant,
+    home: Option<Arc<Home>>,
     guards: Vec<InFlight>,
     catalog: bool,
 }
@@ -90,7 +92,7 @@ impl Service {
 
     /// A server was closed while commits may have been on the wire: their tables stay in flight
     /// until its backend is known to be gone.
-    pub fn lost(&self, pid: u32, guards: Vec<InFlight>, catalog: bool) {
+    pub fn lost(&self, pid: u32, home: Option<Arc<Home>>, guards: Vec<InFlight>, catalog: bool) {
         if guards.is_empty() {
             return;
         }
@@ -99,7 +101,7 @@ impl Service {
             server_pid = pid,
             "server lost with a commit on the wire"
         );
-        let lost = Lost { pid, since: Instant::now(), guards, catalog };
+        let lost = Lost { pid, since: Instant::now(), home, guards, catalog };
         self.lost.lock().unwrap_or_else(PoisonError::into_inner).push(lost);
         self.wake.notify_one();
     }
@@ -140,7 +142,7 @@ impl Service {
                 error = %failed,
                 "service connection failed"
             );
-            self.settle_lost(&[], true);
+            self.settle_lost(&[], None);
             // What happened while we could not look is not known.
             fingerprint = None;
             tokio::time::sleep(RETRY).await;
@@ -157,6 +159,7 @@ impl Service {
         if let Err(error) = ask(connection, "SET search_path TO pg_catalog").await {
             return error;
         }
+        self.database.move_to(&connection.server.home);
         loop {
             let round = self.round(connection, fingerprint).await;
             self.tried.send_modify(|count| *count += 1);
@@ -180,22 +183,28 @@ impl Service {
         if self.lost_count() > 0 {
             self.look_for_lost(connection).await?;
         }
+        let home = &Arc::clone(&connection.server.home);
         let snapshot = self.database.snapshot();
+        if !Arc::ptr_eq(&snapshot.home, home) {
+            // The pool's servers are of another database by now; we have to be, too.
+            return Err(ServerError::Closed);
+        }
         if snapshot.catalog.is_some() {
             let now = first_value(&ask(connection, FINGERPRINT_QUERY).await?);
             if now == *fingerprint && now.is_some() {
                 return Ok(());
             }
             tracing::info!(database = %self.database.name, "catalogue changed elsewhere");
-            self.database.catalog_changed();
-            self.database.coherence.invalidate(&Scope::Database);
+            self.database.catalog_changed(home);
+            home.coherence.invalidate(&Scope::Database);
         }
-        self.load(connection, fingerprint).await
+        self.load(connection, home, fingerprint).await
     }
 
     async fn load(
         &self,
         connection: &mut Connection,
+        home: &Arc<Home>,
         fingerprint: &mut Option<String>,
     ) -> Result<(), ServerError> {
         let generation = self.database.snapshot().generation;
@@ -211,7 +220,7 @@ impl Service {
         match Catalog::build(&results) {
             Ok(catalog) => {
                 // Refused if DDL came between; then we are woken again.
-                if self.database.install(generation, catalog) {
+                if self.database.install(generation, home, catalog) {
                     *fingerprint = now;
                     tracing::debug!(
                         database = %self.database.name,
@@ -235,25 +244,28 @@ impl Service {
         let rows = ask(connection, "SELECT pid FROM pg_catalog.pg_stat_activity").await?;
         let alive: Vec<u32> =
             rows.iter().filter_map(|row| row.first()?.as_ref()?.parse().ok()).collect();
-        self.settle_lost(&alive, false);
+        self.settle_lost(&alive, Some(&connection.server.home));
         Ok(())
     }
 
-    /// Settles the lost whose backend is gone, or whose time has passed.
-    fn settle_lost(&self, alive: &[u32], only_old: bool) {
+    /// Settles the lost whose backend is gone from `home`, or whose time has passed.
+    fn settle_lost(&self, alive: &[u32], home: Option<&Arc<Home>>) {
         let now = Instant::now();
         let max_age = self.settings().max_age;
         let over: Vec<Lost> = {
             let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
             lost.extract_if(.., |lost| {
                 let old = now.saturating_duration_since(lost.since) > max_age;
-                old || (!only_old && !alive.contains(&lost.pid))
+                let looked = home.is_some_and(|home| {
+                    lost.home.as_ref().is_none_or(|of_lost| Arc::ptr_eq(of_lost, home))
+                });
+                old || (looked && !alive.contains(&lost.pid))
             })
             .collect()
         };
         for lost in over {
-            if lost.catalog {
-                self.database.catalog_changed();
+            if let Some(home) = lost.home.filter(|_| lost.catalog) {
+                self.database.catalog_changed(&home);
             }
             for guard in lost.guards {
                 guard.committed();

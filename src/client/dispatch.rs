@@ -76,10 +76,12 @@ impl Session {
             return;
         }
         let cache = &self.common.cache;
-        let stamp = self.common.database.coherence.stamp(plan.tables());
+        let stamp = server.home.coherence.stamp(plan.tables());
         // A catalogue change moves the generation before it lets go of the slots: a stamp taken
         // after it must not bless a verdict from before it (hazard H32).
-        let current = self.common.database.snapshot().generation == plan.generation;
+        let snapshot = self.common.database.snapshot();
+        let current =
+            snapshot.generation == plan.generation && Arc::ptr_eq(&snapshot.home, &server.home);
         if let Some(stamp) = stamp.filter(|_| current) {
             let limit = cache.limits().entry_bytes_max;
             self.fill = Some(Fill::begin(&self.key, cache.seed(), stamp, now, limit));
@@ -350,6 +352,7 @@ impl Session {
             Some(_) | None => return Armed::default(),
         };
         let mut armed = Armed {
+            home: Some(Arc::clone(&server.home)),
             database: scope == Scope::Database,
             catalog: self.transaction.catalog,
             ..Armed::default()
@@ -357,7 +360,7 @@ impl Session {
         if twin::is(Twin::NoInFlight) || twin::is(Twin::AckBeforeInvalidation) {
             armed.late.push(scope);
         } else {
-            armed.guards.push(self.common.database.coherence.begin_write(&scope));
+            armed.guards.push(server.home.coherence.begin_write(&scope));
         }
         armed
     }

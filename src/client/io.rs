@@ -200,8 +200,8 @@ impl Task {
         let common = Arc::clone(&self.session.common);
         let found = match &common.cache.redis {
             Some(redis) => {
-                let coherence = &common.database.coherence;
-                redis.look_up(&self.session.key, common.cache.seed(), coherence).await
+                let home = common.database.home();
+                redis.look_up(&self.session.key, common.cache.seed(), &home.coherence).await
             }
             None => None,
         };
@@ -457,7 +457,7 @@ impl Task {
         }
         let pid = lease.connection.server.pid;
         drop(lease);
-        self.service.lost(pid, lost.guards, lost.catalog);
+        self.service.lost(pid, lost.home, lost.guards, lost.catalog);
     }
 }
 

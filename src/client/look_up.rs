@@ -57,7 +57,7 @@ impl Session {
         let owed_nothing = self.is_owed_nothing(server);
         self.plan = None;
         for scope in std::mem::take(&mut self.unsettled) {
-            self.common.database.coherence.invalidate(&scope);
+            self.common.database.home().coherence.invalidate(&scope);
         }
         if !owed_nothing && twin::is(Twin::PipelineLookupOnArrival) {
             let mut hit = Vec::new();

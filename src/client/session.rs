@@ -13,6 +13,7 @@ use std::time::Instant;
 use crate::cache::coherence::{InFlight, Scope};
 use crate::cache::entry::Entry;
 use crate::cache::fill::Fill;
+use crate::cache::home::Home;
 use crate::cache::key::KeyBuffer;
 use crate::pool::Common;
 use crate::pool::statements::Statement;
@@ -194,6 +195,8 @@ pub enum Ending {
 /// Commits that may happen from here on: their tables are in flight until the outcome is known.
 #[derive(Debug, Default)]
 pub struct Armed {
+    /// Where they happen; it is not torn down while their outcome is unknown.
+    pub home: Option<Arc<Home>>,
     pub guards: Vec<InFlight>,
     /// Of broken twins, which are never in flight: what to invalidate afterwards.
     pub late: Vec<Scope>,
@@ -209,6 +212,7 @@ impl Armed {
     }
 
     pub fn append(&mut self, mut other: Self) {
+        self.home = other.home.or(self.home.take());
         self.guards.append(&mut other.guards);
         self.late.append(&mut other.late);
         self.catalog |= other.catalog;

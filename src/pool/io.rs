@@ -188,6 +188,7 @@ impl Pool {
             }),
         };
         let connection = Box::new(opened.map_err(AcquireError::Server)?);
+        self.common.database.move_to(&connection.server.home);
         self.learn_base(&connection);
         tracing::info!(
             server_id = connection.server.id,

@@ -20,6 +20,7 @@ mod console;
 mod invalidation;
 mod limits;
 mod loss;
+mod names;
 mod pooling;
 mod protocol;
 mod reload;
