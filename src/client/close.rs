@@ -43,6 +43,7 @@ pub enum CloseReason {
     ShuttingDown,
     TlsRequired,
     StatementsMax,
+    PortalsMax,
     AdminKill,
     /// A cancel request while it waited for a server; as PgBouncer does.
     CancelledWaiting,
@@ -85,6 +86,7 @@ impl CloseReason {
             Self::ShuttingDown => "pooler is shutting down".into(),
             Self::TlsRequired => "SSL required".into(),
             Self::StatementsMax => "too many prepared statements".into(),
+            Self::PortalsMax => "too many portals".into(),
             Self::PinRefused(pin) => {
                 format!(
                     "{} cannot follow a client in transaction pooling (pins = refuse)",
@@ -119,7 +121,7 @@ impl CloseReason {
             Self::ServerLogin { sqlstate, .. } => sqlstate,
             Self::ShuttingDown | Self::AdminKill | Self::Reconfigured => sqlstate::ADMIN_SHUTDOWN,
             Self::CancelledWaiting => sqlstate::QUERY_CANCELED,
-            Self::StatementsMax => sqlstate::CONFIGURATION_LIMIT_EXCEEDED,
+            Self::StatementsMax | Self::PortalsMax => sqlstate::CONFIGURATION_LIMIT_EXCEEDED,
         }
     }
 

@@ -61,6 +61,7 @@ struct Interner {
     next: u64,
     sets: HashMap<BTreeMap<String, String>, Weak<Settings>>,
     key_ids: HashMap<BTreeMap<String, String>, u64>,
+    key_bytes: usize,
 }
 
 /// Guards the sets alive in this process; nothing else is locked inside.
@@ -68,6 +69,13 @@ static INTERNER: Mutex<Option<Interner>> = Mutex::new(None);
 
 /// Above it, sets nobody holds any more are swept out.
 const SWEEP_AT: usize = 4096;
+
+/// Settings that follow one client. PostgreSQL has about as many, and no driver sets a tenth of
+/// them; what is set beyond ties the client to its server.
+const SETTINGS_MAX: usize = 300;
+
+/// Names and values of all sets whose ids are remembered.
+const KEY_BYTES_MAX: usize = 32 << 20;
 
 impl Settings {
     /// The empty set.
@@ -81,6 +89,7 @@ impl Settings {
             next: 1,
             sets: HashMap::new(),
             key_ids: HashMap::new(),
+            key_bytes: 0,
         });
         if let Some(known) = interner.sets.get(&values).and_then(Weak::upgrade) {
             return known;
@@ -88,21 +97,29 @@ impl Settings {
         if interner.sets.len() >= SWEEP_AT {
             interner.sets.retain(|_, set| set.strong_count() > 0);
         }
-        if interner.key_ids.len() >= SWEEP_AT * 16 {
-            // Ids are never reused, so forgetting them only loses hits.
-            interner.key_ids.clear();
-        }
         let key: BTreeMap<String, String> = values
             .iter()
             .filter(|(name, _)| !NEUTRAL.contains(&name.as_str()))
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect();
+        let bytes: usize = key.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if interner.key_ids.len() >= SWEEP_AT * 16 || interner.key_bytes > KEY_BYTES_MAX {
+            // Ids are never reused, so forgetting them only loses hits.
+            interner.key_ids.clear();
+            interner.key_bytes = 0;
+        }
         interner.next += 1;
         let id = interner.next;
         let key_id = *interner.key_ids.entry(key).or_insert(id);
+        interner.key_bytes += if key_id == id { bytes } else { 0 };
         let settings = Arc::new(Self { id, key_id, values: values.clone() });
         interner.sets.insert(values, Arc::downgrade(&settings));
         settings
+    }
+
+    /// Whether a setting of this name may be added, or is there already.
+    pub fn has_room_for(&self, name: &str) -> bool {
+        self.values.len() < SETTINGS_MAX || self.values.contains_key(name)
     }
 
     pub fn with(&self, name: &str, value: &str) -> Arc<Self> {
