@@ -537,5 +537,13 @@ pub fn close_reason(error: &AcquireError) -> CloseReason {
             CloseReason::ServerLogin { sqlstate: sqlstate.clone(), message: message.clone() }
         }
         AcquireError::Server(error) => CloseReason::ServerUnreachable(error.to_string()),
+        AcquireError::Failing(failure) => match failure {
+            Some(failure) => CloseReason::ServerFailing {
+                sqlstate: failure.sqlstate.clone(),
+                message: failure.message.clone(),
+            },
+            // It has just succeeded for somebody else.
+            None => CloseReason::ServerUnreachable("try again".into()),
+        },
     }
 }

@@ -24,4 +24,5 @@ mod names;
 mod pooling;
 mod protocol;
 mod reload;
+mod retry;
 mod stop;
