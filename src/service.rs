@@ -13,6 +13,7 @@ use crate::cache::coherence::{InFlight, Scope};
 use crate::cache::home::Home;
 use crate::pool::database::Database;
 use crate::server::io::{Connection, Rows, ServerError, Target};
+use crate::server::settings::defaults_changed;
 use crate::sql::catalog::{Catalog, FINGERPRINT_QUERY, SNAPSHOT_QUERIES};
 
 /// Between attempts to reach a database that refuses.
@@ -39,6 +40,13 @@ struct Settings {
     catalog_poll: Duration,
     /// After it no entry of before is served, so a lost backend needs no more watching.
     max_age: Duration,
+}
+
+/// What the last round found, to tell whether it has changed.
+#[derive(Default)]
+struct Seen {
+    fingerprint: Option<String>,
+    defaults: Option<String>,
 }
 
 /// The side task of one database.
@@ -128,12 +136,12 @@ impl Service {
     }
 
     async fn run(self: Arc<Self>) {
-        let mut fingerprint = None;
+        let mut seen = Seen::default();
         loop {
             let target = self.settings().target;
             let opened = tokio::time::timeout(ANSWER_TIMEOUT, Connection::open(&target)).await;
             let failed = match opened.unwrap_or(Err(ServerError::Closed)) {
-                Ok(mut connection) => self.serve(&mut connection, &mut fingerprint).await,
+                Ok(mut connection) => self.serve(&mut connection, &mut seen).await,
                 Err(error) => error,
             };
             self.tried.send_modify(|count| *count += 1);
@@ -144,24 +152,20 @@ impl Service {
             );
             self.settle_lost(&[], None);
             // What happened while we could not look is not known.
-            fingerprint = None;
+            seen.fingerprint = None;
             tokio::time::sleep(RETRY).await;
         }
     }
 
     /// Serves until the connection fails.
-    async fn serve(
-        &self,
-        connection: &mut Connection,
-        fingerprint: &mut Option<String>,
-    ) -> ServerError {
+    async fn serve(&self, connection: &mut Connection, seen: &mut Seen) -> ServerError {
         // Names in our questions mean PostgreSQL's own objects, whoever made others.
         if let Err(error) = ask(connection, "SET search_path TO pg_catalog").await {
             return error;
         }
         self.database.move_to(&connection.server.home);
         loop {
-            let round = self.round(connection, fingerprint).await;
+            let round = self.round(connection, seen).await;
             self.tried.send_modify(|count| *count += 1);
             if let Err(error) = round {
                 return error;
@@ -175,15 +179,12 @@ impl Service {
         }
     }
 
-    async fn round(
-        &self,
-        connection: &mut Connection,
-        fingerprint: &mut Option<String>,
-    ) -> Result<(), ServerError> {
+    async fn round(&self, connection: &mut Connection, seen: &mut Seen) -> Result<(), ServerError> {
         if self.lost_count() > 0 {
             self.look_for_lost(connection).await?;
         }
         let home = &Arc::clone(&connection.server.home);
+        self.look_at_defaults(connection, &mut seen.defaults).await?;
         let snapshot = self.database.snapshot();
         if !Arc::ptr_eq(&snapshot.home, home) {
             // The pool's servers are of another database by now; we have to be, too.
@@ -191,14 +192,29 @@ impl Service {
         }
         if snapshot.catalog.is_some() {
             let now = first_value(&ask(connection, FINGERPRINT_QUERY).await?);
-            if now == *fingerprint && now.is_some() {
+            if now == seen.fingerprint && now.is_some() {
                 return Ok(());
             }
             tracing::info!(database = %self.database.name, "catalogue changed elsewhere");
             self.database.catalog_changed(home);
             home.coherence.invalidate(&Scope::Database);
         }
-        self.load(connection, home, fingerprint).await
+        self.load(connection, home, &mut seen.fingerprint).await
+    }
+
+    /// Whether sessions that begin now begin as those did that began before.
+    async fn look_at_defaults(
+        &self,
+        connection: &mut Connection,
+        known: &mut Option<String>,
+    ) -> Result<(), ServerError> {
+        let now = first_value(&ask(connection, DEFAULTS_QUERY).await?);
+        if known.is_some() && *known != now {
+            tracing::info!(database = %self.database.name, "defaults of sessions changed");
+            defaults_changed();
+        }
+        *known = now;
+        Ok(())
     }
 
     async fn load(
@@ -273,6 +289,11 @@ impl Service {
         }
     }
 }
+
+/// Roles' and databases' settings, and when PostgreSQL has last read its files.
+const DEFAULTS_QUERY: &str = "SELECT concat_ws(' ', pg_conf_load_time(), \
+     (SELECT md5(string_agg(concat_ws('|', setdatabase, setrole, setconfig), ',' \
+      ORDER BY setdatabase, setrole)) FROM pg_db_role_setting))";
 
 /// One statement, its rows; bounded in time.
 async fn ask(connection: &mut Connection, sql: &str) -> Result<Rows, ServerError> {

@@ -59,7 +59,8 @@ impl Session {
                 server.tainted = true;
                 self.tainted = true;
             }
-            Control::CommitPrepared
+            Control::ChangeDefaults
+            | Control::CommitPrepared
             | Control::DiscardTemporary
             | Control::DiscardPlans
             | Control::DiscardSequences

@@ -29,6 +29,12 @@ impl Session {
     pub fn adopt(&mut self, server: &mut Server) {
         server.clean();
         server.assume(&self.settings);
+        if self.facts.as_ref().is_some_and(|facts| facts.key.base != server.base.id) {
+            // It was judged as if the session had started otherwise.
+            self.query_verdict = None;
+            self.plan = None;
+        }
+        self.base = Some(Arc::clone(&server.base));
     }
 
     /// Sends the collected group on. The server is ours and set to nobody else's state.
@@ -339,6 +345,7 @@ impl Session {
         if *write == Write::Catalog {
             self.transaction.catalog = true;
         }
+        self.transaction.defaults |= verdict.controls.contains(&Control::ChangeDefaults);
         let may_commit = if self.in_block {
             ends_block(verdict) || commits_inside(verdict)
         } else {
@@ -355,6 +362,7 @@ impl Session {
             home: Some(Arc::clone(&server.home)),
             database: scope == Scope::Database,
             catalog: self.transaction.catalog,
+            defaults: self.transaction.defaults,
             ..Armed::default()
         };
         if twin::is(Twin::NoInFlight) || twin::is(Twin::AckBeforeInvalidation) {

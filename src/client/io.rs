@@ -298,6 +298,7 @@ impl Task {
             .is_some_and(|lease| self.session.may_release(&lease.connection.server));
         if done && let Some(lease) = self.lease.take() {
             self.session.tainted = false;
+            self.session.base = None;
             release(lease, self.entry.take_current());
         }
     }

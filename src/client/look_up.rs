@@ -513,7 +513,7 @@ impl Session {
     }
 
     fn refresh_facts(&mut self) -> FactsNow {
-        let base = self.common.base();
+        let base = self.base.clone().unwrap_or_else(|| self.common.base());
         if self.facts.as_ref().is_none_or(|facts| !facts.is_of(&base, &self.settings)) {
             self.facts = Some(Facts::new(&self.common, &base, &self.settings));
         }

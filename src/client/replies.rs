@@ -9,6 +9,7 @@ use bytes::{Buf, BytesMut};
 use crate::cache::coherence::Scope;
 use crate::server::Server;
 use crate::server::outstanding::{Deliver, Owed, Reply};
+use crate::server::settings::defaults_changed;
 use crate::sql::verdict::Control;
 use crate::twin::{self, Twin};
 use crate::wire::backend::{self, Status};
@@ -418,6 +419,9 @@ impl Session {
         }
         if let Some(home) = armed.home.filter(|_| armed.catalog && !proven_rollback) {
             self.common.database.catalog_changed(&home);
+        }
+        if armed.defaults && !proven_rollback {
+            defaults_changed();
         }
         let counters = &self.common.cache_counters;
         if !proven_rollback {

@@ -18,7 +18,7 @@ use crate::cache::key::KeyBuffer;
 use crate::pool::Common;
 use crate::pool::statements::Statement;
 use crate::server::Server;
-use crate::server::settings::Settings;
+use crate::server::settings::{Base, Settings};
 use crate::sql::lex::Lexed;
 use crate::sql::verdict::{BypassReason, TableId, Verdict};
 use crate::wire::backend::Status;
@@ -37,6 +37,8 @@ pub struct Session {
     /// What it asked for at startup; RESET returns here.
     pub startup: Arc<Settings>,
     pub settings: Arc<Settings>,
+    /// How the server it has started; without one, statements are judged as the newest started.
+    pub base: Option<Arc<Base>>,
     pub transaction: Transaction,
     pub pins: Pins,
     pub names: Names,
@@ -202,6 +204,8 @@ pub struct Armed {
     pub late: Vec<Scope>,
     /// One of them changes the catalogue.
     pub catalog: bool,
+    /// One of them changes what sessions start with.
+    pub defaults: bool,
     /// The whole database is among them.
     pub database: bool,
 }
@@ -216,6 +220,7 @@ impl Armed {
         self.guards.append(&mut other.guards);
         self.late.append(&mut other.late);
         self.catalog |= other.catalog;
+        self.defaults |= other.defaults;
         self.database |= other.database;
     }
 }
@@ -261,6 +266,7 @@ impl Session {
         Self {
             common,
             settings: Arc::clone(&startup),
+            base: None,
             startup,
             transaction: Transaction::default(),
             pins: Pins::default(),

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use crate::server::io::{Connection, ServerError, Target};
 use crate::server::login::LoginError;
+use crate::server::settings::defaults_changes;
 
 use super::Common;
 use super::state::{Acquire, Handed, State};
@@ -285,7 +286,8 @@ impl Pool {
             if known.id != 0 {
                 self.retired.fetch_max(connection.server.id, Ordering::Relaxed);
             }
-            self.common.set_base(Arc::clone(&connection.server.base));
+            let server = &connection.server;
+            self.common.set_base(Arc::clone(&server.base), server.defaults);
         }
     }
 
@@ -321,7 +323,8 @@ impl Pool {
         let lifetime = self.times.get().lifetime;
         let old =
             !lifetime.is_zero() && now.saturating_duration_since(server.connected_at) > lifetime;
-        old || server.close_needed || server.id < self.retired.load(Ordering::Relaxed)
+        let outdated = server.defaults != defaults_changes();
+        old || outdated || server.close_needed || server.id < self.retired.load(Ordering::Relaxed)
     }
 
     /// Closes idle servers that are too old, too long idle, or gone. Called about once a second.

@@ -19,7 +19,7 @@ use crate::wire::{frontend, startup};
 
 use super::Server;
 use super::login::{LoggedIn, Login, LoginError, Step};
-use super::settings::Base;
+use super::settings::{Base, defaults_changes};
 
 /// Longest message of an answer to a question of our own.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -117,6 +117,7 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 impl Connection {
     /// Connects, logs in and reads how the session starts. No time-out of its own.
     pub async fn open(target: &Target) -> Result<Self, ServerError> {
+        let defaults = defaults_changes();
         let mut stream =
             connect(&target.address, &target.tls).await.map_err(ServerError::Connect)?;
         let mut hello = Vec::new();
@@ -131,7 +132,8 @@ impl Connection {
         let ends = Arc::new(Ends::of(&stream));
         // Nothing is committed before the true home is known.
         let home = Arc::new(Home::new(0));
-        let server = Server::new(id, logged_in, home, target.statements_max, Instant::now());
+        let server =
+            Server::new(id, logged_in, defaults, home, target.statements_max, Instant::now());
         let mut connection = Self { server, stream, input, written: 0, heard: Vec::new(), ends };
         let base = connection.read_base(reported).await?;
         connection.server.home = find_home(&base).or(Err(ServerError::Ambiguous))?;

@@ -28,6 +28,8 @@ pub struct Server {
     pub cancel_key: Vec<u8>,
     /// Settings as they were before any client: the role's and database's defaults.
     pub base: Arc<Base>,
+    /// `settings::defaults_changes` before it was connected.
+    pub defaults: u64,
     /// The database it is connected to; what it commits is put in flight there.
     pub home: Arc<Home>,
     /// Settings replayed on top of them, as the server has them now.
@@ -62,6 +64,7 @@ impl Server {
     pub fn new(
         id: u64,
         login: login::LoggedIn,
+        defaults: u64,
         home: Arc<Home>,
         statements_max: NonZeroUsize,
         now: Instant,
@@ -71,6 +74,7 @@ impl Server {
             pid: login.pid,
             cancel_key: login.cancel_key,
             base: Arc::new(Base::default()),
+            defaults,
             home,
             applied: Settings::none(),
             tainted: false,

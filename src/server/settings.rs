@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// How a session starts before any client touches it; read once at login (hazard R5).
@@ -20,6 +21,19 @@ impl Base {
     pub fn value(&self, name: &str) -> Option<&str> {
         self.values.get(name).map(String::as_str)
     }
+}
+
+/// Changes of what sessions start with, anywhere: they are rare, and a server too many that is
+/// connected anew costs little.
+static DEFAULTS_CHANGES: AtomicU64 = AtomicU64::new(1);
+
+/// Sessions that start from now on may start otherwise; called when the change is committed.
+pub fn defaults_changed() {
+    DEFAULTS_CHANGES.fetch_add(1, Ordering::SeqCst);
+}
+
+pub fn defaults_changes() -> u64 {
+    DEFAULTS_CHANGES.load(Ordering::SeqCst)
 }
 
 /// A set of settings: lower-case name to SQL that may follow `SET name TO`. Interned.

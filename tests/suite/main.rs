@@ -17,6 +17,7 @@ mod auth;
 mod caching;
 mod cancel;
 mod console;
+mod defaults;
 mod invalidation;
 mod limits;
 mod loss;
