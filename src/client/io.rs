@@ -356,7 +356,9 @@ impl Task {
                 Poll::Pending => {}
             }
         }
-        if wrote && self.out.is_empty() && self.to_server_len() == 0 && self.lease.is_none() {
+        // Messages may have been left in the input because too much was unwritten.
+        let nothing_left = self.out.is_empty() && self.input.is_empty() && self.lease.is_none();
+        if wrote && nothing_left {
             return Poll::Pending;
         }
         if wrote { Poll::Ready(Woken::Wrote) } else { Poll::Pending }
