@@ -16,6 +16,7 @@ mod support;
 mod auth;
 mod caching;
 mod cancel;
+mod commit;
 mod console;
 mod defaults;
 mod invalidation;

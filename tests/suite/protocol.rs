@@ -196,6 +196,24 @@ fn an_unknown_statement_is_refused_under_the_clients_own_name() {
 }
 
 #[test]
+fn a_statement_whose_result_changed_is_refused_by_a_server_that_has_it() {
+    let database = Database::with("CREATE TABLE t (v int); INSERT INTO t VALUES (1)");
+    let forebay = Forebay::start(&database, &["--pool-size", "1"]);
+    let (mut client, mut other) = (forebay.client(), forebay.client());
+    let run = [bind("", "s", &[]), execute("", 0), sync()];
+    client.ask(&[parse("s", "SELECT * FROM t", &[]), describe_statement("s"), sync()]);
+    assert_eq!(client.ask(&run), "2 D(1) C(SELECT 1) Z(I)");
+    other.run("ALTER TABLE t ADD COLUMN more int");
+    assert_eq!(client.ask(&run), "E(0A000) Z(I)");
+    // Not because another has made it a hit either.
+    database.until_hit(&mut other, "SELECT * FROM t");
+    assert_eq!(client.ask(&run), "E(0A000) Z(I)");
+    let again = [close_statement("s"), parse("s", "SELECT * FROM t", &[]), sync()];
+    assert_eq!(client.ask(&again), "3 1 Z(I)");
+    assert_eq!(client.ask(&run), "2 D(1,NULL) C(SELECT 1) Z(I)");
+}
+
+#[test]
 fn a_portal_ends_with_its_transaction() {
     let (mut client, _forebay) = client_after("");
     assert_eq!(
