@@ -132,6 +132,10 @@ impl Database {
             let mut guard = self.snapshot.write().unwrap_or_else(PoisonError::into_inner);
             let home = home(&guard.home);
             let home_changes = home.catalog_changes();
+            if Arc::ptr_eq(&home, &guard.home) && guard.home_changes == home_changes {
+                // Another task was faster; a second time would only void what is being read.
+                return;
+            }
             let generation = guard.generation + 1;
             *guard = Arc::new(Snapshot { generation, home, home_changes, catalog: None });
         }
