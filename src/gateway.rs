@@ -412,6 +412,7 @@ fn times(config: &Config) -> Times {
     Times {
         query_wait_timeout: config.pool.query_wait_timeout,
         connect_timeout: config.server.server_connect_timeout,
+        login_retry: config.server.server_login_retry,
         idle_timeout: config.server.server_idle_timeout,
         lifetime: config.server.server_lifetime,
     }

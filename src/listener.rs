@@ -443,6 +443,7 @@ fn refused(error: &ServerError) -> CloseReason {
         | ServerError::Io(_)
         | ServerError::Closed
         | ServerError::Login(_)
+        | ServerError::Ambiguous
         | ServerError::Protocol => CloseReason::ServerUnreachable(error.to_string()),
     }
 }

@@ -3,6 +3,7 @@
 //! Knows no protocol state and no client. Versions are compared in `coherence.rs` alone.
 
 pub mod coherence;
+pub mod home;
 pub mod key;
 pub mod entry;
 pub mod fill;

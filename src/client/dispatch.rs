@@ -30,6 +30,12 @@ impl Session {
     pub fn adopt(&mut self, server: &mut Server) {
         server.clean();
         server.assume(&self.settings);
+        if self.facts.as_ref().is_some_and(|facts| facts.key.base != server.base.id) {
+            // It was judged as if the session had started otherwise.
+            self.query_verdict = None;
+            self.plan = None;
+        }
+        self.base = Some(Arc::clone(&server.base));
     }
 
     /// Sends the collected group on. The server is ours and set to nobody else's state.
@@ -77,10 +83,12 @@ impl Session {
             return;
         }
         let cache = &self.common.cache;
-        let stamp = self.common.database.coherence.stamp(plan.tables());
+        let stamp = server.home.coherence.stamp(plan.tables());
         // A catalogue change moves the generation before it lets go of the slots: a stamp taken
         // after it must not bless a verdict from before it (hazard H32).
-        let current = self.common.database.generation() == plan.generation;
+        let snapshot = self.common.database.snapshot();
+        let current =
+            snapshot.generation == plan.generation && Arc::ptr_eq(&snapshot.home, &server.home);
         if let Some(stamp) = stamp.filter(|_| current) {
             let limit = cache.limits().entry_bytes_max;
             self.fill = Some(Fill::begin(&self.key, cache.seed(), stamp, now, limit));
@@ -339,6 +347,7 @@ impl Session {
         if *write == Write::Catalog {
             self.transaction.catalog = true;
         }
+        self.transaction.defaults |= verdict.controls.contains(&Control::ChangeDefaults);
         let may_commit = if self.in_block {
             ends_block(verdict) || commits_inside(verdict)
         } else {
@@ -352,8 +361,10 @@ impl Session {
             Some(_) | None => return Armed::default(),
         };
         let mut armed = Armed {
+            home: Some(Arc::clone(&server.home)),
             database: scope == Scope::Database,
             catalog: self.transaction.catalog,
+            defaults: self.transaction.defaults,
             ..Armed::default()
         };
         if armed.database {
@@ -362,7 +373,7 @@ impl Session {
         if twin::is(Twin::NoInFlight) || twin::is(Twin::AckBeforeInvalidation) {
             armed.late.push(scope);
         } else {
-            armed.guards.push(self.common.database.coherence.begin_write(&scope));
+            armed.guards.push(server.home.coherence.begin_write(&scope));
         }
         armed
     }

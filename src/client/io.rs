@@ -205,8 +205,8 @@ impl Task {
         let common = Arc::clone(&self.session.common);
         let found = match &common.cache.redis {
             Some(redis) => {
-                let coherence = &common.database.coherence;
-                redis.look_up(&self.session.key, common.cache.seed(), coherence).await
+                let home = common.database.home();
+                redis.look_up(&self.session.key, common.cache.seed(), &home.coherence).await
             }
             None => None,
         };
@@ -300,6 +300,7 @@ impl Task {
             && let Some(lease) = self.lease.take()
         {
             self.session.tainted = false;
+            self.session.base = None;
             release(lease, self.entry.take_current(), self.now);
         }
     }
@@ -470,7 +471,7 @@ impl Task {
         }
         let pid = lease.connection.server.pid;
         drop(lease);
-        self.service.lost(pid, lost.guards, lost.catalog);
+        self.service.lost(pid, lost.home, lost.guards, lost.catalog);
     }
 }
 
@@ -511,5 +512,13 @@ pub fn close_reason(error: &AcquireError) -> CloseReason {
             CloseReason::ServerLogin { sqlstate: sqlstate.clone(), message: message.clone() }
         }
         AcquireError::Server(error) => CloseReason::ServerUnreachable(error.to_string()),
+        AcquireError::Failing(failure) => match failure {
+            Some(failure) => CloseReason::ServerFailing {
+                sqlstate: failure.sqlstate.clone(),
+                message: failure.message.clone(),
+            },
+            // It has just succeeded for somebody else.
+            None => CloseReason::ServerUnreachable("try again".into()),
+        },
     }
 }

@@ -57,7 +57,7 @@ impl Session {
         let owed_nothing = self.is_owed_nothing(server);
         self.plan = None;
         for scope in std::mem::take(&mut self.unsettled) {
-            self.common.database.coherence.invalidate(&scope);
+            self.common.database.home().coherence.invalidate(&scope);
         }
         if !owed_nothing && twin::is(Twin::PipelineLookupOnArrival) {
             let mut hit = Vec::new();
@@ -508,9 +508,10 @@ impl Session {
     }
 
     fn refresh_facts(&mut self) -> FactsNow {
-        let base_id = self.common.base_id();
+        let base_id = self.base.as_ref().map_or_else(|| self.common.base_id(), |base| base.id);
         if self.facts.as_ref().is_none_or(|facts| !facts.is_of(base_id, &self.settings)) {
-            self.facts = Some(Facts::new(&self.common, &self.common.base(), &self.settings));
+            let base = self.base.clone().unwrap_or_else(|| self.common.base());
+            self.facts = Some(Facts::new(&self.common, &base, &self.settings));
         }
         let key = self.facts.as_ref().map_or_else(Default::default, |facts| facts.key);
         FactsNow { key, generation: self.common.database.generation() }

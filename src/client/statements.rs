@@ -65,6 +65,11 @@ impl Names {
         if name.is_empty() { self.unnamed_portal.as_ref() } else { self.portals.get(name) }
     }
 
+    /// How many there are beside the unnamed one.
+    pub fn named_portals(&self) -> usize {
+        self.portals.len()
+    }
+
     pub fn insert_portal(&mut self, name: &[u8], portal: Portal) {
         if name.is_empty() {
             self.unnamed_portal = Some(portal);

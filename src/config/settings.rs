@@ -197,6 +197,9 @@ settings! {
         url: SecretText = SecretText::default(), Forebay, Range::Any, OnReload;
         /// Give up connecting and logging in after this time. 0 never does.
         server_connect_timeout: Duration = Duration::from_secs(15), PgBouncer, TIMEOUT, OnReload;
+        /// After a failed connection or login, try no other one of that pool for this long; who
+        /// would need one is told the error meanwhile. 0 tries again at once.
+        server_login_retry: Duration = Duration::from_secs(15), PgBouncer, TIMEOUT, OnReload;
         /// Close a server that nobody has used for this long. 0 never does.
         server_idle_timeout: Duration = Duration::from_mins(10), PgBouncer, TIMEOUT, OnReload;
         /// Close a server that has been connected for this long, once it is free.
@@ -345,7 +348,6 @@ pub(super) static WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("server_check_delay", "30"),
     ("server_check_query", "<empty>"),
     ("server_fast_close", "0"),
-    ("server_login_retry", "15"),
     ("server_reset_query_always", "0"),
     ("server_round_robin", "0"),
     ("server_tls13_ciphers", ""),

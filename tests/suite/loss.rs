@@ -57,9 +57,10 @@ fn after_a_restart_of_postgres_clients_work_and_nothing_old_is_served() {
         database.direct().run(TABLE);
         database.name
     };
+    let retry = "[server]\nserver_login_retry = \"100ms\"\n";
     let forebay = {
         let database = Database { postgres: &postgres, name: name.clone() };
-        let forebay = Forebay::start(&database, &["--max-age", "1h"]);
+        let forebay = Forebay::with_config(&database, retry, &["--max-age", "1h"]);
         let mut client = forebay.client();
         database.until_hit(&mut client, READ);
         client.run("BEGIN");

@@ -132,13 +132,20 @@ impl fmt::Debug for Message {
 }
 
 fn column_names(body: &[u8]) -> Vec<String> {
+    column_types(body).into_iter().map(|(name, _)| name).collect()
+}
+
+/// Names and type OIDs of a RowDescription.
+pub fn column_types(body: &[u8]) -> Vec<(String, u32)> {
     let mut rest = &body[2..];
-    let mut names = Vec::new();
+    let mut columns = Vec::new();
     while let Some(end) = rest.iter().position(|&byte| byte == 0) {
-        names.push(String::from_utf8_lossy(&rest[..end]).into_owned());
+        let name = String::from_utf8_lossy(&rest[..end]).into_owned();
+        let oid = u32::from_be_bytes(rest[end + 7..end + 11].try_into().unwrap());
+        columns.push((name, oid));
         rest = &rest[end + 1 + 18..];
     }
-    names
+    columns
 }
 
 /// Messages in the notation of this file.
@@ -347,7 +354,7 @@ impl RawClient {
         drop(messages);
     }
 
-    fn run_for_messages(&mut self, sql: &str) -> Vec<Message> {
+    pub fn run_for_messages(&mut self, sql: &str) -> Vec<Message> {
         self.send(&query(sql));
         let messages = self.until(b'Z');
         if let Some(error) = messages.iter().find(|message| message.tag == b'E') {
