@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
@@ -17,7 +18,7 @@ use crate::client::registry::{Leave, Registry};
 use crate::config::{CacheMode, Config, DatabaseEntry, Host, LoadBalance, PinPolicy, PoolMode};
 use crate::insight::Insight;
 use crate::metrics::{CacheCounters, PoolCounters};
-use crate::net::Address;
+use crate::net::{Address, TlsConfigError};
 use crate::pool::database::Database;
 use crate::pool::io::{Pool, Times};
 use crate::pool::{self, ClientLimits, Common, statements};
@@ -94,7 +95,7 @@ impl Gateway {
         let config = &running.config;
         let ring = usize::try_from(config.slow.ring_size).unwrap_or(usize::MAX);
         let started = (Instant::now(), std::time::SystemTime::now());
-        let redis = redis(config, mode(config), limits(config), started.0)?;
+        let redis = redis(config, limits(config), started.0)?;
         let insight = Insight::new(config.slow.threshold, ring, config.slow.rate_limit, started);
         Ok(Self {
             cache: Arc::new(
@@ -227,11 +228,6 @@ impl Gateway {
         Pool::new(Arc::new(common), target, name.to_owned(), size, times(config))
     }
 
-    /// What the second tier is doing, for the console.
-    pub fn redis_state(&self) -> String {
-        self.cache.redis_state()
-    }
-
     /// Every pool made so far, by database and user.
     pub fn pools(&self) -> Vec<Opened> {
         let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
@@ -305,19 +301,26 @@ impl Gateway {
     }
 }
 
-/// The second tier, if there is one; nothing is kept there while the cache is not on.
+/// The second tier, if there is one; nothing is kept there while the cache is not on, which a
+/// reload may change.
 fn redis(
     config: &Config,
-    mode: Mode,
     limits: Limits,
     started: Instant,
 ) -> Result<Option<Arc<Redis>>, GatewayError> {
     let redis = &config.redis;
-    if redis.url.is_empty() || mode != Mode::On {
+    if redis.url.is_empty() {
         return Ok(None);
     }
+    let read = |path: &PathBuf| {
+        let failed = |cause: std::io::Error| {
+            GatewayError::Tls(TlsConfigError::File { path: path.clone(), cause: cause.to_string() })
+        };
+        std::fs::read(path).map_err(failed)
+    };
     let settings = RedisSettings {
         url: redis.url.reveal().to_owned(),
+        authorities: redis.tls_ca_file.as_ref().map(read).transpose()?,
         prefix: redis.prefix.clone(),
         timeout: redis.timeout,
         breaker_failures: redis.breaker_failures,
@@ -391,8 +394,8 @@ fn is_same_pool(old: &Running, new: &Running, name: &str, pool: &Pool) -> bool {
 }
 
 /// The same for the questions of our own.
-fn service_target(target: &Target) -> Target {
-    Target { statements_max: NonZeroUsize::MIN, ..target.clone() }
+fn service_target(target: &Target) -> Arc<Target> {
+    Arc::new(Target { statements_max: NonZeroUsize::MIN, ..target.clone() })
 }
 
 fn mode(config: &Config) -> Mode {
@@ -420,6 +423,7 @@ fn times(config: &Config) -> Times {
     Times {
         query_wait_timeout: config.pool.query_wait_timeout,
         connect_timeout: config.server.server_connect_timeout,
+        login_retry: config.server.server_login_retry,
         idle_timeout: config.server.server_idle_timeout,
         lifetime: config.server.server_lifetime,
     }

@@ -251,11 +251,10 @@ impl Newcomer {
 
     async fn cancel(&mut self, pid: u32, key: &[u8]) {
         if let Some(cancelling) = self.gateway.shared.registry.begin_cancel(pid, key) {
-            let current = &cancelling.current;
-            let sent =
-                crate::server::io::cancel(&current.target, current.host, current.pid, &current.key);
+            let link = &cancelling.link;
+            let sent = crate::server::io::cancel(&link.target, link.host, link.pid, &link.key);
             if tokio::time::timeout(Duration::from_secs(10), sent).await.is_err() {
-                tracing::warn!(server_pid = current.pid, "cancel request timed out");
+                tracing::warn!(server_pid = link.pid, "cancel request timed out");
             }
         }
     }
@@ -279,6 +278,7 @@ impl Newcomer {
                     shared: Arc::clone(&self.gateway.shared),
                     lease: None,
                     leaving: None,
+                    now: Instant::now(),
                     transaction_began: None,
                 };
                 let reason = Box::pin(task.run()).await;
@@ -440,12 +440,12 @@ async fn reported(opened: &Opened, settings: &Arc<Settings>) -> Result<Reported,
         }
         let reported: Reported = values.into();
         common.set_reported(base_id, settings.id, Arc::clone(&reported));
-        lease.release();
+        lease.release(Instant::now());
         return Ok(reported);
     }
     let reported: Reported = values.into();
     common.set_reported(connection.server.base.id, settings.id, Arc::clone(&reported));
-    lease.release();
+    lease.release(Instant::now());
     Ok(reported)
 }
 
@@ -458,6 +458,7 @@ fn refused(error: &ServerError) -> CloseReason {
         | ServerError::Io(_)
         | ServerError::Closed
         | ServerError::Login(_)
+        | ServerError::Ambiguous
         | ServerError::Protocol => CloseReason::ServerUnreachable(error.to_string()),
     }
 }

@@ -48,16 +48,21 @@ pub struct CacheCounters {
 pub struct RedisCounters {
     /// Asked for an entry.
     pub look_ups: Counter,
+    /// Of those, answered with none, or with one that had become untrue.
+    pub misses: Counter,
     /// Entries stored.
-    pub sets: Counter,
+    pub stores: Counter,
     /// Operations that Redis or its connection failed.
     pub errors: Counter,
     /// Operations that took longer than `redis.timeout`.
     pub timeouts: Counter,
-    /// Entries not stored: the queue was full, or Redis down or full.
+    /// Entries not stored: the queue was full, Redis down or full, or they had become untrue.
+    /// With the stores these are all fills, but for those that wait in the queue.
     pub dropped: Counter,
     /// Values that are not what this process stored.
     pub forged: Counter,
+    /// Not asked for an entry that it may have, since it is not up.
+    pub skipped: Counter,
 }
 
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::auth::userlist::Password;
 use crate::auth::{Method, Secret, Userlist};
-use crate::cache::redis::UrlError;
+use crate::cache::redis::SettingsError;
 use crate::config::{AuthType, Config, SslMode};
 use crate::net::{TlsClientConfig, TlsConfigError, TlsServerConfig};
 
@@ -21,7 +21,7 @@ pub struct Running {
 pub enum GatewayError {
     Userlist(String),
     Tls(TlsConfigError),
-    Redis(UrlError),
+    Redis(SettingsError),
 }
 
 impl std::fmt::Display for GatewayError {

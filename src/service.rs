@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 
 use crate::cache::coherence::{InFlight, Scope};
+use crate::cache::home::Home;
 use crate::pool::database::Database;
 use crate::server::io::{Connection, Rows, ServerError, Target};
+use crate::server::settings::defaults_changed;
 use crate::sql::catalog::{Catalog, FINGERPRINT_QUERY, SETUP_QUERIES, SNAPSHOT_QUERIES};
 
 /// Between attempts to reach a database that refuses.
@@ -27,16 +29,24 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 struct Lost {
     pid: u32,
     since: Instant,
+    home: Option<Arc<Home>>,
     guards: Vec<InFlight>,
     catalog: bool,
 }
 
 #[derive(Clone)]
 struct Settings {
-    target: Target,
+    target: Arc<Target>,
     catalog_poll: Duration,
     /// After it no entry of before is served, so a lost backend needs no more watching.
     max_age: Duration,
+}
+
+/// What the last round found, to tell whether it has changed.
+#[derive(Default)]
+struct Seen {
+    fingerprint: Option<String>,
+    defaults: Option<String>,
 }
 
 /// The side task of one database.
@@ -55,7 +65,7 @@ impl Service {
     /// Starts the task; it ends with the runtime.
     pub fn start(
         database: Arc<Database>,
-        target: Target,
+        target: Arc<Target>,
         catalog_poll: Duration,
         max_age: Duration,
     ) -> Arc<Self> {
@@ -78,7 +88,7 @@ impl Service {
     }
 
     /// Where and as whom to ask, from the next connection on.
-    pub fn set_target(&self, target: Target) {
+    pub fn set_target(&self, target: Arc<Target>) {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner).target = target;
     }
 
@@ -90,7 +100,7 @@ impl Service {
 
     /// A server was closed while commits may have been on the wire: their tables stay in flight
     /// until its backend is known to be gone.
-    pub fn lost(&self, pid: u32, guards: Vec<InFlight>, catalog: bool) {
+    pub fn lost(&self, pid: u32, home: Option<Arc<Home>>, guards: Vec<InFlight>, catalog: bool) {
         if guards.is_empty() {
             return;
         }
@@ -99,7 +109,7 @@ impl Service {
             server_pid = pid,
             "server lost with a commit on the wire"
         );
-        let lost = Lost { pid, since: Instant::now(), guards, catalog };
+        let lost = Lost { pid, since: Instant::now(), home, guards, catalog };
         self.lost.lock().unwrap_or_else(PoisonError::into_inner).push(lost);
         self.wake.notify_one();
     }
@@ -126,12 +136,12 @@ impl Service {
     }
 
     async fn run(self: Arc<Self>) {
-        let mut fingerprint = None;
+        let mut seen = Seen::default();
         loop {
             let target = self.settings().target;
             let opened = tokio::time::timeout(ANSWER_TIMEOUT, Connection::open(&target)).await;
             let failed = match opened.unwrap_or(Err(ServerError::Closed)) {
-                Ok(mut connection) => self.serve(&mut connection, &mut fingerprint).await,
+                Ok(mut connection) => self.serve(&mut connection, &mut seen).await,
                 Err(error) => error,
             };
             self.tried.send_modify(|count| *count += 1);
@@ -140,25 +150,22 @@ impl Service {
                 error = %failed,
                 "service connection failed"
             );
-            self.settle_lost(&[], true);
+            self.settle_lost(&[], None);
             // What happened while we could not look is not known.
-            fingerprint = None;
+            seen.fingerprint = None;
             tokio::time::sleep(RETRY).await;
         }
     }
 
     /// Serves until the connection fails.
-    async fn serve(
-        &self,
-        connection: &mut Connection,
-        fingerprint: &mut Option<String>,
-    ) -> ServerError {
+    async fn serve(&self, connection: &mut Connection, seen: &mut Seen) -> ServerError {
         let mut answers = match ask(connection, SETUP_QUERIES).await {
             Ok(answers) => answers,
             Err(error) => return error,
         };
+        self.database.move_to(&connection.server.home);
         loop {
-            let round = self.round(connection, &mut answers, fingerprint).await;
+            let round = self.round(connection, &mut answers, seen).await;
             self.tried.send_modify(|count| *count += 1);
             if let Err(error) = round {
                 return error;
@@ -176,22 +183,43 @@ impl Service {
         &self,
         connection: &mut Connection,
         answers: &mut Vec<Rows>,
-        fingerprint: &mut Option<String>,
+        seen: &mut Seen,
     ) -> Result<(), ServerError> {
         if self.lost_count() > 0 {
             self.look_for_lost(connection).await?;
         }
+        let home = &Arc::clone(&connection.server.home);
+        self.look_at_defaults(connection, &mut seen.defaults).await?;
         let snapshot = self.database.snapshot();
+        if !Arc::ptr_eq(&snapshot.home, home) {
+            // The pool's servers are of another database by now; we have to be, too.
+            return Err(ServerError::Closed);
+        }
         if snapshot.catalog.is_some() {
             let now = first_value(&ask(connection, &[FINGERPRINT_QUERY]).await?, 0);
-            if now == *fingerprint && now.is_some() {
+            if now == seen.fingerprint && now.is_some() {
                 return Ok(());
             }
             tracing::info!(database = %self.database.name, "catalogue changed elsewhere");
-            self.database.catalog_changed();
-            self.database.coherence.invalidate(&Scope::Database);
+            self.database.catalog_changed(home);
+            home.coherence.invalidate(&Scope::Database);
         }
-        self.load(connection, answers, fingerprint).await
+        self.load(connection, answers, home, &mut seen.fingerprint).await
+    }
+
+    /// Whether sessions that begin now begin as those did that began before.
+    async fn look_at_defaults(
+        &self,
+        connection: &mut Connection,
+        known: &mut Option<String>,
+    ) -> Result<(), ServerError> {
+        let now = first_value(&ask(connection, &[DEFAULTS_QUERY]).await?, 0);
+        if known.is_some() && *known != now {
+            tracing::info!(database = %self.database.name, "defaults of sessions changed");
+            defaults_changed();
+        }
+        *known = now;
+        Ok(())
     }
 
     /// `answers` holds those to `SETUP_QUERIES`, before and after.
@@ -199,23 +227,24 @@ impl Service {
         &self,
         connection: &mut Connection,
         answers: &mut Vec<Rows>,
+        home: &Arc<Home>,
         fingerprint: &mut Option<String>,
     ) -> Result<(), ServerError> {
         let generation = self.database.snapshot().generation;
         let began = Instant::now();
-        let begin = ["BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", FINGERPRINT_QUERY];
-        let questions = [&begin, SNAPSHOT_QUERIES, &["COMMIT"]].concat();
+        let opening = ["BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", FINGERPRINT_QUERY];
+        let questions = [&opening, SNAPSHOT_QUERIES, &["COMMIT"]].concat();
         let mut heard = ask(connection, &questions).await?;
         let asked = began.elapsed();
         heard.pop();
         let now = first_value(&heard, 1);
-        answers.extend(heard.into_iter().skip(begin.len()));
+        answers.extend(heard.into_iter().skip(opening.len()));
         let built = Catalog::build(answers);
         answers.truncate(SETUP_QUERIES.len());
         match built {
             Ok(catalog) => {
                 // Refused if DDL came between; then we are woken again.
-                if self.database.install(generation, catalog) {
+                if self.database.install(generation, home, catalog) {
                     *fingerprint = now;
                     tracing::debug!(
                         database = %self.database.name,
@@ -240,25 +269,28 @@ impl Service {
         let rows = ask(connection, &[question]).await?;
         let alive: Vec<u32> =
             rows.iter().flatten().filter_map(|row| row.first()?.as_ref()?.parse().ok()).collect();
-        self.settle_lost(&alive, false);
+        self.settle_lost(&alive, Some(&connection.server.home));
         Ok(())
     }
 
-    /// Settles the lost whose backend is gone, or whose time has passed.
-    fn settle_lost(&self, alive: &[u32], only_old: bool) {
+    /// Settles the lost whose backend is gone from `home`, or whose time has passed.
+    fn settle_lost(&self, alive: &[u32], home: Option<&Arc<Home>>) {
         let now = Instant::now();
         let max_age = self.settings().max_age;
         let over: Vec<Lost> = {
             let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
             lost.extract_if(.., |lost| {
                 let old = now.saturating_duration_since(lost.since) > max_age;
-                old || (!only_old && !alive.contains(&lost.pid))
+                let looked = home.is_some_and(|home| {
+                    lost.home.as_ref().is_none_or(|of_lost| Arc::ptr_eq(of_lost, home))
+                });
+                old || (looked && !alive.contains(&lost.pid))
             })
             .collect()
         };
         for lost in over {
-            if lost.catalog {
-                self.database.catalog_changed();
+            if let Some(home) = lost.home.filter(|_| lost.catalog) {
+                self.database.catalog_changed(&home);
             }
             for guard in lost.guards {
                 guard.committed();
@@ -266,6 +298,11 @@ impl Service {
         }
     }
 }
+
+/// Roles' and databases' settings, and when PostgreSQL has last read its files.
+const DEFAULTS_QUERY: &str = "SELECT concat_ws(' ', pg_conf_load_time(), \
+     (SELECT md5(string_agg(concat_ws('|', setdatabase, setrole, setconfig), ',' \
+      ORDER BY setdatabase, setrole)) FROM pg_db_role_setting))";
 
 /// Statements in one message, the rows of each; bounded in time.
 async fn ask(connection: &mut Connection, sql: &[&str]) -> Result<Vec<Rows>, ServerError> {

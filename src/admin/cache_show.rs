@@ -25,6 +25,15 @@ pub const CACHE: Columns = &[
     int8("invalidated_database"),
     text("max_age"),
     text("redis"),
+    text("redis_error"),
+    int8("redis_look_ups"),
+    int8("redis_misses"),
+    int8("redis_stores"),
+    int8("redis_errors"),
+    int8("redis_timeouts"),
+    int8("redis_dropped"),
+    int8("redis_forged"),
+    int8("redis_skipped"),
     text("outside_writes_seen_within"),
 ];
 
@@ -32,6 +41,7 @@ pub const CACHE: Columns = &[
 pub fn cache(cache: &Cache) -> Table {
     let mut table = Table::new(CACHE);
     let max_age = seconds(cache.max_age);
+    let redis = &cache.redis;
     table.push(vec![
         value(cache.mode),
         value(cache.entries),
@@ -49,7 +59,17 @@ pub fn cache(cache: &Cache) -> Table {
         value(cache.invalidated_tables),
         value(cache.invalidated_database),
         value(&max_age),
-        value(&cache.redis),
+        value(redis.state),
+        // The last one there was, and NULL if there was none.
+        redis.last_error.clone(),
+        value(redis.look_ups),
+        value(redis.misses),
+        value(redis.stores),
+        value(redis.errors),
+        value(redis.timeouts),
+        value(redis.dropped),
+        value(redis.forged),
+        value(redis.skipped),
         // No answer is older, so whoever writes past Forebay is seen by then.
         value(max_age),
     ]);
@@ -120,6 +140,7 @@ fn describe(reason: BypassReason) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::snapshot::Redis;
 
     fn snapshot() -> Cache {
         Cache {
@@ -138,7 +159,18 @@ mod tests {
             invalidated_tables: 3,
             invalidated_database: 1,
             max_age: Duration::from_millis(1500),
-            redis: "off".into(),
+            redis: Redis {
+                state: "down",
+                last_error: Some("no answer in time".to_owned()),
+                look_ups: 40,
+                misses: 10,
+                stores: 90,
+                errors: 1,
+                timeouts: 5,
+                dropped: 9,
+                forged: 2,
+                skipped: 8,
+            },
         }
     }
 
@@ -154,7 +186,9 @@ mod tests {
             row.join(" "),
             "mode=on entries=2 bytes=300 bytes_max=1000 hits=873 hits_redis=0 misses=127 \
              would_hit=0 bypasses=5 fills=100 refused=27 hit_rate=87.3 hit_bytes=4000 \
-             invalidated_tables=3 invalidated_database=1 max_age=1.5s redis=off \
+             invalidated_tables=3 invalidated_database=1 max_age=1.5s redis=down \
+             redis_error=no answer in time redis_look_ups=40 redis_misses=10 redis_stores=90 \
+             redis_errors=1 redis_timeouts=5 redis_dropped=9 redis_forged=2 redis_skipped=8 \
              outside_writes_seen_within=1.5s"
         );
         assert_eq!(table.rows.len(), 1);

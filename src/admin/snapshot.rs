@@ -114,7 +114,22 @@ pub struct Cache {
     pub invalidated_tables: u64,
     pub invalidated_database: u64,
     pub max_age: Duration,
-    pub redis: String,
+    pub redis: Redis,
+}
+
+/// The second tier; all zero without one.
+#[derive(Clone, Debug)]
+pub struct Redis {
+    pub state: &'static str,
+    pub last_error: Option<String>,
+    pub look_ups: u64,
+    pub misses: u64,
+    pub stores: u64,
+    pub errors: u64,
+    pub timeouts: u64,
+    pub dropped: u64,
+    pub forged: u64,
+    pub skipped: u64,
 }
 
 /// For `SHOW CLIENT_STATS`: the clients of one user, database, application name and address.

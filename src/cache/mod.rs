@@ -3,12 +3,14 @@
 //! Knows no protocol state and no client. Versions are compared in `coherence.rs` alone.
 
 pub mod coherence;
+pub mod home;
 pub mod key;
 pub mod entry;
 pub mod fill;
 pub mod memory;
 pub mod sealed;
 pub mod breaker;
+pub mod stored;
 pub mod redis;
 
 use std::sync::Arc;
@@ -107,9 +109,8 @@ impl Cache {
     /// Whether Redis should be asked for what memory did not have. It has nothing better than an
     /// untrue entry that is in memory still.
     pub fn may_be_in_redis(&self, key: &KeyBuffer) -> bool {
-        self.mode() == Mode::On
-            && self.redis.as_ref().is_some_and(|redis| redis.is_up())
-            && !self.memory.has(key)
+        let Some(redis) = &self.redis else { return false };
+        self.mode() == Mode::On && !self.memory.has(key) && redis.should_ask(key.hash(self.seed()))
     }
 
     /// Keeps an entry that came from Redis.
@@ -125,7 +126,7 @@ impl Cache {
         // simulation's twin that stores unchecked.
         entry.stamp.holds().then(|| {
             self.memory.insert(Arc::clone(&entry));
-            if let Some(redis) = &self.redis {
+            if let Some(redis) = self.redis.as_ref().filter(|_| self.mode() == Mode::On) {
                 redis.offer(&entry);
             }
             entry
@@ -144,8 +145,8 @@ impl Cache {
     }
 
     /// What the second tier is doing, for people.
-    pub fn redis_state(&self) -> String {
-        self.redis.as_ref().map_or_else(|| "off".into(), |redis| redis.state())
+    pub fn redis_state(&self) -> &'static str {
+        self.redis.as_ref().map_or("off", |redis| redis.state())
     }
 
     pub fn entries(&self) -> usize {

@@ -11,9 +11,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, RedisError};
+use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, RedisError, TlsCertificates};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
 
 use crate::metrics::RedisCounters;
 
@@ -22,9 +24,13 @@ use super::coherence::Coherence;
 use super::entry::Entry;
 use super::key::KeyBuffer;
 use super::sealed::{Seal, Unsealed};
+use super::stored::Stored;
 
 /// A connection, with its log-in, is given this long; it is opened in the background.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How often a Redis that nobody asks is asked whether it is there.
+const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// Entries on their way to Redis, at most; more are dropped, and asked of PostgreSQL again once
 /// memory has lost them.
@@ -39,6 +45,8 @@ const BATCH_BYTES_MAX: usize = 256 << 10;
 /// The `[redis]` section, and what it needs from elsewhere.
 pub struct Settings {
     pub url: String,
+    /// Authorities in PEM; the system's are trusted otherwise.
+    pub authorities: Option<Vec<u8>>,
     pub prefix: String,
     pub timeout: Duration,
     pub breaker_failures: u32,
@@ -50,13 +58,19 @@ pub struct Settings {
     pub secret: [u8; 32],
 }
 
-/// `redis.url` cannot be read.
+/// A setting that the client library does not take.
 #[derive(Debug)]
-pub struct UrlError(String);
+pub enum SettingsError {
+    Url(String),
+    Authorities(String),
+}
 
-impl std::fmt::Display for UrlError {
+impl std::fmt::Display for SettingsError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "redis.url: {}", self.0)
+        match self {
+            Self::Url(text) => write!(f, "redis.url: {text}"),
+            Self::Authorities(text) => write!(f, "redis.tls_ca_file: {text}"),
+        }
     }
 }
 
@@ -66,6 +80,8 @@ pub struct Redis {
     timeout: Duration,
     max_age: Duration,
     seal: Seal,
+    /// What it was sent, so that it is not asked for anything else.
+    stored: Stored,
     /// Guards the connection and what is known of it; nothing else is locked inside.
     link: Mutex<Link>,
     /// Raised when the breaker opens.
@@ -78,10 +94,12 @@ pub struct Redis {
 struct Link {
     breaker: Breaker,
     connection: Option<MultiplexedConnection>,
-    /// Why it is down.
-    trouble: Option<String>,
-    /// Why it takes no entries though it gives them: it is full, or a replica.
-    refusal: Option<String>,
+    /// It could not be reached at the last try, for this reason.
+    unreached: Option<String>,
+    /// It takes no entries though it gives them: it is full, or a replica.
+    refuses: bool,
+    /// What went wrong last, though it may be long ago.
+    last_error: Option<String>,
 }
 
 /// What an operation ended with.
@@ -93,21 +111,44 @@ enum Failure {
     Refused(String),
 }
 
+impl Failure {
+    fn into_text(self) -> String {
+        match self {
+            Self::Timeout => "no answer in time".to_owned(),
+            Self::Lost(text) | Self::Refused(text) => text,
+        }
+    }
+}
+
 impl From<RedisError> for Failure {
     fn from(error: RedisError) -> Self {
         if error.is_timeout() {
             return Self::Timeout;
         }
-        let answered = error.code().is_some() && !error.is_unrecoverable_error();
-        let text = error.to_string();
-        if answered { Self::Refused(text) } else { Self::Lost(text) }
+        if error.is_unrecoverable_error() {
+            return Self::Lost(error.to_string());
+        }
+        // Of a pipeline there may be many; they are alike.
+        match error.clone().into_server_errors().as_deref() {
+            Some([(_, first), ..]) => Self::Refused(first.to_string()),
+            Some([]) | None => Self::Lost(error.to_string()),
+        }
     }
 }
 
 impl Redis {
     /// Starts the tasks that connect and fill; they end with the runtime. Waits for nothing.
-    pub fn start(settings: Settings, started: Instant) -> Result<Arc<Self>, UrlError> {
-        let client = Client::open(settings.url).map_err(|error| UrlError(error.to_string()))?;
+    pub fn start(settings: Settings, started: Instant) -> Result<Arc<Self>, SettingsError> {
+        let mut client = Client::open(settings.url.as_str())
+            .map_err(|error| SettingsError::Url(error.to_string()))?;
+        if let Some(pem) = settings.authorities {
+            if CertificateDer::pem_slice_iter(&pem).next().is_none() {
+                return Err(SettingsError::Authorities("no certificate".to_owned()));
+            }
+            let tls = TlsCertificates { client_tls: None, root_cert: Some(pem) };
+            client = Client::build_with_tls(settings.url, tls)
+                .map_err(|error| SettingsError::Authorities(error.to_string()))?;
+        }
         let (queue, entries) = mpsc::channel(QUEUE_ENTRIES_MAX);
         let (bytes_max, compress_from) = (settings.entry_bytes_max, settings.compress_from);
         let redis = Arc::new(Self {
@@ -116,11 +157,13 @@ impl Redis {
             timeout: settings.timeout,
             max_age: settings.max_age,
             seal: Seal::new(&settings.secret, started, bytes_max, compress_from),
+            stored: Stored::new(settings.max_age, Instant::now()),
             link: Mutex::new(Link {
                 breaker: Breaker::new(settings.breaker_failures, settings.breaker_reset),
                 connection: None,
-                trouble: None,
-                refusal: None,
+                unreached: None,
+                refuses: false,
+                last_error: None,
             }),
             opened: Notify::new(),
             queue,
@@ -132,7 +175,20 @@ impl Redis {
         Ok(redis)
     }
 
-    /// The entry of this key that this process once stored. Whether it is true is not asked yet.
+    /// Whether a look-up is worth its time: it may have the key of this hash, and it is up.
+    pub fn should_ask(&self, hash: u128) -> bool {
+        if !self.stored.may_have(hash) {
+            return false;
+        }
+        let up = self.is_up();
+        if !up {
+            self.counters.skipped.one();
+        }
+        up
+    }
+
+    /// The entry of this key that this process once stored, unless it has become untrue. That
+    /// is to be asked again when it is served.
     /// Takes no longer than the time-out. Cancel-safe.
     pub async fn look_up(
         &self,
@@ -146,25 +202,24 @@ impl Redis {
         let mut command = redis::cmd("GETRANGE");
         command.arg(self.seal.name(&self.prefix, key.bytes())).arg(0);
         command.arg(self.seal.sealed_bytes_max());
-        let asked = timeout(self.timeout, command.query_async::<Vec<u8>>(&mut connection)).await;
-        let sealed = match asked {
-            Ok(Ok(sealed)) => sealed,
-            Ok(Err(error)) => {
-                self.failed(error.into());
-                return None;
-            }
-            Err(_elapsed) => {
-                self.failed(Failure::Timeout);
+        let sealed: Vec<u8> = match self.ask(&command, &mut connection).await {
+            Ok(sealed) => sealed,
+            Err(failure) => {
+                self.failed(failure);
                 return None;
             }
         };
         self.link().breaker.succeeded();
         if sealed.is_empty() {
+            self.counters.misses.one();
             return None;
         }
         match self.seal.open(&sealed, key.bytes(), key.hash(seed), coherence) {
-            Ok(entry) => Some(Arc::new(entry)),
-            Err(Unsealed::WrongTime) => None,
+            Ok(entry) if entry.stamp.holds() => Some(Arc::new(entry)),
+            Ok(_) | Err(Unsealed::WrongTime) => {
+                self.counters.misses.one();
+                None
+            }
             Err(reason @ (Unsealed::Malformed | Unsealed::Forged | Unsealed::WrongKey)) => {
                 self.counters.forged.one();
                 tracing::warn!(?reason, "value in redis is not what was stored, ignored");
@@ -176,6 +231,7 @@ impl Redis {
     /// Hands an entry over to be stored; never waits.
     pub fn offer(&self, entry: &Arc<Entry>) {
         if !self.is_up() {
+            self.counters.dropped.one();
             return;
         }
         let len = entry.size_bytes();
@@ -192,14 +248,19 @@ impl Redis {
     }
 
     /// For people.
-    pub fn state(&self) -> String {
+    pub fn state(&self) -> &'static str {
         let link = self.link();
-        match (link.breaker.is_closed(), &link.trouble, &link.refusal) {
-            (true, _, None) => "up".into(),
-            (true, _, Some(refusal)) => format!("up, takes no entries: {refusal}"),
-            (false, None, _) => "connecting".into(),
-            (false, Some(trouble), _) => format!("down: {trouble}"),
+        match link.breaker.is_closed() {
+            true if link.refuses => "up, takes no entries",
+            true => "up",
+            false if link.last_error.is_none() => "connecting",
+            false => "down",
         }
+    }
+
+    /// What went wrong last, for people; it may be over.
+    pub fn last_error(&self) -> Option<String> {
+        self.link().last_error.clone()
     }
 
     fn link(&self) -> std::sync::MutexGuard<'_, Link> {
@@ -214,23 +275,26 @@ impl Redis {
     fn failed(&self, failure: Failure) {
         let now = Instant::now();
         let mut link = self.link();
-        let (opened, trouble) = match failure {
+        let opened = match failure {
             Failure::Timeout => {
                 self.counters.timeouts.one();
-                (link.breaker.failed(now), "no answer in time".to_owned())
+                link.breaker.failed(now)
             }
-            Failure::Lost(text) => {
+            Failure::Lost(_) => {
                 self.counters.errors.one();
-                (link.breaker.lost(now), text)
+                link.breaker.lost(now)
             }
-            Failure::Refused(text) => {
+            Failure::Refused(_) => {
                 self.counters.errors.one();
-                (link.breaker.failed(now), text)
+                link.breaker.failed(now)
             }
         };
+        let reason = failure.into_text();
         if opened {
-            tracing::warn!(reason = %trouble, "redis left alone for now");
-            link.trouble = Some(trouble);
+            tracing::warn!(%reason, "redis left alone for now");
+        }
+        link.last_error = Some(reason);
+        if opened {
             // What waits on the old connection ends with its last handle.
             link.connection = None;
             drop(link);
@@ -248,8 +312,21 @@ impl Redis {
             match probe_at {
                 _ if due => self.probe().await,
                 Some(at) => tokio::time::sleep_until(at.into()).await,
-                None => self.opened.notified().await,
+                None => {
+                    if timeout(HEARTBEAT, self.opened.notified()).await.is_err() {
+                        self.ping().await;
+                    }
+                }
             }
+        }
+    }
+
+    /// Without clients that ask, its end would stay unseen.
+    async fn ping(&self) {
+        let Some(mut connection) = self.connection() else { return };
+        match self.ask::<String>(&redis::cmd("PING"), &mut connection).await {
+            Ok(_pong) => self.link().breaker.succeeded(),
+            Err(failure) => self.failed(failure),
         }
     }
 
@@ -260,23 +337,18 @@ impl Redis {
         link.breaker.probed(reached.is_ok(), Instant::now());
         match reached {
             Ok(connection) => {
-                *link = Link {
-                    breaker: Breaker::clone(&link.breaker),
-                    connection: Some(connection),
-                    trouble: None,
-                    refusal: None,
-                };
+                link.connection = Some(connection);
+                link.unreached = None;
+                link.refuses = false;
                 tracing::info!("redis is up");
             }
             Err(failure) => {
-                let trouble = match failure {
-                    Failure::Timeout => "no answer in time".to_owned(),
-                    Failure::Lost(text) | Failure::Refused(text) => text,
-                };
-                if link.trouble.as_ref() != Some(&trouble) {
-                    tracing::warn!(reason = %trouble, "redis cannot be reached");
+                let reason = failure.into_text();
+                if link.unreached.as_ref() != Some(&reason) {
+                    tracing::warn!(%reason, "redis cannot be reached");
                 }
-                link.trouble = Some(trouble);
+                link.last_error = Some(reason.clone());
+                link.unreached = Some(reason);
             }
         }
     }
@@ -287,8 +359,21 @@ impl Redis {
             AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
         let mut connection =
             self.client.get_multiplexed_async_connection_with_config(&config).await?;
-        redis::cmd("PING").query_async::<String>(&mut connection).await?;
+        // One that is too slow is not up, or clients would find that out again and again.
+        self.ask::<String>(&redis::cmd("PING"), &mut connection).await?;
         Ok(connection)
+    }
+
+    /// One operation, in its time.
+    async fn ask<T: FromRedisValue>(
+        &self,
+        command: &Cmd,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<T, Failure> {
+        match timeout(self.timeout, command.query_async(connection)).await {
+            Ok(reply) => reply.map_err(Failure::from),
+            Err(_elapsed) => Err(Failure::Timeout),
+        }
     }
 
     /// Stores what is offered, many at a time.
@@ -313,15 +398,14 @@ impl Redis {
     /// Puts the entry into the pipeline if it is worth that still; gives its length there.
     fn add(&self, entry: &Entry, pipeline: &mut redis::Pipeline, count: &mut u64) -> usize {
         let left = self.max_age.saturating_sub(entry.asked_at.elapsed()).as_millis();
-        if left == 0 || !entry.stamp.holds() {
-            return 0;
-        }
-        let Some(sealed) = self.seal.seal(entry) else {
+        let worth = left > 0 && entry.stamp.holds();
+        let Some(sealed) = worth.then(|| self.seal.seal(entry)).flatten() else {
             self.counters.dropped.one();
             return 0;
         };
         let len = sealed.len();
         let left = u64::try_from(left).unwrap_or(u64::MAX);
+        self.stored.note(entry.hash, Instant::now());
         pipeline.cmd("SET").arg(self.seal.name(&self.prefix, &entry.key)).arg(sealed);
         pipeline.arg("PX").arg(left).ignore();
         *count += 1;
@@ -336,27 +420,59 @@ impl Redis {
             self.counters.dropped.add(count);
             return;
         };
-        match timeout(self.timeout, pipeline.query_async::<()>(&mut connection)).await {
+        let failure = match timeout(self.timeout, pipeline.query_async(&mut connection)).await {
             Ok(Ok(())) => {
-                self.counters.sets.add(count);
+                self.counters.stores.add(count);
                 let mut link = self.link();
                 link.breaker.succeeded();
-                link.refusal = None;
+                link.refuses = false;
+                return;
             }
-            Ok(Err(error)) => match Failure::from(error) {
-                // It is full, or may not be written: what it has can still be read.
-                Failure::Refused(text) => {
-                    self.counters.errors.one();
-                    self.counters.dropped.add(count);
-                    let mut link = self.link();
-                    if link.refusal.is_none() {
-                        tracing::warn!(reason = %text, "redis takes no entries");
-                    }
-                    link.refusal = Some(text);
+            Ok(Err(error)) => error.into(),
+            Err(_elapsed) => Failure::Timeout,
+        };
+        self.counters.dropped.add(count);
+        match failure {
+            // It is full, or may not be written: what it has can still be read.
+            Failure::Refused(reason) => {
+                self.counters.errors.one();
+                let mut link = self.link();
+                if !link.refuses {
+                    tracing::warn!(%reason, "redis takes no entries");
                 }
-                failure @ (Failure::Timeout | Failure::Lost(_)) => self.failed(failure),
-            },
-            Err(_elapsed) => self.failed(Failure::Timeout),
+                link.refuses = true;
+                link.last_error = Some(reason);
+            }
+            failure @ (Failure::Timeout | Failure::Lost(_)) => self.failed(failure),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_the_library_does_not_take_are_named() {
+        let check = |url: &str, authorities: Option<&str>, expected: &str| {
+            let settings = Settings {
+                url: url.to_owned(),
+                authorities: authorities.map(|pem| pem.as_bytes().to_vec()),
+                prefix: String::new(),
+                timeout: Duration::ZERO,
+                breaker_failures: 1,
+                breaker_reset: Duration::ZERO,
+                compress_from: 0,
+                entry_bytes_max: 0,
+                max_age: Duration::ZERO,
+                secret: [0; 32],
+            };
+            let error = Redis::start(settings, Instant::now()).err().unwrap().to_string();
+            assert!(error.starts_with(expected), "{error}");
+        };
+        let pem = include_str!("../../tests/suite/support/tls/ca.pem");
+        check("redis://:p@host:port/", None, "redis.url: ");
+        check("rediss://host", Some("junk"), "redis.tls_ca_file: no certificate");
+        check("redis://host", Some(pem), "redis.tls_ca_file: Constructing a TLS client requires");
     }
 }

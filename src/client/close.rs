@@ -40,9 +40,15 @@ pub enum CloseReason {
         message: String,
     },
     ServerUnreachable(String),
+    /// Logins failed a moment ago, and nobody has tried since.
+    ServerFailing {
+        sqlstate: Option<String>,
+        message: String,
+    },
     ShuttingDown,
     TlsRequired,
     StatementsMax,
+    PortalsMax,
     AdminKill,
     /// A cancel request while it waited for a server; as PgBouncer does.
     CancelledWaiting,
@@ -84,9 +90,13 @@ impl CloseReason {
             Self::QueryWaitTimeout => "query_wait_timeout".into(),
             Self::ServerLost => "server conn crashed?".into(),
             Self::ServerUnreachable(message) => format!("server login failed: {message}"),
+            Self::ServerFailing { message, .. } => format!(
+                "server login has been failing, cached error: {message} (server_login_retry)"
+            ),
             Self::ShuttingDown => "pooler is shutting down".into(),
             Self::TlsRequired => "SSL required".into(),
             Self::StatementsMax => "too many prepared statements".into(),
+            Self::PortalsMax => "too many portals".into(),
             Self::PinRefused(pin) => {
                 format!(
                     "{} cannot follow a client in transaction pooling (pins = refuse)",
@@ -123,9 +133,12 @@ impl CloseReason {
             Self::NoSuchDatabase(_) => sqlstate::UNDEFINED_DATABASE,
             Self::TooManyClients => sqlstate::TOO_MANY_CONNECTIONS,
             Self::ServerLogin { sqlstate, .. } => sqlstate,
+            Self::ServerFailing { sqlstate, .. } => {
+                sqlstate.as_deref().unwrap_or(sqlstate::CONNECTION_FAILURE)
+            }
             Self::ShuttingDown | Self::AdminKill | Self::Reconfigured => sqlstate::ADMIN_SHUTDOWN,
             Self::CancelledWaiting => sqlstate::QUERY_CANCELED,
-            Self::StatementsMax => sqlstate::CONFIGURATION_LIMIT_EXCEEDED,
+            Self::StatementsMax | Self::PortalsMax => sqlstate::CONFIGURATION_LIMIT_EXCEEDED,
         }
     }
 

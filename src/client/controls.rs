@@ -32,10 +32,7 @@ impl Session {
                 None => self.forget_settings(server),
             },
             Control::SetTransaction { isolation } => self.transaction.set_isolation(*isolation),
-            Control::Set { name, value, local } => {
-                let settings = self.settings.with(name, value);
-                self.change(&settings, &settings, *local, server);
-            }
+            Control::Set { name, value, local } => self.follow(name, value, *local, server),
             Control::Reset { name, local } => {
                 // The server falls back to its own default, the client to what it started with.
                 let on_server = server.applied.reset(name, &Settings::none());
@@ -62,7 +59,8 @@ impl Session {
                 server.tainted = true;
                 self.tainted = true;
             }
-            Control::CommitPrepared
+            Control::ChangeDefaults
+            | Control::CommitPrepared
             | Control::DiscardTemporary
             | Control::DiscardPlans
             | Control::DiscardSequences
@@ -82,6 +80,20 @@ impl Session {
         }
         if self.common.pin_policy != crate::pool::PinPolicy::Ignore {
             self.pins.apply(control);
+        }
+    }
+
+    /// One setting more; one too many stays where it is, and the client with it.
+    fn follow(&mut self, name: &str, value: &str, local: bool, server: &mut Server) {
+        if self.settings.has_room_for(name) {
+            let settings = self.settings.with(name, value);
+            self.change(&settings, &settings, local, server);
+            return;
+        }
+        server.tainted = true;
+        self.tainted = true;
+        if self.common.pin_policy != crate::pool::PinPolicy::Ignore {
+            self.pins.apply(&Control::Unreplayable);
         }
     }
 

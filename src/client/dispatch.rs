@@ -30,6 +30,12 @@ impl Session {
     pub fn adopt(&mut self, server: &mut Server) {
         server.clean();
         server.assume(&self.settings);
+        if self.facts.as_ref().is_some_and(|facts| facts.key.base != server.base.id) {
+            // It was judged as if the session had started otherwise.
+            self.query_verdict = None;
+            self.plan = None;
+        }
+        self.base = Some(Arc::clone(&server.base));
     }
 
     /// Sends the collected group on. The server is ours and set to nobody else's state.
@@ -77,10 +83,12 @@ impl Session {
             return;
         }
         let cache = &self.common.cache;
-        let stamp = self.common.database.coherence.stamp(plan.tables());
+        let stamp = server.home.coherence.stamp(plan.tables());
         // A catalogue change moves the generation before it lets go of the slots: a stamp taken
         // after it must not bless a verdict from before it (hazard H32).
-        let current = self.common.database.snapshot().generation == plan.generation;
+        let snapshot = self.common.database.snapshot();
+        let current =
+            snapshot.generation == plan.generation && Arc::ptr_eq(&snapshot.home, &server.home);
         if let Some(stamp) = stamp.filter(|_| current) {
             let limit = cache.limits().entry_bytes_max;
             self.fill = Some(Fill::begin(&self.key, cache.seed(), stamp, now, limit));
@@ -91,7 +99,8 @@ impl Session {
 
     fn send_query(&mut self, server: &mut Server, message: &[u8], body: &[u8]) {
         let verdict = self.query_verdict.take().unwrap_or_else(|| {
-            self.verdict_of_text(frontend::query(body).unwrap_or_default(), &[]).0
+            let (known, _) = self.verdict_of_text(frontend::query(body).unwrap_or_default());
+            Arc::clone(&known.verdict)
         });
         let mut armed = std::mem::take(&mut self.armed);
         armed.append(self.bracket(&verdict, server));
@@ -103,7 +112,7 @@ impl Session {
         server.outstanding.push(Owed::forward(Reply::Query, request));
         server.to_server.extend_from_slice(message);
         server.unnamed = None;
-        self.names.portals.remove(&b""[..]);
+        self.names.remove_portal(b"");
     }
 
     /// FunctionCall runs a function by its OID: an opaque statement.
@@ -127,7 +136,7 @@ impl Session {
             self.send_duplicate(server, message, parse.name);
             return;
         }
-        let generation = self.common.database.snapshot().generation;
+        let generation = self.common.database.generation();
         let statement = self.statement(parse.name, parse.sql, parse.types);
         if server.outstanding.is_skipping() {
             return;
@@ -176,7 +185,7 @@ impl Session {
         self.unsynced = true;
         let Ok(bind) = Bind::read(body) else { return };
         self.common.counters.bind.one();
-        let generation = self.common.database.snapshot().generation;
+        let generation = self.common.database.generation();
         let known = self.names.find(bind.statement);
         let stale = known.is_some_and(|known| known.generation != generation);
         let statement = known.map(|known| Arc::clone(&known.statement));
@@ -204,7 +213,7 @@ impl Session {
                 frontend::write_bind(&mut server.to_server, bind.portal, &name, bind.tail);
             }
         }
-        self.names.portals.insert(bind.portal.into(), portal);
+        self.names.insert_portal(bind.portal, portal);
     }
 
     /// A shared statement belongs to the settings it was parsed under; after SET the client's
@@ -213,7 +222,7 @@ impl Session {
         if statement.settings == self.settings.id {
             return statement;
         }
-        let generation = self.common.database.snapshot().generation;
+        let generation = self.common.database.generation();
         let current = self.common.statements.intern(
             &statement.sql,
             &statement.types,
@@ -264,7 +273,7 @@ impl Session {
         }
         let Ok((portal, _)) = frontend::execute(body) else { return };
         self.common.counters.query.one();
-        let portal = self.names.portals.get(portal).cloned();
+        let portal = self.names.portal(portal).cloned();
         let (statement, stale) =
             portal.map_or((None, None), |portal| (portal.statement, portal.stale));
         let (verdict, generation) = match &statement {
@@ -293,7 +302,7 @@ impl Session {
             }
             Ok((target, name)) => {
                 if target == Target::Portal {
-                    self.names.portals.remove(name);
+                    self.names.remove_portal(name);
                 } else {
                     self.names.unnamed = None;
                     server.unnamed = None;
@@ -338,6 +347,7 @@ impl Session {
         if *write == Write::Catalog {
             self.transaction.catalog = true;
         }
+        self.transaction.defaults |= verdict.controls.contains(&Control::ChangeDefaults);
         let may_commit = if self.in_block {
             ends_block(verdict) || commits_inside(verdict)
         } else {
@@ -351,8 +361,10 @@ impl Session {
             Some(_) | None => return Armed::default(),
         };
         let mut armed = Armed {
+            home: Some(Arc::clone(&server.home)),
             database: scope == Scope::Database,
             catalog: self.transaction.catalog,
+            defaults: self.transaction.defaults,
             ..Armed::default()
         };
         if armed.database {
@@ -361,7 +373,7 @@ impl Session {
         if twin::is(Twin::NoInFlight) || twin::is(Twin::AckBeforeInvalidation) {
             armed.late.push(scope);
         } else {
-            armed.guards.push(self.common.database.coherence.begin_write(&scope));
+            armed.guards.push(server.home.coherence.begin_write(&scope));
         }
         armed
     }

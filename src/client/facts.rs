@@ -52,9 +52,9 @@ impl Facts {
         }
     }
 
-    /// Whether it was worked out from these.
-    pub fn is_of(&self, base: &Base, settings: &Settings) -> bool {
-        self.key.base == base.id && self.settings == settings.id
+    /// Whether it was worked out from these settings over that base.
+    pub fn is_of(&self, base_id: u64, settings: &Settings) -> bool {
+        self.key.base == base_id && self.settings == settings.id
     }
 }
 

@@ -12,6 +12,9 @@ use super::session::{Session, Taken};
 /// A group over this many bytes is sent on without waiting for its end.
 const GROUP_BYTES_MAX: usize = 128 * 1024;
 
+/// Portals of one client at once. Drivers name one for each cursor they read piece by piece.
+const PORTALS_MAX: usize = 1000;
+
 /// Messages collected so far.
 #[derive(Debug, Default)]
 pub struct Group {
@@ -39,6 +42,13 @@ impl Group {
         self.message(part).get(HEADER_BYTES..).unwrap_or_default()
     }
 
+    /// Whether it holds `least` messages of this kind that give something a name; both Parse and
+    /// Bind begin with it.
+    fn names(&self, tag: u8, least: usize) -> bool {
+        let named = |part: &&Part| part.tag == tag && self.body(part).first() != Some(&0);
+        self.parts.len() >= least && self.parts.iter().filter(named).count() >= least
+    }
+
     fn push(&mut self, tag: u8, message: &[u8]) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(message);
@@ -62,6 +72,9 @@ impl Session {
         }
         if tag == frontend::PARSE && self.has_too_many_statements(body) {
             return Taken::Close(CloseReason::StatementsMax);
+        }
+        if tag == frontend::BIND && self.has_too_many_portals(body) {
+            return Taken::Close(CloseReason::PortalsMax);
         }
         match tag {
             frontend::TERMINATE => Taken::Close(CloseReason::ClientClosed),
@@ -89,9 +102,17 @@ impl Session {
 impl Session {
     fn has_too_many_statements(&self, body: &[u8]) -> bool {
         let prepared = &self.names.prepared;
-        prepared.len() >= self.common.limits.statements_max
+        let left = self.common.limits.statements_max.saturating_sub(prepared.len());
+        self.group.names(frontend::PARSE, left)
             && Parse::read(body)
                 .is_ok_and(|parse| !parse.name.is_empty() && !prepared.contains_key(parse.name))
+    }
+
+    fn has_too_many_portals(&self, body: &[u8]) -> bool {
+        let names = &self.names;
+        self.group.names(frontend::BIND, PORTALS_MAX.saturating_sub(names.named_portals()))
+            && Bind::read(body)
+                .is_ok_and(|bind| !bind.portal.is_empty() && names.portal(bind.portal).is_none())
     }
 }
 

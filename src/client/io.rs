@@ -1,7 +1,8 @@
 //! The task of one client: moves bytes between its socket, its session and the server it has.
 //! Decides nothing about statements; holds no buffer while nothing is under way.
 
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use bytes::{Buf, BytesMut};
 use crate::net::Stream;
 use crate::pool::PoolMode;
 use crate::pool::io::{AcquireError, Lease, Pool};
-use crate::server::io::ServerError;
+use crate::server::io::{Connection, Link, ServerError};
 use crate::server::login::LoginError;
 use crate::service::Service;
 use crate::wire::backend::Status;
@@ -20,13 +21,14 @@ use crate::wire::frontend;
 
 use super::close::CloseReason;
 use super::look_up::Answer;
-use super::registry::{Current, Entry, Leave};
+use super::registry::{Entry, Leave};
 use super::replies::ServerFault;
 use super::session::{Outcome, Session, Taken};
+use super::spare::{self, READ_BYTES};
 use super::{Shared, statistics};
 
-/// What is read at once; a buffer of this size lives only while bytes are in flight.
-const READ_BYTES: usize = 16 * 1024;
+/// With less room left in the buffer, reading would cost more calls than it saves.
+const READ_BYTES_MIN: usize = 1024;
 
 /// Above it the other side is not read until this one has taken some.
 const BACKLOG_BYTES: usize = 256 * 1024;
@@ -52,6 +54,8 @@ pub struct Task {
     pub lease: Option<Lease>,
     /// It has to go as soon as it has no server.
     pub leaving: Option<Leave>,
+    /// When what is being handled arrived: the clock is read once for each time the task wakes.
+    pub now: Instant,
     /// When the first statement of the transaction under way arrived.
     pub transaction_began: Option<Instant>,
 }
@@ -87,13 +91,14 @@ impl Task {
             {
                 return Ok(leave.reason());
             }
-            let now = Instant::now();
-            if let Some(reason) = self.take_messages(now).await? {
+            if let Some(reason) = self.take_messages().await? {
                 return Ok(reason);
             }
-            self.report(now);
+            self.report();
             self.release_if_done();
-            match self.wait().await {
+            let woken = self.wait().await;
+            self.now = Instant::now();
+            match woken {
                 Woken::Client | Woken::Wrote => {}
                 Woken::ClientGone => {
                     let owed = self
@@ -115,10 +120,10 @@ impl Task {
     }
 
     /// Takes every whole message there is, answering or sending on as it goes.
-    async fn take_messages(&mut self, now: Instant) -> Result<Option<CloseReason>, CloseReason> {
+    async fn take_messages(&mut self) -> Result<Option<CloseReason>, CloseReason> {
         let message_max = self.session.common.limits.message_bytes_max;
         loop {
-            if self.to_server_len() > BACKLOG_BYTES || self.out.len() > BACKLOG_BYTES {
+            if self.is_full() {
                 return Ok(None);
             }
             let header = match frame::header(&self.input, message_max) {
@@ -139,7 +144,7 @@ impl Task {
             {
                 if !self.session.group.is_empty() {
                     // What began the copy was not followed by Sync or Flush; it goes first.
-                    self.send_group(now).await?;
+                    self.send_group().await?;
                 }
                 let message = self.input.get(..header.total).unwrap_or_default();
                 // Outside a copy PostgreSQL ignores them, so without a server we do.
@@ -158,16 +163,16 @@ impl Task {
             match taken {
                 Taken::More => {}
                 Taken::Close(reason) => return Ok(Some(reason)),
-                Taken::GroupReady => self.answer_or_send(now).await?,
+                Taken::GroupReady => self.answer_or_send().await?,
             }
         }
     }
 
-    async fn answer_or_send(&mut self, now: Instant) -> Result<(), CloseReason> {
-        let mut answer = self.answer(now);
+    async fn answer_or_send(&mut self) -> Result<(), CloseReason> {
+        let mut answer = self.answer();
         if answer == Answer::AwaitCatalog {
             self.service.catalog_read(CATALOG_WAIT).await;
-            answer = self.answer(now);
+            answer = self.answer();
         }
         if answer == Answer::AskRedis {
             answer = self.ask_redis().await;
@@ -176,11 +181,11 @@ impl Task {
             Answer::Done => return Ok(()),
             Answer::Refuse(pin) => return Err(CloseReason::PinRefused(pin)),
             Answer::Send | Answer::AwaitCatalog | Answer::AskRedis => {
-                return self.send_group(now).await;
+                return self.send_group().await;
             }
             Answer::SendIfFree => {
                 if self.lease.is_none() {
-                    let Some(lease) = self.pool.try_acquire() else {
+                    let Some(lease) = self.pool.try_acquire(self.now) else {
                         self.session.accept_parse(&mut self.out);
                         return Ok(());
                     };
@@ -188,12 +193,12 @@ impl Task {
                 }
             }
         }
-        self.send_group(now).await
+        self.send_group().await
     }
 
-    fn answer(&mut self, now: Instant) -> Answer {
+    fn answer(&mut self) -> Answer {
         let server = self.lease.as_ref().map(|lease| &lease.connection.server);
-        self.session.answer(server, now, &mut self.out)
+        self.session.answer(server, self.now, &mut self.out)
     }
 
     /// Looks in Redis, no longer than `redis.timeout`; the client is read no further meanwhile.
@@ -201,33 +206,31 @@ impl Task {
         let common = Arc::clone(&self.session.common);
         let found = match &common.cache.redis {
             Some(redis) => {
-                let coherence = &common.database.coherence;
-                redis.look_up(&self.session.key, common.cache.seed(), coherence).await
+                let home = common.database.home();
+                redis.look_up(&self.session.key, common.cache.seed(), &home.coherence).await
             }
             None => None,
         };
-        self.session.answer_again(found, Instant::now(), &mut self.out)
+        self.now = Instant::now();
+        self.session.answer_again(found, self.now, &mut self.out)
     }
 
     /// Sends the group on, after waiting for a server if there is none yet.
-    async fn send_group(&mut self, now: Instant) -> Result<(), CloseReason> {
-        // The statement is sent when its wait is over, which the slow log tells apart.
-        let now = match self.lease {
-            Some(_) => now,
-            None => self.acquire().await?.unwrap_or(now),
-        };
+    async fn send_group(&mut self) -> Result<(), CloseReason> {
+        if self.lease.is_none() {
+            self.acquire().await?;
+        }
         if let Some(lease) = &mut self.lease {
-            self.session.dispatch(&mut lease.connection.server, now);
+            self.session.dispatch(&mut lease.connection.server, self.now);
         }
         Ok(())
     }
 
     /// Waits in line for a server; what the client is owed already is sent first.
-    /// Gives the time at which a wait ended, if there was one.
-    async fn acquire(&mut self) -> Result<Option<Instant>, CloseReason> {
-        if let Some(lease) = self.pool.try_acquire() {
+    async fn acquire(&mut self) -> Result<(), CloseReason> {
+        if let Some(lease) = self.pool.try_acquire(self.now) {
             self.take_lease(lease);
-            return Ok(None);
+            return Ok(());
         }
         self.flush().await.or(Err(CloseReason::ClientLost))?;
         let began = Instant::now();
@@ -241,19 +244,22 @@ impl Task {
             () = entry.cancelled.notified() => return Err(CloseReason::CancelledWaiting),
         };
         self.show(|shown| shown.waiting_since = None);
-        let ended = Instant::now();
-        let waited = statistics::micros(ended.saturating_duration_since(began));
+        // The statement is sent when its wait is over, which the slow log tells apart.
+        self.now = Instant::now();
+        let waited = statistics::micros(self.now.saturating_duration_since(began));
         self.session.common.counters.wait_time.add(waited);
         self.entry.group.wait_time.add(waited);
         let lease = acquired.map_err(|error| close_reason(&error))?;
         self.take_lease(lease);
-        Ok(Some(ended))
+        Ok(())
     }
 
     fn take_lease(&mut self, mut lease: Lease) {
         self.session.adopt(&mut lease.connection.server);
-        let current = Current::new(Arc::clone(&self.pool.target), &lease.connection);
-        self.entry.set_current(Some(Arc::new(current)));
+        let connection = &lease.connection;
+        let prepared = connection.server.statements.len();
+        connection.link.prepared_statements.store(prepared, Ordering::Relaxed);
+        self.entry.set_current(Some(Arc::clone(&connection.link)));
         self.session.common.counters.server_assignment.one();
         self.lease = Some(lease);
     }
@@ -279,43 +285,34 @@ impl Task {
 
     fn take_replies(&mut self) -> Result<(), CloseReason> {
         let Some(lease) = &mut self.lease else { return Ok(()) };
-        let now = Instant::now();
-        let connection = &mut *lease.connection;
-        let replies =
-            self.session.replies(&mut connection.server, &mut connection.input, now, &mut self.out);
+        let Connection { server, input, .. } = &mut *lease.connection;
+        let replies = self.session.replies(server, input, self.now, &mut self.out);
         replies.map_err(|fault| {
             if fault == ServerFault::TransactionBlock {
                 return CloseReason::TransactionBlock;
             }
-            tracing::warn!(server_id = connection.server.id, ?fault, "server broke the protocol");
+            tracing::warn!(server_id = server.id, ?fault, "server broke the protocol");
             CloseReason::ServerLost
         })?;
-        self.report(now);
+        self.report();
         self.release_if_done();
         Ok(())
     }
 
     fn release_if_done(&mut self) {
-        let done = self
-            .lease
-            .as_ref()
-            .is_some_and(|lease| self.session.may_release(&lease.connection.server));
-        if done && let Some(lease) = self.lease.take() {
+        if self.may_release()
+            && let Some(lease) = self.lease.take()
+        {
             self.session.tainted = false;
-            release(lease, self.entry.take_current());
+            self.session.base = None;
+            release(lease, self.entry.take_current(), self.now);
         }
     }
 
     /// Writes what there is to write and waits for something to happen.
     async fn wait(&mut self) -> Woken {
-        if self.input.is_empty() && self.lease.is_none() {
-            self.input = BytesMut::new();
-        }
-        let entry = Arc::clone(&self.entry);
-        let leave = entry.asked_to_leave();
-        tokio::pin!(leave);
         poll_fn(|cx| {
-            if let Poll::Ready(leave) = leave.as_mut().poll(cx) {
+            if let Poll::Ready(leave) = self.entry.poll_asked_to_leave(cx) {
                 return Poll::Ready(Woken::Leave(leave));
             }
             self.poll_event(cx)
@@ -325,16 +322,17 @@ impl Task {
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Woken> {
         let mut wrote = false;
+        let was_full = self.is_full();
         if let Some(lease) = &mut self.lease {
             let connection = &mut *lease.connection;
             let to_server = &mut connection.server.to_server;
-            match poll_write(&mut connection.stream, cx, to_server, &mut connection.written) {
+            match connection.stream.poll_write_out(cx, to_server, &mut connection.written) {
                 Poll::Ready(Err(_)) => return Poll::Ready(Woken::ServerGone),
                 Poll::Ready(Ok(count)) => wrote |= count > 0,
                 Poll::Pending => {}
             }
         }
-        match poll_write(&mut self.stream, cx, &mut self.out, &mut self.written) {
+        match self.stream.poll_write_out(cx, &mut self.out, &mut self.written) {
             Poll::Ready(Err(_)) => return Poll::Ready(Woken::ClientGone),
             Poll::Ready(Ok(0)) | Poll::Pending => {}
             Poll::Ready(Ok(count)) => {
@@ -359,20 +357,29 @@ impl Task {
                 Poll::Pending => {}
             }
         }
-        if wrote && self.out.is_empty() && self.to_server_len() == 0 && self.lease.is_none() {
-            return Poll::Pending;
+        // With room again, messages that wait in the buffer can be taken; with all of them sent,
+        // the server may be done with. Else a write changes nothing.
+        if wrote && (was_full && !self.is_full() || self.may_release()) {
+            Poll::Ready(Woken::Wrote)
+        } else {
+            Poll::Pending
         }
-        if wrote { Poll::Ready(Woken::Wrote) } else { Poll::Pending }
+    }
+
+    /// So much waits to be written that nothing more is taken from the client.
+    fn is_full(&self) -> bool {
+        self.to_server_len() > BACKLOG_BYTES || self.out.len() > BACKLOG_BYTES
+    }
+
+    fn may_release(&self) -> bool {
+        self.lease.as_ref().is_some_and(|lease| self.session.may_release(&lease.connection.server))
     }
 
     fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<Woken> {
-        if self.input.capacity() == self.input.len() {
-            // No buffer is held while there is nothing to read into it.
-            match self.stream.poll_read_ready(cx) {
-                Poll::Ready(Ok(())) => self.input.reserve(READ_BYTES),
-                Poll::Ready(Err(_)) => return Poll::Ready(Woken::ClientGone),
-                Poll::Pending => return Poll::Pending,
-            }
+        if self.input.capacity() == 0 {
+            self.input = spare::take();
+        } else if self.input.capacity() - self.input.len() < READ_BYTES_MIN {
+            self.input.reserve(READ_BYTES);
         }
         match self.stream.poll_read(cx, &mut self.input) {
             Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(Woken::ClientGone),
@@ -381,7 +388,13 @@ impl Task {
                 self.entry.group.received.add(count as u64);
                 Poll::Ready(Woken::Client)
             }
-            Poll::Pending => Poll::Pending,
+            Poll::Pending => {
+                if self.input.is_empty() {
+                    // No buffer is held while there is nothing to read into it.
+                    spare::give(std::mem::take(&mut self.input));
+                }
+                Poll::Pending
+            }
         }
     }
 
@@ -409,10 +422,11 @@ impl Task {
     }
 
     /// Hands finished statements to the statistics.
-    fn report(&mut self, now: Instant) {
+    fn report(&mut self) {
         if self.session.finished.is_empty() {
             return;
         }
+        let now = self.now;
         let (pins, prepared) = (self.session.pins, self.session.names.prepared.len());
         let finished = &self.session.finished;
         let hits = finished.iter().filter(|one| one.running.outcome == Outcome::Hit).count();
@@ -455,70 +469,31 @@ impl Task {
                 let reset = reset.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 tokio::spawn(reset_and_release(lease, current, reset));
             } else {
-                release(lease, current);
+                release(lease, current, self.now);
             }
             return;
         }
         let pid = lease.connection.server.pid;
         drop(lease);
-        self.service.lost(pid, lost.guards, lost.catalog);
-    }
-}
-
-/// Writes as much as the socket takes and gives how much. Empties the buffer when all is gone.
-fn poll_write(
-    stream: &mut Stream,
-    cx: &mut Context<'_>,
-    bytes: &mut Vec<u8>,
-    written: &mut usize,
-) -> Poll<std::io::Result<usize>> {
-    let mut taken = 0;
-    loop {
-        let pending = bytes.get(*written..).unwrap_or_default();
-        if pending.is_empty() {
-            if taken > 0 {
-                bytes.clear();
-                *written = 0;
-                if bytes.capacity() > READ_BYTES {
-                    bytes.shrink_to(READ_BYTES);
-                }
-                // TLS keeps what it took until it is told to let go.
-                if stream.is_tls() {
-                    return stream.poll_flush(cx).map_ok(|()| taken);
-                }
-            }
-            return Poll::Ready(Ok(taken));
-        }
-        match stream.poll_write(cx, pending) {
-            Poll::Ready(Ok(0)) => {
-                return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into()));
-            }
-            Poll::Ready(Ok(count)) => {
-                *written += count;
-                taken += count;
-            }
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-            Poll::Pending if taken > 0 => return Poll::Ready(Ok(taken)),
-            Poll::Pending => return Poll::Pending,
-        }
+        self.service.lost(pid, lost.home, lost.guards, lost.catalog);
     }
 }
 
 /// Back to the pool, once no cancel is on its way to it.
-fn release(lease: Lease, current: Option<Arc<Current>>) {
+fn release(lease: Lease, current: Option<Arc<Link>>, now: Instant) {
     match current {
         Some(current) if current.has_cancel() => {
             tokio::spawn(async move {
                 current.no_cancel().await;
-                lease.release();
+                lease.release(Instant::now());
             });
         }
-        Some(_) | None => lease.release(),
+        Some(_) | None => lease.release(now),
     }
 }
 
 /// Sends the reset query and gives the server back; on any failure it is closed.
-async fn reset_and_release(mut lease: Lease, current: Option<Arc<Current>>, reset_query: String) {
+async fn reset_and_release(mut lease: Lease, current: Option<Arc<Link>>, reset_query: String) {
     if let Some(current) = current {
         current.no_cancel().await;
     }
@@ -527,7 +502,7 @@ async fn reset_and_release(mut lease: Lease, current: Option<Arc<Current>>, rese
     match tokio::time::timeout(RESET_TIMEOUT, connection.query(sql)).await {
         Ok(Ok(_)) => {
             connection.server.forget_client();
-            lease.release();
+            lease.release(Instant::now());
         }
         Ok(Err(error)) => tracing::warn!(%error, "reset query failed, closing server"),
         Err(_elapsed) => tracing::warn!("reset query timed out, closing server"),
@@ -541,5 +516,13 @@ pub fn close_reason(error: &AcquireError) -> CloseReason {
             CloseReason::ServerLogin { sqlstate: sqlstate.clone(), message: message.clone() }
         }
         AcquireError::Server(error) => CloseReason::ServerUnreachable(error.to_string()),
+        AcquireError::Failing(failure) => match failure {
+            Some(failure) => CloseReason::ServerFailing {
+                sqlstate: failure.sqlstate.clone(),
+                message: failure.message.clone(),
+            },
+            // It has just succeeded for somebody else.
+            None => CloseReason::ServerUnreachable("try again".into()),
+        },
     }
 }

@@ -10,7 +10,7 @@ use crate::cache::Mode;
 use crate::cache::entry::Entry;
 use crate::cache::key::StatementKey;
 use crate::pool::statements::{Known, Statement};
-use crate::pool::{PinPolicy, PoolMode};
+use crate::pool::{PinPolicy, PoolMode, database};
 use crate::server::Server;
 use crate::sql::classify::{Context, classify};
 use crate::sql::lex::{contains_time_word, lex};
@@ -57,7 +57,7 @@ impl Session {
         let owed_nothing = self.is_owed_nothing(server);
         self.plan = None;
         for scope in std::mem::take(&mut self.unsettled) {
-            self.common.database.coherence.invalidate(&scope);
+            self.common.database.home().coherence.invalidate(&scope);
         }
         if !owed_nothing && twin::is(Twin::PipelineLookupOnArrival) {
             let mut hit = Vec::new();
@@ -125,7 +125,8 @@ impl Session {
         now: Instant,
         out: &mut Vec<u8>,
     ) -> Answer {
-        let (verdict, generation) = self.verdict_of_text(sql, &[]);
+        let (known, generation) = self.verdict_of_text(sql);
+        let verdict = Arc::clone(&known.verdict);
         self.query_verdict = Some(Arc::clone(&verdict));
         if self.awaits_catalog(&verdict) {
             return Answer::AwaitCatalog;
@@ -138,7 +139,7 @@ impl Session {
             backend::write_ready(out, self.status());
             return Answer::Done;
         }
-        let shape = Shape::Text(self.lexed.shape.as_slice().into());
+        let shape = Shape::Text(known);
         let writes = verdict.write != Write::None;
         let reason = self
             .bypass(&verdict, owed_nothing)
@@ -265,7 +266,7 @@ impl Session {
     }
 
     /// The statement a single read runs, as the client named it or as it parses it just now.
-    fn prepared_for(&self, single: &Single<'_>) -> Option<Prepared> {
+    fn prepared_for(&mut self, single: &Single<'_>) -> Option<Prepared> {
         match &single.parse {
             // A second Parse of a live name is an error that PostgreSQL shall raise.
             Some(parse) if !parse.name.is_empty() && self.names.find(parse.name).is_some() => None,
@@ -274,16 +275,6 @@ impl Session {
                 generation: 0,
             }),
             None => self.names.find(single.bind.statement).cloned(),
-        }
-    }
-
-    /// Named statements are shared by the pool, unnamed ones are the client's own.
-    pub fn statement(&self, name: &[u8], sql: &[u8], types: &[u8]) -> Arc<Statement> {
-        if name.is_empty() {
-            Arc::new(Statement::new(sql, types, self.settings.id))
-        } else {
-            let generation = self.common.database.snapshot().generation;
-            self.common.statements.intern(sql, types, self.settings.id, generation)
         }
     }
 
@@ -330,7 +321,7 @@ impl Session {
     }
 
     fn accept_without_server(&mut self, group: &super::group::Group, out: &mut Vec<u8>) {
-        let generation = self.common.database.snapshot().generation;
+        let generation = self.common.database.generation();
         for part in &group.parts {
             let body = group.body(part);
             match part.tag {
@@ -441,14 +432,14 @@ impl Session {
 
     /// The verdict on a text under the client's settings, from memory if it is known. Leaves the
     /// lexed text in `self.lexed`.
-    pub fn verdict_of_text(&mut self, sql: &[u8], types: &[u8]) -> (Arc<Verdict>, u64) {
+    pub fn verdict_of_text(&mut self, sql: &[u8]) -> (Arc<database::Known>, u64) {
         let mut lexed = std::mem::take(&mut self.lexed);
         let plain = lex(sql, &mut lexed).is_ok();
         if !plain {
             lexed.shape.clear();
             lexed.text.clear();
         }
-        let known = self.classified(sql, types, plain.then_some(lexed.shape.as_slice()));
+        let known = self.classified(sql, &[], plain.then_some(lexed.shape.as_slice()));
         self.lexed = lexed;
         known
     }
@@ -463,7 +454,8 @@ impl Session {
             return (verdict, generation);
         }
         let shape = statement.lexed.as_ref().map(|lexed| lexed.shape.as_slice());
-        let (verdict, generation) = self.classified(&statement.sql, &statement.types, shape);
+        let (known, generation) = self.classified(&statement.sql, &statement.types, shape);
+        let verdict = Arc::clone(&known.verdict);
         statement.remember(Known {
             generation,
             settings_key: key.settings,
@@ -478,15 +470,16 @@ impl Session {
         sql: &[u8],
         types: &[u8],
         shape: Option<&[u8]>,
-    ) -> (Arc<Verdict>, u64) {
+    ) -> (Arc<database::Known>, u64) {
         self.refresh_facts();
         let snapshot = self.common.database.snapshot();
-        let Some(facts) = &self.facts else { return (Arc::new(unreadable()), 0) };
+        let unreadable = || database::Known::unshaped(unreadable());
+        let Some(facts) = &self.facts else { return (unreadable(), 0) };
         if !facts.readable {
-            return (Arc::new(unreadable()), snapshot.generation);
+            return (unreadable(), snapshot.generation);
         }
         let Ok(text) = std::str::from_utf8(sql) else {
-            return (Arc::new(unreadable()), snapshot.generation);
+            return (unreadable(), snapshot.generation);
         };
         let parameter_types: Vec<u32> = Parse::type_oids(types).collect();
         let context = Context {
@@ -499,7 +492,7 @@ impl Session {
             if matches!(verdict.read, Read::Cacheable(_)) {
                 verdict.read = Read::Bypass(BypassReason::Unparsable);
             }
-            return (Arc::new(verdict), snapshot.generation);
+            return (database::Known::unshaped(verdict), snapshot.generation);
         };
         self.material.clear();
         for id in [snapshot.generation, facts.key.settings, facts.key.base] {
@@ -507,18 +500,21 @@ impl Session {
         }
         self.material.extend_from_slice(&u32::try_from(types.len()).unwrap_or(0).to_be_bytes());
         self.material.extend_from_slice(types);
+        let shape_at = self.material.len();
         self.material.extend_from_slice(shape);
-        let verdict = self.common.database.verdict(&self.material, || classify(text, &context));
-        (verdict, snapshot.generation)
+        let database = &self.common.database;
+        let known = database.verdict(&self.material, shape_at, || classify(text, &context));
+        (known, snapshot.generation)
     }
 
     fn refresh_facts(&mut self) -> FactsNow {
-        let base = self.common.base();
-        if self.facts.as_ref().is_none_or(|facts| !facts.is_of(&base, &self.settings)) {
+        let base_id = self.base.as_ref().map_or_else(|| self.common.base_id(), |base| base.id);
+        if self.facts.as_ref().is_none_or(|facts| !facts.is_of(base_id, &self.settings)) {
+            let base = self.base.clone().unwrap_or_else(|| self.common.base());
             self.facts = Some(Facts::new(&self.common, &base, &self.settings));
         }
         let key = self.facts.as_ref().map_or_else(Default::default, |facts| facts.key);
-        FactsNow { key, generation: self.common.database.snapshot().generation }
+        FactsNow { key, generation: self.common.database.generation() }
     }
 }
 

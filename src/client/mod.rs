@@ -16,6 +16,7 @@ pub mod controls;
 pub mod startup;
 pub mod registry;
 pub mod statistics;
+pub mod spare;
 pub mod io;
 
 /// What all clients of this process share.

@@ -97,6 +97,7 @@ impl Pins {
             | Control::RollbackToSavepoint(_)
             | Control::PrepareTransaction
             | Control::CommitPrepared
+            | Control::ChangeDefaults
             | Control::SetTransaction { .. }
             | Control::Set { .. }
             | Control::Reset { .. }

@@ -1,11 +1,13 @@
 //! The clients of this process: for cancel requests, the console and the limit on their number.
 //!
 //! Invariant: a server with a cancel under way is not handed on, so a cancel never reaches the
-//! next client's query. Kept by `Current`; attacked by the suite's cancel race.
+//! next client's query. Kept by `Link`; attacked by the suite's cancel race.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use subtle::ConstantTimeEq;
@@ -13,7 +15,7 @@ use tokio::sync::Notify;
 
 use crate::client::close::CloseReason;
 use crate::metrics::GroupCounters;
-use crate::server::io::{Connection, Ends, Target};
+use crate::server::io::{Cancelling, Link};
 
 /// One client as others see it.
 pub struct Entry {
@@ -33,14 +35,21 @@ pub struct Entry {
     pub tls: Option<String>,
     pub group: Arc<GroupCounters>,
     /// Guards which server it has; nothing else is locked inside.
-    current: Mutex<Option<Arc<Current>>>,
+    current: Mutex<Option<Arc<Link>>>,
     /// What the console shows of it.
     pub shown: Mutex<Shown>,
-    /// Guards whether it is to leave, and why.
-    leave: Mutex<Option<Leave>>,
-    told_to_leave: Notify,
+    /// Guards whether it is to leave, and who waits to hear of it; nothing else is locked inside.
+    leaving: Mutex<Leaving>,
     /// A cancel came while it had no server; only a client that waits for one listens.
     pub cancelled: Notify,
+}
+
+/// What its task has not heard yet. A `Notify` would do, but cost a waiter made and dropped at
+/// each turn of the task, which looks here several times a query.
+#[derive(Debug, Default)]
+struct Leaving {
+    asked: Option<Leave>,
+    waker: Option<Waker>,
 }
 
 /// Why a client that did nothing has to leave.
@@ -81,77 +90,17 @@ pub struct Shown {
     pub pinned_since: Option<Instant>,
 }
 
-/// The server a client has now, and the cancels that are on their way to it.
-pub struct Current {
-    pub target: Arc<Target>,
-    /// Which of the target's hosts it is on.
-    pub host: usize,
-    pub server_id: u64,
-    pub pid: u32,
-    pub key: Vec<u8>,
-    pub ends: Arc<Ends>,
-    pub connected_at: Instant,
-    pub prepared_statements: usize,
-    cancels: AtomicUsize,
-    done: Notify,
-}
-
-impl Current {
-    pub fn new(target: Arc<Target>, connection: &Connection) -> Self {
-        let server = &connection.server;
-        Self {
-            target,
-            host: connection.host,
-            server_id: server.id,
-            pid: server.pid,
-            key: server.cancel_key.clone(),
-            ends: Arc::clone(&connection.ends),
-            connected_at: server.connected_at,
-            prepared_statements: server.statements.len(),
-            cancels: AtomicUsize::new(0),
-            done: Notify::new(),
-        }
-    }
-
-    /// Resolves when no cancel is on its way any more. Cancel-safe.
-    pub async fn no_cancel(&self) {
-        loop {
-            let done = self.done.notified();
-            if self.cancels.load(Ordering::SeqCst) == 0 {
-                return;
-            }
-            done.await;
-        }
-    }
-
-    pub fn has_cancel(&self) -> bool {
-        self.cancels.load(Ordering::SeqCst) > 0
-    }
-}
-
-/// A cancel on its way; counted until dropped.
-pub struct Cancelling {
-    pub current: Arc<Current>,
-}
-
-impl Drop for Cancelling {
-    fn drop(&mut self) {
-        self.current.cancels.fetch_sub(1, Ordering::SeqCst);
-        self.current.done.notify_waiters();
-    }
-}
-
 impl Entry {
-    pub fn set_current(&self, current: Option<Arc<Current>>) {
+    pub fn set_current(&self, current: Option<Arc<Link>>) {
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = current;
     }
 
     /// The server, which from now on nobody can cancel for this client.
-    pub fn take_current(&self) -> Option<Arc<Current>> {
+    pub fn take_current(&self) -> Option<Arc<Link>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    pub fn current(&self) -> Option<Arc<Current>> {
+    pub fn current(&self) -> Option<Arc<Link>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -163,24 +112,35 @@ impl Entry {
             self.cancelled.notify_waiters();
             return None;
         };
-        current.cancels.fetch_add(1, Ordering::SeqCst);
-        Some(Cancelling { current: Arc::clone(current) })
+        Some(current.begin_cancel())
     }
 
     pub fn ask_to_leave(&self, leave: Leave) {
-        *self.leave.lock().unwrap_or_else(PoisonError::into_inner) = Some(leave);
-        self.told_to_leave.notify_one();
+        let waker = {
+            let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+            leaving.asked = Some(leave);
+            leaving.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 
-    /// Resolves each time it has been asked. Cancel-safe.
-    pub async fn asked_to_leave(&self) -> Leave {
-        loop {
-            self.told_to_leave.notified().await;
-            let leave = *self.leave.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(leave) = leave {
-                return leave;
-            }
+    /// Ready each time it has been asked. Only one task may wait.
+    pub fn poll_asked_to_leave(&self, cx: &mut Context<'_>) -> Poll<Leave> {
+        let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(leave) = leaving.asked.take() {
+            return Poll::Ready(leave);
         }
+        if !leaving.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            leaving.waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// See `poll_asked_to_leave`. Cancel-safe.
+    pub async fn asked_to_leave(&self) -> Leave {
+        poll_fn(|cx| self.poll_asked_to_leave(cx)).await
     }
 
     pub fn key(&self) -> [u8; 4] {
@@ -246,8 +206,7 @@ impl Registry {
             group,
             current: Mutex::new(None),
             shown: Mutex::default(),
-            leave: Mutex::new(None),
-            told_to_leave: Notify::new(),
+            leaving: Mutex::default(),
             cancelled: Notify::new(),
         });
         entry.group.clients.one();

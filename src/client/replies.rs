@@ -10,6 +10,7 @@ use crate::cache::coherence::Scope;
 use crate::pool::PoolMode;
 use crate::server::Server;
 use crate::server::outstanding::{Deliver, Owed, Reply};
+use crate::server::settings::defaults_changed;
 use crate::sql::verdict::Control;
 use crate::twin::{self, Twin};
 use crate::wire::backend::{self, Status};
@@ -159,7 +160,7 @@ impl Session {
     /// For broken twins: notes the versions of now, not of when the answer was asked.
     fn restamp_fill(&mut self) {
         if let Some(fill) = &mut self.fill
-            && let Some(stamp) = self.common.database.coherence.stamp(&fill.tables())
+            && let Some(stamp) = self.common.database.home().coherence.stamp(&fill.tables())
         {
             fill.restamp(stamp);
         }
@@ -395,11 +396,11 @@ impl Session {
             // Nothing was armed and yet the transaction is over: if it was not rolled back before
             // our eyes, it may have been committed.
             if unseen && let Some(scope) = self.transaction.dirty.scope() {
-                self.common.database.coherence.begin_write(&scope).committed();
+                server.home.coherence.begin_write(&scope).committed();
             }
             let settings = std::sync::Arc::clone(&self.settings);
             self.transaction.end(false, &settings);
-            self.names.portals.clear();
+            self.names.clear_portals();
         }
         if !server.tainted {
             self.tainted = false;
@@ -413,7 +414,7 @@ impl Session {
             self.unsettled.extend(scopes);
         } else {
             for scope in scopes {
-                self.common.database.coherence.invalidate(&scope);
+                self.common.database.home().coherence.invalidate(&scope);
             }
         }
     }
@@ -422,8 +423,11 @@ impl Session {
         if armed.is_empty() {
             return;
         }
-        if armed.catalog && !proven_rollback {
-            self.common.database.catalog_changed();
+        if let Some(home) = armed.home.filter(|_| armed.catalog && !proven_rollback) {
+            self.common.database.catalog_changed(&home);
+        }
+        if armed.defaults && !proven_rollback {
+            defaults_changed();
         }
         let counters = &self.common.cache_counters;
         if !proven_rollback {

@@ -13,11 +13,12 @@ use std::time::Instant;
 use crate::cache::coherence::{InFlight, Scope};
 use crate::cache::entry::Entry;
 use crate::cache::fill::Fill;
+use crate::cache::home::Home;
 use crate::cache::key::KeyBuffer;
-use crate::pool::Common;
 use crate::pool::statements::Statement;
+use crate::pool::{Common, database};
 use crate::server::Server;
-use crate::server::settings::Settings;
+use crate::server::settings::{Base, Settings};
 use crate::sql::lex::Lexed;
 use crate::sql::verdict::{BypassReason, TableId, Verdict};
 use crate::wire::backend::Status;
@@ -36,6 +37,8 @@ pub struct Session {
     /// What it asked for at startup; RESET returns here.
     pub startup: Arc<Settings>,
     pub settings: Arc<Settings>,
+    /// How the server it has started; without one, statements are judged as the newest started.
+    pub base: Option<Arc<Base>>,
     pub transaction: Transaction,
     pub pins: Pins,
     pub names: Names,
@@ -194,11 +197,15 @@ pub enum Ending {
 /// Commits that may happen from here on: their tables are in flight until the outcome is known.
 #[derive(Debug, Default)]
 pub struct Armed {
+    /// Where they happen; it is not torn down while their outcome is unknown.
+    pub home: Option<Arc<Home>>,
     pub guards: Vec<InFlight>,
     /// Of broken twins, which are never in flight: what to invalidate afterwards.
     pub late: Vec<Scope>,
     /// One of them changes the catalogue.
     pub catalog: bool,
+    /// One of them changes what sessions start with.
+    pub defaults: bool,
     /// The whole database is among them.
     pub database: bool,
 }
@@ -209,9 +216,11 @@ impl Armed {
     }
 
     pub fn append(&mut self, mut other: Self) {
+        self.home = other.home.or(self.home.take());
         self.guards.append(&mut other.guards);
         self.late.append(&mut other.late);
         self.catalog |= other.catalog;
+        self.defaults |= other.defaults;
         self.database |= other.database;
     }
 }
@@ -226,10 +235,10 @@ pub struct Running {
     pub writes: bool,
 }
 
-/// The statement's shape, kept only as bytes until somebody prints it.
+/// Where the statement's shape is, until somebody prints it.
 #[derive(Clone, Debug)]
 pub enum Shape {
-    Text(Box<[u8]>),
+    Text(Arc<database::Known>),
     Prepared(Arc<Statement>),
     Unknown,
 }
@@ -257,6 +266,7 @@ impl Session {
         Self {
             common,
             settings: Arc::clone(&startup),
+            base: None,
             startup,
             transaction: Transaction::default(),
             pins: Pins::default(),

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use crate::pool::statements::Statement;
 
+use super::session::Session;
+
 /// A name a client gave, and what it stands for.
 #[derive(Clone, Debug)]
 pub struct Prepared {
@@ -27,10 +29,69 @@ pub struct Portal {
 pub struct Names {
     pub prepared: HashMap<Box<[u8]>, Prepared>,
     pub unnamed: Option<Prepared>,
-    pub portals: HashMap<Box<[u8]>, Portal>,
+    /// The unnamed statement made last, and the generation it was made under.
+    made: Option<Prepared>,
+    portals: HashMap<Box<[u8]>, Portal>,
+    /// Nearly every portal there is.
+    unnamed_portal: Option<Portal>,
+}
+
+impl Session {
+    /// Named statements are shared by the pool, unnamed ones are the client's own. A text that it
+    /// parses again stands for the same statement, which spares reading it again; but not while
+    /// an earlier Parse of it may fail, for that must not undo the later one.
+    pub fn statement(&mut self, name: &[u8], sql: &[u8], types: &[u8]) -> Arc<Statement> {
+        let generation = self.common.database.generation();
+        let settings = self.settings.id;
+        if !name.is_empty() {
+            return self.common.statements.intern(sql, types, settings, generation);
+        }
+        if let Some(Prepared { statement, generation: made_under }) = &self.names.made
+            && *made_under == generation
+            && statement.is_of(sql, types, settings)
+            && self.requests.is_empty()
+        {
+            return Arc::clone(statement);
+        }
+        let statement = Arc::new(Statement::new(sql, types, settings));
+        self.names.made = (!statement.folds_at_parse())
+            .then(|| Prepared { statement: Arc::clone(&statement), generation });
+        statement
+    }
 }
 
 impl Names {
+    pub fn portal(&self, name: &[u8]) -> Option<&Portal> {
+        if name.is_empty() { self.unnamed_portal.as_ref() } else { self.portals.get(name) }
+    }
+
+    /// How many there are beside the unnamed one.
+    pub fn named_portals(&self) -> usize {
+        self.portals.len()
+    }
+
+    pub fn insert_portal(&mut self, name: &[u8], portal: Portal) {
+        if name.is_empty() {
+            self.unnamed_portal = Some(portal);
+        } else {
+            self.portals.insert(name.into(), portal);
+        }
+    }
+
+    pub fn remove_portal(&mut self, name: &[u8]) {
+        if name.is_empty() {
+            self.unnamed_portal = None;
+        } else {
+            self.portals.remove(name);
+        }
+    }
+
+    /// A transaction has ended.
+    pub fn clear_portals(&mut self) {
+        self.unnamed_portal = None;
+        self.portals.clear();
+    }
+
     pub fn find(&self, name: &[u8]) -> Option<&Prepared> {
         if name.is_empty() { self.unnamed.as_ref() } else { self.prepared.get(name) }
     }

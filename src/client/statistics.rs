@@ -60,12 +60,12 @@ pub(super) fn micros(duration: Duration) -> u64 {
 
 fn shape_text(shape: &Shape) -> String {
     match shape {
-        Shape::Text(shape) if !shape.is_empty() => display_shape(shape, SHAPE_BYTES_MAX),
+        Shape::Text(known) if known.shape().is_empty() => "(unreadable)".into(),
+        Shape::Text(known) => display_shape(known.shape(), SHAPE_BYTES_MAX),
         Shape::Prepared(statement) => match &statement.lexed {
             Some(lexed) => display_shape(&lexed.shape, SHAPE_BYTES_MAX),
             None => "(unreadable)".into(),
         },
-        Shape::Text(_) => "(unreadable)".into(),
         Shape::Unknown => "(several)".into(),
     }
 }

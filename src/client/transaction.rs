@@ -41,6 +41,7 @@ impl Dirty {
 }
 
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Transaction {
     /// As the last ReadyForQuery told.
     pub status: Status,
@@ -51,6 +52,8 @@ pub struct Transaction {
     pub own: bool,
     /// It changed the catalogue.
     pub catalog: bool,
+    /// It changed what sessions start with.
+    pub defaults: bool,
     /// SET LOCAL is in force.
     pub local_settings: bool,
     /// Settings when it began, and at each savepoint.
@@ -69,6 +72,7 @@ impl Default for Transaction {
             dirty: Dirty::Nothing,
             own: false,
             catalog: false,
+            defaults: false,
             local_settings: false,
             begun_with: None,
             savepoints: Vec::new(),

@@ -316,7 +316,8 @@ impl Checker {
     fn cache(&mut self) {
         let (cache, redis) = (&self.config.cache, &self.config.redis);
         let entry_too_large = cache.max_entry_size > cache.size;
-        let redis_unused = cache.mode == CacheMode::Off && !redis.url.is_empty();
+        let mode = cache.mode;
+        let redis_unused = mode != CacheMode::On && !redis.url.is_empty();
         let schemes = ["redis://", "rediss://", "redis+unix://", "unix://"];
         let known_scheme = schemes.iter().any(|scheme| redis.url.reveal().starts_with(scheme));
         let redis_unknown = !redis.url.is_empty() && !known_scheme;
@@ -328,7 +329,7 @@ impl Checker {
             self.mistake("redis.url", "expected redis://, rediss:// or unix:// and an address");
         }
         if redis_unused {
-            self.notices.push("redis.url: not used, cache.mode is off".to_owned());
+            self.notices.push(format!("redis.url: not used, cache.mode is {mode}"));
         }
     }
 }

@@ -203,6 +203,9 @@ settings! {
         url: SecretText = SecretText::default(), Forebay, Range::Any, OnReload;
         /// Give up connecting and logging in after this time. 0 never does.
         server_connect_timeout: Duration = Duration::from_secs(15), PgBouncer, TIMEOUT, OnReload;
+        /// After a failed connection or login, try no other one of that pool for this long; who
+        /// would need one is told the error meanwhile. 0 tries again at once.
+        server_login_retry: Duration = Duration::from_secs(15), PgBouncer, TIMEOUT, OnReload;
         /// Close a server that nobody has used for this long. 0 never does.
         server_idle_timeout: Duration = Duration::from_mins(10), PgBouncer, TIMEOUT, OnReload;
         /// Close a server that has been connected for this long, once it is free.
@@ -256,6 +259,8 @@ settings! {
     [redis] Redis {
         /// `redis://:password@host:6379/0`, `rediss://` for TLS; empty for none.
         url: SecretText = SecretText::default(), Forebay, Range::Any, AtStart;
+        /// Authorities that may vouch for a `rediss://` server, instead of the system's.
+        tls_ca_file: Option<PathBuf> = None, Forebay, Range::Any, AtStart;
         /// Every key begins with it.
         prefix: String = "forebay:".to_owned(), Forebay, Range::Any, AtStart;
         /// An operation that takes longer counts as a miss.
@@ -350,7 +355,6 @@ pub(super) static WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("server_check_delay", "30"),
     ("server_check_query", "<empty>"),
     ("server_fast_close", "0"),
-    ("server_login_retry", "15"),
     ("server_reset_query_always", "0"),
     ("server_round_robin", "0"),
     ("server_tls13_ciphers", ""),

@@ -89,7 +89,7 @@ fn table(gateway: &Gateway, what: Show, now: Instant) -> Table {
 /// First the versions move, so that no fill under way is admitted after the memory is empty.
 fn flush(gateway: &Gateway) {
     for (database, _) in gateway.databases() {
-        database.coherence.invalidate(&Scope::Database);
+        database.home().coherence.invalidate(&Scope::Database);
     }
     gateway.cache.clear();
     tracing::info!("cache flushed");

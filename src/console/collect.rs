@@ -2,19 +2,20 @@
 //! nothing here waits, and nothing on the data path waits for it long.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::admin::history::PoolName;
 use crate::admin::snapshot::{
-    Cache, Database, Ends, Group, Lists, Pinned, Pool, Side, Socket, User,
+    Cache, Database, Ends, Group, Lists, Pinned, Pool, Redis, Side, Socket, User,
 };
 use crate::admin::stats_show::Totals;
 use crate::client::pins::Pin;
 use crate::client::registry::{Entry, Shown};
 use crate::config::{Config, DatabaseEntry, Host, PoolMode};
 use crate::gateway::{Gateway, Opened};
-use crate::metrics::GroupCounters;
+use crate::metrics::{Counter, GroupCounters, RedisCounters};
 use crate::{cache, pool};
 
 use super::DATABASE;
@@ -182,7 +183,7 @@ impl<'a> Collector<'a> {
             remote_pid: current.pid,
             tls: current.ends.tls.clone(),
             application_name: entry.application_name.clone(),
-            prepared_statements: current.prepared_statements,
+            prepared_statements: current.prepared_statements.load(Ordering::Relaxed),
         })
     }
 
@@ -196,8 +197,8 @@ impl<'a> Collector<'a> {
                 database: opened.pool.name.clone(),
                 state: "idle",
                 ends: Ends {
-                    address: connection.ends.address.clone(),
-                    local: connection.ends.local.clone(),
+                    address: connection.link.ends.address.clone(),
+                    local: connection.link.ends.local.clone(),
                 },
                 connected_at: self.time_of_day(server.connected_at),
                 request_at: self.time_of_day(server.idle_since),
@@ -205,7 +206,7 @@ impl<'a> Collector<'a> {
                 close_needed: server.close_needed,
                 link: None,
                 remote_pid: server.pid,
-                tls: connection.ends.tls.clone(),
+                tls: connection.link.ends.tls.clone(),
                 application_name: String::new(),
                 prepared_statements: server.statements.len(),
             }
@@ -326,7 +327,7 @@ impl<'a> Collector<'a> {
             invalidated_tables: counters.invalidated_tables.value(),
             invalidated_database: counters.invalidated_database.value(),
             max_age: cache.limits().max_age,
-            redis: cache.redis_state(),
+            redis: redis(cache.redis_state(), cache.redis.as_deref()),
         }
     }
 
@@ -367,6 +368,24 @@ impl<'a> Collector<'a> {
             server_pid: entry.current().map(|current| current.pid),
         };
         pinned.map(row).collect()
+    }
+}
+
+fn redis(state: &'static str, redis: Option<&cache::redis::Redis>) -> Redis {
+    let count = |counter: fn(&RedisCounters) -> &Counter| {
+        redis.map_or(0, |redis| counter(&redis.counters).value())
+    };
+    Redis {
+        state,
+        last_error: redis.and_then(cache::redis::Redis::last_error),
+        look_ups: count(|counters| &counters.look_ups),
+        misses: count(|counters| &counters.misses),
+        stores: count(|counters| &counters.stores),
+        errors: count(|counters| &counters.errors),
+        timeouts: count(|counters| &counters.timeouts),
+        dropped: count(|counters| &counters.dropped),
+        forged: count(|counters| &counters.forged),
+        skipped: count(|counters| &counters.skipped),
     }
 }
 

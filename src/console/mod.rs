@@ -55,6 +55,7 @@ mod tests {
             name: name.into(),
             host: Host::Name("127.0.0.1".into()),
             port: 5432,
+            load_balance_hosts: crate::config::LoadBalance::RoundRobin,
             dbname: None,
             user: None,
             password: None,

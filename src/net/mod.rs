@@ -23,6 +23,9 @@ use tokio_rustls::TlsStream;
 pub use connect::{AcceptError, Address, ConnectError, accept_direct_tls, accept_tls, connect};
 pub use tls::{SslMode, TlsClientConfig, TlsConfigError, TlsServerConfig};
 
+/// What a buffer that has been written out keeps for the next time.
+const KEPT_BYTES: usize = 16 * 1024;
+
 /// A connection to a client or a server.
 #[derive(Debug)]
 pub enum Stream {
@@ -105,6 +108,42 @@ impl Stream {
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.writer().poll_write_vectored(cx, pieces)
+    }
+
+    /// Writes what `bytes` holds from `written` on, as much as goes now, and gives how much that
+    /// was; pending if it was nothing. Empties the buffer when all of it is gone. While a caller
+    /// waits it must come back whenever it is woken, also with an empty buffer: TLS may still
+    /// hold what it took.
+    pub fn poll_write_out(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &mut Vec<u8>,
+        written: &mut usize,
+    ) -> Poll<io::Result<usize>> {
+        let mut taken = 0;
+        while let Some(rest) = bytes.get(*written..).filter(|rest| !rest.is_empty()) {
+            match self.poll_write(cx, rest) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(count)) => {
+                    *written += count;
+                    taken += count;
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending if taken > 0 => return Poll::Ready(Ok(taken)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        if taken > 0 {
+            bytes.clear();
+            bytes.shrink_to(KEPT_BYTES);
+            *written = 0;
+        }
+        if self.is_tls()
+            && let Poll::Ready(Err(error)) = self.poll_flush(cx)
+        {
+            return Poll::Ready(Err(error));
+        }
+        Poll::Ready(Ok(taken))
     }
 
     /// Hands to the kernel what TLS has taken; nothing to do on a plain socket.

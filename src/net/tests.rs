@@ -144,6 +144,33 @@ async fn pieces_are_written_in_order() {
 }
 
 #[tokio::test]
+async fn what_a_full_socket_kept_back_is_written_once_the_peer_reads() {
+    for (mut client, mut server) in pairs().await {
+        let (mut bytes, mut written, mut total) = (Vec::new(), 0, 0);
+        // Until neither the socket nor TLS takes any more; what they did not take is not sent.
+        while bytes.is_empty() {
+            bytes.resize(1000, 7);
+            let out =
+                poll_fn(|cx| Poll::Ready(server.poll_write_out(cx, &mut bytes, &mut written)));
+            if let Poll::Ready(taken) = out.await {
+                total += taken.expect("written");
+            }
+        }
+        bytes.clear();
+        written = 0;
+        let out = poll_fn(|cx| {
+            let written = server.poll_write_out(cx, &mut bytes, &mut written);
+            assert!(!matches!(written, Poll::Ready(Err(_))), "{written:?}");
+            Poll::<()>::Pending
+        });
+        let received = within(async {
+            tokio::select! { biased; () = out => None, bytes = expect_bytes(&mut client, total) => Some(bytes) }
+        });
+        assert_eq!(received.await.map(|bytes| bytes.len()), Some(total));
+    }
+}
+
+#[tokio::test]
 async fn a_read_fills_the_spare_capacity_and_no_more() {
     for (mut client, mut server) in pairs().await {
         within(client.write_all(&[7; 1000])).await.expect("written");

@@ -7,7 +7,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use quick_cache::sync::Cache as QuickCache;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
-use crate::cache::coherence::Coherence;
+use crate::cache::coherence::Scope;
+use crate::cache::home::Home;
 use crate::sql::catalog::Catalog;
 use crate::sql::verdict::Verdict;
 
@@ -19,6 +20,10 @@ const VERDICTS_MAX: usize = 20_000;
 pub struct Snapshot {
     /// Moves with every change of the catalogue, never back.
     pub generation: u64,
+    /// Where its newest server is; before the first one, nowhere that anybody else is.
+    pub home: Arc<Home>,
+    /// Changes of the catalogue there that this takes into account.
+    home_changes: u64,
     /// `None` while it is being read.
     pub catalog: Option<Arc<Catalog>>,
 }
@@ -28,7 +33,6 @@ pub struct Database {
     pub id: u64,
     /// As PostgreSQL calls it.
     pub name: String,
-    pub coherence: Coherence,
     /// Guards the current snapshot; held only to clone or replace the `Arc`.
     snapshot: RwLock<Arc<Snapshot>>,
     verdicts: QuickCache<u128, Arc<Known>>,
@@ -38,11 +42,23 @@ pub struct Database {
     pub catalog_changes: AtomicU64,
 }
 
-/// A remembered verdict with the whole material it belongs to.
+/// A verdict with the whole material it belongs to, of which the statement's shape is the end.
 #[derive(Debug)]
 pub struct Known {
     material: Box<[u8]>,
+    shape_at: usize,
     pub verdict: Arc<Verdict>,
+}
+
+impl Known {
+    /// A verdict on a text that has no shape.
+    pub fn unshaped(verdict: Verdict) -> Arc<Self> {
+        Arc::new(Self { material: Box::default(), shape_at: 0, verdict: Arc::new(verdict) })
+    }
+
+    pub fn shape(&self) -> &[u8] {
+        self.material.get(self.shape_at..).unwrap_or_default()
+    }
 }
 
 /// A counter somebody may wait on from outside; this module itself never waits.
@@ -74,8 +90,12 @@ impl Database {
         Self {
             id,
             name,
-            coherence: Coherence::new(seed),
-            snapshot: RwLock::new(Arc::new(Snapshot { generation: 1, catalog: None })),
+            snapshot: RwLock::new(Arc::new(Snapshot {
+                generation: 1,
+                home: Arc::new(Home::new(seed)),
+                home_changes: 0,
+                catalog: None,
+            })),
             verdicts: QuickCache::new(VERDICTS_MAX),
             seed,
             wanted: tokio_free::Signal::default(),
@@ -83,48 +103,106 @@ impl Database {
         }
     }
 
+    /// Of the current snapshot.
+    pub fn generation(&self) -> u64 {
+        {
+            let snapshot = self.snapshot.read().unwrap_or_else(PoisonError::into_inner);
+            if snapshot.home_changes == snapshot.home.catalog_changes() {
+                return snapshot.generation;
+            }
+        }
+        self.snapshot().generation
+    }
+
+    /// The snapshot of now. A change that came through another name of this database voids it here.
     pub fn snapshot(&self) -> Arc<Snapshot> {
+        let snapshot = self.read();
+        if snapshot.home_changes == snapshot.home.catalog_changes() {
+            return snapshot;
+        }
+        self.void(Arc::clone);
+        self.read()
+    }
+
+    fn read(&self) -> Arc<Snapshot> {
         Arc::clone(&self.snapshot.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The catalogue has changed, or may have: verdicts made before are void until it is read
-    /// again. Called before the client hears of its DDL.
-    pub fn catalog_changed(&self) {
+    /// Where its newest server is.
+    pub fn home(&self) -> Arc<Home> {
+        Arc::clone(&self.read().home)
+    }
+
+    /// A server has connected: if it is of another database than those before, what was known of
+    /// those says nothing about it, and no answer of theirs is served.
+    pub fn move_to(&self, home: &Arc<Home>) {
+        let left = self.home();
+        if !Arc::ptr_eq(&left, home) {
+            self.void(|_| Arc::clone(home));
+            left.coherence.invalidate(&Scope::Database);
+        }
+    }
+
+    /// The catalogue at `home` has changed, or may have: verdicts made before are void, under
+    /// whatever name, until it is read again. Called before the client hears of its DDL.
+    pub fn catalog_changed(&self, home: &Home) {
+        home.catalog_changed();
+        self.snapshot();
+    }
+
+    fn void(&self, home: impl FnOnce(&Arc<Home>) -> Arc<Home>) {
         {
             let mut guard = self.snapshot.write().unwrap_or_else(PoisonError::into_inner);
+            let home = home(&guard.home);
+            let home_changes = home.catalog_changes();
+            if Arc::ptr_eq(&home, &guard.home) && guard.home_changes == home_changes {
+                // Another task was faster; a second time would only void what is being read.
+                return;
+            }
             let generation = guard.generation + 1;
-            *guard = Arc::new(Snapshot { generation, catalog: None });
+            *guard = Arc::new(Snapshot { generation, home, home_changes, catalog: None });
         }
         self.catalog_changes.fetch_add(1, Ordering::Relaxed);
         self.wanted.raise();
     }
 
-    /// Installs a catalogue read while `generation` was current; refused if it has moved since.
-    pub fn install(&self, generation: u64, catalog: Catalog) -> bool {
+    /// Installs a catalogue read at `home` while `generation` was current; refused if either has
+    /// moved since.
+    pub fn install(&self, generation: u64, home: &Arc<Home>, catalog: Catalog) -> bool {
         let mut guard = self.snapshot.write().unwrap_or_else(PoisonError::into_inner);
-        if guard.generation != generation {
+        if guard.generation != generation || !Arc::ptr_eq(&guard.home, home) {
             return false;
         }
-        let catalog = Some(Arc::new(catalog));
-        *guard = Arc::new(Snapshot { generation: generation + 1, catalog });
+        *guard = Arc::new(Snapshot {
+            generation: generation + 1,
+            home: Arc::clone(home),
+            // As of before the reading: what has moved since voids it at the first look.
+            home_changes: guard.home_changes,
+            catalog: Some(Arc::new(catalog)),
+        });
         true
     }
 
-    /// The verdict on this material (shape, types, settings, generation), made by `classify` if
-    /// it is not known and kept if it is not tied to the text.
-    pub fn verdict(&self, material: &[u8], classify: impl FnOnce() -> Verdict) -> Arc<Verdict> {
+    /// The verdict on this material (generation, settings, types, and from `shape_at` on the
+    /// shape), made by `classify` if it is not known and kept if it is not tied to the text.
+    pub fn verdict(
+        &self,
+        material: &[u8],
+        shape_at: usize,
+        classify: impl FnOnce() -> Verdict,
+    ) -> Arc<Known> {
         let hash = xxh3_128_with_seed(material, self.seed);
         if let Some(known) = self.verdicts.get(&hash)
             && *known.material == *material
             && !known.verdict.exact_text
         {
-            return Arc::clone(&known.verdict);
+            return known;
         }
         let verdict = Arc::new(classify());
-        if !verdict.exact_text {
-            let known = Known { material: material.into(), verdict: Arc::clone(&verdict) };
-            self.verdicts.insert(hash, Arc::new(known));
+        let known = Arc::new(Known { material: material.into(), shape_at, verdict });
+        if !known.verdict.exact_text {
+            self.verdicts.insert(hash, Arc::clone(&known));
         }
-        verdict
+        known
     }
 }

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use crate::server::io::{Connection, ServerError, Target};
+use crate::server::login::LoginError;
+use crate::server::settings::defaults_changes;
 
 use super::Common;
 use super::state::{Acquire, Handed, State};
@@ -18,12 +20,14 @@ type Waiter = oneshot::Sender<Handed<Box<Connection>>>;
 pub struct Times {
     pub query_wait_timeout: Duration,
     pub connect_timeout: Duration,
+    /// Zero: at once.
+    pub login_retry: Duration,
     pub idle_timeout: Duration,
     pub lifetime: Duration,
 }
 
 /// `Times` that change under way, read without a lock. Microseconds.
-struct AtomicTimes([AtomicU64; 4]);
+struct AtomicTimes([AtomicU64; 5]);
 
 impl AtomicTimes {
     fn new(times: Times) -> Self {
@@ -33,8 +37,9 @@ impl AtomicTimes {
     }
 
     fn set(&self, times: Times) {
-        let Times { query_wait_timeout, connect_timeout, idle_timeout, lifetime } = times;
-        let values = [query_wait_timeout, connect_timeout, idle_timeout, lifetime];
+        let Times { query_wait_timeout, connect_timeout, login_retry, idle_timeout, lifetime } =
+            times;
+        let values = [query_wait_timeout, connect_timeout, login_retry, idle_timeout, lifetime];
         for (place, value) in self.0.iter().zip(values) {
             let micros = u64::try_from(value.as_micros()).unwrap_or(u64::MAX);
             place.store(micros, Ordering::Relaxed);
@@ -42,9 +47,9 @@ impl AtomicTimes {
     }
 
     fn get(&self) -> Times {
-        let [query_wait_timeout, connect_timeout, idle_timeout, lifetime] =
+        let [query_wait_timeout, connect_timeout, login_retry, idle_timeout, lifetime] =
             self.0.each_ref().map(|place| Duration::from_micros(place.load(Ordering::Relaxed)));
-        Times { query_wait_timeout, connect_timeout, idle_timeout, lifetime }
+        Times { query_wait_timeout, connect_timeout, login_retry, idle_timeout, lifetime }
     }
 }
 
@@ -62,12 +67,41 @@ pub struct Pool {
     /// When the clients now waiting began to, in the order they came; for `maxwait`.
     waiting_since: Mutex<std::collections::BTreeMap<u64, Instant>>,
     next_wait: AtomicU64,
+    /// Guards the last failure to connect, until one succeeds; nothing else is locked inside.
+    failure: Mutex<Option<Failure>>,
 }
 
 #[derive(Debug)]
 pub enum AcquireError {
     Timeout,
     Server(ServerError),
+    /// Nobody tries to connect for now, since this is what came of it.
+    Failing(Option<Failure>),
+}
+
+/// A failure to connect or log in, for those who come after.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    at: Instant,
+    /// As PostgreSQL gave it, if it was PostgreSQL that refused.
+    pub sqlstate: Option<String>,
+    pub message: String,
+}
+
+impl Failure {
+    fn new(error: &ServerError, now: Instant) -> Self {
+        let sqlstate = match error {
+            ServerError::Login(LoginError::Refused { sqlstate, .. })
+            | ServerError::Query { sqlstate, .. } => Some(sqlstate.clone()),
+            ServerError::Login(_)
+            | ServerError::Connect(_)
+            | ServerError::Io(_)
+            | ServerError::Closed
+            | ServerError::Protocol
+            | ServerError::Ambiguous => None,
+        };
+        Self { at: now, sqlstate, message: error.to_string() }
+    }
 }
 
 /// Counts for `SHOW POOLS`.
@@ -116,40 +150,70 @@ impl Pool {
             retired: AtomicU64::new(0),
             waiting_since: Mutex::default(),
             next_wait: AtomicU64::new(0),
+            failure: Mutex::default(),
         }
     }
 
     /// A server, after waiting in line if none is free. Cancel-safe: a dropped wait gives its
     /// place in line, or the server it was just handed, back.
     pub async fn acquire(self: &Arc<Self>) -> Result<Lease, AcquireError> {
+        let since = Instant::now();
         loop {
-            let acquired = self.state().acquire();
-            match acquired {
-                Acquire::Granted(connection) => {
-                    if let Some(lease) = self.checked(connection) {
+            let handed = match self.next() {
+                Acquire::Granted(connection) => Handed::Server(connection),
+                Acquire::Connect => Handed::Connect,
+                Acquire::Busy => self.wait_in_line(since).await?,
+                Acquire::Failing => return Err(AcquireError::Failing(self.failure())),
+            };
+            match handed {
+                Handed::Server(connection) => {
+                    if let Some(lease) = self.checked(connection, Instant::now()) {
                         return Ok(lease);
                     }
                 }
-                Acquire::Connect => return self.connect(self.place()).await,
-                Acquire::Busy => match self.wait_in_line().await? {
-                    Handed::Server(connection) => {
-                        if let Some(lease) = self.checked(connection) {
-                            return Ok(lease);
-                        }
-                    }
-                    Handed::Connect => return self.connect(self.place()).await,
+                Handed::Connect => match self.connect(self.place()).await {
+                    // There are others, one of which may come free.
+                    Err(_) if self.has_others_while_held() => {}
+                    connected => return connected,
                 },
             }
         }
     }
 
+    fn has_others_while_held(&self) -> bool {
+        let state = self.state();
+        state.is_held() && state.total() > 0
+    }
+
+    /// What there is now for a client.
+    fn next(&self) -> Acquire<Box<Connection>> {
+        self.resume_if_due(Instant::now());
+        self.state().acquire()
+    }
+
+    fn failure(&self) -> Option<Failure> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lets clients connect again when the last failure is long enough ago.
+    fn resume_if_due(&self, now: Instant) {
+        if !self.state().is_held() {
+            return;
+        }
+        let retry = self.times.get().login_retry;
+        let due =
+            self.failure().is_none_or(|failure| now.saturating_duration_since(failure.at) >= retry);
+        if due {
+            self.state().resume(hand);
+        }
+    }
+
     /// A server if one is idle; never waits.
-    pub fn try_acquire(self: &Arc<Self>) -> Option<Lease> {
+    pub fn try_acquire(self: &Arc<Self>, now: Instant) -> Option<Lease> {
         loop {
-            let acquired = self.state().acquire();
-            match acquired {
+            match self.next() {
                 Acquire::Granted(connection) => {
-                    if let Some(lease) = self.checked(connection) {
+                    if let Some(lease) = self.checked(connection, now) {
                         return Some(lease);
                     }
                 }
@@ -157,25 +221,29 @@ impl Pool {
                     drop(self.place());
                     return None;
                 }
-                Acquire::Busy => return None,
+                Acquire::Busy | Acquire::Failing => return None,
             }
         }
     }
 
-    async fn wait_in_line(self: &Arc<Self>) -> Result<Handed<Box<Connection>>, AcquireError> {
+    /// `began`: when the client began to wait, perhaps in an earlier line.
+    async fn wait_in_line(
+        self: &Arc<Self>,
+        began: Instant,
+    ) -> Result<Handed<Box<Connection>>, AcquireError> {
         let (sender, receiver) = oneshot::channel();
         self.state().wait(sender);
         let since = WaitingSince::new(self);
         let mut receiver = Returning { pool: Arc::clone(self), receiver: Some(receiver) };
         let handed = match self.times.get().query_wait_timeout {
             Duration::ZERO => receiver.next().await,
-            limit => {
-                tokio::time::timeout(limit, receiver.next()).await.or(Err(AcquireError::Timeout))?
-            }
+            limit => tokio::time::timeout_at((began + limit).into(), receiver.next())
+                .await
+                .or(Err(AcquireError::Timeout))?,
         };
         drop(since);
-        // The pool outlives its waiters, so it does not hang up on them.
-        handed.ok_or(AcquireError::Timeout)
+        // The pool hangs up on who waits when nothing can come free.
+        handed.ok_or_else(|| AcquireError::Failing(self.failure()))
     }
 
     async fn connect(self: &Arc<Self>, place: Place) -> Result<Lease, AcquireError> {
@@ -187,7 +255,9 @@ impl Pool {
                 Err(ServerError::Io(error))
             }),
         };
-        let connection = Box::new(opened.map_err(AcquireError::Server)?);
+        let connection = Box::new(opened.map_err(|error| self.failed(error))?);
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.common.database.move_to(&connection.server.home);
         self.learn_base(&connection);
         tracing::info!(
             server_id = connection.server.id,
@@ -199,6 +269,16 @@ impl Pool {
         Ok(Lease { connection, place })
     }
 
+    /// Notes why no server could be had; for `login_retry` nobody tries again.
+    fn failed(&self, error: ServerError) -> AcquireError {
+        if !self.times.get().login_retry.is_zero() {
+            let failure = Failure::new(&error, Instant::now());
+            *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
+            self.state().hold();
+        }
+        AcquireError::Server(error)
+    }
+
     /// The newest server says how sessions start now; older ones that start otherwise go.
     fn learn_base(&self, connection: &Connection) {
         let known = self.common.base();
@@ -206,7 +286,8 @@ impl Pool {
             if known.id != 0 {
                 self.retired.fetch_max(connection.server.id, Ordering::Relaxed);
             }
-            self.common.set_base(Arc::clone(&connection.server.base));
+            let server = &connection.server;
+            self.common.set_base(Arc::clone(&server.base), server.defaults);
         }
     }
 
@@ -225,9 +306,9 @@ impl Pool {
     }
 
     /// An idle server that is still alive and not out of date.
-    fn checked(self: &Arc<Self>, mut connection: Box<Connection>) -> Option<Lease> {
+    fn checked(self: &Arc<Self>, mut connection: Box<Connection>, now: Instant) -> Option<Lease> {
         let place = self.place();
-        if self.is_due(&mut connection, Instant::now()) || !connection.is_quiet() {
+        if self.is_due(&connection, now) || !connection.is_quiet() {
             return None;
         }
         Some(Lease { connection, place })
@@ -237,16 +318,18 @@ impl Pool {
         Place { pool: Arc::clone(self), kept: false }
     }
 
-    fn is_due(&self, connection: &mut Connection, now: Instant) -> bool {
+    fn is_due(&self, connection: &Connection, now: Instant) -> bool {
         let server = &connection.server;
         let lifetime = self.times.get().lifetime;
         let old =
             !lifetime.is_zero() && now.saturating_duration_since(server.connected_at) > lifetime;
-        old || server.close_needed || server.id < self.retired.load(Ordering::Relaxed)
+        let outdated = server.defaults != defaults_changes();
+        old || outdated || server.close_needed || server.id < self.retired.load(Ordering::Relaxed)
     }
 
     /// Closes idle servers that are too old, too long idle, or gone. Called about once a second.
     pub fn upkeep(&self, now: Instant) {
+        self.resume_if_due(now);
         let idle_timeout = self.times.get().idle_timeout;
         let mut state = self.state();
         let mut surplus = state.surplus();
@@ -294,10 +377,9 @@ impl Pool {
 impl Lease {
     /// Gives a clean server to who waits, or back to the idle ones. One that is not clean is
     /// closed, whoever thought otherwise.
-    pub fn release(mut self) {
+    pub fn release(mut self, now: Instant) {
         let pool = Arc::clone(&self.place.pool);
-        let now = Instant::now();
-        if !self.connection.server.is_clean() || pool.is_due(&mut self.connection, now) {
+        if !self.connection.server.is_clean() || pool.is_due(&self.connection, now) {
             return;
         }
         self.connection.server.idle_since = now;

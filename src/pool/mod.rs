@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::cache::Cache;
 use crate::metrics::{CacheCounters, PoolCounters};
-use crate::server::settings::Base;
+use crate::server::settings::{Base, defaults_changes};
 use database::Database;
 
 /// When a server goes back to its pool.
@@ -49,8 +49,9 @@ pub struct Common {
     pub cache: Arc<Cache>,
     pub mode: PoolMode,
     pub pin_policy: PinPolicy,
-    /// Guards how servers of this pool start; held only to clone or replace the `Arc`.
-    base: RwLock<Arc<Base>>,
+    /// Guards how servers of this pool start, and since which change of defaults; held only to
+    /// clone or replace the `Arc`.
+    base: RwLock<(Arc<Base>, u64)>,
     pub statements: statements::Shared,
     pub counters: PoolCounters,
     pub cache_counters: Arc<CacheCounters>,
@@ -119,11 +120,20 @@ impl Common {
         reported.insert((base, settings), values);
     }
 
+    /// Unknown, with id 0, before the first server and after each change of defaults.
     pub fn base(&self) -> Arc<Base> {
-        Arc::clone(&self.base.read().unwrap_or_else(PoisonError::into_inner))
+        let guard = self.base.read().unwrap_or_else(PoisonError::into_inner);
+        if guard.1 == defaults_changes() { Arc::clone(&guard.0) } else { Arc::default() }
     }
 
-    pub fn set_base(&self, base: Arc<Base>) {
-        *self.base.write().unwrap_or_else(PoisonError::into_inner) = base;
+    /// Of `base()`, without a clone.
+    pub fn base_id(&self) -> u64 {
+        let guard = self.base.read().unwrap_or_else(PoisonError::into_inner);
+        if guard.1 == defaults_changes() { guard.0.id } else { 0 }
+    }
+
+    /// `defaults`: the changes of defaults when the server was connected that told it.
+    pub fn set_base(&self, base: Arc<Base>, defaults: u64) {
+        *self.base.write().unwrap_or_else(PoisonError::into_inner) = (base, defaults);
     }
 }

@@ -13,6 +13,8 @@ pub struct State<S, W> {
     /// Servers idle, in use, or being connected.
     total: usize,
     size: usize,
+    /// Connecting has failed; nobody is to try until `resume`.
+    held: bool,
 }
 
 /// The answer to a client that wants a server.
@@ -23,6 +25,8 @@ pub enum Acquire<S> {
     Connect,
     /// None is free; register with `wait`.
     Busy,
+    /// There is none, and connecting has failed a moment ago.
+    Failing,
 }
 
 /// What a waiting client is handed.
@@ -35,7 +39,7 @@ pub enum Handed<S> {
 
 impl<S, W> State<S, W> {
     pub fn new(size: usize) -> Self {
-        Self { idle: Vec::new(), waiting: VecDeque::new(), total: 0, size }
+        Self { idle: Vec::new(), waiting: VecDeque::new(), total: 0, size, held: false }
     }
 
     pub fn acquire(&mut self) -> Acquire<S> {
@@ -44,12 +48,12 @@ impl<S, W> State<S, W> {
             if let Some(server) = self.idle.pop() {
                 return Acquire::Granted(server);
             }
-            if self.total < self.size {
+            if self.total < self.size && !self.held {
                 self.total += 1;
                 return Acquire::Connect;
             }
         }
-        Acquire::Busy
+        if self.held && self.total == 0 { Acquire::Failing } else { Acquire::Busy }
     }
 
     pub fn wait(&mut self, waiter: W) {
@@ -78,6 +82,25 @@ impl<S, W> State<S, W> {
     pub fn closed(&mut self, mut hand: impl FnMut(W, Handed<S>) -> Result<(), Handed<S>>) {
         self.total = self.total.saturating_sub(1);
         self.fill_places(&mut hand);
+        if self.held && self.total == 0 {
+            // Nothing will come free: who waits is to look why.
+            self.waiting.clear();
+        }
+    }
+
+    /// Connecting has failed: until `resume` nobody tries.
+    pub fn hold(&mut self) {
+        self.held = true;
+    }
+
+    /// Connecting may be tried again, first by who waits.
+    pub fn resume(&mut self, mut hand: impl FnMut(W, Handed<S>) -> Result<(), Handed<S>>) {
+        self.held = false;
+        self.fill_places(&mut hand);
+    }
+
+    pub fn is_held(&self) -> bool {
+        self.held
     }
 
     /// Another limit: who waits gets what it adds. What is too much is closed when free, by
@@ -97,7 +120,7 @@ impl<S, W> State<S, W> {
     }
 
     fn fill_places(&mut self, hand: &mut impl FnMut(W, Handed<S>) -> Result<(), Handed<S>>) {
-        while self.total < self.size {
+        while self.total < self.size && !self.held {
             let Some(waiter) = self.waiting.pop_front() else { return };
             if hand(waiter, Handed::Connect).is_ok() {
                 self.total += 1;
@@ -198,6 +221,45 @@ mod tests {
         assert_eq!((pool.total(), pool.surplus()), (2, 0));
         pool.resize(1, |_, handed| Err(handed));
         assert_eq!((pool.total(), pool.surplus(), pool.waiting_count()), (2, 1, 1));
+    }
+
+    #[test]
+    fn while_connecting_fails_who_waits_gets_a_server_or_hears_that_there_is_none() {
+        let mut pool = Pool::new(3);
+        let nobody = |_, _| panic!("nobody connects");
+        assert_eq!(pool.acquire(), Acquire::Connect);
+        assert_eq!(pool.acquire(), Acquire::Connect);
+        pool.hold();
+        pool.closed(nobody);
+        // One server is left: it is waited for.
+        assert_eq!(pool.acquire(), Acquire::Busy);
+        pool.wait('a');
+        let mut served = Vec::new();
+        pool.release(7, |waiter, server| {
+            served.push((waiter, server));
+            Ok(())
+        });
+        assert_eq!(served, [('a', Handed::Server(7))]);
+        pool.wait('b');
+        pool.closed(nobody);
+        assert_eq!((pool.waiting_count(), pool.acquire()), (0, Acquire::Failing));
+        pool.resume(nobody);
+        assert_eq!(pool.acquire(), Acquire::Connect);
+    }
+
+    #[test]
+    fn who_waits_is_the_first_to_connect_again() {
+        let mut pool = Pool::new(2);
+        assert_eq!(pool.acquire(), Acquire::Connect);
+        pool.hold();
+        pool.wait('a');
+        let mut served = Vec::new();
+        pool.resume(|waiter, handed| {
+            served.push((waiter, handed));
+            Ok(())
+        });
+        assert_eq!(served, [('a', Handed::Connect)]);
+        assert_eq!(pool.total(), 2);
     }
 
     #[test]

@@ -54,6 +54,19 @@ impl Statement {
         }
     }
 
+    /// Whether it is what parsing this makes.
+    pub fn is_of(&self, sql: &[u8], types: &[u8], settings: u64) -> bool {
+        *self.sql == *sql && *self.types == *types && self.settings == settings
+    }
+
+    /// Whether parsing may fix a value that another client, or a later moment, would read otherwise.
+    pub fn folds_at_parse(&self) -> bool {
+        self.lexed.as_ref().is_none_or(|lexed| {
+            lexed.time_word
+                || lexed.text.windows(3).any(|window| window.eq_ignore_ascii_case(b"reg"))
+        })
+    }
+
     pub fn known(&self, generation: u64, settings_key: u64, base: u64) -> Option<Arc<Verdict>> {
         let guard = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         guard
@@ -106,16 +119,9 @@ impl Shared {
         }
         let statement = Arc::new(Statement::new(sql, types, settings));
         // 'today' and reg* literals are folded at Parse and would be another client's moment.
-        if !folds_at_parse(&statement) {
+        if !statement.folds_at_parse() {
             statements.put(key, Arc::clone(&statement));
         }
         statement
     }
-}
-
-/// Whether parsing may fix a value that another client, or a later moment, would read otherwise.
-fn folds_at_parse(statement: &Statement) -> bool {
-    statement.lexed.as_ref().is_none_or(|lexed| {
-        lexed.time_word || lexed.text.windows(3).any(|window| window.eq_ignore_ascii_case(b"reg"))
-    })
 }

@@ -9,8 +9,10 @@ use std::task::{Context, Waker};
 use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
+use tokio::sync::Notify;
 
 use crate::auth::Secret;
+use crate::cache::home::{Ambiguous, Home, Homes, Identity};
 use crate::net::{Address, ConnectError, Peer, Stream, TlsClientConfig, connect};
 use crate::wire::backend::{self, Status};
 use crate::wire::frame::{self, HEADER_BYTES};
@@ -18,7 +20,7 @@ use crate::wire::{frontend, startup};
 
 use super::Server;
 use super::login::{LoggedIn, Login, LoginError, Step};
-use super::settings::Base;
+use super::settings::{Base, defaults_changes};
 
 /// Longest message of an answer to a question of our own.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -101,9 +103,29 @@ pub struct Connection {
     pub written: usize,
     /// ParameterStatus heard during `query`.
     pub heard: Vec<(String, String)>,
-    pub ends: Arc<Ends>,
-    /// Which of the target's hosts it is connected to.
+    pub link: Arc<Link>,
+}
+
+/// A server as others see it while a client has it, and the cancels that are on their way to it.
+/// One a connection, so that handing it to a client costs nothing but a count.
+pub struct Link {
+    pub target: Arc<Target>,
+    pub server_id: u64,
+    /// Which of the target's hosts it is on.
     pub host: usize,
+    pub pid: u32,
+    pub key: Vec<u8>,
+    pub ends: Ends,
+    pub connected_at: Instant,
+    /// When its client got it.
+    pub prepared_statements: AtomicUsize,
+    cancels: AtomicUsize,
+    done: Notify,
+}
+
+/// A cancel on its way; counted until dropped.
+pub struct Cancelling {
+    pub link: Arc<Link>,
 }
 
 /// Both ends of the connection, for people.
@@ -112,6 +134,51 @@ pub struct Ends {
     pub address: String,
     pub local: String,
     pub tls: Option<String>,
+}
+
+impl Link {
+    fn new(target: &Arc<Target>, host: usize, server: &Server, ends: Ends) -> Self {
+        Self {
+            target: Arc::clone(target),
+            host,
+            server_id: server.id,
+            pid: server.pid,
+            key: server.cancel_key.clone(),
+            ends,
+            connected_at: server.connected_at,
+            prepared_statements: AtomicUsize::new(0),
+            cancels: AtomicUsize::new(0),
+            done: Notify::new(),
+        }
+    }
+
+    /// Counts a cancel; the caller sees to it that the server is still the client's.
+    pub fn begin_cancel(self: &Arc<Self>) -> Cancelling {
+        self.cancels.fetch_add(1, Ordering::SeqCst);
+        Cancelling { link: Arc::clone(self) }
+    }
+
+    /// Resolves when no cancel is on its way any more. Cancel-safe.
+    pub async fn no_cancel(&self) {
+        loop {
+            let done = self.done.notified();
+            if self.cancels.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            done.await;
+        }
+    }
+
+    pub fn has_cancel(&self) -> bool {
+        self.cancels.load(Ordering::SeqCst) > 0
+    }
+}
+
+impl Drop for Cancelling {
+    fn drop(&mut self) {
+        self.link.cancels.fetch_sub(1, Ordering::SeqCst);
+        self.link.done.notify_waiters();
+    }
 }
 
 impl Ends {
@@ -134,6 +201,8 @@ pub enum ServerError {
     Closed,
     Login(LoginError),
     Protocol,
+    /// It may be one of several databases that are served, or none of them.
+    Ambiguous,
     /// A question of ours was refused.
     Query {
         sqlstate: String,
@@ -149,6 +218,10 @@ impl fmt::Display for ServerError {
             Self::Closed => f.write_str("server closed the connection"),
             Self::Login(error) => error.fmt(f),
             Self::Protocol => f.write_str("server broke the protocol"),
+            Self::Ambiguous => f.write_str(
+                "cannot tell this database from another: grant EXECUTE ON FUNCTION \
+                 pg_control_system() to the user",
+            ),
             Self::Query { message, .. } => f.write_str(message),
         }
     }
@@ -167,7 +240,8 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 impl Connection {
     /// Connects, logs in and reads how the session starts. No time-out of its own.
-    pub async fn open(target: &Target) -> Result<Self, ServerError> {
+    pub async fn open(target: &Arc<Target>) -> Result<Self, ServerError> {
+        let defaults = defaults_changes();
         let (mut stream, host) = target.hosts.connect(&target.tls).await?;
         let mut hello = Vec::new();
         let named = [("user", target.user.as_str()), ("database", target.database.as_str())];
@@ -178,11 +252,14 @@ impl Connection {
         let logged_in = log_in(&mut stream, &mut input, target).await?;
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let reported = logged_in.reported.clone();
-        let ends = Arc::new(Ends::of(&stream));
-        let server = Server::new(id, logged_in, target.statements_max, Instant::now());
-        let heard = Vec::new();
-        let mut connection = Self { server, stream, input, written: 0, heard, ends, host };
+        // Nothing is committed before the true home is known.
+        let home = Arc::new(Home::new(0));
+        let server =
+            Server::new(id, logged_in, defaults, home, target.statements_max, Instant::now());
+        let link = Arc::new(Link::new(target, host, &server, Ends::of(&stream)));
+        let mut connection = Self { server, stream, input, written: 0, heard: Vec::new(), link };
         let base = connection.read_base(reported).await?;
+        connection.server.home = find_home(&base).or(Err(ServerError::Ambiguous))?;
         connection.server.base = intern_base(base);
         Ok(connection)
     }
@@ -196,6 +273,15 @@ impl Connection {
             if let (Some(Some(name)), Some(value)) = (row.next(), row.next()) {
                 values.insert(name.to_ascii_lowercase(), value.unwrap_or_default());
             }
+        }
+        if values.remove(MAY_ASK_CLUSTER).as_deref() == Some("true") {
+            let cluster = match self.query(CLUSTER_QUERY).await {
+                Ok(results) => results.into_iter().flatten().flatten().next().flatten(),
+                // Some services refuse it to everybody, whatever the privileges say.
+                Err(ServerError::Query { .. }) => None,
+                Err(error) => return Err(error),
+            };
+            values.extend(cluster.map(|cluster| (CLUSTER.to_owned(), cluster)));
         }
         Ok(Base { id: 0, values, reported })
     }
@@ -245,8 +331,15 @@ impl Connection {
     /// that nobody asked for.
     pub fn is_quiet(&mut self) -> bool {
         let mut context = Context::from_waker(Waker::noop());
+        if !self.input.is_empty() {
+            return false;
+        }
+        if self.stream.poll_read_ready(&mut context).is_pending() {
+            return true;
+        }
+        // Readiness may be left over from what was read before; only a read tells.
         self.input.reserve(1024);
-        self.input.is_empty() && self.stream.poll_read(&mut context, &mut self.input).is_pending()
+        self.stream.poll_read(&mut context, &mut self.input).is_pending()
     }
 }
 
@@ -304,6 +397,14 @@ async fn next_message(
     }
 }
 
+/// Names, beside those of settings, of what a server says it is.
+const IDENTITY: &str = "forebay identity";
+const CLUSTER: &str = "forebay cluster";
+const MAY_ASK_CLUSTER: &str = "forebay may ask";
+
+/// A question of its own: PostgreSQL refuses the whole of one that names a forbidden function.
+const CLUSTER_QUERY: &str = "SELECT system_identifier::text FROM pg_catalog.pg_control_system()";
+
 /// Everything a session may set, as it is before anybody did, and the identity that decides what
 /// it may see. `role` is hidden from `pg_settings`.
 const BASE_QUERY: &str = "\
@@ -311,11 +412,26 @@ SELECT name, setting FROM pg_catalog.pg_settings WHERE context IN ('user', 'supe
 AND name NOT IN ('application_name', 'transaction_isolation', 'transaction_read_only', \
 'transaction_deferrable') \
 UNION ALL SELECT 'role', pg_catalog.current_setting('role') \
+UNION ALL SELECT 'forebay may ask', \
+pg_catalog.has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')::text \
 UNION ALL SELECT 'forebay identity', pg_catalog.concat_ws(' ', d.oid, r.oid, r.rolsuper, \
 pg_catalog.pg_postmaster_start_time(), pg_catalog.inet_server_addr(), \
 pg_catalog.inet_server_port()) \
 FROM pg_catalog.pg_database d, pg_catalog.pg_roles r \
 WHERE d.datname = pg_catalog.current_database() AND r.rolname = CURRENT_USER";
+
+/// The home of a session that starts like this.
+fn find_home(base: &Base) -> Result<Arc<Home>, Ambiguous> {
+    /// Guards the homes of this process; a slot's lock may be taken inside.
+    static HOMES: Mutex<Option<Homes>> = Mutex::new(None);
+    let first_word = |value: &str| value.split(' ').next()?.parse().ok();
+    let identity = Identity {
+        cluster: base.value(CLUSTER).map(str::to_owned),
+        database_oid: base.value(IDENTITY).and_then(first_word).unwrap_or_default(),
+    };
+    let mut guard = HOMES.lock().unwrap_or_else(PoisonError::into_inner);
+    guard.get_or_insert_with(Homes::default).find(&identity, rand::random())
+}
 
 type Bases = HashMap<BTreeMap<String, String>, Arc<Base>>;
 

@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use lru::LruCache;
 
+use crate::cache::home::Home;
 use crate::wire::backend::Status;
 use crate::wire::frontend::{self, Target};
 use outstanding::{Deliver, Outstanding, Owed, Reply};
@@ -27,6 +28,10 @@ pub struct Server {
     pub cancel_key: Vec<u8>,
     /// Settings as they were before any client: the role's and database's defaults.
     pub base: Arc<Base>,
+    /// `settings::defaults_changes` before it was connected.
+    pub defaults: u64,
+    /// The database it is connected to; what it commits is put in flight there.
+    pub home: Arc<Home>,
     /// Settings replayed on top of them, as the server has them now.
     pub applied: Arc<Settings>,
     /// Code we do not know ran here and may have changed the session out of sight (hazard R6).
@@ -59,6 +64,8 @@ impl Server {
     pub fn new(
         id: u64,
         login: login::LoggedIn,
+        defaults: u64,
+        home: Arc<Home>,
         statements_max: NonZeroUsize,
         now: Instant,
     ) -> Self {
@@ -67,6 +74,8 @@ impl Server {
             pid: login.pid,
             cancel_key: login.cancel_key,
             base: Arc::new(Base::default()),
+            defaults,
+            home,
             applied: Settings::none(),
             tainted: false,
             untidy: false,

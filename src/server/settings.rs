@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// How a session starts before any client touches it; read once at login (hazard R5).
@@ -20,6 +21,19 @@ impl Base {
     pub fn value(&self, name: &str) -> Option<&str> {
         self.values.get(name).map(String::as_str)
     }
+}
+
+/// Changes of what sessions start with, anywhere: they are rare, and a server too many that is
+/// connected anew costs little.
+static DEFAULTS_CHANGES: AtomicU64 = AtomicU64::new(1);
+
+/// Sessions that start from now on may start otherwise; called when the change is committed.
+pub fn defaults_changed() {
+    DEFAULTS_CHANGES.fetch_add(1, Ordering::SeqCst);
+}
+
+pub fn defaults_changes() -> u64 {
+    DEFAULTS_CHANGES.load(Ordering::SeqCst)
 }
 
 /// A set of settings: lower-case name to SQL that may follow `SET name TO`. Interned.
@@ -61,6 +75,7 @@ struct Interner {
     next: u64,
     sets: HashMap<BTreeMap<String, String>, Weak<Settings>>,
     key_ids: HashMap<BTreeMap<String, String>, u64>,
+    key_bytes: usize,
 }
 
 /// Guards the sets alive in this process; nothing else is locked inside.
@@ -68,6 +83,13 @@ static INTERNER: Mutex<Option<Interner>> = Mutex::new(None);
 
 /// Above it, sets nobody holds any more are swept out.
 const SWEEP_AT: usize = 4096;
+
+/// Settings that follow one client. PostgreSQL has about as many, and no driver sets a tenth of
+/// them; what is set beyond ties the client to its server.
+const SETTINGS_MAX: usize = 300;
+
+/// Names and values of all sets whose ids are remembered.
+const KEY_BYTES_MAX: usize = 32 << 20;
 
 impl Settings {
     /// The empty set.
@@ -81,6 +103,7 @@ impl Settings {
             next: 1,
             sets: HashMap::new(),
             key_ids: HashMap::new(),
+            key_bytes: 0,
         });
         if let Some(known) = interner.sets.get(&values).and_then(Weak::upgrade) {
             return known;
@@ -88,21 +111,29 @@ impl Settings {
         if interner.sets.len() >= SWEEP_AT {
             interner.sets.retain(|_, set| set.strong_count() > 0);
         }
-        if interner.key_ids.len() >= SWEEP_AT * 16 {
-            // Ids are never reused, so forgetting them only loses hits.
-            interner.key_ids.clear();
-        }
         let key: BTreeMap<String, String> = values
             .iter()
             .filter(|(name, _)| !NEUTRAL.contains(&name.as_str()))
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect();
+        let bytes: usize = key.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if interner.key_ids.len() >= SWEEP_AT * 16 || interner.key_bytes > KEY_BYTES_MAX {
+            // Ids are never reused, so forgetting them only loses hits.
+            interner.key_ids.clear();
+            interner.key_bytes = 0;
+        }
         interner.next += 1;
         let id = interner.next;
         let key_id = *interner.key_ids.entry(key).or_insert(id);
+        interner.key_bytes += if key_id == id { bytes } else { 0 };
         let settings = Arc::new(Self { id, key_id, values: values.clone() });
         interner.sets.insert(values, Arc::downgrade(&settings));
         settings
+    }
+
+    /// Whether a setting of this name may be added, or is there already.
+    pub fn has_room_for(&self, name: &str) -> bool {
+        self.values.len() < SETTINGS_MAX || self.values.contains_key(name)
     }
 
     pub fn with(&self, name: &str, value: &str) -> Arc<Self> {

@@ -247,6 +247,8 @@ pub enum Control {
     PrepareTransaction,
     /// COMMIT PREPARED: opaque write of the whole database. ROLLBACK PREPARED is no control.
     CommitPrepared,
+    /// ALTER ROLE or DATABASE … SET: what sessions start with, once committed.
+    ChangeDefaults,
     /// SET TRANSACTION ISOLATION LEVEL …, SET TRANSACTION SNAPSHOT (isolation `None`).
     SetTransaction {
         isolation: Option<Isolation>,

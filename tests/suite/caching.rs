@@ -404,3 +404,39 @@ fn errors_are_not_kept() {
     }
     assert_eq!(database.seen(sql), 3);
 }
+
+#[test]
+fn an_answer_with_a_notice_in_it_is_not_kept() {
+    let (database, _forebay, mut client) = start(TABLE, &[]);
+    database.until_hit(&mut client, READ);
+    // PostgreSQL says so each time: a name of seventy letters is cut off.
+    let sql = format!("SELECT v AS {} FROM t WHERE id = 1", "n".repeat(70));
+    let expected = database.direct().query(&sql);
+    assert!(expected.starts_with("N(identifier"), "{expected}");
+    for count in 2..5 {
+        assert_eq!(client.query(&sql), expected);
+        assert_eq!(database.seen(&sql), count);
+    }
+}
+
+#[test]
+fn a_notification_that_comes_with_an_answer_is_not_part_of_what_is_kept() {
+    let (database, forebay, mut client) = start(TABLE, &[]);
+    database.until_hit(&mut client, READ);
+    let sql = "SELECT count(*) FROM t";
+    client.run("LISTEN news");
+    let pid = client.one("SELECT pg_backend_pid()");
+    let mut blocker = database.direct();
+    blocker.run("BEGIN; LOCK TABLE t");
+    client.send(&query(sql));
+    let waits = format!("SELECT count(*) FROM pg_locks WHERE pid = {pid} AND NOT granted");
+    let mut admin = database.admin();
+    wait_until("the read waits", || admin.one(&waits) == "1");
+    admin.run("NOTIFY news, 'hello'");
+    blocker.run("COMMIT");
+    let answered = client.replies();
+    assert_eq!(answered, "T(count) D(2) C(SELECT 1) A(news=hello) Z(I)");
+    let mut other = forebay.client();
+    assert!(database.is_hit(&mut other, sql));
+    assert_eq!(other.query(sql), "T(count) D(2) C(SELECT 1) Z(I)");
+}

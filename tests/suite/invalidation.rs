@@ -160,6 +160,14 @@ fn a_write_in_the_transaction_that_commit_and_chain_began_is_seen() {
 }
 
 #[test]
+fn a_write_in_a_transaction_that_began_read_only_is_seen() {
+    let write = "UPDATE t SET v = 'new'";
+    check_seen(TABLE, READ, &["BEGIN READ ONLY", "SET TRANSACTION READ WRITE", write, "COMMIT"]);
+    let default = "SET default_transaction_read_only = on";
+    check_seen(TABLE, READ, &[default, "BEGIN READ WRITE", write, "COMMIT"]);
+}
+
+#[test]
 fn a_foreign_key_action_is_seen_in_the_referencing_table() {
     let setup = "CREATE TABLE parent (id int PRIMARY KEY);
                  CREATE TABLE child (p int REFERENCES parent ON DELETE CASCADE);

@@ -2,7 +2,9 @@
 
 use crate::support::forebay::Forebay;
 use crate::support::postgres::{Database, PASSWORD, USER};
-use crate::support::raw::{Login, RawClient, SSL_REQUEST, message, packet, query};
+use crate::support::raw::{
+    Login, RawClient, SSL_REQUEST, bind, close_portal, flush, message, packet, parse, query, sync,
+};
 
 fn start(toml: &str) -> (Database<'static>, Forebay) {
     let database = Database::with("");
@@ -105,6 +107,72 @@ fn a_message_up_to_the_limit_is_taken() {
     // The socket may be closed before all of it is sent.
     let _sent = client.try_send(&query(&format!("SELECT length('{text}')")));
     assert_eq!(client.message().field(b'C'), "08P01");
+}
+
+/// The client is told why, and no other client suffers.
+fn check_told_why(forebay: &Forebay, mut client: RawClient, sqlstate: &str, message: &str) {
+    let errors = client.until(b'E');
+    let error = errors.last().unwrap();
+    assert_eq!((error.field(b'S'), error.field(b'C')), ("FATAL".into(), sqlstate.to_owned()));
+    assert_eq!(error.field(b'M'), message);
+    assert_eq!(client.until_closed(), "");
+    assert_eq!(forebay.client().one("SELECT 1"), "1");
+}
+
+#[test]
+fn a_client_has_a_thousand_portals_and_no_more() {
+    let (_database, forebay) = start("");
+    let named = |count: std::ops::Range<usize>| -> Vec<u8> {
+        count.flat_map(|at| bind(&format!("p{at}"), "s", &[])).collect()
+    };
+    // One after the other, and many at once: what is not sent yet counts too.
+    let mut client = forebay.client();
+    client.run("BEGIN");
+    client.ask(&[parse("s", "SELECT 1", &[]), sync()]);
+    client.ask(&[named(0..1000), sync()]);
+    // A portal that is closed, or bound again after, makes room; the unnamed one is free.
+    client.ask(&[close_portal("p7"), sync()]);
+    assert_eq!(client.ask(&[named(7..8), bind("", "s", &[]), sync()]), "2 2 Z(T)");
+    client.run("COMMIT");
+    client.run("BEGIN");
+    client.ask(&[named(0..600), sync()]);
+    client.send(&[named(600..1001), flush()].concat());
+    check_told_why(&forebay, client, "53400", "too many portals");
+    let mut client = forebay.client();
+    client.ask(&[parse("s", "SELECT 1", &[]), sync()]);
+    client.send(&[named(0..1001), sync()].concat());
+    check_told_why(&forebay, client, "53400", "too many portals");
+}
+
+#[test]
+fn a_client_has_as_many_statements_as_the_setting_says() {
+    let (_database, forebay) = start("[pool]\nmax_client_prepared_statements = 10\n");
+    let named = |count: std::ops::Range<usize>| -> Vec<u8> {
+        count.flat_map(|at| parse(&format!("s{at}"), &format!("SELECT {at}"), &[])).collect()
+    };
+    let mut client = forebay.client();
+    client.ask(&[named(0..10), sync()]);
+    assert_eq!(client.ask(&[parse("", "SELECT 1", &[]), sync()]), "1 Z(I)");
+    client.send(&[named(10..11), sync()].concat());
+    check_told_why(&forebay, client, "53400", "too many prepared statements");
+    let mut client = forebay.client();
+    client.send(&[named(0..11), sync()].concat());
+    check_told_why(&forebay, client, "53400", "too many prepared statements");
+}
+
+#[test]
+fn settings_without_number_tie_the_client_to_its_server() {
+    let (_database, forebay) = start("");
+    let mut client = forebay.client();
+    for at in 0..400 {
+        client.run(&format!("SET app.v{at} = '{at}'"));
+    }
+    let pins = forebay.console().query("SHOW PINS");
+    assert!(pins.contains(",session_state,"), "{pins}");
+    assert_eq!(client.one("SELECT current_setting('app.v399')"), "399");
+    assert_eq!(client.one("SELECT current_setting('app.v0')"), "0");
+    client.run("DISCARD ALL");
+    assert!(!forebay.console().query("SHOW PINS").contains(",session_state,"));
 }
 
 #[test]

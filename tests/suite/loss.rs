@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::support::forebay::Forebay;
 use crate::support::postgres::{Database, Postgres};
 use crate::support::raw::{message, query};
-use crate::support::redis::Redis;
 use crate::support::scripted::{Reply, ScriptedServer, complete, ready};
 use crate::support::wait_until;
 
@@ -58,9 +57,10 @@ fn after_a_restart_of_postgres_clients_work_and_nothing_old_is_served() {
         database.direct().run(TABLE);
         database.name
     };
+    let retry = "[server]\nserver_login_retry = \"100ms\"\n";
     let forebay = {
         let database = Database { postgres: &postgres, name: name.clone() };
-        let forebay = Forebay::start(&database, &["--max-age", "1h"]);
+        let forebay = Forebay::with_config(&database, retry, &["--max-age", "1h"]);
         let mut client = forebay.client();
         database.until_hit(&mut client, READ);
         client.run("BEGIN");
@@ -122,31 +122,4 @@ fn a_server_that_breaks_the_protocol_is_not_used_again() {
     assert_eq!(two.query("SELECT 1"), "C(SELECT 0) Z(I)");
     assert_eq!(two.query("SELECT 2"), "C(SELECT 0) Z(I)");
     assert!(!broken.load(Ordering::SeqCst));
-}
-
-#[test]
-fn without_redis_queries_are_answered_all_the_same() {
-    let database = Database::with(TABLE);
-    let mut redis = Redis::start();
-    let forebay = Forebay::start(&database, &["--redis", &redis.url()]);
-    let mut client = forebay.client();
-    database.until_hit(&mut client, READ);
-    let mut check = |value: &str| {
-        client.run(&format!("UPDATE t SET v = '{value}'"));
-        for _ in 0..3 {
-            assert_eq!(client.one(READ), value);
-        }
-    };
-    check("with redis");
-    redis.pause();
-    check("redis is paused");
-    redis.resume();
-    redis.flush();
-    check("redis was flushed");
-    redis.fill("nonsense");
-    check("redis is full of nonsense");
-    redis.stop();
-    check("redis is gone");
-    redis.resume_from_stop();
-    check("redis is back");
 }

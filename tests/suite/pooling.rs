@@ -363,6 +363,20 @@ fn a_prepared_statement_follows_its_client_to_another_server() {
 }
 
 #[test]
+fn a_parse_that_was_skipped_does_not_undo_a_later_one_of_the_same_text() {
+    let (_database, forebay) = start("", &["--pool-size", "1", "--cache", "off"]);
+    let (mut one, mut two) = (forebay.client(), forebay.client());
+    let again = || parse("", "SELECT 7 AS v", &[]);
+    assert_eq!(one.ask(&[again(), sync()]), "1 Z(I)");
+    one.send(&[bind("", "missing", &[]), again(), sync(), again(), sync()].concat());
+    assert_eq!(one.replies(), "E(26000) Z(I)");
+    assert_eq!(one.replies(), "1 Z(I)");
+    // A Query of another client drops the unnamed statement of the server.
+    two.run("SELECT 1");
+    assert_eq!(one.ask(&[bind("", "", &[]), execute("", 0), sync()]), "2 D(7) C(SELECT 1) Z(I)");
+}
+
+#[test]
 fn two_clients_may_use_one_name_for_different_statements() {
     let (_database, forebay) = start("", &["--pool-size", "1"]);
     let (mut one, mut two) = (forebay.client(), forebay.client());

@@ -8,6 +8,7 @@ use crate::support::raw::{
     close_statement, copy_data, copy_done, copy_fail, describe_portal, describe_statement, execute,
     flush, message, parse, query, sync,
 };
+use crate::support::wait_until;
 
 /// A client in a fresh database where `sql` has been run.
 fn client_after(sql: &str) -> (RawClient, Forebay) {
@@ -195,6 +196,24 @@ fn an_unknown_statement_is_refused_under_the_clients_own_name() {
 }
 
 #[test]
+fn a_statement_whose_result_changed_is_refused_by_a_server_that_has_it() {
+    let database = Database::with("CREATE TABLE t (v int); INSERT INTO t VALUES (1)");
+    let forebay = Forebay::start(&database, &["--pool-size", "1"]);
+    let (mut client, mut other) = (forebay.client(), forebay.client());
+    let run = [bind("", "s", &[]), execute("", 0), sync()];
+    client.ask(&[parse("s", "SELECT * FROM t", &[]), describe_statement("s"), sync()]);
+    assert_eq!(client.ask(&run), "2 D(1) C(SELECT 1) Z(I)");
+    other.run("ALTER TABLE t ADD COLUMN more int");
+    assert_eq!(client.ask(&run), "E(0A000) Z(I)");
+    // Not because another has made it a hit either.
+    database.until_hit(&mut other, "SELECT * FROM t");
+    assert_eq!(client.ask(&run), "E(0A000) Z(I)");
+    let again = [close_statement("s"), parse("s", "SELECT * FROM t", &[]), sync()];
+    assert_eq!(client.ask(&again), "3 1 Z(I)");
+    assert_eq!(client.ask(&run), "2 D(1,NULL) C(SELECT 1) Z(I)");
+}
+
+#[test]
 fn a_portal_ends_with_its_transaction() {
     let (mut client, _forebay) = client_after("");
     assert_eq!(
@@ -341,4 +360,52 @@ fn a_large_result_streams_in_bounded_memory() {
     }
     assert!(bytes > 50_000_000);
     assert!(most < before + 8_000, "{before} kB before, {most} kB at most");
+}
+
+#[test]
+fn a_client_that_does_not_read_holds_postgresql_back_and_no_memory() {
+    let (mut client, forebay) = client_after("");
+    let mut other = forebay.client();
+    client.run("SELECT 1");
+    let pid = client.one("SELECT pg_backend_pid()");
+    let before = forebay.daemon.resident_kb();
+    client.send(&query("SELECT repeat('x', 10000) FROM generate_series(1, 10000)"));
+    let blocked = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE pid = {pid} AND wait_event = 'ClientWrite'"
+    );
+    wait_until("PostgreSQL cannot send more", || other.one(&blocked) == "1");
+    let after = forebay.daemon.resident_kb();
+    assert!(after < before + 8_000, "{before} kB before, {after} kB while nobody reads");
+    let rows = client.until(b'Z').iter().filter(|message| message.tag == b'D').count();
+    assert_eq!(rows, 10_000);
+    assert_eq!(client.one("SELECT 1"), "1");
+}
+
+#[test]
+fn a_client_that_does_not_read_hits_holds_no_memory() {
+    let database = Database::with(
+        "CREATE TABLE t (v text); INSERT INTO t SELECT repeat('x', 1000) FROM generate_series(1, 500)",
+    );
+    let forebay = Forebay::start(&database, &[]);
+    let mut client = forebay.client();
+    let read = "SELECT v FROM t";
+    database.until_hit(&mut client, read);
+    let mut other = forebay.client();
+    let before = forebay.daemon.resident_kb();
+    // A hundred times half a megabyte, asked for in a few kilobytes.
+    client.send(&query(read).repeat(100));
+    // What it is answered is bounded, so that it is served no further.
+    let mut console = forebay.console();
+    let mut hits = 0;
+    wait_until("it is answered no more", || {
+        assert_eq!(other.one("SELECT 1"), "1");
+        let row = console.rows("SHOW CACHE").remove(0);
+        let now: u64 = row[4].clone().unwrap().parse().unwrap();
+        now == std::mem::replace(&mut hits, now) && now >= 2
+    });
+    let after = forebay.daemon.resident_kb();
+    assert!(after < before + 8_000, "{before} kB before, {after} kB while nobody reads");
+    for _ in 0..100 {
+        assert_eq!(client.until(b'Z').len(), 503);
+    }
 }

@@ -98,7 +98,5 @@ pub const FINGERPRINT_QUERY: &str = concat!(
     "(SELECT concat_ws('|', oid, datname, datdba, datacl) FROM pg_database \
      WHERE datname = current_database()), ",
     // Which server this is. A copy of it, promoted, has another start time at least.
-    "pg_conf_load_time(), pg_postmaster_start_time(), pg_is_in_recovery(), \
-     (SELECT system_identifier FROM pg_control_system()), \
-     (SELECT timeline_id FROM pg_control_checkpoint())))"
+    "pg_conf_load_time(), pg_postmaster_start_time(), pg_is_in_recovery()))"
 );

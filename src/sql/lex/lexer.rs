@@ -115,6 +115,7 @@ impl<'a> Lexer<'a> {
         self.out.hint = scan::leading_comment(self.sql);
         while let Some(&byte) = self.sql.get(at) {
             at = match scan::class(byte) {
+                Class::Blank if self.is_one_space(at, byte) => at + 1,
                 Class::Blank => self.gap(at)?,
                 Class::Word => self.word(at, byte)?,
                 Class::Digit => self.number(at)?,
@@ -139,13 +140,17 @@ impl<'a> Lexer<'a> {
         Ok(())
     }
 
+    /// The gap that nearly all are, which stays as it is.
+    fn is_one_space(&self, at: usize, byte: u8) -> bool {
+        let next = scan::class(scan::byte(self.sql, at + 1));
+        byte == b' '
+            && at > 0
+            && !matches!(next, Class::Blank | Class::Minus | Class::Slash | Class::Stray)
+    }
+
     /// Blanks and comments: one space, or nothing at the start.
     fn gap(&mut self, start: usize) -> Result<usize, LexError> {
         let single = scan::byte(self.sql, start) == b' ' && start > 0;
-        let next = scan::class(scan::byte(self.sql, start + 1));
-        if single && !matches!(next, Class::Blank | Class::Minus | Class::Slash | Class::Stray) {
-            return Ok(start + 1);
-        }
         let end = scan::gap_end(self.sql, start)?;
         if end > start && !(single && end == start + 1) {
             let space = (start > 0).then_some(b' ');

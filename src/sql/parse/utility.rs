@@ -121,6 +121,10 @@ fn fill(node: Node<'_>, statement: &mut Statement) -> Result<(), ParseError> {
             Kind::Opaque { commits_inside: false }
         }
         Node::DoStmt(_) | Node::CallStmt(_) => Kind::Opaque { commits_inside: true },
+        Node::AlterRoleSetStmt(_) | Node::AlterDatabaseSetStmt(_) => {
+            controls.push(Control::ChangeDefaults);
+            Kind::Catalog
+        }
         _ => Kind::Catalog,
     };
     Ok(())

@@ -9,7 +9,11 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 /// Arguments: the signal that stops it, a directory to remove afterwards or nothing, the program.
+///
+/// A hangup comes when we are killed while the server is stopped, as to every such orphan; the
+/// server may ignore it, so the guardian must not die of it.
 const GUARDIAN: &str = r#"
+trap : HUP
 signal=$1; remove=$2; shift 2
 "$@" </dev/null >&2 &
 pid=$!

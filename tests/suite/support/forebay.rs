@@ -9,6 +9,7 @@ use super::{free_port, wait_until};
 
 pub struct Forebay {
     pub port: u16,
+    pub admin_port: u16,
     pub daemon: Daemon,
     directory: PathBuf,
     database: String,
@@ -40,7 +41,7 @@ impl Forebay {
         let log = directory.join("log");
         let daemon =
             Daemon::start(&Job { command: &command, stop_signal: "KILL", log: &log, remove: None });
-        let forebay = Self { port, daemon, directory, database: database.to_owned() };
+        let forebay = Self { port, admin_port, daemon, directory, database: database.to_owned() };
         wait_until("Forebay accepts", || {
             assert!(forebay.daemon.runs(), "Forebay did not start:\n{}", forebay.log());
             std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
@@ -58,8 +59,24 @@ impl Forebay {
         self.log_in(&Login::new(USER, PASSWORD, &self.database).with(parameters)).unwrap()
     }
 
+    /// Replaces its settings in TOML, and has it read them.
+    pub fn reload(&self, toml: &str) {
+        self.write_settings(toml);
+        self.console().run("RELOAD");
+    }
+
     pub fn log_in(&self, login: &Login) -> Result<RawClient, Refused> {
         RawClient::log_in(self.port, login)
+    }
+
+    /// The console on its own port.
+    pub fn console(&self) -> RawClient {
+        RawClient::log_in(self.admin_port, &Login::new(USER, PASSWORD, "pgbouncer")).unwrap()
+    }
+
+    /// Replaces the settings file, which RELOAD and SIGHUP read again.
+    pub fn write_settings(&self, toml: &str) {
+        std::fs::write(self.directory.join("forebay.toml"), toml).unwrap();
     }
 
     pub fn url(&self) -> String {

@@ -132,13 +132,20 @@ impl fmt::Debug for Message {
 }
 
 fn column_names(body: &[u8]) -> Vec<String> {
+    column_types(body).into_iter().map(|(name, _)| name).collect()
+}
+
+/// Names and type OIDs of a RowDescription.
+pub fn column_types(body: &[u8]) -> Vec<(String, u32)> {
     let mut rest = &body[2..];
-    let mut names = Vec::new();
+    let mut columns = Vec::new();
     while let Some(end) = rest.iter().position(|&byte| byte == 0) {
-        names.push(String::from_utf8_lossy(&rest[..end]).into_owned());
+        let name = String::from_utf8_lossy(&rest[..end]).into_owned();
+        let oid = u32::from_be_bytes(rest[end + 7..end + 11].try_into().unwrap());
+        columns.push((name, oid));
         rest = &rest[end + 1 + 18..];
     }
-    names
+    columns
 }
 
 /// Messages in the notation of this file.
@@ -347,7 +354,7 @@ impl RawClient {
         drop(messages);
     }
 
-    fn run_for_messages(&mut self, sql: &str) -> Vec<Message> {
+    pub fn run_for_messages(&mut self, sql: &str) -> Vec<Message> {
         self.send(&query(sql));
         let messages = self.until(b'Z');
         if let Some(error) = messages.iter().find(|message| message.tag == b'E') {
@@ -375,6 +382,17 @@ impl RawClient {
         let row = messages.iter().find(|message| message.tag == b'D');
         let row = row.unwrap_or_else(|| panic!("{sql}: {}", show(&messages)));
         row.columns()[0].clone().unwrap_or_else(|| "NULL".to_owned())
+    }
+
+    /// A column of the first row, by name.
+    pub fn column(&mut self, sql: &str, name: &str) -> String {
+        let messages = self.run_for_messages(sql);
+        let body = |tag| messages.iter().find(|message| message.tag == tag).unwrap();
+        let index = column_names(&body(b'T').body).iter().position(|column| column == name);
+        let columns = body(b'D').columns();
+        columns[index.unwrap_or_else(|| panic!("{sql}: no column {name}"))]
+            .clone()
+            .unwrap_or_else(|| "NULL".to_owned())
     }
 
     /// Says goodbye and waits until the other side has heard it.

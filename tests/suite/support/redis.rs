@@ -1,4 +1,4 @@
-//! A real Redis that a test can stop, freeze, empty and fill.
+//! A real Redis that a test can stop, freeze, empty, fill and spoil.
 
 use std::io::{BufRead as _, Write as _};
 use std::net::TcpStream;
@@ -10,22 +10,35 @@ use super::{DEADLINE, free_port, wait_until};
 
 pub struct Redis {
     pub port: u16,
+    options: Vec<String>,
     directory: PathBuf,
     daemon: Option<Daemon>,
 }
 
 impl Redis {
     pub fn start() -> Self {
-        let mut redis = Self { port: free_port(), directory: scratch(), daemon: None };
+        Self::with(&[])
+    }
+
+    /// With further options.
+    pub fn with(options: &[&str]) -> Self {
+        let mut redis = Self::missing();
+        redis.options = options.iter().map(|&option| option.to_owned()).collect();
         redis.resume_from_stop();
         redis
+    }
+
+    /// A port with nothing behind it, until `resume_from_stop`.
+    pub fn missing() -> Self {
+        Self { port: free_port(), options: Vec::new(), directory: scratch(), daemon: None }
     }
 
     /// Starts it again, empty, after `stop`.
     pub fn resume_from_stop(&mut self) {
         let port = self.port.to_string();
         let directory = self.directory.to_str().unwrap();
-        let command = [
+        let socket = self.socket();
+        let mut command = vec![
             "redis-server",
             "--port",
             &port,
@@ -37,15 +50,28 @@ impl Redis {
             "no",
             "--dir",
             directory,
+            "--unixsocket",
+            &socket,
         ];
+        command.extend(self.options.iter().map(String::as_str));
         let log = self.directory.join("log");
         let job = Job { command: &command, stop_signal: "KILL", log: &log, remove: None };
-        self.daemon = Some(Daemon::start(&job));
-        wait_until("Redis accepts", || self.try_command("PING").is_some());
+        let daemon = Daemon::start(&job);
+        wait_until("Redis accepts", || {
+            let said = || std::fs::read_to_string(&log).unwrap_or_default();
+            assert!(daemon.runs(), "Redis did not start:\n{}", said());
+            self.try_command("PING").is_some()
+        });
+        self.daemon = Some(daemon);
     }
 
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/0", self.port)
+    }
+
+    /// The path of its Unix socket.
+    pub fn socket(&self) -> String {
+        self.directory.join("socket").to_str().unwrap().to_owned()
     }
 
     /// Gone, and its port closed.
@@ -66,13 +92,29 @@ impl Redis {
         assert_eq!(self.command("FLUSHALL"), "+OK\r\n");
     }
 
-    /// Writes this value under every key there is.
-    pub fn fill(&self, value: &str) {
-        let script = format!(
-            "EVAL \"for _, k in ipairs(redis.call('KEYS', '*')) do redis.call('SET', k, '{value}') \
-             end return 1\" 0"
-        );
-        assert_eq!(self.command(&script), ":1\r\n");
+    /// Takes no more than this, and evicts nothing.
+    pub fn set_memory(&self, bytes: &str) {
+        assert_eq!(self.command(&format!("CONFIG SET maxmemory {bytes}")), "+OK\r\n");
+    }
+
+    /// Runs Lua for every key `k` with its value `v`. Gives how many there are.
+    pub fn for_every_key(&self, lua: &str) -> usize {
+        self.number(&format!(
+            "local keys = redis.call('KEYS', '*') \
+             for _, k in ipairs(keys) do local v = redis.call('GET', k) {lua} end return #keys"
+        ))
+    }
+
+    /// How many keys begin with this.
+    pub fn keys(&self, prefix: &str) -> usize {
+        self.number(&format!("return #redis.call('KEYS', '{prefix}*')"))
+    }
+
+    /// What this Lua returns.
+    pub fn number(&self, lua: &str) -> usize {
+        let reply = self.command(&format!("EVAL \"{lua}\" 0"));
+        let number = reply.strip_prefix(':').and_then(|number| number.trim_end().parse().ok());
+        number.unwrap_or_else(|| panic!("{lua}: {reply}"))
     }
 
     fn command(&self, command: &str) -> String {

@@ -1,0 +1,120 @@
+//! Defaults of sessions that change: ALTER ROLE and ALTER DATABASE … SET, and the settings file
+//! of PostgreSQL. New clients see them, and answers given under the old ones are not theirs.
+
+use crate::support::forebay::Forebay;
+use crate::support::postgres::{Database, Postgres, USER};
+use crate::support::raw::RawClient;
+use crate::support::wait_until;
+
+const TABLE: &str = "CREATE TABLE t (at timestamptz); INSERT INTO t VALUES ('2020-02-03 04:05+00')";
+const READ: &str = "SELECT at FROM t";
+
+fn start(sql: &str) -> (Database<'static>, Forebay, RawClient) {
+    let database = Database::with(sql);
+    let forebay = Forebay::with_config(&database, "[cache]\ncatalog_poll = \"100ms\"\n", &[]);
+    let client = forebay.client();
+    (database, forebay, client)
+}
+
+#[test]
+fn a_default_set_through_forebay_counts_for_the_next_client() {
+    let (database, forebay, mut client) = start(TABLE);
+    for (target, zone, shown) in [
+        (format!("DATABASE {}", database.name), "Asia/Tokyo", "2020-02-03 13:05:00+09"),
+        (format!("ROLE {USER} IN DATABASE {}", database.name), "UTC", "2020-02-03 04:05:00+00"),
+    ] {
+        database.until_hit(&mut client, READ);
+        client.run(&format!("ALTER {target} SET timezone = '{zone}'"));
+        let mut next = forebay.client();
+        assert_eq!(next.one("SHOW timezone"), zone);
+        assert_eq!(next.one(READ), shown);
+        database.until_hit(&mut next, READ);
+        assert_eq!(next.one(READ), shown);
+    }
+}
+
+#[test]
+fn a_path_set_as_a_default_decides_what_is_read() {
+    let (database, forebay, mut client) = start(
+        "CREATE TABLE t (v text); INSERT INTO t VALUES ('public');
+         CREATE SCHEMA b; CREATE TABLE b.t (v text); INSERT INTO b.t VALUES ('b')",
+    );
+    let read = "SELECT v FROM t";
+    database.until_hit(&mut client, read);
+    client.run(&format!("ALTER ROLE {USER} IN DATABASE {} SET search_path = b", database.name));
+    let mut next = forebay.client();
+    assert_eq!(next.one(read), "b");
+    database.until_hit(&mut next, read);
+    next.run("UPDATE b.t SET v = 'written'");
+    assert_eq!(next.one(read), "written");
+}
+
+#[test]
+fn a_default_isolation_of_the_role_is_obeyed() {
+    let (database, forebay, mut client) = start(TABLE);
+    database.until_hit(&mut client, READ);
+    client.run(&format!(
+        "ALTER ROLE {USER} IN DATABASE {} SET default_transaction_isolation = 'serializable'",
+        database.name
+    ));
+    let mut next = forebay.client();
+    assert_eq!(next.one("SHOW transaction_isolation"), "serializable");
+    for _ in 0..3 {
+        assert!(!database.is_hit(&mut next, READ));
+    }
+}
+
+#[test]
+fn a_default_set_behind_forebays_back_is_found() {
+    let (database, forebay, mut client) = start(TABLE);
+    database.until_hit(&mut client, READ);
+    database.admin().run(&format!("ALTER DATABASE {} SET timezone = 'Asia/Tokyo'", database.name));
+    wait_until("new clients have the new default", || {
+        forebay.client().one("SHOW timezone") == "Asia/Tokyo"
+    });
+    let mut next = forebay.client();
+    assert_eq!(next.one(READ), "2020-02-03 13:05:00+09");
+    database.until_hit(&mut next, READ);
+    assert_eq!(next.one(READ), "2020-02-03 13:05:00+09");
+}
+
+#[test]
+fn a_reloaded_settings_file_of_postgresql_is_found() {
+    let postgres = Postgres::private("");
+    let database = postgres.database();
+    database.direct().run(
+        "CREATE TABLE t (v text); INSERT INTO t VALUES ('public');
+         CREATE SCHEMA b; CREATE TABLE b.t (v text); INSERT INTO b.t VALUES ('b')",
+    );
+    let forebay = Forebay::with_config(&database, "[cache]\ncatalog_poll = \"100ms\"\n", &[]);
+    let read = "SELECT v FROM t";
+    let mut client = forebay.client();
+    database.until_hit(&mut client, read);
+    let mut admin = database.admin();
+    admin.run("ALTER SYSTEM SET search_path = b");
+    admin.run("SELECT pg_reload_conf()");
+    // Sessions that are there already follow the file, so this client does too.
+    wait_until("the new path is used", || client.one(read) == "b");
+    database.until_hit(&mut client, read);
+    client.run("UPDATE b.t SET v = 'written'");
+    assert_eq!(client.one(read), "written");
+}
+
+#[test]
+fn a_transaction_begun_under_the_old_default_is_judged_by_it() {
+    let (database, forebay, mut client) = start(
+        "CREATE TABLE t (v text); INSERT INTO t VALUES ('public');
+         CREATE SCHEMA b; CREATE TABLE b.t (v text); INSERT INTO b.t VALUES ('b')",
+    );
+    client.run("BEGIN");
+    let mut other = forebay.client();
+    other.run(&format!("ALTER ROLE {USER} IN DATABASE {} SET search_path = b", database.name));
+    let mut next = forebay.client();
+    database.until_hit(&mut next, "SELECT v FROM t");
+    database.until_hit(&mut next, "SELECT v FROM public.t");
+    // What others have cached under this text is not what this session would read.
+    assert_eq!(client.one("SELECT v FROM t"), "public");
+    client.run("UPDATE t SET v = 'written'");
+    client.run("COMMIT");
+    assert_eq!(next.one("SELECT v FROM public.t"), "written");
+}

@@ -1,0 +1,121 @@
+//! SHUTDOWN and the signals: who may finish, who is refused, and when the program is gone.
+
+use crate::support::forebay::Forebay;
+use crate::support::postgres::{Database, PASSWORD, USER};
+use crate::support::raw::{Login, RawClient, query};
+use crate::support::wait_until;
+
+fn start() -> (Database<'static>, Forebay, RawClient) {
+    let database = Database::with("CREATE TABLE t (v int)");
+    let forebay = Forebay::start(&database, &[]);
+    let client = forebay.client();
+    (database, forebay, client)
+}
+
+fn refused(database: &Database<'_>, forebay: &Forebay) -> String {
+    let login = Login::new(USER, PASSWORD, &database.name);
+    forebay.log_in(&login).err().unwrap().message
+}
+
+fn gone(forebay: &Forebay) {
+    wait_until("the program has ended", || !forebay.daemon.runs());
+    assert!(forebay.log().contains("shut down"));
+}
+
+/// Clients work on as long as they like, nobody new comes in, the last one ends it.
+fn check_waits_for_clients(stop: impl FnOnce(&Forebay)) {
+    let (database, forebay, mut one) = start();
+    let mut two = forebay.client();
+    two.run("BEGIN; INSERT INTO t VALUES (1)");
+    stop(&forebay);
+    forebay.log_contains("shutting down");
+    assert_eq!(refused(&database, &forebay), "pooler is shutting down");
+    one.run("INSERT INTO t VALUES (2)");
+    two.run("COMMIT");
+    one.close();
+    assert_eq!(two.one("SELECT count(*) FROM t"), "2");
+    assert!(forebay.daemon.runs());
+    // Who looks is let in, and not waited for.
+    let mut console = forebay.console();
+    assert!(console.query("SHOW LISTS").contains("D(used_clients,2)"));
+    two.close();
+    gone(&forebay);
+}
+
+/// Clients leave as soon as they have no server; transactions are finished.
+fn check_waits_for_servers(stop: impl FnOnce(&Forebay)) {
+    let (database, forebay, mut idle) = start();
+    let mut busy = forebay.client();
+    busy.run("BEGIN; INSERT INTO t VALUES (1)");
+    stop(&forebay);
+    assert_eq!(idle.until_closed(), "E(57P01)");
+    assert_eq!(refused(&database, &forebay), "pooler is shutting down");
+    busy.run("INSERT INTO t VALUES (2)");
+    assert_eq!(busy.query("COMMIT"), "C(COMMIT) Z(I)");
+    assert_eq!(busy.until_closed(), "E(57P01)");
+    gone(&forebay);
+    assert_eq!(database.direct().one("SELECT count(*) FROM t"), "2");
+}
+
+/// Nobody is waited for, and what was not committed never is.
+fn check_waits_for_nobody(stop: impl FnOnce(&Forebay)) {
+    let (database, forebay, mut client) = start();
+    client.run("INSERT INTO t VALUES (1)");
+    client.run("BEGIN; INSERT INTO t VALUES (2)");
+    stop(&forebay);
+    gone(&forebay);
+    client.until_closed();
+    wait_until("its servers are gone", || database.servers().is_empty());
+    assert_eq!(database.direct().one("SELECT count(*) FROM t"), "1");
+}
+
+#[test]
+fn sigterm_waits_for_clients() {
+    check_waits_for_clients(|forebay| forebay.daemon.signal("TERM"));
+}
+
+#[test]
+fn sigint_waits_for_servers() {
+    check_waits_for_servers(|forebay| forebay.daemon.signal("INT"));
+}
+
+#[test]
+fn sigquit_waits_for_nobody() {
+    check_waits_for_nobody(|forebay| forebay.daemon.signal("QUIT"));
+}
+
+#[test]
+fn a_second_signal_ends_the_waiting() {
+    for (first, second) in [("TERM", "TERM"), ("INT", "INT"), ("TERM", "INT")] {
+        check_waits_for_nobody(|forebay| {
+            forebay.daemon.signal(first);
+            forebay.log_contains("shutting down");
+            assert!(forebay.daemon.runs());
+            forebay.daemon.signal(second);
+        });
+    }
+}
+
+#[test]
+fn shutdown_on_the_console_waits_for_whom_it_names() {
+    check_waits_for_nobody(|forebay| forebay.console().send(&query("SHUTDOWN")));
+    check_waits_for_clients(|forebay| forebay.console().run("SHUTDOWN WAIT_FOR_CLIENTS"));
+    check_waits_for_servers(|forebay| forebay.console().run("SHUTDOWN WAIT_FOR_SERVERS"));
+}
+
+#[test]
+fn a_client_that_waits_for_a_server_is_told_that_it_will_get_none() {
+    let database = Database::with("CREATE TABLE t (v int)");
+    let forebay = Forebay::start(&database, &["--pool-size", "1"]);
+    let (mut holder, mut waiter) = (forebay.client(), forebay.client());
+    holder.run("BEGIN");
+    waiter.send(&query("INSERT INTO t VALUES (1)"));
+    let mut console = forebay.console();
+    wait_until("the second client waits", || console.query("SHOW CLIENTS").contains(",waiting,"));
+    forebay.daemon.signal("INT");
+    assert_eq!(waiter.until_closed(), "E(57P01)");
+    holder.run("COMMIT");
+    assert_eq!(holder.until_closed(), "E(57P01)");
+    gone(&forebay);
+    assert_eq!(database.direct().one("SELECT count(*) FROM t"), "0");
+}
