@@ -441,6 +441,7 @@ mod tests {
             // Nobody answers there, and nobody is asked: the tests end before the tasks begin.
             host: Host::Name("127.0.0.1".into()),
             port: 1,
+            load_balance_hosts: LoadBalance::RoundRobin,
             dbname: None,
             user: None,
             password: None,
