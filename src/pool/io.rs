@@ -1,67 +1,42 @@
-//! The handle clients await: connects servers, hands them on, closes what is due.
+//! The handle clients await: connects servers, tests them, hands them on.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod claim;
+mod line;
+mod upkeep;
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
-
-use crate::server::io::{Connection, ServerError, Target};
-use crate::server::login::LoginError;
+use crate::server::io::{Connection, ServerError, Target, newest_id};
 use crate::server::settings::defaults_changes;
 
 use super::Common;
-use super::state::{Acquire, Handed, State};
+use super::failure::{Failure, hinders};
+use super::rules::{Retirement, Rules};
+use super::state::{Acquire, Connecting, Handed, Released, State};
+pub use claim::{Claim, Quotas, limit};
+use line::{Line, Waiter, WaitingSince, hand};
 
-type Waiter = oneshot::Sender<Handed<Box<Connection>>>;
-
-/// Times that bound a server's life and a client's patience; zero: never.
-#[derive(Clone, Copy, Debug)]
-pub struct Times {
-    pub query_wait_timeout: Duration,
-    pub connect_timeout: Duration,
-    /// Zero: at once.
-    pub login_retry: Duration,
-    pub idle_timeout: Duration,
-    pub lifetime: Duration,
-}
-
-/// `Times` that change under way, read without a lock. Microseconds.
-struct AtomicTimes([AtomicU64; 5]);
-
-impl AtomicTimes {
-    fn new(times: Times) -> Self {
-        let new = Self(std::array::from_fn(|_| AtomicU64::new(0)));
-        new.set(times);
-        new
-    }
-
-    fn set(&self, times: Times) {
-        let Times { query_wait_timeout, connect_timeout, login_retry, idle_timeout, lifetime } =
-            times;
-        let values = [query_wait_timeout, connect_timeout, login_retry, idle_timeout, lifetime];
-        for (place, value) in self.0.iter().zip(values) {
-            let micros = u64::try_from(value.as_micros()).unwrap_or(u64::MAX);
-            place.store(micros, Ordering::Relaxed);
-        }
-    }
-
-    fn get(&self) -> Times {
-        let [query_wait_timeout, connect_timeout, login_retry, idle_timeout, lifetime] =
-            self.0.each_ref().map(|place| Duration::from_micros(place.load(Ordering::Relaxed)));
-        Times { query_wait_timeout, connect_timeout, login_retry, idle_timeout, lifetime }
-    }
-}
+/// A server that does not answer when it is tested is closed after this time, where there is no
+/// `server_connect_timeout`.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The servers of one database and user.
 pub struct Pool {
     pub common: Arc<Common>,
     pub target: Arc<Target>,
-    times: AtomicTimes,
     /// What clients call the database.
     pub name: String,
-    /// Guards who has which server; nothing else is locked inside.
-    state: Mutex<State<Box<Connection>, Waiter>>,
+    me: Weak<Self>,
+    /// Guards what a reload replaces; held only to clone or replace the `Arc`.
+    rules: RwLock<Arc<Rules>>,
+    /// Of the rules, those that every use of a server needs. Microseconds.
+    lifetime: AtomicU64,
+    check_delay: AtomicU64,
+    /// Guards who has which server; the locks of `quotas` may be taken inside, one at a time.
+    state: Mutex<State<Idle, Waiter>>,
+    quotas: Arc<Quotas>,
     /// Servers with a smaller id are closed once free: their defaults are out of date.
     retired: AtomicU64,
     /// When the clients now waiting began to, in the order they came; for `maxwait`.
@@ -69,6 +44,17 @@ pub struct Pool {
     next_wait: AtomicU64,
     /// Guards the last failure to connect, until one succeeds; nothing else is locked inside.
     failure: Mutex<Option<Failure>>,
+    /// Servers being connected.
+    connecting: AtomicUsize,
+    clients: AtomicUsize,
+    /// When it had a client or a server last; nothing else is locked inside.
+    used_at: Mutex<Instant>,
+}
+
+/// A server that nobody has.
+pub struct Idle {
+    pub connection: Box<Connection>,
+    claim: Claim,
 }
 
 #[derive(Debug)]
@@ -79,36 +65,12 @@ pub enum AcquireError {
     Failing(Option<Failure>),
 }
 
-/// A failure to connect or log in, for those who come after.
-#[derive(Clone, Debug)]
-pub struct Failure {
-    at: Instant,
-    /// As PostgreSQL gave it, if it was PostgreSQL that refused.
-    pub sqlstate: Option<String>,
-    pub message: String,
-}
-
-impl Failure {
-    fn new(error: &ServerError, now: Instant) -> Self {
-        let sqlstate = match error {
-            ServerError::Login(LoginError::Refused { sqlstate, .. })
-            | ServerError::Query { sqlstate, .. } => Some(sqlstate.clone()),
-            ServerError::Login(_)
-            | ServerError::Connect(_)
-            | ServerError::Io(_)
-            | ServerError::Closed
-            | ServerError::Protocol
-            | ServerError::Ambiguous => None,
-        };
-        Self { at: now, sqlstate, message: error.to_string() }
-    }
-}
-
 /// Counts for `SHOW POOLS`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PoolCounts {
     pub active: usize,
     pub idle: usize,
+    pub connecting: usize,
     pub waiting: usize,
     pub max_wait: Duration,
 }
@@ -122,13 +84,31 @@ pub struct Lease {
 /// A place in the pool's count; freed when dropped.
 struct Place {
     pool: Arc<Pool>,
-    kept: bool,
+    claim: Option<Claim>,
+}
+
+/// What there is now for a client.
+enum Next {
+    Handed(Handed<Idle, Claim>),
+    /// A place in line.
+    Line(Line),
+    Failing,
+}
+
+/// A client of the pool, counted until dropped.
+pub struct Guest(Arc<Pool>);
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.0.clients.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if !self.kept {
-            self.pool.state().closed(hand);
+        if let Some(claim) = self.claim.take() {
+            drop(claim);
+            self.pool.change(|state, claim| ((), state.closed(claim, hand)));
         }
     }
 }
@@ -138,119 +118,176 @@ impl Pool {
         common: Arc<Common>,
         target: Target,
         name: String,
-        size: usize,
-        times: Times,
-    ) -> Self {
-        Self {
+        rules: Rules,
+        quotas: Quotas,
+    ) -> Arc<Self> {
+        let pool = Arc::new_cyclic(|me| Self {
             common,
             target: Arc::new(target),
-            times: AtomicTimes::new(times),
             name,
-            state: Mutex::new(State::new(size)),
+            me: Weak::clone(me),
+            lifetime: AtomicU64::new(0),
+            check_delay: AtomicU64::new(u64::MAX),
+            state: Mutex::new(State::new(rules.sizes)),
+            rules: RwLock::new(Arc::new(rules.clone())),
+            quotas: Arc::new(quotas),
             retired: AtomicU64::new(0),
             waiting_since: Mutex::default(),
             next_wait: AtomicU64::new(0),
             failure: Mutex::default(),
+            connecting: AtomicUsize::new(0),
+            clients: AtomicUsize::new(0),
+            used_at: Mutex::new(Instant::now()),
+        });
+        pool.quotas.database.join(&pool.me);
+        pool.quotas.user.join(&pool.me);
+        pool.set(rules);
+        pool
+    }
+
+    pub fn rules(&self) -> Arc<Rules> {
+        Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Other rules, from now on.
+    pub fn set(&self, rules: Rules) {
+        self.lifetime.store(micros(rules.lifetime), Ordering::Relaxed);
+        let check_delay = rules.check.as_ref().map_or(u64::MAX, |(delay, _)| micros(*delay));
+        self.check_delay.store(check_delay, Ordering::Relaxed);
+        let sizes = rules.sizes;
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+        self.change(|state, claim| ((), state.resize(sizes, claim, hand)));
+    }
+
+    /// A client more, until what this gives is dropped.
+    pub fn enter(self: &Arc<Self>) -> Guest {
+        self.clients.fetch_add(1, Ordering::Relaxed);
+        Guest(Arc::clone(self))
+    }
+
+    pub fn clients(&self) -> usize {
+        self.clients.load(Ordering::Relaxed)
+    }
+
+    /// A server, after waiting in line if none is free, until this moment at most. Cancel-safe: a
+    /// dropped wait gives its place in line, or the server it was just handed, back.
+    pub async fn acquire(self: &Arc<Self>, until: Option<Instant>) -> Result<Lease, AcquireError> {
+        let acquiring = self.acquire_some_time();
+        match until {
+            None => acquiring.await,
+            Some(until) => tokio::time::timeout_at(until.into(), acquiring)
+                .await
+                .unwrap_or(Err(AcquireError::Timeout)),
         }
     }
 
-    /// A server, after waiting in line if none is free. Cancel-safe: a dropped wait gives its
-    /// place in line, or the server it was just handed, back.
-    pub async fn acquire(self: &Arc<Self>) -> Result<Lease, AcquireError> {
-        let since = Instant::now();
+    async fn acquire_some_time(self: &Arc<Self>) -> Result<Lease, AcquireError> {
+        let mut since = None;
         loop {
-            let handed = match self.next() {
-                Acquire::Granted(connection) => Handed::Server(connection),
-                Acquire::Connect => Handed::Connect,
-                Acquire::Busy => self.wait_in_line(since).await?,
-                Acquire::Failing => return Err(AcquireError::Failing(self.failure())),
+            let handed = match self.next_or_line() {
+                Next::Handed(handed) => handed,
+                Next::Line(line) => {
+                    let since = since.get_or_insert_with(|| WaitingSince::new(self));
+                    // The pool hangs up on who waits when nothing can come free.
+                    let handed = line.wait(since.at).await;
+                    handed.ok_or_else(|| AcquireError::Failing(self.failure()))?
+                }
+                Next::Failing => return Err(AcquireError::Failing(self.failure())),
             };
             match handed {
-                Handed::Server(connection) => {
-                    if let Some(lease) = self.checked(connection, Instant::now()) {
+                Handed::Server(idle) => {
+                    if let Some(lease) = self.checked(idle, Instant::now())
+                        && let Some(lease) = self.tested(lease).await
+                    {
                         return Ok(lease);
                     }
                 }
-                Handed::Connect => match self.connect(self.place()).await {
-                    // There are others, one of which may come free.
-                    Err(_) if self.has_others_while_held() => {}
+                Handed::Connect(claim) => match self.connect(self.place(claim)).await {
+                    Err(_) if self.is_worth_waiting() => {}
                     connected => return connected,
                 },
             }
         }
     }
 
-    fn has_others_while_held(&self) -> bool {
+    /// After a failure: PostgreSQL may come back, or there are others that may come free.
+    fn is_worth_waiting(&self) -> bool {
         let state = self.state();
-        state.is_held() && state.total() > 0
+        match state.connecting() {
+            Connecting::Unreachable => true,
+            Connecting::Refused => state.total() > 0,
+            Connecting::Allowed | Connecting::Starved => false,
+        }
     }
 
-    /// What there is now for a client.
-    fn next(&self) -> Acquire<Box<Connection>> {
-        self.resume_if_due(Instant::now());
-        self.state().acquire()
+    fn next_or_line(self: &Arc<Self>) -> Next {
+        loop {
+            let (next, starved) = self.change(|state, claim| {
+                let next = match state.acquire(claim) {
+                    Acquire::Granted(idle) => Next::Handed(Handed::Server(idle)),
+                    Acquire::Connect(claim) => Next::Handed(Handed::Connect(claim)),
+                    Acquire::Busy => {
+                        // Under the same lock, or what comes free in between would be missed.
+                        let (line, waiter) = Line::new(self);
+                        state.wait(waiter);
+                        Next::Line(line)
+                    }
+                    Acquire::Failing => Next::Failing,
+                };
+                ((next, state.connecting() == Connecting::Starved), None)
+            });
+            let resumed = !matches!(next, Next::Handed(_)) && self.resume_if_due(Instant::now());
+            if starved {
+                self.quotas.evict();
+            }
+            if !(resumed && matches!(next, Next::Failing)) {
+                return next;
+            }
+        }
     }
 
     fn failure(&self) -> Option<Failure> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Lets clients connect again when the last failure is long enough ago.
-    fn resume_if_due(&self, now: Instant) {
-        if !self.state().is_held() {
-            return;
+    /// Lets clients connect again when the last failure is long enough ago, and says if it did.
+    fn resume_if_due(&self, now: Instant) -> bool {
+        if !matches!(self.state().connecting(), Connecting::Unreachable | Connecting::Refused) {
+            return false;
         }
-        let retry = self.times.get().login_retry;
+        let retry = self.rules().login_retry;
         let due =
             self.failure().is_none_or(|failure| now.saturating_duration_since(failure.at) >= retry);
         if due {
-            self.state().resume(hand);
+            self.change(|state, claim| ((), state.resume(claim, hand)));
         }
+        due
     }
 
-    /// A server if one is idle; never waits.
+    /// A server if one is idle and needs no test; never waits.
     pub fn try_acquire(self: &Arc<Self>, now: Instant) -> Option<Lease> {
         loop {
-            match self.next() {
-                Acquire::Granted(connection) => {
-                    if let Some(lease) = self.checked(connection, now) {
-                        return Some(lease);
-                    }
-                }
-                Acquire::Connect => {
-                    drop(self.place());
-                    return None;
-                }
-                Acquire::Busy | Acquire::Failing => return None,
+            let idle = self.state().take_free()?;
+            let Some(lease) = self.checked(idle, now) else { continue };
+            if !self.needs_test(&lease, now) {
+                return Some(lease);
             }
+            lease.give_back();
+            return None;
         }
-    }
-
-    /// `began`: when the client began to wait, perhaps in an earlier line.
-    async fn wait_in_line(
-        self: &Arc<Self>,
-        began: Instant,
-    ) -> Result<Handed<Box<Connection>>, AcquireError> {
-        let (sender, receiver) = oneshot::channel();
-        self.state().wait(sender);
-        let since = WaitingSince::new(self);
-        let mut receiver = Returning { pool: Arc::clone(self), receiver: Some(receiver) };
-        let handed = match self.times.get().query_wait_timeout {
-            Duration::ZERO => receiver.next().await,
-            limit => tokio::time::timeout_at((began + limit).into(), receiver.next())
-                .await
-                .or(Err(AcquireError::Timeout))?,
-        };
-        drop(since);
-        // The pool hangs up on who waits when nothing can come free.
-        handed.ok_or_else(|| AcquireError::Failing(self.failure()))
     }
 
     async fn connect(self: &Arc<Self>, place: Place) -> Result<Lease, AcquireError> {
+        let _connecting = BeingConnected::new(self);
         let connecting = Connection::open(&self.target);
-        let opened = match self.times.get().connect_timeout {
+        let opened = match self.rules().connect_timeout {
             Duration::ZERO => connecting.await,
             limit => tokio::time::timeout(limit, connecting).await.unwrap_or_else(|_elapsed| {
+                tracing::info!(
+                    database = %self.name,
+                    user = %self.common.user,
+                    "closing because: connect timeout"
+                );
                 let error = std::io::Error::new(std::io::ErrorKind::TimedOut, "connect timeout");
                 Err(ServerError::Io(error))
             }),
@@ -259,22 +296,34 @@ impl Pool {
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.common.database.move_to(&connection.server.home);
         self.learn_base(&connection);
-        tracing::info!(
-            server_id = connection.server.id,
-            server_pid = connection.server.pid,
-            database = %self.name,
-            user = %self.common.user,
-            "new connection to server"
-        );
+        if self.rules().log_connections {
+            tracing::info!(
+                server_id = connection.server.id,
+                database = %self.name,
+                user = %self.common.user,
+                address = %connection.link.ends.address,
+                server_pid = connection.server.pid,
+                "new connection to server (from {})",
+                connection.link.ends.local
+            );
+        }
         Ok(Lease { connection, place })
+    }
+
+    /// Connects a server that nobody asked for.
+    async fn connect_ahead(self: Arc<Self>, claim: Claim) {
+        // Why it failed is noted, and whoever needs a server hears of it.
+        if let Ok(lease) = self.connect(self.place(claim)).await {
+            lease.release(Instant::now());
+        }
     }
 
     /// Notes why no server could be had; for `login_retry` nobody tries again.
     fn failed(&self, error: ServerError) -> AcquireError {
-        if !self.times.get().login_retry.is_zero() {
+        if !self.rules().login_retry.is_zero() {
             let failure = Failure::new(&error, Instant::now());
             *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
-            self.state().hold();
+            self.state().hold(hinders(&error));
         }
         AcquireError::Server(error)
     }
@@ -291,63 +340,91 @@ impl Pool {
         }
     }
 
-    /// Another size and other times, from now on.
-    pub fn set(&self, size: usize, times: Times) {
-        self.times.set(times);
-        self.state().resize(size, hand);
-    }
-
     /// Closes every server once it is free; new ones learn the defaults of today.
     pub fn retire_all(&self) {
-        let newest = self.state().idle().map(|connection| connection.server.id).max().unwrap_or(0);
-        self.retired.fetch_max(newest + 1, Ordering::Relaxed);
+        self.retired.fetch_max(newest_id() + 1, Ordering::Relaxed);
         let gone = self.state().take_idle(|_| true);
-        drop(gone);
+        for idle in &gone {
+            self.log_end(&idle.connection, Retirement::Outdated);
+        }
+    }
+
+    /// Whether a server with this id is to be closed once it is free.
+    pub fn is_retired(&self, server_id: u64) -> bool {
+        server_id < self.retired.load(Ordering::Relaxed)
     }
 
     /// An idle server that is still alive and not out of date.
-    fn checked(self: &Arc<Self>, mut connection: Box<Connection>, now: Instant) -> Option<Lease> {
-        let place = self.place();
-        if self.is_due(&connection, now) || !connection.is_quiet() {
+    fn checked(self: &Arc<Self>, idle: Idle, now: Instant) -> Option<Lease> {
+        let Idle { mut connection, claim } = idle;
+        let place = self.place(claim);
+        if let Some(retirement) = self.is_due(&mut connection, now) {
+            self.log_end(&connection, retirement);
             return None;
         }
         Some(Lease { connection, place })
     }
 
-    fn place(self: &Arc<Self>) -> Place {
-        Place { pool: Arc::clone(self), kept: false }
+    fn needs_test(&self, lease: &Lease, now: Instant) -> bool {
+        let delay = self.check_delay.load(Ordering::Relaxed);
+        delay != u64::MAX
+            && now.saturating_duration_since(lease.connection.server.idle_since)
+                >= Duration::from_micros(delay)
     }
 
-    fn is_due(&self, connection: &Connection, now: Instant) -> bool {
-        let server = &connection.server;
-        let lifetime = self.times.get().lifetime;
-        let old =
-            !lifetime.is_zero() && now.saturating_duration_since(server.connected_at) > lifetime;
-        let outdated = server.defaults != defaults_changes();
-        old || outdated || server.close_needed || server.id < self.retired.load(Ordering::Relaxed)
-    }
-
-    /// Closes idle servers that are too old, too long idle, or gone. Called about once a second.
-    pub fn upkeep(&self, now: Instant) {
-        self.resume_if_due(now);
-        let idle_timeout = self.times.get().idle_timeout;
-        let mut state = self.state();
-        let mut surplus = state.surplus();
-        let due = state.take_idle(|connection| {
-            if surplus > 0 {
-                surplus -= 1;
-                return true;
-            }
-            let idle = now.saturating_duration_since(connection.server.idle_since);
-            (!idle_timeout.is_zero() && idle > idle_timeout)
-                || self.is_due(connection, now)
-                || !connection.is_quiet()
-        });
-        drop(state);
-        for connection in &due {
-            tracing::debug!(server_id = connection.server.id, "closing idle server");
+    /// The same server after it has answered, if it had to.
+    async fn tested(&self, mut lease: Lease) -> Option<Lease> {
+        if !self.needs_test(&lease, Instant::now()) {
+            return Some(lease);
         }
-        drop(due);
+        let rules = self.rules();
+        let Some((_, check)) = &rules.check else { return Some(lease) };
+        let limit = match rules.connect_timeout {
+            Duration::ZERO => CHECK_TIMEOUT,
+            limit => limit,
+        };
+        match tokio::time::timeout(limit, lease.connection.query(check)).await {
+            Ok(Ok(_)) => Some(lease),
+            Ok(Err(_)) | Err(_) => {
+                self.log_end(&lease.connection, Retirement::TestFailed);
+                None
+            }
+        }
+    }
+
+    fn place(self: &Arc<Self>, claim: Claim) -> Place {
+        Place { pool: Arc::clone(self), claim: Some(claim) }
+    }
+
+    /// Why this server, which is free, is not to be used again.
+    fn is_due(&self, connection: &mut Connection, now: Instant) -> Option<Retirement> {
+        self.is_over(connection, now)
+            .or_else(|| (!connection.is_quiet()).then_some(Retirement::Gone))
+    }
+
+    fn is_over(&self, connection: &Connection, now: Instant) -> Option<Retirement> {
+        let server = &connection.server;
+        let lifetime = Duration::from_micros(self.lifetime.load(Ordering::Relaxed));
+        if now.saturating_duration_since(server.connected_at) >= lifetime {
+            return Some(Retirement::Lifetime);
+        }
+        let outdated = server.defaults != defaults_changes() || server.close_needed;
+        (outdated || self.is_retired(server.id)).then_some(Retirement::Outdated)
+    }
+
+    fn log_end(&self, connection: &Connection, retirement: Retirement) {
+        if self.rules().log_disconnections {
+            let server = &connection.server;
+            tracing::info!(
+                server_id = server.id,
+                database = %self.name,
+                user = %self.common.user,
+                address = %connection.link.ends.address,
+                "closing because: {} (age={}s)",
+                retirement.text(),
+                server.connected_at.elapsed().as_secs()
+            );
+        }
     }
 
     pub fn counts(&self, now: Instant) -> PoolCounts {
@@ -356,9 +433,11 @@ impl Pool {
         drop(state);
         let since = self.waiting_since.lock().unwrap_or_else(PoisonError::into_inner);
         let max_wait = since.values().next().map(|since| now.saturating_duration_since(*since));
+        let connecting = self.connecting.load(Ordering::Relaxed);
         PoolCounts {
-            active: total.saturating_sub(idle),
+            active: total.saturating_sub(idle).saturating_sub(connecting),
             idle,
+            connecting,
             waiting,
             max_wait: max_wait.unwrap_or_default(),
         }
@@ -366,10 +445,59 @@ impl Pool {
 
     /// What is known of each idle server, for `SHOW SERVERS`.
     pub fn idle_servers<T>(&self, read: impl Fn(&Connection) -> T) -> Vec<T> {
-        self.state().idle().map(|connection| read(connection)).collect()
+        self.state().idle().map(|idle| read(&idle.connection)).collect()
     }
 
-    fn state(&self) -> MutexGuard<'_, State<Box<Connection>, Waiter>> {
+    /// A server is free again: for who waits, here or, at a limit, in another pool.
+    fn put_back(&self, idle: Idle) {
+        let released = self.state().release(idle, hand);
+        if released == Released::Idle && self.quotas.is_wanted() {
+            self.quotas.evict();
+        }
+    }
+
+    /// Another pool has given up something of what they share.
+    fn feed(&self) {
+        self.change(|state, claim| ((), state.feed(claim, hand)));
+    }
+
+    fn take_reserve(&self) -> Option<Claim> {
+        let claimed = self.change(|state, claim| (state.take_reserve(claim), None));
+        if claimed.is_none() && self.quotas.is_full() {
+            self.quotas.evict();
+        }
+        claimed
+    }
+
+    /// Places for servers that nobody waits for; nobody gives way to them.
+    fn warm(&self, least: usize) -> Vec<Claim> {
+        let mut returned = false;
+        let claims = self.state().warm(least, || self.quotas.claim(None, &mut returned));
+        if returned {
+            self.quotas.feed();
+        }
+        claims
+    }
+
+    /// The one way to change who has which server where a claim may be needed: what nobody took
+    /// is dropped, and other pools are told, after the lock is gone.
+    fn change<T>(
+        &self,
+        change: impl FnOnce(
+            &mut State<Idle, Waiter>,
+            &mut dyn FnMut() -> Option<Claim>,
+        ) -> (T, Option<Claim>),
+    ) -> T {
+        let mut returned = false;
+        let mut claim = || self.quotas.claim(Some(&self.me), &mut returned);
+        let (result, _spare) = change(&mut self.state(), &mut claim);
+        if returned {
+            self.quotas.feed();
+        }
+        result
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<Idle, Waiter>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -378,67 +506,41 @@ impl Lease {
     /// Gives a clean server to who waits, or back to the idle ones. One that is not clean is
     /// closed, whoever thought otherwise.
     pub fn release(mut self, now: Instant) {
-        let pool = Arc::clone(&self.place.pool);
-        if !self.connection.server.is_clean() || pool.is_due(&self.connection, now) {
+        if !self.connection.server.is_clean() {
+            return;
+        }
+        if let Some(retirement) = self.place.pool.is_over(&self.connection, now) {
+            self.place.pool.log_end(&self.connection, retirement);
             return;
         }
         self.connection.server.idle_since = now;
-        self.place.kept = true;
-        pool.state().release(self.connection, hand);
+        self.give_back();
     }
-}
 
-fn hand(waiter: Waiter, handed: Handed<Box<Connection>>) -> Result<(), Handed<Box<Connection>>> {
-    waiter.send(handed)
-}
-
-/// A place in line; when dropped, what was handed to it goes back.
-struct Returning {
-    pool: Arc<Pool>,
-    receiver: Option<oneshot::Receiver<Handed<Box<Connection>>>>,
-}
-
-impl Returning {
-    async fn next(&mut self) -> Option<Handed<Box<Connection>>> {
-        let handed = match &mut self.receiver {
-            Some(receiver) => receiver.await.ok(),
-            None => None,
-        };
-        self.receiver = None;
-        handed
-    }
-}
-
-impl Drop for Returning {
-    fn drop(&mut self) {
-        let Some(mut receiver) = self.receiver.take() else { return };
-        receiver.close();
-        match receiver.try_recv() {
-            Ok(Handed::Server(connection)) => self.pool.state().release(connection, hand),
-            Ok(Handed::Connect) => self.pool.state().closed(hand),
-            Err(_nothing_was_sent) => {}
+    fn give_back(self) {
+        let Self { connection, mut place } = self;
+        if let Some(claim) = place.claim.take() {
+            place.pool.put_back(Idle { connection, claim });
         }
     }
 }
 
-/// Keeps the time at which a wait began, while it lasts.
-struct WaitingSince {
-    pool: Arc<Pool>,
-    id: u64,
-}
+/// Counts a server while it is being connected.
+struct BeingConnected<'a>(&'a Pool);
 
-impl WaitingSince {
-    fn new(pool: &Arc<Pool>) -> Self {
-        let id = pool.next_wait.fetch_add(1, Ordering::Relaxed);
-        let mut since = pool.waiting_since.lock().unwrap_or_else(PoisonError::into_inner);
-        since.insert(id, Instant::now());
-        drop(since);
-        Self { pool: Arc::clone(pool), id }
+impl<'a> BeingConnected<'a> {
+    fn new(pool: &'a Pool) -> Self {
+        pool.connecting.fetch_add(1, Ordering::Relaxed);
+        Self(pool)
     }
 }
 
-impl Drop for WaitingSince {
+impl Drop for BeingConnected<'_> {
     fn drop(&mut self) {
-        self.pool.waiting_since.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        self.0.connecting.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
