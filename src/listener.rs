@@ -275,7 +275,7 @@ impl Newcomer {
             Ok((opened, session, registered, known)) => {
                 let _guest = opened.pool.enter();
                 let Some(stream) = self.stream else { return CloseReason::ClientLost };
-                let task = client_io::Task {
+                let mut task = client_io::Task {
                     stream,
                     input: self.input,
                     out: known.out,
@@ -294,6 +294,7 @@ impl Newcomer {
                 };
                 let reason = Box::pin(task.run()).await;
                 log_disconnection(&self.gateway.config(), &registered.entry, &reason);
+                task.part(&reason).await;
                 reason
             }
             Err(reason) => {

@@ -149,13 +149,14 @@ mod tests {
         }
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "as the settings have it")]
     fn seconds(count: u64) -> Option<Duration> {
         Some(Duration::from_secs(count))
     }
 
-    fn config(user: UserEntry, entry: &DatabaseEntry) -> Config {
+    fn config(user: &UserEntry, entry: &DatabaseEntry) -> Config {
         let mut config = Config::defaults(Base::Forebay);
-        config.users = vec![UserEntry { name: "ann".into(), ..user }];
+        config.users = vec![UserEntry { name: "ann".into(), ..user.clone() }];
         config.databases = vec![entry.clone()];
         config
     }
@@ -169,7 +170,7 @@ mod tests {
             pool_mode: Some(PoolMode::Statement),
             ..UserEntry::default()
         };
-        let mut config = config(own, &entry);
+        let mut config = config(&own, &entry);
         config.pool.reserve_pool_size = 9;
         let sizes = |config: &Config, entry: &DatabaseEntry, user| {
             let Sizes { size, reserve, .. } = rules(config, entry, user).sizes;
@@ -193,7 +194,7 @@ mod tests {
             max_user_client_connections: Some(0),
             ..UserEntry::default()
         };
-        let mut config = config(own, &entry);
+        let mut config = config(&own, &entry);
         config.pool.max_db_connections = 7;
         config.pool.max_user_connections = 8;
         config.listen.max_user_client_connections = 5;
@@ -214,7 +215,7 @@ mod tests {
             client_idle_timeout: seconds(0),
             ..UserEntry::default()
         };
-        let mut config = config(own, &entry);
+        let mut config = config(&own, &entry);
         config.listen.client_idle_timeout = Duration::from_secs(8);
         let times = |user, server| timeouts(&config, &entry, user, server);
         assert_eq!(times("ann", "bob").query_wait, seconds(1));
@@ -228,7 +229,7 @@ mod tests {
     #[test]
     fn a_check_query_is_asked_unless_it_is_no_text_at_all() {
         let entry = entry();
-        let mut config = config(UserEntry::default(), &entry);
+        let mut config = config(&UserEntry::default(), &entry);
         let check = |config: &Config| rules(config, &entry, "ann").check;
         assert_eq!(check(&config), Some((Duration::from_secs(30), "".into())));
         config.server.server_check_query = "SELECT 2".into();

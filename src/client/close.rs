@@ -143,6 +143,9 @@ impl CloseReason {
             | Self::StartupMalformed
             | Self::LoginTimeout
             | Self::TransactionBlock
+            // As PgBouncer has it; to drivers PostgreSQL's own, 25P03, is no lost connection.
+            | Self::IdleTransactionTimeout
+            | Self::TransactionTimeout
             | Self::QueryWaitTimeout => sqlstate::PROTOCOL_VIOLATION,
             Self::StartupVersion { .. } | Self::PinRefused(_) => sqlstate::FEATURE_NOT_SUPPORTED,
             Self::NoUser | Self::TlsRequired | Self::LoginFailed(_) => {
@@ -153,17 +156,15 @@ impl CloseReason {
             Self::TooManyClients | Self::TooManyDatabaseClients | Self::TooManyUserClients => {
                 sqlstate::TOO_MANY_CONNECTIONS
             }
-            Self::QueryTimeout | Self::QueryTimeoutWaiting => sqlstate::QUERY_CANCELED,
-            // Those of PostgreSQL's own time-outs.
-            Self::IdleTransactionTimeout => sqlstate::IDLE_IN_TRANSACTION_TIMEOUT,
-            Self::TransactionTimeout => sqlstate::TRANSACTION_TIMEOUT,
             Self::ClientIdleTimeout => sqlstate::IDLE_SESSION_TIMEOUT,
             Self::ServerLogin { sqlstate, .. } => sqlstate,
             Self::ServerFailing { sqlstate, .. } => {
                 sqlstate.as_deref().unwrap_or(sqlstate::CONNECTION_FAILURE)
             }
             Self::ShuttingDown | Self::AdminKill | Self::Reconfigured => sqlstate::ADMIN_SHUTDOWN,
-            Self::CancelledWaiting => sqlstate::QUERY_CANCELED,
+            Self::CancelledWaiting | Self::QueryTimeout | Self::QueryTimeoutWaiting => {
+                sqlstate::QUERY_CANCELED
+            }
             Self::StatementsMax | Self::PortalsMax => sqlstate::CONFIGURATION_LIMIT_EXCEEDED,
         }
     }

@@ -148,12 +148,8 @@ mod tests {
         let at = |seconds: u64| began + Duration::from_secs(seconds);
         let wait = Some((at(2), CloseReason::QueryWaitTimeout));
         assert_eq!(ALL.wait_deadline(began), wait);
-        let query = Timeouts { query_wait: seconds(7), ..ALL };
+        let query = Timeouts { query_wait: Some(Duration::from_secs(7)), ..ALL };
         assert_eq!(query.wait_deadline(began), Some((at(5), CloseReason::QueryTimeoutWaiting)));
         assert_eq!(Timeouts::default().wait_deadline(began), None);
-    }
-
-    fn seconds(count: u64) -> Option<Duration> {
-        Some(Duration::from_secs(count))
     }
 }

@@ -310,6 +310,7 @@ mod tests {
         Pool::new(Sizes { size, ..Sizes::default() })
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "a claim may be refused")]
     fn some() -> Option<()> {
         Some(())
     }

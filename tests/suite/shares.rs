@@ -142,7 +142,7 @@ fn a_database_and_a_user_have_as_many_clients_as_their_limits_say() {
     let third = world.client("two");
     assert_eq!(refused("two"), error("max_user_client_connections"));
     let users = world.forebay.console().query("SHOW USERS");
-    assert!(users.contains(&format!("D({USER},,,,0,1,3,4)")), "{users}");
+    assert!(users.contains(&format!("D({USER},,,NULL,0,2,3,4)")), "{users}");
     drop((first, third));
     wait_until("there is room again", || {
         world.forebay.log_in(&Login::new(USER, PASSWORD, "one")).is_ok()

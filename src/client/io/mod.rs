@@ -79,16 +79,19 @@ enum Woken {
 }
 
 impl Task {
-    /// Serves the client until it leaves or must.
-    pub async fn run(mut self) -> CloseReason {
-        let reason = match self.serve().await {
+    /// Serves the client until it leaves or must. Then `part` tells it why, once that is logged:
+    /// who has heard it looks there.
+    pub async fn run(&mut self) -> CloseReason {
+        match self.serve().await {
             Ok(reason) | Err(reason) => reason,
-        };
+        }
+    }
+
+    pub async fn part(&mut self, reason: &CloseReason) {
         reason.tell(&mut self.out);
         // The client is leaving: what it does not take is lost, and that is all.
         let _told = self.flush().await;
         self.leave_server();
-        reason
     }
 
     async fn serve(&mut self) -> Result<CloseReason, CloseReason> {

@@ -383,13 +383,12 @@ impl Pool {
             Duration::ZERO => CHECK_TIMEOUT,
             limit => limit,
         };
-        match tokio::time::timeout(limit, lease.connection.query(check)).await {
-            Ok(Ok(_)) => Some(lease),
-            Ok(Err(_)) | Err(_) => {
-                self.log_end(&lease.connection, Retirement::TestFailed);
-                None
-            }
+        let answer = tokio::time::timeout(limit, lease.connection.query(check)).await;
+        if matches!(answer, Ok(Ok(_))) {
+            return Some(lease);
         }
+        self.log_end(&lease.connection, Retirement::TestFailed);
+        None
     }
 
     fn place(self: &Arc<Self>, claim: Claim) -> Place {
