@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::mistake::{closest, suggestion};
 use super::url::parse_host;
-use super::value::Value;
+use super::value::{Raw, Value};
 use super::{LoadBalance, Mistake, PoolMode, Range, SecretText, WrittenDatabase, WrittenKey};
 
 /// One database that clients may name, and where it is.
@@ -30,6 +30,16 @@ pub struct DatabaseEntry {
     pub application_name: Option<String>,
     /// The startup parameter `options`, for servers whose client gives none.
     pub options: Option<String>,
+    /// Instead of the settings of the same names.
+    pub auth: AuthLookup,
+}
+
+/// How users are looked up that no file lists. Empty texts are none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuthLookup {
+    pub auth_user: Option<String>,
+    pub auth_query: Option<String>,
+    pub auth_dbname: Option<String>,
 }
 
 /// Where PostgreSQL listens.
@@ -90,9 +100,6 @@ pub(super) const DATABASE_KEYS: &[&str] = &[
 
 /// Those among them that do nothing yet.
 const WITHOUT_EFFECT: &[&str] = &[
-    "auth_dbname",
-    "auth_query",
-    "auth_user",
     "client_encoding",
     "connect_query",
     "datestyle",
@@ -208,6 +215,9 @@ fn set(entry: &mut DatabaseEntry, key: &WrittenKey) -> Result<(), String> {
         "pool_mode" => entry.pool_mode = Some(PoolMode::read(raw, Range::Any)?),
         "application_name" => entry.application_name = Some(String::read(raw, Range::Any)?),
         "options" => entry.options = Some(String::read(raw, Range::Any)?),
+        "auth_user" => entry.auth.auth_user = filled(raw)?,
+        "auth_query" => entry.auth.auth_query = filled(raw)?,
+        "auth_dbname" => entry.auth.auth_dbname = filled(raw)?,
         // Reported as having no effect by `read_all`.
         known if DATABASE_KEYS.contains(&known) => {}
         unknown => {
@@ -216,6 +226,10 @@ fn set(entry: &mut DatabaseEntry, key: &WrittenKey) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+fn filled(raw: &Raw) -> Result<Option<String>, String> {
+    Ok(Some(String::read(raw, Range::Any)?).filter(|text| !text.is_empty()))
 }
 
 fn bare_entry(host: Host) -> DatabaseEntry {
@@ -231,5 +245,6 @@ fn bare_entry(host: Host) -> DatabaseEntry {
         pool_mode: None,
         application_name: None,
         options: None,
+        auth: AuthLookup::default(),
     }
 }

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use super::mistake::{closest, suggestion};
 use super::settings::by_name;
 use super::value::Raw;
-use super::{Credentials, DatabaseEntry, Host, LoadBalance, Place, SecretText, Written};
+use super::{
+    AuthLookup, Credentials, DatabaseEntry, Host, LoadBalance, Place, SecretText, Written,
+};
 
 /// What a URL says.
 pub(super) struct ServerUrl {
@@ -186,6 +188,7 @@ impl Parser {
             pool_mode: None,
             application_name: self.application_name,
             options: self.options,
+            auth: AuthLookup::default(),
         };
         Ok(ServerUrl {
             entry,

@@ -32,7 +32,7 @@ pub fn perform(gateway: &Arc<Gateway>, command: &Command, now: Instant, read: Re
             }
         },
         Command::Set { key, value } => match reload::set(gateway, key, value, read) {
-            Ok(()) => Outcome::done("SET"),
+            Ok(notices) => Outcome::Done { tag: "SET", notices },
             Err(mistakes) => Outcome::Failed {
                 sqlstate: sqlstate::PROTOCOL_VIOLATION,
                 message: format!("SET failed: {mistakes}"),

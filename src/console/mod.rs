@@ -41,7 +41,7 @@ pub fn access(config: &Config, user: &str) -> Option<Access> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Base, Credentials, DatabaseEntry, Host};
+    use crate::config::{AuthLookup, Base, Credentials, DatabaseEntry, Host};
 
     fn config() -> Config {
         let mut config = Config::defaults(Base::Forebay);
@@ -63,6 +63,7 @@ mod tests {
             pool_mode: None,
             application_name: None,
             options: None,
+            auth: AuthLookup::default(),
         }
     }
 

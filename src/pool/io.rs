@@ -271,6 +271,12 @@ impl Pool {
 
     /// Notes why no server could be had; for `login_retry` nobody tries again.
     fn failed(&self, error: ServerError) -> AcquireError {
+        tracing::warn!(
+            database = %self.name,
+            user = %self.common.user,
+            "{}",
+            server_login_failed(&error)
+        );
         if !self.times.get().login_retry.is_zero() {
             let failure = Failure::new(&error, Instant::now());
             *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
@@ -302,6 +308,16 @@ impl Pool {
         let newest = self.state().idle().map(|connection| connection.server.id).max().unwrap_or(0);
         self.retired.fetch_max(newest + 1, Ordering::Relaxed);
         let gone = self.state().take_idle(|_| true);
+        for connection in &gone {
+            tracing::info!(
+                server_id = connection.server.id,
+                database = %self.name,
+                user = %self.common.user,
+                address = %connection.link.ends.address,
+                "closing because: database configuration changed (age={}s)",
+                connection.server.connected_at.elapsed().as_secs()
+            );
+        }
         drop(gone);
     }
 
@@ -385,6 +401,16 @@ impl Lease {
         self.connection.server.idle_since = now;
         self.place.kept = true;
         pool.state().release(self.connection, hand);
+    }
+}
+
+/// In PgBouncer's words.
+pub fn server_login_failed(error: &ServerError) -> String {
+    match error {
+        ServerError::Login(LoginError::Refused { message, .. }) => {
+            format!("server login failed: FATAL {message}")
+        }
+        other => format!("server login failed: {other}"),
     }
 }
 
