@@ -67,13 +67,13 @@ impl AuthQueries {
         let desk = self.desk(target);
         let _turn =
             desk.turns.acquire().await.map_err(|_closed| AskError::Server(ServerError::Closed))?;
-        let (mut connection, used) = match desk.take() {
+        let (mut connection, is_old) = match desk.take() {
             Some(connection) => (connection, true),
             None => (open(target, connect_timeout).await?, false),
         };
         let answer = match connection.query_with(query, user).await {
             // It may have been gone before we asked.
-            Err(ServerError::Io(_) | ServerError::Closed) if used => {
+            Err(ServerError::Io(_) | ServerError::Closed) if is_old => {
                 connection = open(target, connect_timeout).await?;
                 connection.query_with(query, user).await
             }

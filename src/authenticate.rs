@@ -112,14 +112,10 @@ fn refused(error: &AskError, database: &str, auth_user: &str) -> CloseReason {
         }
         AskError::Server(error) => {
             tracing::warn!(%database, user = %auth_user, "{}", server_login_failed(error));
-            match error {
-                ServerError::Login(LoginError::Refused { sqlstate, message }) => {
-                    CloseReason::ServerLogin {
-                        sqlstate: sqlstate.clone(),
-                        message: message.clone(),
-                    }
-                }
-                other => CloseReason::ServerUnreachable(other.to_string()),
+            if let ServerError::Login(LoginError::Refused { sqlstate, message }) = error {
+                CloseReason::ServerLogin { sqlstate: sqlstate.clone(), message: message.clone() }
+            } else {
+                CloseReason::ServerUnreachable(error.to_string())
             }
         }
     }

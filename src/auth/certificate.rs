@@ -41,7 +41,10 @@ impl CertificateNames {
         for _ in 0..3 {
             body.take(SEQUENCE)?;
         }
-        let common_name = common_name(body.enter(SEQUENCE)?)?;
+        let common_name = match common_names(body.enter(SEQUENCE)?)?.as_slice() {
+            [only] => only.clone(),
+            [] | [_, ..] => None,
+        };
         // The key.
         body.take(SEQUENCE)?;
         let mut dns_names = Vec::new();
@@ -59,24 +62,24 @@ impl CertificateNames {
     }
 }
 
-fn common_name(mut subject: Der<'_>) -> Option<Option<String>> {
+/// Every common name of a subject; one that is no text, or a trick, is `None`.
+fn common_names(mut subject: Der<'_>) -> Option<Vec<Option<String>>> {
     let mut found = Vec::new();
     while let Some((tag, content)) = subject.next() {
         let mut set = Der((tag == SET).then_some(content)?);
         while !set.0.is_empty() {
             let mut attribute = set.enter(SEQUENCE)?;
             if attribute.take(OID)? == COMMON_NAME {
-                found.push(attribute.next()?);
+                let (tag, content) = attribute.next()?;
+                let is_text = [UTF8_STRING, PRINTABLE_STRING, IA5_STRING].contains(&tag);
+                let text = std::str::from_utf8(content).ok();
+                // Who reads names up to a zero sees another one.
+                let text = text.filter(|text| is_text && !text.contains('\0'));
+                found.push(text.map(str::to_owned));
             }
         }
     }
-    let [(tag, content)] = found.as_slice() else {
-        return Some(None);
-    };
-    let is_text = [UTF8_STRING, PRINTABLE_STRING, IA5_STRING].contains(tag);
-    // A zero inside is a trick: who reads names up to it sees another one.
-    let text = std::str::from_utf8(content).ok().filter(|text| is_text && !text.contains('\0'));
-    Some(text.map(str::to_owned))
+    Some(found)
 }
 
 fn alternative_names(mut extensions: Der<'_>) -> Option<Vec<String>> {

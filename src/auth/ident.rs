@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::tokens::{Token, Tokens};
+use super::tokens::{Token, Tokens, Unclosed};
 
 /// The maps of one file, by name.
 #[derive(Clone, Debug, Default)]
@@ -48,13 +48,13 @@ impl IdentMaps {
         let mut errors = Vec::new();
         for (index, line) in text.lines().enumerate() {
             match parse_line(line) {
-                Some(None) => {}
-                Some(Some((name, pair))) => {
+                Ok(None) => {}
+                Ok(Some((name, pair))) => {
                     let map = maps.entry(name.clone()).or_default();
                     map.name = name;
                     map.pairs.push(pair);
                 }
-                None => errors.push(IdentError { line: index + 1 }),
+                Err(Broken) => errors.push(IdentError { line: index + 1 }),
             }
         }
         let maps = maps.into_iter().map(|(name, map)| (name, Arc::new(map))).collect();
@@ -75,24 +75,35 @@ impl IdentMap {
     }
 }
 
-/// `None`: a mistake; `Some(None)`: nothing on the line.
-fn parse_line(line: &str) -> Option<Option<(String, Pair)>> {
+struct Broken;
+
+impl From<Unclosed> for Broken {
+    fn from(Unclosed: Unclosed) -> Self {
+        Self
+    }
+}
+
+/// `None`: nothing on the line.
+fn parse_line(line: &str) -> Result<Option<(String, Pair)>, Broken> {
     let mut tokens = Tokens::of(line);
-    let name = match tokens.next().ok()? {
-        None => return Some(None),
+    let name = match tokens.next()? {
+        None => return Ok(None),
         Some(Token::Word(name)) => name,
-        Some(Token::Quoted(_) | Token::Comma) => return None,
+        Some(Token::Quoted(_) | Token::Comma) => return Err(Broken),
     };
-    let system = match tokens.next().ok()? {
+    let system = match tokens.next()? {
         Some(Token::Word(system) | Token::Quoted(system)) => system,
-        Some(Token::Comma) | None => return None,
+        Some(Token::Comma) | None => return Err(Broken),
     };
-    let user = match tokens.next().ok()? {
+    let user = match tokens.next()? {
         Some(Token::Word(word)) if word == "all" => None,
         Some(Token::Word(user) | Token::Quoted(user)) => Some(user),
-        Some(Token::Comma) | None => return None,
+        Some(Token::Comma) | None => return Err(Broken),
     };
-    tokens.next().ok()?.is_none().then_some(Some((name, Pair { system, user })))
+    match tokens.next()? {
+        None => Ok(Some((name, Pair { system, user }))),
+        Some(_) => Err(Broken),
+    }
 }
 
 #[cfg(test)]

@@ -61,16 +61,12 @@ impl<'a> Tokens<'a> {
         loop {
             let (before, after) = rest.split_once('"').ok_or(Unclosed)?;
             name.push_str(before);
-            match after.strip_prefix('"') {
-                Some(more) => {
-                    name.push('"');
-                    rest = more;
-                }
-                None => {
-                    self.0 = after;
-                    return Ok(Token::Quoted(name));
-                }
-            }
+            let Some(more) = after.strip_prefix('"') else {
+                self.0 = after;
+                return Ok(Token::Quoted(name));
+            };
+            name.push('"');
+            rest = more;
         }
     }
 }

@@ -152,10 +152,8 @@ impl CloseReason {
         if matches!(self, Self::ClientClosed | Self::ClientLost) {
             return;
         }
-        let sentence = match self {
-            Self::Unproven(unproven) => unproven.told(),
-            other => other.text(),
-        };
+        let sentence =
+            if let Self::Unproven(unproven) = self { unproven.told() } else { self.text() };
         backend::write_error(out, Severity::Fatal, self.sqlstate(), &sentence);
     }
 }
@@ -173,10 +171,8 @@ pub struct Unproven {
 
 impl Unproven {
     fn logged(self) -> &'static str {
-        match self.error {
-            AuthError::UnknownUser(_) if self.looked_up => "no such user",
-            error => error.message().1,
-        }
+        let unknown = matches!(self.error, AuthError::UnknownUser(_));
+        if unknown && self.looked_up { "no such user" } else { self.error.message().1 }
     }
 
     fn told(self) -> String {

@@ -11,7 +11,7 @@ use bytes::{Buf, BytesMut};
 
 use crate::net::Stream;
 use crate::pool::PoolMode;
-use crate::pool::io::{AcquireError, Lease, Pool};
+use crate::pool::io::{AcquireError, Failure, Lease, Pool};
 use crate::server::io::{Connection, Link, ServerError};
 use crate::server::login::LoginError;
 use crate::service::Service;
@@ -512,11 +512,15 @@ async fn reset_and_release(mut lease: Lease, current: Option<Arc<Link>>, reset_q
 pub fn close_reason(error: &AcquireError) -> CloseReason {
     match error {
         AcquireError::Timeout => CloseReason::QueryWaitTimeout,
-        AcquireError::Server(ServerError::Login(LoginError::Refused { sqlstate, message })) => {
+        AcquireError::Server(ServerError::Login(LoginError::Refused { sqlstate, message }))
+        | AcquireError::Failed(Some(Failure { sqlstate: Some(sqlstate), message, .. })) => {
             CloseReason::ServerLogin { sqlstate: sqlstate.clone(), message: message.clone() }
         }
         AcquireError::Server(error) => CloseReason::ServerUnreachable(error.to_string()),
-        AcquireError::Failing(failure) => match failure {
+        AcquireError::Failed(Some(Failure { sqlstate: None, message, .. })) => {
+            CloseReason::ServerUnreachable(message.clone())
+        }
+        AcquireError::Failed(failure) | AcquireError::Failing(failure) => match failure {
             Some(failure) => CloseReason::ServerFailing {
                 sqlstate: failure.sqlstate.clone(),
                 message: failure.message.clone(),

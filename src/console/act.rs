@@ -28,7 +28,8 @@ pub fn perform(gateway: &Arc<Gateway>, command: &Command, now: Instant, read: Re
         Command::Reload => match reload::reload(gateway, read) {
             Ok(notices) => Outcome::Done { tag: "RELOAD", notices },
             Err(mistakes) => {
-                Outcome::Failed { sqlstate: sqlstate::CONFIG_FILE_ERROR, message: mistakes }
+                let message = format!("RELOAD failed: {mistakes}");
+                Outcome::Failed { sqlstate: sqlstate::CONFIG_FILE_ERROR, message }
             }
         },
         Command::Set { key, value } => match reload::set(gateway, key, value, read) {

@@ -243,7 +243,7 @@ async fn a_stream_says_who_is_at_the_other_end() {
     server.set_nodelay().expect("nothing to do");
     assert_eq!(tcp.0.tls_description(), None);
     let description = tls.1.tls_description().expect("under TLS");
-    assert!(description.starts_with("TLSv1_3/TLS13_"), "{description}");
+    assert!(description.starts_with("TLSv1.3/TLS_"), "{description}");
     assert!(tls.0.is_tls() && !tcp.0.is_tls() && !unix.0.is_tls());
 }
 

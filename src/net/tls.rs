@@ -15,7 +15,8 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use tokio_rustls::rustls::{self, ClientConfig, RootCertStore, ServerConfig};
+use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
+use tokio_rustls::rustls::{self, ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::ciphers::{Offer, OfferError};
@@ -158,10 +159,8 @@ impl TlsServerConfig {
                 builder.with_client_cert_verifier(verifier(path)?.build().map_err(configuration)?)
             }
         };
-        let (chain, key) = identity(cert_file, key_file)?;
-        let mut config = builder
-            .with_single_cert(chain, key)
-            .map_err(|cause| TlsConfigError::Identity { path: cert_file.to_owned(), cause })?;
+        let identity = SingleCertAndKey::from(identity(cert_file, key_file, offer)?);
+        let mut config = builder.with_cert_resolver(Arc::new(identity));
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
@@ -195,6 +194,7 @@ impl TlsClientConfig {
     }
 
     /// The same, trying without TLS where that may do; `Allow` alone has two ways.
+    #[must_use]
     pub fn first_try(&self) -> Self {
         if self.mode == SslMode::Allow { Self::disabled() } else { self.clone() }
     }
@@ -224,10 +224,8 @@ impl TlsClientConfig {
         let mut config = match identity_files {
             None => builder.with_no_client_auth(),
             Some((cert_file, key_file)) => {
-                let (chain, key) = identity(cert_file, key_file)?;
-                builder
-                    .with_client_auth_cert(chain, key)
-                    .map_err(|cause| TlsConfigError::Identity { path: cert_file.into(), cause })?
+                let identity = SingleCertAndKey::from(identity(cert_file, key_file, offer)?);
+                builder.with_client_cert_resolver(Arc::new(identity))
             }
         };
         config.alpn_protocols = vec![ALPN.to_vec()];
@@ -275,14 +273,27 @@ fn configuration(cause: impl fmt::Display) -> TlsConfigError {
     TlsConfigError::Configuration { cause: cause.to_string() }
 }
 
-type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
-
-fn identity(cert_file: &Path, key_file: &Path) -> Result<Identity, TlsConfigError> {
+/// Built here since the library's own way refuses certificates of X.509 version 1, which people
+/// have and which do no harm: whoever is shown one decides what it is worth.
+fn identity(
+    cert_file: &Path,
+    key_file: &Path,
+    offer: &Offer,
+) -> Result<CertifiedKey, TlsConfigError> {
     let key = PrivateKeyDer::from_pem_file(key_file).map_err(|cause| TlsConfigError::File {
         path: key_file.to_owned(),
         cause: cause.to_string(),
     })?;
-    Ok((certificates(cert_file)?, key))
+    let chain = certificates(cert_file)?;
+    let unusable = |cause| TlsConfigError::Identity { path: cert_file.to_owned(), cause };
+    let key = provider(offer).key_provider.load_private_key(key).map_err(unusable)?;
+    let certified = CertifiedKey::new(chain, key);
+    match certified.keys_match() {
+        Err(cause @ rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
+            Err(unusable(cause))
+        }
+        Ok(()) | Err(_) => Ok(certified),
+    }
 }
 
 /// Every certificate in a PEM file, at least one.

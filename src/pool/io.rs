@@ -75,6 +75,8 @@ pub struct Pool {
 pub enum AcquireError {
     Timeout,
     Server(ServerError),
+    /// It waited for a connection, and this is what came of it.
+    Failed(Option<Failure>),
     /// Nobody tries to connect for now, since this is what came of it.
     Failing(Option<Failure>),
 }
@@ -243,7 +245,7 @@ impl Pool {
         };
         drop(since);
         // The pool hangs up on who waits when nothing can come free.
-        handed.ok_or_else(|| AcquireError::Failing(self.failure()))
+        handed.ok_or_else(|| AcquireError::Failed(self.failure()))
     }
 
     async fn connect(self: &Arc<Self>, place: Place) -> Result<Lease, AcquireError> {
@@ -277,6 +279,10 @@ impl Pool {
             "{}",
             server_login_failed(&error)
         );
+        if let ServerError::Login(LoginError::Refused { message, .. }) = &error {
+            let (database, user) = (&self.name, &self.common.user);
+            tracing::info!(%database, %user, "closing because: {message} (age=0s)");
+        }
         if !self.times.get().login_retry.is_zero() {
             let failure = Failure::new(&error, Instant::now());
             *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
@@ -406,12 +412,17 @@ impl Lease {
 
 /// In PgBouncer's words.
 pub fn server_login_failed(error: &ServerError) -> String {
-    match error {
-        ServerError::Login(LoginError::Refused { message, .. }) => {
-            format!("server login failed: FATAL {message}")
-        }
-        other => format!("server login failed: {other}"),
-    }
+    let severity = match error {
+        ServerError::Login(LoginError::Refused { .. }) => "FATAL ",
+        ServerError::Login(_)
+        | ServerError::Connect(_)
+        | ServerError::Io(_)
+        | ServerError::Closed
+        | ServerError::Protocol
+        | ServerError::Ambiguous
+        | ServerError::Query { .. } => "",
+    };
+    format!("server login failed: {severity}{error}")
 }
 
 fn hand(waiter: Waiter, handed: Handed<Box<Connection>>) -> Result<(), Handed<Box<Connection>>> {
