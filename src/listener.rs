@@ -334,7 +334,8 @@ impl Newcomer {
             let age = self.since.elapsed().as_secs();
             tracing::info!(%database, %user, %address, "closing because: {text} (age={age}s)");
         }
-        if log.log_pooler_errors {
+        // Who is gone is told nothing.
+        if log.log_pooler_errors && *reason != CloseReason::ClientLost {
             tracing::warn!(%database, %user, %address, "pooler error: {text}");
         }
         let mut out = Vec::new();
