@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// No wait of any test is longer. Generous: a loaded machine is slow, a hang is for ever.
-pub const DEADLINE: Duration = Duration::from_secs(10);
+pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Where tests listen: below the ports that the kernel gives to outgoing connections, which would
 /// otherwise take one between our look and its use.
