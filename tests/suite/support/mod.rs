@@ -10,15 +10,29 @@ pub mod redis;
 pub mod scripted;
 
 use std::net::TcpListener;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// No wait of any test is longer. Generous: a loaded machine is slow, a hang is for ever.
-pub const DEADLINE: Duration = Duration::from_secs(10);
+pub const DEADLINE: Duration = Duration::from_secs(30);
 
-/// A port that nobody listens on now.
+/// Where tests listen: below the ports that the kernel gives to outgoing connections, which would
+/// otherwise take one between our look and its use.
+const PORTS: std::ops::Range<u32> = 20_000..32_000;
+
+/// A port that nobody listens on now, and that no other test of this process has been given.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let count = PORTS.end - PORTS.start;
+    // Test programs at the same time begin elsewhere.
+    let first = std::process::id().wrapping_mul(1009);
+    loop {
+        let offset = first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % count;
+        let port = u16::try_from(PORTS.start + offset).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Asks until the answer is yes; fails with `what` after the deadline. Each question must be a
