@@ -19,6 +19,7 @@ pub mod insight;
 pub mod admin;
 pub mod client;
 pub mod running;
+pub mod plan;
 pub mod gateway;
 pub mod stop;
 pub mod reload;

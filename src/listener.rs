@@ -8,8 +8,9 @@ use bytes::{Buf, BytesMut};
 use crate::admin::conversation::Access;
 use crate::auth::ClientAuth;
 use crate::client::close::CloseReason;
+use crate::client::deadline::Timeouts;
 use crate::client::io as client_io;
-use crate::client::registry::{Entry, Hello, Registered};
+use crate::client::registry::{Entry, Hello, Registered, Room};
 use crate::client::session::Session;
 use crate::client::startup::{self, Proof};
 use crate::config::{Config, SslMode};
@@ -23,10 +24,13 @@ use crate::server::settings::{Settings, replay};
 use crate::wire::frame::{self, HEADER_BYTES};
 use crate::wire::startup::{Packet, Startup, StartupError};
 use crate::wire::{backend, frontend};
-use crate::{console, stop};
+use crate::{console, plan, stop};
 
 /// Longest message of a client that has not proven who it is.
 const UNPROVEN_BYTES_MAX: usize = 64 * 1024;
+
+/// As often as PgBouncer does it: who waits for an effect waits no longer.
+const UPKEEP_PERIOD: Duration = Duration::from_millis(333);
 
 /// Accepts until the process ends. `console`: everybody who connects here gets the console.
 pub async fn accept(listener: Listener, gateway: Arc<Gateway>, console: bool) {
@@ -253,8 +257,12 @@ impl Newcomer {
         if let Some(cancelling) = self.gateway.shared.registry.begin_cancel(pid, key) {
             let link = &cancelling.link;
             let sent = crate::server::io::cancel(&link.target, link.host, link.pid, &link.key);
-            if tokio::time::timeout(Duration::from_secs(10), sent).await.is_err() {
-                tracing::warn!(server_pid = link.pid, "cancel request timed out");
+            let limit = match self.gateway.config().server.cancel_wait_timeout {
+                Duration::ZERO => Duration::MAX,
+                limit => limit,
+            };
+            if tokio::time::timeout(limit, sent).await.is_err() {
+                tracing::info!(server_pid = link.pid, "closing because: cancel_wait_timeout");
             }
         }
     }
@@ -265,8 +273,9 @@ impl Newcomer {
         }
         match self.open(known).await {
             Ok((opened, session, registered, known)) => {
+                let _guest = opened.pool.enter();
                 let Some(stream) = self.stream else { return CloseReason::ClientLost };
-                let task = client_io::Task {
+                let mut task = client_io::Task {
                     stream,
                     input: self.input,
                     out: known.out,
@@ -280,9 +289,12 @@ impl Newcomer {
                     leaving: None,
                     now: Instant::now(),
                     transaction_began: None,
+                    answer_owed: None,
+                    alarm: None,
                 };
                 let reason = Box::pin(task.run()).await;
                 log_disconnection(&self.gateway.config(), &registered.entry, &reason);
+                task.part(&reason).await;
                 reason
             }
             Err(reason) => {
@@ -304,8 +316,19 @@ impl Newcomer {
         console::DATABASE.clone_into(&mut hello.database);
         hello.console = true;
         // Not bound by max_client_conn: when clients are too many, somebody has to look.
-        let Some(registered) = self.gateway.shared.registry.enter(hello, usize::MAX) else {
-            return CloseReason::TooManyClients;
+        let room = match access {
+            Access::All => Room::UNLIMITED,
+            Access::Look => {
+                let room = plan::room(&self.gateway.config(), console::DATABASE, &known.user);
+                Room { clients: usize::MAX, ..room }
+            }
+        };
+        let registered = match self.gateway.shared.registry.enter(hello, room) {
+            Ok(registered) => registered,
+            Err(reason) => {
+                self.refuse(&reason).await;
+                return reason;
+            }
         };
         let Some(stream) = self.stream else { return CloseReason::ClientLost };
         let mut out = known.out;
@@ -326,6 +349,7 @@ impl Newcomer {
         let stream = self.stream.as_ref();
         Hello {
             user: known.user.clone(),
+            server_user: known.user.clone(),
             database: known.database.clone(),
             application_name: known
                 .startup
@@ -351,13 +375,24 @@ impl Newcomer {
         let config = gateway.config();
         let ignored = &config.listen.ignore_startup_parameters;
         let settings = Settings::intern(startup::settings(&known.startup, ignored)?);
-        let reported = reported(&opened, &settings).await?;
-        opened.service.tried().await;
-        let hello = self.hello(&known);
-        let clients_max = usize::try_from(config.listen.max_client_conn).unwrap_or(usize::MAX);
-        let registered =
-            gateway.shared.registry.enter(hello, clients_max).ok_or(CloseReason::TooManyClients)?;
+        let mut hello = self.hello(&known);
+        hello.server_user.clone_from(&opened.pool.common.user);
+        let room = plan::room(&config, &known.database, &known.user);
+        let registered = gateway.shared.registry.enter(hello, room)?;
         let entry = &registered.entry;
+        let timeouts = gateway.timeouts(&opened, &known.user);
+        entry.set_timeouts(timeouts);
+        let patience = login_patience(&timeouts, config.listen.client_login_timeout);
+        let show_wait = |since: Option<Instant>| {
+            entry.shown.lock().unwrap_or_else(PoisonError::into_inner).waiting_since = since;
+        };
+        show_wait(Some(Instant::now()));
+        let reported = tokio::select! {
+            reported = reported(&opened, &settings, patience) => reported?,
+            leave = entry.asked_to_leave() => return Err(leave.reason()),
+        };
+        show_wait(None);
+        opened.service.tried().await;
         startup::welcome(&mut known.out, &reported, entry.pid, &entry.key());
         opened.pool.common.counters.login.one();
         // Either may have happened before it was registered, and then nobody has told it.
@@ -409,9 +444,20 @@ fn log_disconnection(config: &Config, entry: &Entry, reason: &CloseReason) {
     );
 }
 
+/// How long a login may wait for a server, and what ends it.
+fn login_patience(timeouts: &Timeouts, login: Duration) -> Option<(Instant, CloseReason)> {
+    let began = Instant::now();
+    let login = (!login.is_zero()).then(|| (began + login, CloseReason::LoginTimeout));
+    login.into_iter().chain(timeouts.wait_deadline(began)).min_by_key(|(at, _)| *at)
+}
+
 /// What PostgreSQL reports to a session with these settings; asked of a server the first time,
 /// so that values are PostgreSQL's own and bad ones are refused in its words.
-async fn reported(opened: &Opened, settings: &Arc<Settings>) -> Result<Reported, CloseReason> {
+async fn reported(
+    opened: &Opened,
+    settings: &Arc<Settings>,
+    patience: Option<(Instant, CloseReason)>,
+) -> Result<Reported, CloseReason> {
     let common = &opened.pool.common;
     let base = common.base();
     if base.id != 0
@@ -419,14 +465,20 @@ async fn reported(opened: &Opened, settings: &Arc<Settings>) -> Result<Reported,
     {
         return Ok(reported);
     }
-    let mut lease = opened.pool.acquire().await.map_err(|error| client_io::close_reason(&error))?;
+    // Counted from the first, or a pool could be forgotten while its first client waits.
+    let _guest = opened.pool.enter();
+    let (until, expired) = patience.unzip();
+    let acquired = opened.pool.acquire(until).await;
+    let mut lease = acquired.map_err(|error| client_io::close_reason(&error, expired))?;
     let connection = &mut lease.connection;
     connection.server.clean();
     let mut values: Vec<(String, String)> = connection.server.base.reported.clone();
     // Whatever the last client left is taken back first, so that only these settings show.
     let back = replay(&connection.server.applied, &Settings::none());
+    let again = connection.server.connect_query.as_deref().filter(|_| back.is_some());
+    let again = again.map(|query| format!("{query};"));
     let wanted = replay(&Settings::none(), settings);
-    let sql = format!("{}{}", back.unwrap_or_default(), wanted.unwrap_or_default());
+    let sql = [back, again, wanted].map(Option::unwrap_or_default).concat();
     connection.heard.clear();
     if !sql.is_empty() {
         let base_id = connection.server.base.id;
@@ -463,16 +515,14 @@ fn refused(error: &ServerError) -> CloseReason {
     }
 }
 
-/// Closes what is due in every pool and tells the totals, once a second, for as long as the process lives.
+/// Looks after every pool and tells the totals, for as long as the process lives.
 pub async fn upkeep(gateway: Arc<Gateway>) {
-    let mut every_second = tokio::time::interval(Duration::from_secs(1));
+    let mut ticks = tokio::time::interval(UPKEEP_PERIOD);
     let mut report = Report::new(Instant::now());
     loop {
-        every_second.tick().await;
+        ticks.tick().await;
         let now = Instant::now();
-        for opened in gateway.pools() {
-            opened.pool.upkeep(now);
-        }
+        gateway.upkeep(now);
         report.tick(&gateway, now);
     }
 }

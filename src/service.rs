@@ -4,6 +4,7 @@
 //! Not `tokio-postgres`: our servers need a login with every kind of TLS and secret anyway, and
 //! one way to log in is better than two.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::cache::coherence::{InFlight, Scope};
 use crate::cache::home::Home;
+use crate::cache::{Cache, Mode};
 use crate::pool::database::Database;
 use crate::server::io::{Connection, Rows, ServerError, Target};
 use crate::server::settings::defaults_changed;
@@ -52,6 +54,9 @@ struct Seen {
 /// The side task of one database.
 pub struct Service {
     database: Arc<Database>,
+    /// While it is off nobody needs the catalogue, and no connection is kept for it.
+    cache: Arc<Cache>,
+    ended: AtomicBool,
     /// Guards what a reload replaces; nothing else is locked inside.
     settings: Mutex<Settings>,
     wake: Arc<Notify>,
@@ -62,9 +67,10 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts the task; it ends with the runtime.
+    /// Starts the task; it ends with the runtime, or with `end`.
     pub fn start(
         database: Arc<Database>,
+        cache: Arc<Cache>,
         target: Arc<Target>,
         catalog_poll: Duration,
         max_age: Duration,
@@ -74,6 +80,8 @@ impl Service {
         database.wanted.on_raise(Box::new(move || waker.notify_one()));
         let service = Arc::new(Self {
             database,
+            cache,
+            ended: AtomicBool::new(false),
             settings: Mutex::new(Settings { target, catalog_poll, max_age }),
             wake,
             lost: Mutex::default(),
@@ -96,6 +104,25 @@ impl Service {
         let mut settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
         settings.catalog_poll = catalog_poll;
         settings.max_age = max_age;
+    }
+
+    /// Has it look at once whether there is anything to do.
+    pub fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Nobody needs it any more.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+        self.wake.notify_one();
+    }
+
+    fn is_idle(&self) -> bool {
+        self.cache.mode() == Mode::Off
+    }
+
+    fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
     }
 
     /// A server was closed while commits may have been on the wire: their tables stay in flight
@@ -136,8 +163,14 @@ impl Service {
     }
 
     async fn run(self: Arc<Self>) {
+        // The fingerprint is forgotten with each connection: what happened while we could not look
+        // is not known.
         let mut seen = Seen::default();
-        loop {
+        while !self.has_ended() {
+            if self.is_idle() {
+                self.rest().await;
+                continue;
+            }
             let target = self.settings().target;
             let opened = tokio::time::timeout(ANSWER_TIMEOUT, Connection::open(&target)).await;
             let failed = match opened.unwrap_or(Err(ServerError::Closed)) {
@@ -145,19 +178,32 @@ impl Service {
                 Err(error) => error,
             };
             self.tried.send_modify(|count| *count += 1);
+            seen.fingerprint = None;
+            if self.has_ended() || self.is_idle() {
+                continue;
+            }
             tracing::warn!(
                 database = %self.database.name,
                 error = %failed,
                 "service connection failed"
             );
             self.settle_lost(&[], None);
-            // What happened while we could not look is not known.
-            seen.fingerprint = None;
             tokio::time::sleep(RETRY).await;
         }
     }
 
-    /// Serves until the connection fails.
+    /// Waits for something to do while there is no cache; what was lost is settled by its age.
+    async fn rest(&self) {
+        self.tried.send_modify(|count| *count += 1);
+        self.settle_lost(&[], None);
+        let wait = if self.lost_count() > 0 { RETRY } else { Duration::MAX };
+        tokio::select! {
+            () = self.wake.notified() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+
+    /// Serves until the connection fails, or there is nobody to serve.
     async fn serve(&self, connection: &mut Connection, seen: &mut Seen) -> ServerError {
         let mut answers = match ask(connection, SETUP_QUERIES).await {
             Ok(answers) => answers,
@@ -169,6 +215,9 @@ impl Service {
             self.tried.send_modify(|count| *count += 1);
             if let Err(error) = round {
                 return error;
+            }
+            if self.has_ended() || self.is_idle() {
+                return ServerError::Closed;
             }
             let pause =
                 if self.lost_count() > 0 { LOST_POLL } else { self.settings().catalog_poll };

@@ -59,7 +59,7 @@ pub async fn over(gateway: &Arc<Gateway>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::registry::Hello;
+    use crate::client::registry::{Hello, Room};
     use crate::config::{Base, Config};
 
     fn gateway() -> Arc<Gateway> {
@@ -69,6 +69,7 @@ mod tests {
     fn hello(console: bool) -> Hello {
         Hello {
             user: "ann".into(),
+            server_user: "ann".into(),
             database: "app".into(),
             application_name: String::new(),
             address: "127.0.0.1:1".into(),
@@ -99,9 +100,9 @@ mod tests {
     async fn it_is_over_when_the_last_client_has_left_and_not_before() {
         let gateway = gateway();
         let registry = &gateway.shared.registry;
-        let client = registry.enter(hello(false), 10).unwrap();
+        let client = registry.enter(hello(false), Room::UNLIMITED).unwrap();
         // Whoever watches from the console is not waited for.
-        let _watching = registry.enter(hello(true), 10).unwrap();
+        let _watching = registry.enter(hello(true), Room::UNLIMITED).unwrap();
         begin(&gateway, Stage::WaitForClients);
         let mut over = std::pin::pin!(over(&gateway));
         tokio::select! {
@@ -117,8 +118,8 @@ mod tests {
     async fn clients_are_told_when_servers_are_waited_for_and_the_console_is_not() {
         let gateway = gateway();
         let registry = &gateway.shared.registry;
-        let client = registry.enter(hello(false), 10).unwrap();
-        let watching = registry.enter(hello(true), 10).unwrap();
+        let client = registry.enter(hello(false), Room::UNLIMITED).unwrap();
+        let watching = registry.enter(hello(true), Room::UNLIMITED).unwrap();
         begin(&gateway, Stage::WaitForServers);
         assert_eq!(client.entry.asked_to_leave().await, Leave::ShuttingDown);
         tokio::select! {

@@ -42,7 +42,7 @@ pub fn pools(pools: &[Pool]) -> Table {
             value(pool.servers_idle),
             value(0),
             value(0),
-            value(0),
+            value(pool.servers_login),
             wait,
             wait_us,
             value(pool.mode),
@@ -197,14 +197,14 @@ pub fn databases(databases: &[Database]) -> Table {
             value(&database.database),
             database.force_user.clone(),
             value(database.pool_size),
-            value(0),
-            value(0),
+            value(database.min_pool_size),
+            value(database.reserve_pool_size),
             value(database.server_lifetime.as_secs()),
             database.mode.map(|mode| mode.name().to_owned()),
             database.load_balance_hosts.map(str::to_owned),
-            value(0),
+            value(database.servers_max),
             value(database.servers),
-            value(0),
+            value(database.clients_max),
             value(database.clients),
             value(0),
             value(0),
@@ -226,15 +226,18 @@ pub const USERS: Columns = &[
 
 pub fn users(users: &[User]) -> Table {
     let mut table = Table::new(USERS);
+    // PgBouncer's own width.
+    let padded =
+        |size: Option<u32>| value(size.map(|size| format!("{size:9}")).unwrap_or_default());
     for user in users {
         table.push(vec![
             value(&user.name),
-            value(""),
-            value(""),
-            None,
-            value(0),
+            padded(user.pool_size),
+            padded(user.reserve_pool_size),
+            user.mode.map(str::to_owned),
+            value(user.servers_max),
             value(user.servers),
-            value(0),
+            value(user.clients_max),
             value(user.clients),
         ]);
     }

@@ -20,6 +20,8 @@ pub struct Pool {
     pub servers_active: usize,
     pub servers_canceled: usize,
     pub servers_idle: usize,
+    /// Being connected.
+    pub servers_login: usize,
     pub max_wait: Duration,
     pub totals: Totals,
     pub averages: Totals,
@@ -68,19 +70,33 @@ pub struct Database {
     pub database: String,
     pub force_user: Option<String>,
     pub pool_size: u32,
+    pub min_pool_size: u32,
+    pub reserve_pool_size: u32,
     pub server_lifetime: Duration,
     /// `None`: there is one host.
     pub load_balance_hosts: Option<&'static str>,
     /// `None`: as `pool_mode` says for all.
     pub mode: Option<PoolMode>,
+    /// 0: no limit.
+    pub servers_max: usize,
     pub servers: usize,
+    /// 0: no limit.
+    pub clients_max: usize,
     pub clients: usize,
 }
 
 #[derive(Clone, Debug)]
 pub struct User {
     pub name: String,
+    /// Of its own, as are the next two.
+    pub pool_size: Option<u32>,
+    pub reserve_pool_size: Option<u32>,
+    pub mode: Option<&'static str>,
+    /// 0: no limit.
+    pub servers_max: usize,
     pub servers: usize,
+    /// 0: no limit.
+    pub clients_max: usize,
     pub clients: usize,
 }
 

@@ -261,6 +261,7 @@ mod tests {
             servers_active: 0,
             servers_canceled: 0,
             servers_idle: 0,
+            servers_login: 0,
             max_wait: Duration::ZERO,
             totals,
             averages,

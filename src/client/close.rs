@@ -33,7 +33,15 @@ pub enum CloseReason {
     },
     NoSuchDatabase(String),
     TooManyClients,
+    TooManyDatabaseClients,
+    TooManyUserClients,
     QueryWaitTimeout,
+    /// The time for an answer was over before there was a server to ask.
+    QueryTimeoutWaiting,
+    QueryTimeout,
+    IdleTransactionTimeout,
+    TransactionTimeout,
+    ClientIdleTimeout,
     ServerLost,
     ServerLogin {
         sqlstate: String,
@@ -87,7 +95,18 @@ impl CloseReason {
             }
             Self::NoSuchDatabase(name) => format!("no such database: {name}"),
             Self::TooManyClients => "no more connections allowed (max_client_conn)".into(),
+            Self::TooManyDatabaseClients => {
+                "client connections exceeded (max_db_client_connections)".into()
+            }
+            Self::TooManyUserClients => {
+                "client connections exceeded (max_user_client_connections)".into()
+            }
             Self::QueryWaitTimeout => "query_wait_timeout".into(),
+            Self::QueryTimeoutWaiting => "query_timeout".into(),
+            Self::QueryTimeout => "query timeout".into(),
+            Self::IdleTransactionTimeout => "idle transaction timeout".into(),
+            Self::TransactionTimeout => "transaction timeout".into(),
+            Self::ClientIdleTimeout => "client_idle_timeout".into(),
             Self::ServerLost => "server conn crashed?".into(),
             Self::ServerUnreachable(message) => format!("server login failed: {message}"),
             Self::ServerFailing { message, .. } => format!(
@@ -124,6 +143,9 @@ impl CloseReason {
             | Self::StartupMalformed
             | Self::LoginTimeout
             | Self::TransactionBlock
+            // As PgBouncer has it; to drivers PostgreSQL's own, 25P03, is no lost connection.
+            | Self::IdleTransactionTimeout
+            | Self::TransactionTimeout
             | Self::QueryWaitTimeout => sqlstate::PROTOCOL_VIOLATION,
             Self::StartupVersion { .. } | Self::PinRefused(_) => sqlstate::FEATURE_NOT_SUPPORTED,
             Self::NoUser | Self::TlsRequired | Self::LoginFailed(_) => {
@@ -131,13 +153,18 @@ impl CloseReason {
             }
             Self::PasswordFailed { .. } => sqlstate::INVALID_PASSWORD,
             Self::NoSuchDatabase(_) => sqlstate::UNDEFINED_DATABASE,
-            Self::TooManyClients => sqlstate::TOO_MANY_CONNECTIONS,
+            Self::TooManyClients | Self::TooManyDatabaseClients | Self::TooManyUserClients => {
+                sqlstate::TOO_MANY_CONNECTIONS
+            }
+            Self::ClientIdleTimeout => sqlstate::IDLE_SESSION_TIMEOUT,
             Self::ServerLogin { sqlstate, .. } => sqlstate,
             Self::ServerFailing { sqlstate, .. } => {
                 sqlstate.as_deref().unwrap_or(sqlstate::CONNECTION_FAILURE)
             }
             Self::ShuttingDown | Self::AdminKill | Self::Reconfigured => sqlstate::ADMIN_SHUTDOWN,
-            Self::CancelledWaiting => sqlstate::QUERY_CANCELED,
+            Self::CancelledWaiting | Self::QueryTimeout | Self::QueryTimeoutWaiting => {
+                sqlstate::QUERY_CANCELED
+            }
             Self::StatementsMax | Self::PortalsMax => sqlstate::CONFIGURATION_LIMIT_EXCEEDED,
         }
     }

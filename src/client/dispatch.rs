@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use crate::cache::Mode;
 use crate::cache::coherence::Scope;
 use crate::cache::fill::Fill;
 use crate::pool::PoolMode;
@@ -336,7 +337,9 @@ impl Session {
     /// Notes what the statement may write, and puts in flight what it may commit.
     fn bracket(&mut self, verdict: &Verdict, server: &mut Server) -> Armed {
         let write = &self.effect(verdict);
-        if let Write::Opaque { taints: true, .. } = write {
+        if let Write::Opaque { taints: true, .. } = write
+            && !self.is_unjudged()
+        {
             server.tainted = true;
             self.tainted = true;
         }
@@ -376,6 +379,12 @@ impl Session {
             armed.guards.push(server.home.coherence.begin_write(&scope));
         }
         armed
+    }
+
+    /// Without a cache nobody reads the catalogue, and every statement would count as code that
+    /// may change the session out of sight. As in PgBouncer it is trusted not to.
+    fn is_unjudged(&self) -> bool {
+        self.common.cache.mode() == Mode::Off && self.common.database.snapshot().catalog.is_none()
     }
 
     /// What the statement may write, given what this client's session holds: temporary objects

@@ -3,6 +3,7 @@
 //! `session.rs` and its chapters decide; `io.rs` moves bytes and performs what was decided.
 
 pub mod close;
+pub mod deadline;
 pub mod pins;
 pub mod statements;
 pub mod transaction;
@@ -26,4 +27,8 @@ pub struct Shared {
     /// Sent to a server that holds a client's state when the client leaves it.
     /// Nothing else is locked inside.
     pub reset_query: std::sync::Mutex<String>,
+    /// It is sent after each transaction too.
+    pub reset_always: std::sync::atomic::AtomicBool,
+    /// Clients leave servers that are to be closed between transactions, also in session pooling.
+    pub fast_close: std::sync::atomic::AtomicBool,
 }

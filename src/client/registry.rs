@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
@@ -14,6 +14,7 @@ use subtle::ConstantTimeEq;
 use tokio::sync::Notify;
 
 use crate::client::close::CloseReason;
+use crate::client::deadline::{SharedTimeouts, Timeouts};
 use crate::metrics::GroupCounters;
 use crate::server::io::{Cancelling, Link};
 
@@ -24,6 +25,8 @@ pub struct Entry {
     pub pid: u32,
     key: [u8; 4],
     pub user: String,
+    /// As whom its servers log in; with the database it names its pool.
+    pub server_user: String,
     pub database: String,
     pub application_name: String,
     pub address: String,
@@ -40,6 +43,8 @@ pub struct Entry {
     pub shown: Mutex<Shown>,
     /// Guards whether it is to leave, and who waits to hear of it; nothing else is locked inside.
     leaving: Mutex<Leaving>,
+    /// How long it may take for what.
+    pub timeouts: SharedTimeouts,
     /// A cancel came while it had no server; only a client that waits for one listens.
     pub cancelled: Notify,
 }
@@ -126,6 +131,18 @@ impl Entry {
         }
     }
 
+    /// Other time-outs; its task looks at them when it wakes.
+    pub fn set_timeouts(&self, timeouts: Timeouts) {
+        self.timeouts.set(timeouts);
+        let waker = {
+            let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+            leaving.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
     /// Ready each time it has been asked. Only one task may wait.
     pub fn poll_asked_to_leave(&self, cx: &mut Context<'_>) -> Poll<Leave> {
         let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
@@ -151,12 +168,27 @@ impl Entry {
 /// What a new client says of itself.
 pub struct Hello {
     pub user: String,
+    pub server_user: String,
     pub database: String,
     pub application_name: String,
     pub address: String,
     pub local: String,
     pub tls: Option<String>,
     pub console: bool,
+}
+
+/// How many clients may be connected, one more included; 0 is no limit for the last two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    pub clients: usize,
+    /// Of the same database.
+    pub database: usize,
+    /// Of the same user.
+    pub user: usize,
+}
+
+impl Room {
+    pub const UNLIMITED: Self = Self { clients: usize::MAX, database: 0, user: 0 };
 }
 
 /// Who did what, summed over clients that look alike.
@@ -166,9 +198,58 @@ type GroupKey = (String, String, String, String);
 const GROUPS_MAX: usize = 1000;
 
 #[derive(Default)]
+struct Connected {
+    by_pid: HashMap<u32, Arc<Entry>>,
+    /// How many there are of each database and user, the console's among them.
+    databases: HashMap<String, usize>,
+    users: HashMap<String, usize>,
+}
+
+fn count_of(counts: &HashMap<String, usize>, name: &str) -> usize {
+    counts.get(name).copied().unwrap_or_default()
+}
+
+fn one_less(counts: &mut HashMap<String, usize>, name: &str) {
+    let Some(count) = counts.get_mut(name) else { return };
+    *count = count.saturating_sub(1);
+    if *count == 0 {
+        counts.remove(name);
+    }
+}
+
+impl Connected {
+    /// Which limit keeps one more client out, if any does.
+    fn full(&self, hello: &Hello, room: Room) -> Option<CloseReason> {
+        let reached = |limit: usize, count: usize| limit > 0 && count >= limit;
+        if self.by_pid.len() >= room.clients {
+            Some(CloseReason::TooManyClients)
+        } else if reached(room.database, count_of(&self.databases, &hello.database)) {
+            Some(CloseReason::TooManyDatabaseClients)
+        } else if reached(room.user, count_of(&self.users, &hello.user)) {
+            Some(CloseReason::TooManyUserClients)
+        } else {
+            None
+        }
+    }
+
+    fn add(&mut self, entry: &Arc<Entry>) {
+        *self.databases.entry(entry.database.clone()).or_default() += 1;
+        *self.users.entry(entry.user.clone()).or_default() += 1;
+        self.by_pid.insert(entry.pid, Arc::clone(entry));
+    }
+
+    fn remove(&mut self, entry: &Entry) {
+        if self.by_pid.remove(&entry.pid).is_some() {
+            one_less(&mut self.databases, &entry.database);
+            one_less(&mut self.users, &entry.user);
+        }
+    }
+}
+
+#[derive(Default)]
 pub struct Registry {
-    /// Guards who is connected, by pid; nothing else is locked inside.
-    clients: Mutex<HashMap<u32, Arc<Entry>>>,
+    /// Guards who is connected; nothing else is locked inside.
+    connected: Mutex<Connected>,
     groups: Mutex<HashMap<GroupKey, Arc<GroupCounters>>>,
     next_id: AtomicU64,
     /// Somebody has left; for who waits until all have.
@@ -176,18 +257,18 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Enters a client, or gives `None` when `clients_max` are connected.
-    pub fn enter(self: &Arc<Self>, hello: Hello, clients_max: usize) -> Option<Registered> {
+    /// Enters a client if there is room for it.
+    pub fn enter(self: &Arc<Self>, hello: Hello, room: Room) -> Result<Registered, CloseReason> {
         // Who looks at the counters is not counted.
         let group = if hello.console { Arc::default() } else { self.group(&hello) };
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        if clients.len() >= clients_max {
-            return None;
+        let mut connected = self.connected();
+        if let Some(reason) = connected.full(&hello, room) {
+            return Err(reason);
         }
         let pid = loop {
             // Positive, as process ids are.
             let pid = rand::random::<u32>() & 0x7fff_ffff;
-            if pid != 0 && !clients.contains_key(&pid) {
+            if pid != 0 && !connected.by_pid.contains_key(&pid) {
                 break pid;
             }
         };
@@ -196,6 +277,7 @@ impl Registry {
             pid,
             key: rand::random(),
             user: hello.user,
+            server_user: hello.server_user,
             database: hello.database,
             application_name: hello.application_name,
             address: hello.address,
@@ -207,11 +289,12 @@ impl Registry {
             current: Mutex::new(None),
             shown: Mutex::default(),
             leaving: Mutex::default(),
+            timeouts: SharedTimeouts::default(),
             cancelled: Notify::new(),
         });
         entry.group.clients.one();
-        clients.insert(pid, Arc::clone(&entry));
-        Some(Registered { entry, registry: Arc::clone(self) })
+        connected.add(&entry);
+        Ok(Registered { entry, registry: Arc::clone(self) })
     }
 
     fn group(&self, hello: &Hello) -> Arc<GroupCounters> {
@@ -234,23 +317,25 @@ impl Registry {
     /// statement that the cache answered has nothing to reach and is dropped (hazard G24).
     pub fn begin_cancel(&self, pid: u32, key: &[u8]) -> Option<Cancelling> {
         let entry = {
-            let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(clients.get(&pid)?)
+            let connected = self.connected();
+            Arc::clone(connected.by_pid.get(&pid)?)
         };
         bool::from(entry.key.as_slice().ct_eq(key)).then(|| entry.begin_cancel()).flatten()
     }
 
     pub fn clients(&self) -> Vec<Arc<Entry>> {
-        let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut clients: Vec<_> = clients.values().cloned().collect();
+        let mut clients: Vec<_> = self.connected().by_pid.values().cloned().collect();
         clients.sort_by_key(|entry| entry.id);
         clients
     }
 
     /// Clients of databases; the console's do not count.
     pub fn count(&self) -> usize {
-        let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        clients.values().filter(|entry| !entry.console).count()
+        self.connected().by_pid.values().filter(|entry| !entry.console).count()
+    }
+
+    fn connected(&self) -> MutexGuard<'_, Connected> {
+        self.connected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Every group with its counters, in the order of the names.
@@ -271,11 +356,42 @@ pub struct Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.registry
-            .clients
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.entry.pid);
+        self.registry.connected().remove(&self.entry);
         self.registry.left.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hello(database: &str, user: &str) -> Hello {
+        Hello {
+            user: user.into(),
+            server_user: user.into(),
+            database: database.into(),
+            application_name: String::new(),
+            address: String::new(),
+            local: String::new(),
+            tls: None,
+            console: false,
+        }
+    }
+
+    #[test]
+    fn each_limit_keeps_out_those_it_is_about_until_one_of_them_leaves() {
+        let registry = Arc::new(Registry::default());
+        let room = Room { clients: 4, database: 2, user: 3 };
+        let enter = |database, user| registry.enter(hello(database, user), room);
+        let _one = enter("app", "ann").unwrap();
+        let two = enter("app", "bob").unwrap();
+        assert_eq!(enter("app", "cid").err(), Some(CloseReason::TooManyDatabaseClients));
+        let _three = enter("shop", "ann").unwrap();
+        let _four = enter("shop", "ann").unwrap();
+        assert_eq!(enter("third", "bob").err(), Some(CloseReason::TooManyClients));
+        drop(two);
+        assert_eq!(enter("app", "ann").err(), Some(CloseReason::TooManyUserClients));
+        assert!(enter("app", "cid").is_ok());
+        assert!(registry.enter(hello("shop", "ann"), Room::UNLIMITED).is_ok());
     }
 }

@@ -6,12 +6,13 @@ use std::io;
 use std::path::Path;
 
 use super::database::{Databases, Elsewhere};
+use super::limits::read_users;
 use super::settings::{Applies, SETTINGS, WITHOUT_EFFECT};
 use super::url::{self, ServerUrl};
 use super::value::Raw;
 use super::{
     AuthType, Base, CacheMode, Config, ListenAddress, Loaded, Mistake, Place, SecretText, SslMode,
-    Written, WrittenDatabase, WrittenSetting,
+    Written, WrittenEntry, WrittenSetting,
 };
 
 /// `files` in the order given, then the command line; `read_file` is for `auth_file`.
@@ -41,6 +42,7 @@ pub(super) fn check(
 
     let socket_directory = checker.config.listen.unix_socket_dir.clone();
     let socket_directory = socket_directory.unwrap_or_else(|| "/tmp".into());
+    checker.users(&files.users);
     checker.databases(&files.databases, server_url.as_ref(), &socket_directory.to_string_lossy());
     if let Some(server_url) = server_url {
         checker.config.default_database = server_url.default_database;
@@ -156,9 +158,15 @@ impl Checker {
         }
     }
 
+    fn users(&mut self, written: &[WrittenEntry]) {
+        let (users, mut mistakes) = read_users(written);
+        self.config.users = users;
+        self.mistakes.append(&mut mistakes);
+    }
+
     fn databases(
         &mut self,
-        written: &[WrittenDatabase],
+        written: &[WrittenEntry],
         server_url: Option<&ServerUrl>,
         socket_directory: &str,
     ) {

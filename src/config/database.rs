@@ -3,10 +3,11 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use super::limits::{DatabaseLimits, POOL_SIZE};
 use super::mistake::{closest, suggestion};
 use super::url::parse_host;
 use super::value::Value;
-use super::{LoadBalance, Mistake, PoolMode, Range, SecretText, WrittenDatabase, WrittenKey};
+use super::{LoadBalance, Mistake, PoolMode, Range, SecretText, WrittenEntry, WrittenKey};
 
 /// One database that clients may name, and where it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +27,9 @@ pub struct DatabaseEntry {
     pub pool_size: Option<u32>,
     /// Instead of `pool.pool_mode`.
     pub pool_mode: Option<PoolMode>,
+    pub limits: DatabaseLimits,
+    /// Run on every server once it is connected.
+    pub connect_query: Option<String>,
     /// Startup parameter of servers whose client gives none.
     pub application_name: Option<String>,
     /// The startup parameter `options`, for servers whose client gives none.
@@ -89,22 +93,8 @@ pub(super) const DATABASE_KEYS: &[&str] = &[
 ];
 
 /// Those among them that do nothing yet.
-const WITHOUT_EFFECT: &[&str] = &[
-    "auth_dbname",
-    "auth_query",
-    "auth_user",
-    "client_encoding",
-    "connect_query",
-    "datestyle",
-    "max_db_client_connections",
-    "max_db_connections",
-    "min_pool_size",
-    "query_wait_timeout",
-    "reserve_pool",
-    "reserve_pool_size",
-    "server_lifetime",
-    "timezone",
-];
+const WITHOUT_EFFECT: &[&str] =
+    &["auth_dbname", "auth_query", "auth_user", "client_encoding", "datestyle", "timezone"];
 
 /// Where an entry is that names no host.
 pub(super) enum Elsewhere<'a> {
@@ -128,7 +118,7 @@ pub(super) struct Databases {
 
 impl Databases {
     /// A later entry of the same name takes the place of an earlier one.
-    pub(super) fn read(written: &[WrittenDatabase], elsewhere: &Elsewhere<'_>) -> Self {
+    pub(super) fn read(written: &[WrittenEntry], elsewhere: &Elsewhere<'_>) -> Self {
         let mut databases = Self::default();
         for database in written {
             let entry = databases.entry(database, elsewhere);
@@ -143,7 +133,7 @@ impl Databases {
         databases
     }
 
-    fn entry(&mut self, written: &WrittenDatabase, elsewhere: &Elsewhere<'_>) -> DatabaseEntry {
+    fn entry(&mut self, written: &WrittenEntry, elsewhere: &Elsewhere<'_>) -> DatabaseEntry {
         let mut entry = self.template(written, elsewhere);
         entry.name.clone_from(&written.name);
         if written.keys.iter().any(|key| key.key == "user") {
@@ -172,7 +162,7 @@ impl Databases {
 
     /// What an entry starts from. One that names a host takes nothing from the server URL: its
     /// password must not go to another machine.
-    fn template(&mut self, written: &WrittenDatabase, elsewhere: &Elsewhere<'_>) -> DatabaseEntry {
+    fn template(&mut self, written: &WrittenEntry, elsewhere: &Elsewhere<'_>) -> DatabaseEntry {
         if written.keys.iter().any(|key| key.key == "host" && !key.raw.is_empty_text()) {
             return bare_entry(Host::Name(String::new()));
         }
@@ -191,6 +181,9 @@ impl Databases {
 
 fn set(entry: &mut DatabaseEntry, key: &WrittenKey) -> Result<(), String> {
     let raw = &key.raw;
+    if entry.limits.set(&key.key, raw)? {
+        return Ok(());
+    }
     match key.key.as_str() {
         "host" => {
             let text = String::read(raw, Range::Any)?;
@@ -204,8 +197,12 @@ fn set(entry: &mut DatabaseEntry, key: &WrittenKey) -> Result<(), String> {
         "dbname" => entry.dbname = Some(String::read(raw, Range::Any)?),
         "user" => entry.user = Some(String::read(raw, Range::Any)?),
         "password" => entry.password = Some(SecretText::read(raw, Range::Any)?),
-        "pool_size" => entry.pool_size = Some(u32::read(raw, Range::Between(1, 100_000))?),
+        "pool_size" => entry.pool_size = Some(u32::read(raw, POOL_SIZE)?),
         "pool_mode" => entry.pool_mode = Some(PoolMode::read(raw, Range::Any)?),
+        "connect_query" => {
+            let text = String::read(raw, Range::Any)?;
+            entry.connect_query = (!text.is_empty()).then_some(text);
+        }
         "application_name" => entry.application_name = Some(String::read(raw, Range::Any)?),
         "options" => entry.options = Some(String::read(raw, Range::Any)?),
         // Reported as having no effect by `read_all`.
@@ -229,6 +226,8 @@ fn bare_entry(host: Host) -> DatabaseEntry {
         password: None,
         pool_size: None,
         pool_mode: None,
+        limits: DatabaseLimits::default(),
+        connect_query: None,
         application_name: None,
         options: None,
     }

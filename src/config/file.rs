@@ -8,7 +8,7 @@ use toml::de::{DeString, DeTable, DeValue};
 use super::mistake::{closest, suggestion};
 use super::settings::by_name;
 use super::value::Raw;
-use super::{Place, SECTIONS, SETTINGS, Written, WrittenDatabase, WrittenKey};
+use super::{Mistake, Place, SECTIONS, SETTINGS, Written, WrittenEntry, WrittenKey};
 
 /// Reads the text of a file called `name`.
 pub(super) fn read(name: &str, text: &str) -> Written {
@@ -47,7 +47,18 @@ fn read_section(
     match value.get_ref() {
         DeValue::Table(table) if name == "databases" => {
             for (database, value) in in_order(table) {
-                read_database(lines, database, value, written);
+                written.databases.extend(read_entry(
+                    lines,
+                    name,
+                    database,
+                    value,
+                    &mut written.mistakes,
+                ));
+            }
+        }
+        DeValue::Table(table) if name == "users" => {
+            for (user, value) in in_order(table) {
+                written.users.extend(read_entry(lines, name, user, value, &mut written.mistakes));
             }
         }
         DeValue::Table(table) if SECTIONS.iter().any(|(known, _)| *known == name) => {
@@ -56,7 +67,7 @@ fn read_section(
             }
         }
         DeValue::Table(_) => {
-            let known = SECTIONS.iter().map(|(known, _)| *known).chain(["databases"]);
+            let known = SECTIONS.iter().map(|(known, _)| *known).chain(["databases", "users"]);
             let hint = suggestion(closest(name, known));
             written.mistake(place, format!("unknown section [{}]{hint}", name.escape_debug()));
         }
@@ -66,7 +77,8 @@ fn read_section(
         | DeValue::Boolean(_)
         | DeValue::Datetime(_)
         | DeValue::Array(_) => {
-            let section = if name == "databases" || SECTIONS.iter().any(|(known, _)| *known == name)
+            let section = if matches!(name, "databases" | "users")
+                || SECTIONS.iter().any(|(known, _)| *known == name)
             {
                 format!("expected a section: [{name}]")
             } else {
@@ -99,12 +111,14 @@ fn read_setting(
     }
 }
 
-fn read_database(
+/// One entry of `[databases]` or `[users]`.
+fn read_entry(
     lines: &Lines<'_>,
+    section: &str,
     name: &Spanned<DeString<'_>>,
     value: &Spanned<DeValue<'_>>,
-    written: &mut Written,
-) {
+    mistakes: &mut Vec<Mistake>,
+) -> Option<WrittenEntry> {
     let place = lines.place(name.span());
     let name = name.get_ref().as_ref();
     if let Some(table) = value.get_ref().as_table() {
@@ -116,10 +130,13 @@ fn read_database(
                 raw: raw(value.get_ref()),
             })
             .collect();
-        written.databases.push(WrittenDatabase { name: name.to_owned(), place, keys });
+        Some(WrittenEntry { name: name.to_owned(), place, keys })
     } else {
         let name = name.escape_debug();
-        written.mistake(place, format!("databases.{name}: expected a table with its host"));
+        let what = if section == "databases" { " with its host" } else { "" };
+        let text = format!("{section}.{name}: expected a table{what}");
+        mistakes.push(Mistake::new(place, text));
+        None
     }
 }
 

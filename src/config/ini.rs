@@ -5,29 +5,16 @@ use std::io;
 use std::path::Path;
 
 use super::database::DATABASE_KEYS;
+use super::limits::USER_KEYS;
 use super::mistake::{closest, suggestion};
 use super::settings::{Origin, WITHOUT_EFFECT, by_pgbouncer_key};
 use super::value::Raw;
-use super::{Place, SETTINGS, Written, WrittenDatabase, WrittenKey};
+use super::{Place, SETTINGS, Written, WrittenEntry, WrittenKey};
 
 /// Included files may include others; a file that includes itself must end somewhere.
 const INCLUDE_DEPTH_MAX: usize = 16;
 /// Depth alone would let a file that includes itself twice read 2^16 files.
 const INCLUDES_MAX: usize = 256;
-
-/// Keys of `[users]` entries, none of which has an effect yet.
-const USER_KEYS: &[&str] = &[
-    "client_idle_timeout",
-    "idle_transaction_timeout",
-    "max_user_client_connections",
-    "max_user_connections",
-    "pool_mode",
-    "pool_size",
-    "query_timeout",
-    "query_wait_timeout",
-    "reserve_pool_size",
-    "transaction_timeout",
-];
 
 /// Keys of `[peers]` entries, none of which has an effect yet.
 const PEER_KEYS: &[&str] = &["host", "pool_size", "port"];
@@ -138,10 +125,14 @@ impl Reader<'_> {
             Section::PgBouncer => self.setting(&key, value, place),
             Section::Databases => {
                 if let Some(keys) = self.pairs("databases", &key, value, &place, DATABASE_KEYS) {
-                    self.written.databases.push(WrittenDatabase { name: key, place, keys });
+                    self.written.databases.push(WrittenEntry { name: key, place, keys });
                 }
             }
-            Section::Users => self.without_effect("users", &key, value, &place, USER_KEYS),
+            Section::Users => {
+                if let Some(keys) = self.pairs("users", &key, value, &place, USER_KEYS) {
+                    self.written.users.push(WrittenEntry { name: key, place, keys });
+                }
+            }
             Section::Peers => self.without_effect("peers", &key, value, &place, PEER_KEYS),
             Section::Unknown => {}
         }

@@ -8,6 +8,7 @@ mod secret;
 mod address;
 mod word;
 mod settings;
+mod limits;
 mod database;
 mod url;
 mod file;
@@ -25,6 +26,7 @@ pub use address::{FileMode, ListenAddress};
 pub use check::set;
 pub use cli::{Exit, load};
 pub use database::{DatabaseEntry, Host};
+pub use limits::{DatabaseLimits, UserEntry};
 pub use mistake::{Mistake, Place};
 pub use quantity::Size;
 pub use reference::reference;
@@ -57,6 +59,8 @@ pub struct Config {
     pub slow: Slow,
     /// Where each database is; a name stands here once. Applies on reload.
     pub databases: Vec<DatabaseEntry>,
+    /// What single users have of their own; a name stands here once. Applies on reload.
+    pub users: Vec<UserEntry>,
     /// The database of clients that name none: that of `server.url`. Without one it is, as
     /// everywhere, the user's name.
     pub default_database: Option<String>,
@@ -116,6 +120,7 @@ impl Config {
             log: Log::default(),
             slow: Slow::default(),
             databases: Vec::new(),
+            users: Vec::new(),
             default_database: None,
             credentials: None,
             userlist: None,
@@ -142,6 +147,11 @@ impl Config {
     pub fn database(&self, name: &str) -> Option<&DatabaseEntry> {
         let named = |wanted: &str| self.databases.iter().find(|entry| entry.name == wanted);
         named(name).or_else(|| named("*"))
+    }
+
+    /// What this user has of its own.
+    pub fn user(&self, name: &str) -> Option<&UserEntry> {
+        self.users.iter().find(|entry| entry.name == name)
     }
 
     /// How clients log in; `auto` has been resolved.
@@ -209,7 +219,8 @@ impl Config {
 #[derive(Default)]
 struct Written {
     settings: Vec<WrittenSetting>,
-    databases: Vec<WrittenDatabase>,
+    databases: Vec<WrittenEntry>,
+    users: Vec<WrittenEntry>,
     mistakes: Vec<Mistake>,
     /// Settings without effect, each once, with the place it was first written.
     without_effect: BTreeMap<String, Place>,
@@ -221,7 +232,7 @@ struct WrittenSetting {
     raw: Raw,
 }
 
-struct WrittenDatabase {
+struct WrittenEntry {
     name: String,
     place: Place,
     keys: Vec<WrittenKey>,
@@ -250,6 +261,7 @@ impl Written {
     fn append(&mut self, later: Self) {
         self.settings.extend(later.settings);
         self.databases.extend(later.databases);
+        self.users.extend(later.users);
         self.mistakes.extend(later.mistakes);
         for (name, place) in later.without_effect {
             self.without_effect.entry(name).or_insert(place);

@@ -120,8 +120,8 @@ macro_rules! settings {
 const SECOND: u64 = 1_000;
 const DAY: u64 = 86_400 * SECOND;
 /// A time-out that may be switched off.
-const TIMEOUT: Range = Range::OffOrBetween(1, 365 * DAY);
-const COUNT: Range = Range::Between(0, 1_000_000);
+pub(super) const TIMEOUT: Range = Range::OffOrBetween(1, 365 * DAY);
+pub(super) const COUNT: Range = Range::Between(0, 1_000_000);
 const KILOBYTE: u64 = 1 << 10;
 const TERABYTE: u64 = 1 << 40;
 
@@ -146,6 +146,13 @@ settings! {
         /// Bytes of the longest message a client or server may send.
         max_packet_size: u32 = 2_147_483_647, PgBouncer,
             Range::Between(KILOBYTE, 2_147_483_647), OnReload;
+        /// Clients of one database connected at once; 0 is no limit. Admins on the console are
+        /// let in all the same.
+        max_db_client_connections: u32 = 0, PgBouncer, COUNT, OnReload;
+        /// Clients of one user connected at once; 0 is no limit. Here, too, but for admins.
+        max_user_client_connections: u32 = 0, PgBouncer, COUNT, OnReload;
+        /// A client that has no server and asks for nothing this long is disconnected. 0 never.
+        client_idle_timeout: Duration = Duration::ZERO, PgBouncer, TIMEOUT, OnReload;
         /// Threads that do the work. 0 is one a core.
         workers: u32 = 0, Forebay, Range::Between(0, 1024), AtStart;
     }
@@ -192,6 +199,31 @@ settings! {
         /// (temporary tables, LISTEN, advisory locks): pin keeps the server with the client,
         /// ignore does nothing as PgBouncer does, refuse refuses the statement.
         pins: PinPolicy = PinPolicy::Pin, Forebay, Range::Any, OnReload;
+        /// Servers kept open for each pool ahead of need: once it has a client, or at once where
+        /// its entry in `[databases]` names the user.
+        min_pool_size: u32 = 0, PgBouncer, COUNT, OnReload;
+        /// Servers beyond the pool's size for clients that have waited `reserve_pool_timeout`.
+        reserve_pool_size: u32 = 0, PgBouncer, COUNT, OnReload;
+        /// How long a client waits before such a server is connected for it. 0 switches them off.
+        reserve_pool_timeout: Duration = Duration::from_secs(5), PgBouncer, TIMEOUT, OnReload;
+        /// Servers of one database, whatever their users; 0 is no limit. At the limit an idle one
+        /// of another pool gives way.
+        max_db_connections: u32 = 0, PgBouncer, COUNT, OnReload;
+        /// Servers of one user, whatever their databases; 0 is no limit.
+        max_user_connections: u32 = 0, PgBouncer, COUNT, OnReload;
+        /// A statement that takes longer ends its client's connection. 0 never does.
+        query_timeout: Duration = Duration::ZERO, PgBouncer, TIMEOUT, OnReload;
+        /// A transaction in which nothing happens for so long ends its client's connection.
+        /// 0 never does.
+        idle_transaction_timeout: Duration = Duration::ZERO, PgBouncer, TIMEOUT, OnReload;
+        /// A transaction that lasts longer ends its client's connection. 0 never does.
+        transaction_timeout: Duration = Duration::ZERO, PgBouncer, TIMEOUT, OnReload;
+        /// A client that has waited this long for a server is told so by a notice. 0 never is.
+        query_wait_notify: Duration = Duration::from_secs(5), PgBouncer, TIMEOUT, OnReload;
+        /// A pool without clients and servers is forgotten, its counters too. 0 never is.
+        pool_idle_timeout: Duration = Duration::ZERO, PgBouncer, TIMEOUT, OnReload;
+        /// The same for all of a database that has no entry but `*`. 0 never is.
+        autodb_idle_timeout: Duration = Duration::from_hours(1), PgBouncer, TIMEOUT, OnReload;
     }
 
     /// Connections to PostgreSQL.
@@ -214,6 +246,20 @@ settings! {
         /// What is sent to a server when its client leaves it, in session pooling; empty for
         /// nothing.
         server_reset_query: String = "DISCARD ALL".to_owned(), PgBouncer, Range::Any, OnReload;
+        /// Send it in the other pool modes too, after each transaction.
+        server_reset_query_always: bool = false, PgBouncer, Range::Any, OnReload;
+        /// Asked of a server that was idle for `server_check_delay`, before a client gets it;
+        /// `<empty>` is a query without text, and no text at all no question.
+        server_check_query: String = "<empty>".to_owned(), PgBouncer, Range::Any, OnReload;
+        /// Servers idle for less are not asked. 0 asks each time.
+        server_check_delay: Duration = Duration::from_secs(30), PgBouncer, TIMEOUT, OnReload;
+        /// The idle server that was used longest ago is used next, not the one used last.
+        server_round_robin: bool = false, PgBouncer, Range::Any, OnReload;
+        /// In session pooling, part clients from servers that are to be closed as soon as they
+        /// are between transactions.
+        server_fast_close: bool = false, PgBouncer, Range::Any, OnReload;
+        /// Give up a cancel request that PostgreSQL has not taken by then. 0 never does.
+        cancel_wait_timeout: Duration = Duration::from_secs(10), PgBouncer, TIMEOUT, OnReload;
     }
 
     /// TLS towards clients and towards PostgreSQL.
@@ -319,9 +365,6 @@ pub(super) static WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("auth_ldap_options", ""),
     ("auth_query", ""),
     ("auth_user", ""),
-    ("autodb_idle_timeout", "3600"),
-    ("cancel_wait_timeout", "10"),
-    ("client_idle_timeout", "0"),
     ("client_tls13_ciphers", ""),
     ("client_tls_ciphers", "default"),
     ("client_tls_dheparams", "auto"),
@@ -332,31 +375,15 @@ pub(super) static WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("dns_max_ttl", "15"),
     ("dns_nxdomain_ttl", "15"),
     ("dns_zone_check_period", "0"),
-    ("idle_transaction_timeout", "0"),
     ("job_name", "pgbouncer"),
     ("listen_backlog", "128"),
     ("login_notify_message", ""),
-    ("max_db_client_connections", "0"),
-    ("max_db_connections", "0"),
-    ("max_user_client_connections", "0"),
-    ("max_user_connections", "0"),
-    ("min_pool_size", "0"),
     ("peer_id", "0"),
     ("pidfile", ""),
     ("pkt_buf", "4096"),
-    ("pool_idle_timeout", "0"),
-    ("query_timeout", "0"),
-    ("query_wait_notify", "5"),
-    ("reserve_pool_size", "0"),
-    ("reserve_pool_timeout", "5"),
     ("resolv_conf", ""),
     ("sbuf_loopcnt", "5"),
     ("scram_iterations", "4096"),
-    ("server_check_delay", "30"),
-    ("server_check_query", "<empty>"),
-    ("server_fast_close", "0"),
-    ("server_reset_query_always", "0"),
-    ("server_round_robin", "0"),
     ("server_tls13_ciphers", ""),
     ("server_tls_ciphers", "default"),
     ("server_tls_protocols", "secure"),
@@ -374,7 +401,6 @@ pub(super) static WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("tcp_socket_buffer", "0"),
     ("tcp_user_timeout", "0"),
     ("track_extra_parameters", "IntervalStyle"),
-    ("transaction_timeout", "0"),
     ("unix_socket_group", ""),
     ("user", ""),
     ("verbose", "0"),

@@ -157,12 +157,12 @@ const PGBOUNCER_INI: &str = "\
 ;; a comment, and # another
 [databases]
 shop = host=10.0.0.1 port=5433 dbname=shop_v2 user=app password='it''s' pool_size=7
-reports = host=10.0.0.2 pool_mode=transaction min_pool_size=2
+reports = host=10.0.0.2 pool_mode=transaction min_pool_size=2 timezone=UTC
 local =
-* = host=10.0.0.3 min_pool_size=3
+* = host=10.0.0.3 reserve_pool=3 timezone=UTC
 
 [users]
-app = pool_mode=session
+app = pool_mode=statement query_timeout=2 max_user_connections = 3
 
 [pgbouncer]
 logfile = /var/log/pgbouncer/pgbouncer.log
@@ -234,9 +234,28 @@ fn databases_of_pgbouncer_ini_are_found_by_name_then_by_star() {
     assert_eq!(shop.pool_size, Some(7));
     let reports = config.database("reports").unwrap();
     assert_eq!(reports.pool_mode, Some(PoolMode::Transaction));
+    assert_eq!(reports.limits.min_pool_size, Some(2));
+    assert_eq!(config.database("any").unwrap().limits.reserve_pool_size, Some(3));
     let local = config.database("local").unwrap();
     assert_eq!(local.host, Host::SocketDirectory(PathBuf::from("/var/run/postgresql")));
     assert_eq!(config.database("other").unwrap().host, Host::Name("10.0.0.3".to_owned()));
+}
+
+#[test]
+fn users_have_their_own_settings_in_either_file() {
+    let app = UserEntry {
+        name: "app".into(),
+        pool_mode: Some(PoolMode::Statement),
+        query_timeout: Some(Duration::from_secs(2)),
+        max_user_connections: Some(3),
+        ..UserEntry::default()
+    };
+    let config = good(&["pgbouncer.ini"], PGBOUNCER_FILES);
+    assert_eq!(config.user("app"), Some(&app));
+    assert_eq!(config.user("other"), None);
+    let toml = "[users]\napp = { pool_mode = \"statement\", query_timeout = \"2s\", \
+                max_user_connections = 3 }\n";
+    assert_eq!(good(&[URL, "f.toml"], &[("f.toml", toml)]).users, [app]);
 }
 
 #[test]
@@ -244,11 +263,8 @@ fn what_has_no_effect_is_noticed_once_with_its_place() {
     assert_eq!(
         notices(&["pgbouncer.ini"], PGBOUNCER_FILES),
         [
-            "pgbouncer.ini:9: users: pool_mode: accepted, has no effect yet",
-            "pgbouncer.ini:12: logfile: accepted, has no effect yet",
             "pgbouncer.ini:13: pidfile: accepted, has no effect yet",
-            "pgbouncer.ini:16: unix_socket_dir: accepted, but clients cannot use Unix sockets yet",
-            "pgbouncer.ini:4: databases: min_pool_size: accepted, has no effect yet",
+            "pgbouncer.ini:4: databases: timezone: accepted, has no effect yet",
         ]
     );
 }
@@ -404,7 +420,7 @@ fn all_mistakes_of_all_places_are_told_at_once() {
             ],
             &[("f.toml", toml)]
         ),
-        "f.toml:2: pool.pool_mode: expected session or transaction, found \"transactoin\"\n\
+        "f.toml:2: pool.pool_mode: expected session, transaction or statement, found \"transactoin\"\n\
          f.toml:3: unknown setting pool.banana\n\
          f.toml:5: cache.max_age: expected a duration such as \"60s\" from 1ms to 30d, \
          found \"sixty\"\n\
@@ -564,7 +580,7 @@ fn mistakes_in_pgbouncer_ini_name_line_and_expectation() {
     check("pool_mod = session", "6: unknown setting pool_mod (did you mean pool_mode?)");
     check(
         "pool_mode = statement",
-        "6: pool_mode: expected session or transaction, found \"statement\"",
+        "6: pool_mode: expected session, transaction or statement, found \"statement\"",
     );
     check("cache = on", "6: unknown setting cache");
     check(
@@ -592,8 +608,8 @@ fn mistakes_in_pgbouncer_ini_name_line_and_expectation() {
     );
     check("auth_type = any", "6: auth.auth_type: any expects a user in every entry of [databases]");
     check(
-        "listen_addr =",
-        "6: listen.listen_addr: expected an address such as 127.0.0.1; clients cannot connect by Unix socket yet",
+        "listen_addr =\nunix_socket_dir =",
+        "6: listen.listen_addr: expected an address such as 127.0.0.1, or a unix_socket_dir",
     );
 }
 
@@ -755,7 +771,7 @@ fn show_config_speaks_as_pgbouncer_does_of_its_settings() {
         assert_eq!(shown(&config, name), Some(expected));
     };
     row("max_client_conn", "2000", "100", true);
-    row("max_user_connections", "0", "0", false);
+    row("max_user_connections", "0", "0", true);
     row("pool_mode", "session", "session", true);
     row("server_lifetime", "3600", "3600", true);
     row("server_idle_timeout", "0.5", "600", true);

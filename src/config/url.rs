@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use super::mistake::{closest, suggestion};
 use super::settings::by_name;
 use super::value::Raw;
-use super::{Credentials, DatabaseEntry, Host, LoadBalance, Place, SecretText, Written};
+use super::{
+    Credentials, DatabaseEntry, DatabaseLimits, Host, LoadBalance, Place, SecretText, Written,
+};
 
 /// What a URL says.
 pub(super) struct ServerUrl {
@@ -184,6 +186,8 @@ impl Parser {
             password: password.clone(),
             pool_size: None,
             pool_mode: None,
+            limits: DatabaseLimits::default(),
+            connect_query: None,
             application_name: self.application_name,
             options: self.options,
         };

@@ -16,7 +16,7 @@ use crate::client::registry::{Entry, Shown};
 use crate::config::{Config, DatabaseEntry, Host, PoolMode};
 use crate::gateway::{Gateway, Opened};
 use crate::metrics::{Counter, GroupCounters, RedisCounters};
-use crate::{cache, pool};
+use crate::{cache, plan, pool};
 
 use super::DATABASE;
 
@@ -67,9 +67,10 @@ impl<'a> Collector<'a> {
     fn pool(&self, opened: &Opened) -> Pool {
         let pool = &opened.pool;
         let counts = pool.counts(self.now);
-        let name = (pool.name.clone(), opened.user.clone());
-        let of_pool =
-            |entry: &Entry| !entry.console && entry.database == name.0 && entry.user == name.1;
+        let name = (pool.name.clone(), pool.common.user.clone());
+        let of_pool = |entry: &Entry| {
+            !entry.console && entry.database == name.0 && entry.server_user == name.1
+        };
         let (mut active, mut waiting, mut canceled) = (0, 0, 0);
         for (entry, shown) in self.clients.iter().filter(|(entry, _)| of_pool(entry)) {
             if shown.waiting_since.is_some() {
@@ -91,6 +92,7 @@ impl<'a> Collector<'a> {
             servers_active: counts.active.saturating_sub(canceled),
             servers_canceled: canceled,
             servers_idle: counts.idle,
+            servers_login: counts.connecting,
             max_wait: counts.max_wait,
             totals,
             averages,
@@ -112,6 +114,7 @@ impl<'a> Collector<'a> {
             servers_active: 0,
             servers_canceled: 0,
             servers_idle: 0,
+            servers_login: 0,
             max_wait: Duration::ZERO,
             totals,
             averages,
@@ -248,7 +251,9 @@ impl<'a> Collector<'a> {
             database: entry.dbname.clone().unwrap_or_else(|| name.to_owned()),
             force_user: entry.user.clone(),
             pool_size: entry.pool_size.unwrap_or(config.pool.default_pool_size),
-            server_lifetime: config.server.server_lifetime,
+            min_pool_size: plan::min_pool_size(config, entry),
+            reserve_pool_size: plan::reserve(config, entry, None),
+            server_lifetime: plan::lifetime(config, entry),
             load_balance_hosts: matches!(entry.host, Host::Several(_))
                 .then(|| entry.load_balance_hosts.name()),
             mode: entry.pool_mode.map(|mode| match mode {
@@ -256,7 +261,9 @@ impl<'a> Collector<'a> {
                 PoolMode::Transaction => pool::PoolMode::Transaction,
                 PoolMode::Statement => pool::PoolMode::Statement,
             }),
+            servers_max: plan::database_servers(config, name),
             servers: servers(pools, |pool| pool.database == name),
+            clients_max: plan::room(config, name, "").database,
             clients: clients(pools, |pool| pool.database == name),
         }
     }
@@ -269,10 +276,14 @@ impl<'a> Collector<'a> {
             database: DATABASE.to_owned(),
             force_user: Some(DATABASE.to_owned()),
             pool_size: 2,
+            min_pool_size: 0,
+            reserve_pool_size: 0,
             server_lifetime: Duration::ZERO,
             load_balance_hosts: None,
             mode: None,
+            servers_max: 0,
             servers: 0,
+            clients_max: plan::room(&self.config, DATABASE, "").database,
             clients: clients(pools, |pool| pool.database == DATABASE),
         }
     }
@@ -281,12 +292,21 @@ impl<'a> Collector<'a> {
         let pools = self.pools();
         let mut names = self.gateway.user_names();
         names.extend(pools.iter().map(|pool| pool.user.clone()));
+        names.extend(self.clients.iter().map(|(entry, _)| entry.user.clone()));
         names.sort();
         names.dedup();
-        let user = |name: String| User {
-            servers: servers(&pools, |pool| pool.user == name),
-            clients: clients(&pools, |pool| pool.user == name),
-            name,
+        let user = |name: String| {
+            let own = self.config.user(&name);
+            User {
+                pool_size: own.and_then(|own| own.pool_size),
+                reserve_pool_size: own.and_then(|own| own.reserve_pool_size),
+                mode: own.and_then(|own| own.pool_mode).map(PoolMode::name),
+                servers_max: plan::user_servers(&self.config, &name),
+                servers: servers(&pools, |pool| pool.user == name),
+                clients_max: plan::room(&self.config, DATABASE, &name).user,
+                clients: self.clients.iter().filter(|(entry, _)| entry.user == name).count(),
+                name,
+            }
         };
         names.into_iter().map(user).collect()
     }
@@ -390,7 +410,9 @@ fn redis(state: &'static str, redis: Option<&cache::redis::Redis>) -> Redis {
 }
 
 fn servers(pools: &[Pool], of: impl Fn(&Pool) -> bool) -> usize {
-    let count = |pool: &Pool| pool.servers_active + pool.servers_canceled + pool.servers_idle;
+    let count = |pool: &Pool| {
+        pool.servers_active + pool.servers_canceled + pool.servers_idle + pool.servers_login
+    };
     pools.iter().filter(|pool| of(pool)).map(count).sum()
 }
 

@@ -61,6 +61,8 @@ mod tests {
             password: None,
             pool_size: None,
             pool_mode: None,
+            limits: crate::config::DatabaseLimits::default(),
+            connect_query: None,
             application_name: None,
             options: None,
         }

@@ -3,6 +3,9 @@
 pub mod database;
 pub mod statements;
 pub mod state;
+pub mod quota;
+pub mod rules;
+pub mod failure;
 pub mod io;
 
 use std::collections::HashMap;

@@ -1,59 +1,111 @@
-//! Idle servers, waiting clients and the limit between them: who gets what, in what order.
+//! Idle servers, waiting clients and the limits between them: who gets what, in what order.
 //!
-//! Idle servers are taken last in first out, so that few stay warm and the rest grow old; clients
-//! are served first in first out.
+//! Idle servers are taken last in first out, so that few stay warm and the rest grow old, unless
+//! they are to take turns; clients are served first in first out. What this pool shares with
+//! others is asked for by `claim`, which gives a claim `C` on one more server, or nothing.
 
 use std::collections::VecDeque;
 
 /// `S` is a server, `W` a client that waits.
 #[derive(Debug)]
 pub struct State<S, W> {
-    idle: Vec<S>,
+    idle: VecDeque<S>,
     waiting: VecDeque<W>,
     /// Servers idle, in use, or being connected.
     total: usize,
-    size: usize,
-    /// Connecting has failed; nobody is to try until `resume`.
-    held: bool,
+    sizes: Sizes,
+    connecting: Connecting,
+}
+
+/// What a reload may change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    pub size: usize,
+    /// More than that, for who has waited long.
+    pub reserve: usize,
+    pub round_robin: bool,
+}
+
+/// Whether one more server may be connected while there is room for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connecting {
+    Allowed,
+    /// PostgreSQL could not be reached a moment ago: who needs a server waits.
+    Unreachable,
+    /// A login failed a moment ago: who needs a server hears so when there is none.
+    Refused,
+    /// A limit over several pools is reached; the pool is told when it is not.
+    Starved,
 }
 
 /// The answer to a client that wants a server.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Acquire<S> {
+pub enum Acquire<S, C> {
     Granted(S),
     /// There is room: connect one. Its place is counted already.
-    Connect,
+    Connect(C),
     /// None is free; register with `wait`.
     Busy,
-    /// There is none, and connecting has failed a moment ago.
+    /// There is none, and logging in has failed a moment ago.
     Failing,
 }
 
 /// What a waiting client is handed.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Handed<S> {
+pub enum Handed<S, C> {
     Server(S),
     /// A place has become free: connect one. Its place is counted already.
-    Connect,
+    Connect(C),
+}
+
+/// What became of a server that is free again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Released {
+    HandedOn,
+    Idle,
 }
 
 impl<S, W> State<S, W> {
-    pub fn new(size: usize) -> Self {
-        Self { idle: Vec::new(), waiting: VecDeque::new(), total: 0, size, held: false }
+    pub fn new(sizes: Sizes) -> Self {
+        Self {
+            idle: VecDeque::new(),
+            waiting: VecDeque::new(),
+            total: 0,
+            sizes,
+            connecting: Connecting::Allowed,
+        }
     }
 
-    pub fn acquire(&mut self) -> Acquire<S> {
-        // Who waits already goes first.
-        if self.waiting.is_empty() {
-            if let Some(server) = self.idle.pop() {
-                return Acquire::Granted(server);
-            }
-            if self.total < self.size && !self.held {
-                self.total += 1;
-                return Acquire::Connect;
-            }
+    pub fn acquire<C>(&mut self, claim: impl FnOnce() -> Option<C>) -> Acquire<S, C> {
+        if let Some(server) = self.take_free() {
+            return Acquire::Granted(server);
         }
-        if self.held && self.total == 0 { Acquire::Failing } else { Acquire::Busy }
+        // Who waits already goes first.
+        if self.waiting.is_empty() && self.may_connect() {
+            if let Some(claimed) = claim() {
+                self.total += 1;
+                return Acquire::Connect(claimed);
+            }
+            self.connecting = Connecting::Starved;
+        }
+        if self.connecting == Connecting::Refused && self.total == 0 {
+            Acquire::Failing
+        } else {
+            Acquire::Busy
+        }
+    }
+
+    /// A server that is free, for who will not wait.
+    pub fn take_free(&mut self) -> Option<S> {
+        if self.waiting.is_empty() { self.next_idle() } else { None }
+    }
+
+    fn next_idle(&mut self) -> Option<S> {
+        if self.sizes.round_robin { self.idle.pop_front() } else { self.idle.pop_back() }
+    }
+
+    fn may_connect(&self) -> bool {
+        self.total < self.sizes.size && self.connecting == Connecting::Allowed
     }
 
     pub fn wait(&mut self, waiter: W) {
@@ -61,78 +113,173 @@ impl<S, W> State<S, W> {
     }
 
     /// A server is free again. `hand` gives it to a waiter, or gives it back if that has left.
-    pub fn release(
+    pub fn release<C>(
         &mut self,
         server: S,
-        mut hand: impl FnMut(W, Handed<S>) -> Result<(), Handed<S>>,
-    ) {
+        mut hand: impl FnMut(W, Handed<S, C>) -> Result<(), Handed<S, C>>,
+    ) -> Released {
         let mut handed = Handed::Server(server);
         while let Some(waiter) = self.waiting.pop_front() {
             match hand(waiter, handed) {
-                Ok(()) => return,
+                Ok(()) => return Released::HandedOn,
                 Err(back) => handed = back,
             }
         }
         if let Handed::Server(server) = handed {
-            self.idle.push(server);
+            self.idle.push_back(server);
         }
+        Released::Idle
     }
 
-    /// A server is gone, or could not be connected; its place goes to who waits.
-    pub fn closed(&mut self, mut hand: impl FnMut(W, Handed<S>) -> Result<(), Handed<S>>) {
+    /// A server is gone, or could not be connected; its place goes to who waits. Gives back a
+    /// claim that nobody took.
+    #[must_use]
+    pub fn closed<C>(
+        &mut self,
+        claim: impl FnMut() -> Option<C>,
+        hand: impl FnMut(W, Handed<S, C>) -> Result<(), Handed<S, C>>,
+    ) -> Option<C> {
         self.total = self.total.saturating_sub(1);
-        self.fill_places(&mut hand);
-        if self.held && self.total == 0 {
+        let spare = self.fill_places(claim, hand);
+        if self.connecting == Connecting::Refused && self.total == 0 {
             // Nothing will come free: who waits is to look why.
             self.waiting.clear();
         }
+        spare
     }
 
     /// Connecting has failed: until `resume` nobody tries.
-    pub fn hold(&mut self) {
-        self.held = true;
+    pub fn hold(&mut self, why: Connecting) {
+        self.connecting = why;
     }
 
-    /// Connecting may be tried again, first by who waits.
-    pub fn resume(&mut self, mut hand: impl FnMut(W, Handed<S>) -> Result<(), Handed<S>>) {
-        self.held = false;
-        self.fill_places(&mut hand);
-    }
-
-    pub fn is_held(&self) -> bool {
-        self.held
-    }
-
-    /// Another limit: who waits gets what it adds. What is too much is closed when free, by
-    /// `surplus`.
-    pub fn resize(
+    /// Connecting may be tried again, first by who waits. As `closed` for the result.
+    #[must_use]
+    pub fn resume<C>(
         &mut self,
-        size: usize,
-        mut hand: impl FnMut(W, Handed<S>) -> Result<(), Handed<S>>,
-    ) {
-        self.size = size;
-        self.fill_places(&mut hand);
+        claim: impl FnMut() -> Option<C>,
+        hand: impl FnMut(W, Handed<S, C>) -> Result<(), Handed<S, C>>,
+    ) -> Option<C> {
+        self.connecting = Connecting::Allowed;
+        self.fill_places(claim, hand)
+    }
+
+    /// Another pool has given up something of what they share. As `closed` for the result.
+    #[must_use]
+    pub fn feed<C>(
+        &mut self,
+        claim: impl FnMut() -> Option<C>,
+        hand: impl FnMut(W, Handed<S, C>) -> Result<(), Handed<S, C>>,
+    ) -> Option<C> {
+        if self.connecting == Connecting::Starved {
+            self.connecting = Connecting::Allowed;
+        }
+        self.fill_places(claim, hand)
+    }
+
+    pub fn connecting(&self) -> Connecting {
+        self.connecting
+    }
+
+    /// Other sizes: who waits gets what they add. What is too much is closed when free, by
+    /// `surplus`. As `closed` for the result.
+    #[must_use]
+    pub fn resize<C>(
+        &mut self,
+        sizes: Sizes,
+        claim: impl FnMut() -> Option<C>,
+        hand: impl FnMut(W, Handed<S, C>) -> Result<(), Handed<S, C>>,
+    ) -> Option<C> {
+        self.sizes = sizes;
+        self.fill_places(claim, hand)
     }
 
     /// Servers beyond the limit.
     pub fn surplus(&self) -> usize {
-        self.total.saturating_sub(self.size)
+        self.total.saturating_sub(self.sizes.size.saturating_add(self.sizes.reserve))
     }
 
-    fn fill_places(&mut self, hand: &mut impl FnMut(W, Handed<S>) -> Result<(), Handed<S>>) {
-        while self.total < self.size && !self.held {
-            let Some(waiter) = self.waiting.pop_front() else { return };
-            if hand(waiter, Handed::Connect).is_ok() {
-                self.total += 1;
+    /// A place beyond the pool's size, for a client that has waited long; counted already.
+    pub fn take_reserve<C>(&mut self, claim: impl FnOnce() -> Option<C>) -> Option<C> {
+        let Sizes { size, reserve, .. } = self.sizes;
+        let room = self.total < size.saturating_add(reserve);
+        if !room || self.connecting != Connecting::Allowed {
+            return None;
+        }
+        let claimed = claim()?;
+        self.total += 1;
+        Some(claimed)
+    }
+
+    /// Places for servers that are to be there ahead of need; counted already.
+    pub fn warm<C>(&mut self, least: usize, mut claim: impl FnMut() -> Option<C>) -> Vec<C> {
+        let mut claims = Vec::new();
+        while self.total < least && self.may_connect() {
+            let Some(claimed) = claim() else { break };
+            self.total += 1;
+            claims.push(claimed);
+        }
+        claims
+    }
+
+    fn fill_places<C>(
+        &mut self,
+        mut claim: impl FnMut() -> Option<C>,
+        mut hand: impl FnMut(W, Handed<S, C>) -> Result<(), Handed<S, C>>,
+    ) -> Option<C> {
+        let mut spare = None;
+        while self.may_connect() && !self.waiting.is_empty() {
+            let Some(claimed) = spare.take().or_else(&mut claim) else {
+                self.connecting = Connecting::Starved;
+                break;
+            };
+            spare = self.hand_place(claimed, &mut hand);
+        }
+        spare
+    }
+
+    /// To the first who still waits, if there is one.
+    fn hand_place<C>(
+        &mut self,
+        claim: C,
+        hand: &mut impl FnMut(W, Handed<S, C>) -> Result<(), Handed<S, C>>,
+    ) -> Option<C> {
+        let mut handed = Handed::Connect(claim);
+        while let Some(waiter) = self.waiting.pop_front() {
+            match hand(waiter, handed) {
+                Ok(()) => {
+                    self.total += 1;
+                    return None;
+                }
+                Err(back) => handed = back,
             }
+        }
+        match handed {
+            Handed::Connect(claim) => Some(claim),
+            Handed::Server(_) => None,
         }
     }
 
     /// Takes out the idle servers that are due, to be closed by the caller.
-    pub fn take_idle(&mut self, due: impl FnMut(&mut S) -> bool) -> Vec<S> {
-        let taken: Vec<S> = self.idle.extract_if(.., due).collect();
+    pub fn take_idle(&mut self, mut due: impl FnMut(&mut S) -> bool) -> Vec<S> {
+        let mut taken = Vec::new();
+        for _ in 0..self.idle.len() {
+            let Some(mut server) = self.idle.pop_front() else { break };
+            if due(&mut server) {
+                taken.push(server);
+            } else {
+                self.idle.push_back(server);
+            }
+        }
         self.total = self.total.saturating_sub(taken.len());
         taken
+    }
+
+    /// Takes out the idle server with the smallest key, to be closed by the caller.
+    pub fn take_oldest<K: Ord>(&mut self, key: impl Fn(&S) -> K) -> Option<S> {
+        let (at, _) = self.idle.iter().enumerate().min_by_key(|(_, server)| key(server))?;
+        self.total = self.total.saturating_sub(1);
+        self.idle.remove(at)
     }
 
     pub fn idle(&self) -> impl Iterator<Item = &S> {
@@ -157,120 +304,206 @@ mod tests {
     use super::*;
 
     type Pool = State<u32, char>;
+    type Served = Vec<(char, Handed<u32, ()>)>;
+
+    fn pool(size: usize) -> Pool {
+        Pool::new(Sizes { size, ..Sizes::default() })
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "a claim may be refused")]
+    fn some() -> Option<()> {
+        Some(())
+    }
+
+    fn none() -> Option<()> {
+        None
+    }
+
+    fn left(_: char, handed: Handed<u32, ()>) -> Result<(), Handed<u32, ()>> {
+        Err(handed)
+    }
+
+    fn nobody(_: char, _: Handed<u32, ()>) -> Result<(), Handed<u32, ()>> {
+        panic!("nobody is handed anything")
+    }
+
+    /// Notes who is handed what.
+    fn to(served: &mut Served) -> impl FnMut(char, Handed<u32, ()>) -> Result<(), Handed<u32, ()>> {
+        |waiter, handed| {
+            served.push((waiter, handed));
+            Ok(())
+        }
+    }
 
     #[test]
     fn servers_are_connected_up_to_the_size() {
-        let mut pool = Pool::new(2);
-        assert_eq!(pool.acquire(), Acquire::Connect);
-        assert_eq!(pool.acquire(), Acquire::Connect);
-        assert_eq!(pool.acquire(), Acquire::Busy);
+        let mut pool = pool(2);
+        assert_eq!(pool.acquire(some), Acquire::Connect(()));
+        assert_eq!(pool.acquire(some), Acquire::Connect(()));
+        assert_eq!(pool.acquire(some), Acquire::Busy);
     }
 
     #[test]
     fn clients_are_served_in_the_order_they_came() {
-        let mut pool = Pool::new(1);
-        assert_eq!(pool.acquire(), Acquire::Connect);
+        let mut pool = pool(1);
+        assert_eq!(pool.acquire(some), Acquire::Connect(()));
         pool.wait('a');
         pool.wait('b');
-        let mut served = Vec::new();
-        pool.release(7, |waiter, server| {
-            served.push((waiter, server));
-            Ok(())
-        });
+        let mut served = Served::new();
+        assert_eq!(pool.release(7, to(&mut served)), Released::HandedOn);
         assert_eq!(served, [('a', Handed::Server(7))]);
         // A newcomer does not overtake who waits.
-        assert_eq!(pool.acquire(), Acquire::Busy);
+        assert_eq!(pool.acquire(some), Acquire::Busy);
     }
 
     #[test]
     fn a_waiter_that_left_is_passed_over_and_no_server_is_lost() {
-        let mut pool = Pool::new(1);
-        assert_eq!(pool.acquire(), Acquire::Connect);
+        let mut pool = pool(1);
+        assert_eq!(pool.acquire(some), Acquire::Connect(()));
         pool.wait('a');
-        pool.release(7, |_, server| Err(server));
+        assert_eq!(pool.release(7, left), Released::Idle);
         assert_eq!(pool.idle_count(), 1);
-        assert_eq!(pool.acquire(), Acquire::Granted(7));
+        assert_eq!(pool.acquire(some), Acquire::Granted(7));
     }
 
     #[test]
     fn a_lost_server_lets_a_waiter_connect() {
-        let mut pool = Pool::new(1);
-        assert_eq!(pool.acquire(), Acquire::Connect);
+        let mut pool = pool(1);
+        assert_eq!(pool.acquire(some), Acquire::Connect(()));
         pool.wait('a');
-        let mut served = Vec::new();
-        pool.closed(|waiter, handed| {
-            served.push((waiter, handed));
-            Ok(())
-        });
-        assert_eq!(served, [('a', Handed::Connect)]);
+        let mut served = Served::new();
+        assert_eq!(pool.closed(some, to(&mut served)), None);
+        assert_eq!(served, [('a', Handed::Connect(()))]);
         assert_eq!(pool.total(), 1);
     }
 
     #[test]
     fn a_larger_limit_serves_who_waits_and_a_smaller_one_shows_what_is_too_much() {
-        let mut pool = Pool::new(1);
-        assert_eq!(pool.acquire(), Acquire::Connect);
+        let mut pool = pool(1);
+        assert_eq!(pool.acquire(some), Acquire::Connect(()));
         pool.wait('a');
         pool.wait('b');
-        let mut served = Vec::new();
-        pool.resize(2, |waiter, handed| {
-            served.push((waiter, handed));
-            Ok(())
-        });
-        assert_eq!(served, [('a', Handed::Connect)]);
+        let mut served = Served::new();
+        let sizes = |size| Sizes { size, ..Sizes::default() };
+        assert_eq!(pool.resize(sizes(2), some, to(&mut served)), None);
+        assert_eq!(served, [('a', Handed::Connect(()))]);
         assert_eq!((pool.total(), pool.surplus()), (2, 0));
-        pool.resize(1, |_, handed| Err(handed));
+        assert_eq!(pool.resize(sizes(1), some, nobody), None);
         assert_eq!((pool.total(), pool.surplus(), pool.waiting_count()), (2, 1, 1));
     }
 
     #[test]
-    fn while_connecting_fails_who_waits_gets_a_server_or_hears_that_there_is_none() {
-        let mut pool = Pool::new(3);
-        let nobody = |_, _| panic!("nobody connects");
-        assert_eq!(pool.acquire(), Acquire::Connect);
-        assert_eq!(pool.acquire(), Acquire::Connect);
-        pool.hold();
-        pool.closed(nobody);
+    fn while_logins_fail_who_waits_gets_a_server_or_hears_that_there_is_none() {
+        let mut pool = pool(3);
+        assert_eq!(pool.acquire(some), Acquire::Connect(()));
+        assert_eq!(pool.acquire(some), Acquire::Connect(()));
+        pool.hold(Connecting::Refused);
+        assert_eq!(pool.closed(some, nobody), None);
         // One server is left: it is waited for.
-        assert_eq!(pool.acquire(), Acquire::Busy);
+        assert_eq!(pool.acquire(some), Acquire::Busy);
         pool.wait('a');
-        let mut served = Vec::new();
-        pool.release(7, |waiter, server| {
-            served.push((waiter, server));
-            Ok(())
-        });
+        let mut served = Served::new();
+        pool.release(7, to(&mut served));
         assert_eq!(served, [('a', Handed::Server(7))]);
         pool.wait('b');
-        pool.closed(nobody);
-        assert_eq!((pool.waiting_count(), pool.acquire()), (0, Acquire::Failing));
-        pool.resume(nobody);
-        assert_eq!(pool.acquire(), Acquire::Connect);
+        assert_eq!(pool.closed(some, nobody), None);
+        assert_eq!((pool.waiting_count(), pool.acquire(some)), (0, Acquire::Failing));
+        assert_eq!(pool.resume(some, nobody), None);
+        assert_eq!(pool.acquire(some), Acquire::Connect(()));
     }
 
     #[test]
-    fn who_waits_is_the_first_to_connect_again() {
-        let mut pool = Pool::new(2);
-        assert_eq!(pool.acquire(), Acquire::Connect);
-        pool.hold();
+    fn while_postgresql_cannot_be_reached_who_needs_a_server_waits_and_connects_first() {
+        let mut pool = pool(2);
+        assert_eq!(pool.acquire(some), Acquire::Connect(()));
+        pool.hold(Connecting::Unreachable);
         pool.wait('a');
-        let mut served = Vec::new();
-        pool.resume(|waiter, handed| {
-            served.push((waiter, handed));
-            Ok(())
-        });
-        assert_eq!(served, [('a', Handed::Connect)]);
-        assert_eq!(pool.total(), 2);
+        assert_eq!(pool.closed(some, nobody), None);
+        assert_eq!((pool.total(), pool.waiting_count()), (0, 1));
+        assert_eq!(pool.acquire(some), Acquire::Busy);
+        let mut served = Served::new();
+        assert_eq!(pool.resume(some, to(&mut served)), None);
+        assert_eq!(served, [('a', Handed::Connect(()))]);
+        assert_eq!(pool.total(), 1);
     }
 
     #[test]
-    fn the_server_used_last_is_used_next() {
-        let mut pool = Pool::new(2);
-        pool.acquire();
-        pool.acquire();
-        pool.release(1, |_, server| Err(server));
-        pool.release(2, |_, server| Err(server));
-        assert_eq!(pool.acquire(), Acquire::Granted(2));
-        assert_eq!(pool.take_idle(|server| *server == 1), [1]);
+    fn at_a_limit_over_several_pools_who_waits_connects_when_another_gives_way() {
+        let mut pool = pool(2);
+        assert_eq!(pool.acquire(none), Acquire::Busy);
+        assert_eq!(pool.connecting(), Connecting::Starved);
+        pool.wait('a');
+        pool.wait('b');
+        let mut served = Served::new();
+        let mut room = 1;
+        let claim = || {
+            room -= 1;
+            (room == 0).then_some(())
+        };
+        assert_eq!(pool.feed(claim, to(&mut served)), None);
+        assert_eq!(served, [('a', Handed::Connect(()))]);
+        assert_eq!((pool.total(), pool.connecting()), (1, Connecting::Starved));
+    }
+
+    #[test]
+    fn a_claim_that_nobody_waits_for_any_more_is_given_back() {
+        let mut pool = pool(2);
+        pool.wait('a');
+        assert_eq!(pool.feed(some, left), Some(()));
+        assert_eq!((pool.total(), pool.waiting_count()), (0, 0));
+    }
+
+    #[test]
+    fn the_reserve_is_beyond_the_size_and_no_surplus() {
+        let mut pool = Pool::new(Sizes { size: 1, reserve: 1, ..Sizes::default() });
+        assert_eq!(pool.acquire(some), Acquire::Connect(()));
+        assert_eq!(pool.acquire(some), Acquire::Busy);
+        assert_eq!(pool.take_reserve(none), None);
+        assert_eq!(pool.take_reserve(some), Some(()));
+        assert_eq!((pool.total(), pool.surplus()), (2, 0));
+        assert_eq!(pool.take_reserve(some), None);
+    }
+
+    #[test]
+    fn servers_are_connected_ahead_of_need_within_every_limit() {
+        let mut pool = pool(2);
+        assert_eq!(pool.warm(5, some).len(), 2);
+        assert_eq!(pool.warm(5, some).len(), 0);
+        let mut other = Pool::new(Sizes { size: 5, ..Sizes::default() });
+        let mut room = 3;
+        let claim = || {
+            room -= 1;
+            (room > 0).then_some(())
+        };
+        assert_eq!(other.warm(5, claim).len(), 2);
+        // Nobody waits for it, so nobody has to give way.
+        assert_eq!(other.connecting(), Connecting::Allowed);
+    }
+
+    #[test]
+    fn the_server_used_last_is_used_next_unless_they_take_turns() {
+        let mut pool = pool(2);
+        pool.acquire(some);
+        pool.acquire(some);
+        pool.release(1, left);
+        pool.release(2, left);
+        assert_eq!(pool.acquire(some), Acquire::Granted(2));
+        pool.release(2, left);
+        let sizes = Sizes { size: 2, reserve: 0, round_robin: true };
+        assert_eq!(pool.resize(sizes, some, nobody), None);
+        assert_eq!(pool.acquire(some), Acquire::Granted(1));
+        assert_eq!(pool.take_idle(|server| *server == 2), [2]);
         assert_eq!(pool.total(), 1);
+    }
+
+    #[test]
+    fn the_oldest_idle_server_gives_way() {
+        let mut pool = pool(2);
+        pool.acquire(some);
+        pool.acquire(some);
+        pool.release(9, left);
+        pool.release(4, left);
+        assert_eq!(pool.take_oldest(|server| *server), Some(4));
+        assert_eq!((pool.total(), pool.idle_count()), (1, 1));
     }
 }

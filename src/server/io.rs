@@ -32,16 +32,25 @@ pub struct Hosts {
     /// Each new connection goes to the next; else to the one that answered last.
     pub round_robin: bool,
     next: AtomicUsize,
+    /// Held while hosts are tried whose order counts, so that one that is down is met once.
+    trying: tokio::sync::Mutex<()>,
 }
 
 impl Hosts {
     pub fn new(addresses: Box<[Address]>, round_robin: bool) -> Self {
-        Self { addresses, round_robin, next: AtomicUsize::new(0) }
+        Self {
+            addresses,
+            round_robin,
+            next: AtomicUsize::new(0),
+            trying: tokio::sync::Mutex::default(),
+        }
     }
 
     /// The first that answers, from the one whose turn it is.
     async fn connect(&self, tls: &TlsClientConfig) -> Result<(Stream, usize), ServerError> {
         let count = self.addresses.len().max(1);
+        let ordered = !self.round_robin && count > 1;
+        let _trying = if ordered { Some(self.trying.lock().await) } else { None };
         let mut at = if self.round_robin {
             self.next.fetch_add(1, Ordering::Relaxed)
         } else {
@@ -92,6 +101,8 @@ pub struct Target {
     /// `application_name` and `options` of servers, beside user and database.
     pub parameters: Vec<(String, String)>,
     pub statements_max: NonZeroUsize,
+    /// Run on each new connection, and again whenever its settings have been taken back.
+    pub connect_query: Option<Arc<str>>,
 }
 
 /// A server and its socket.
@@ -238,6 +249,11 @@ pub type Rows = Vec<Vec<Option<String>>>;
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
+/// The id of the newest server there is.
+pub fn newest_id() -> u64 {
+    NEXT_ID.load(Ordering::Relaxed) - 1
+}
+
 impl Connection {
     /// Connects, logs in and reads how the session starts. No time-out of its own.
     pub async fn open(target: &Arc<Target>) -> Result<Self, ServerError> {
@@ -258,6 +274,10 @@ impl Connection {
             Server::new(id, logged_in, defaults, home, target.statements_max, Instant::now());
         let link = Arc::new(Link::new(target, host, &server, Ends::of(&stream)));
         let mut connection = Self { server, stream, input, written: 0, heard: Vec::new(), link };
+        if let Some(query) = &target.connect_query {
+            connection.server.connect_query = Some(Arc::clone(query));
+            connection.query(query).await?;
+        }
         let base = connection.read_base(reported).await?;
         connection.server.home = find_home(&base).or(Err(ServerError::Ambiguous))?;
         connection.server.base = intern_base(base);
@@ -291,6 +311,8 @@ impl Connection {
     pub async fn query(&mut self, sql: &str) -> Result<Vec<Rows>, ServerError> {
         let mut message = Vec::new();
         frontend::write_query(&mut message, sql);
+        // A Query ends the unnamed statement.
+        self.server.unnamed = None;
         self.stream.write_all(&message).await?;
         let mut results = Vec::new();
         let mut rows = Rows::new();

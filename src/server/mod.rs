@@ -32,6 +32,8 @@ pub struct Server {
     pub defaults: u64,
     /// The database it is connected to; what it commits is put in flight there.
     pub home: Arc<Home>,
+    /// Run once it was connected; settings taken back fall behind it, so it is run again then.
+    pub connect_query: Option<Arc<str>>,
     /// Settings replayed on top of them, as the server has them now.
     pub applied: Arc<Settings>,
     /// Code we do not know ran here and may have changed the session out of sight (hazard R6).
@@ -76,6 +78,7 @@ impl Server {
             base: Arc::new(Base::default()),
             defaults,
             home,
+            connect_query: None,
             applied: Settings::none(),
             tainted: false,
             untidy: false,
@@ -96,6 +99,7 @@ impl Server {
     pub fn clean(&mut self) {
         if self.tainted || self.untidy {
             self.swallow_query(settings::CLEAN);
+            self.begin_again();
             self.applied = Settings::none();
             self.tainted = false;
             self.untidy = false;
@@ -105,9 +109,24 @@ impl Server {
     /// Makes the server's settings those of a client; the replies are swallowed. Appends to the
     /// client's own request, so that it costs no round trip.
     pub fn assume(&mut self, wanted: &Arc<Settings>) {
-        if let Some(replay) = settings::replay(&self.applied, wanted) {
+        let Some(replay) = settings::replay(&self.applied, wanted) else { return };
+        if self.connect_query.is_some() {
+            if let Some(back) = settings::replay(&self.applied, &Settings::none()) {
+                self.swallow_query(&back);
+                self.begin_again();
+            }
+            if let Some(wanted) = settings::replay(&Settings::none(), wanted) {
+                self.swallow_query(&wanted);
+            }
+        } else {
             self.swallow_query(&replay);
-            self.applied = Arc::clone(wanted);
+        }
+        self.applied = Arc::clone(wanted);
+    }
+
+    fn begin_again(&mut self) {
+        if let Some(query) = self.connect_query.clone() {
+            self.swallow_query(&query);
         }
     }
 

@@ -15,4 +15,5 @@ pub const PROGRAM_LIMIT_EXCEEDED: &str = "54000";
 pub const QUERY_CANCELED: &str = "57014";
 pub const ADMIN_SHUTDOWN: &str = "57P01";
 pub const CANNOT_CONNECT_NOW: &str = "57P03";
+pub const IDLE_SESSION_TIMEOUT: &str = "57P05";
 pub const CONFIG_FILE_ERROR: &str = "F0000";

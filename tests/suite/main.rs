@@ -28,4 +28,6 @@ mod protocol;
 mod redis;
 mod reload;
 mod retry;
+mod shares;
 mod stop;
+mod timeouts;

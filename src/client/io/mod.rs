@@ -1,7 +1,10 @@
 //! The task of one client: moves bytes between its socket, its session and the server it has.
 //! Decides nothing about statements; holds no buffer while nothing is under way.
 
-use std::future::poll_fn;
+mod servers;
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
@@ -10,16 +13,17 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, BytesMut};
 
 use crate::net::Stream;
-use crate::pool::PoolMode;
-use crate::pool::io::{AcquireError, Lease, Pool};
-use crate::server::io::{Connection, Link, ServerError};
-use crate::server::login::LoginError;
+use crate::pool::io::{Lease, Pool};
+use crate::server::io::Connection;
 use crate::service::Service;
 use crate::wire::backend::Status;
 use crate::wire::frame;
 use crate::wire::frontend;
 
+pub use servers::close_reason;
+
 use super::close::CloseReason;
+use super::deadline::Doing;
 use super::look_up::Answer;
 use super::registry::{Entry, Leave};
 use super::replies::ServerFault;
@@ -35,9 +39,6 @@ const BACKLOG_BYTES: usize = 256 * 1024;
 
 /// How long a statement waits for the catalogue to be read after DDL.
 const CATALOG_WAIT: Duration = Duration::from_millis(250);
-
-/// A server that does not answer its reset query by then is closed.
-const RESET_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One client and all it has.
 pub struct Task {
@@ -58,6 +59,10 @@ pub struct Task {
     pub now: Instant,
     /// When the first statement of the transaction under way arrived.
     pub transaction_began: Option<Instant>,
+    /// Since when the server owes an answer, as far as anybody wants to know.
+    pub answer_owed: Option<Instant>,
+    /// Wakes the task at its deadline or before; `None` while there is none.
+    pub alarm: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 /// What woke the task.
@@ -69,25 +74,30 @@ enum Woken {
     /// Something was written.
     Wrote,
     Leave(Leave),
+    /// It has taken too long.
+    Expired(CloseReason),
 }
 
 impl Task {
-    /// Serves the client until it leaves or must.
-    pub async fn run(mut self) -> CloseReason {
-        let reason = match self.serve().await {
+    /// Serves the client until it leaves or must. Then `part` tells it why, once that is logged:
+    /// who has heard it looks there.
+    pub async fn run(&mut self) -> CloseReason {
+        match self.serve().await {
             Ok(reason) | Err(reason) => reason,
-        };
+        }
+    }
+
+    pub async fn part(&mut self, reason: &CloseReason) {
         reason.tell(&mut self.out);
         // The client is leaving: what it does not take is lost, and that is all.
         let _told = self.flush().await;
         self.leave_server();
-        reason
     }
 
     async fn serve(&mut self) -> Result<CloseReason, CloseReason> {
         loop {
             if let Some(leave) = self.leaving
-                && self.lease.is_none()
+                && (self.lease.is_none() || self.may_leave_fast(leave))
             {
                 return Ok(leave.reason());
             }
@@ -115,6 +125,10 @@ impl Task {
                 Woken::ServerGone => return Err(CloseReason::ServerLost),
                 Woken::Leave(leave) if leave.at_once() => return Ok(leave.reason()),
                 Woken::Leave(leave) => self.leaving = Some(leave),
+                Woken::Expired(reason) => {
+                    self.cancel_statement();
+                    return Err(reason);
+                }
             }
         }
     }
@@ -226,63 +240,6 @@ impl Task {
         Ok(())
     }
 
-    /// Waits in line for a server; what the client is owed already is sent first.
-    async fn acquire(&mut self) -> Result<(), CloseReason> {
-        if let Some(lease) = self.pool.try_acquire(self.now) {
-            self.take_lease(lease);
-            return Ok(());
-        }
-        self.flush().await.or(Err(CloseReason::ClientLost))?;
-        let began = Instant::now();
-        self.show(|shown| shown.waiting_since = Some(began));
-        let pool = Arc::clone(&self.pool);
-        let entry = Arc::clone(&self.entry);
-        let acquired = tokio::select! {
-            acquired = pool.acquire() => acquired,
-            () = self.client_gone() => return Err(CloseReason::ClientLost),
-            leave = entry.asked_to_leave() => return Err(leave.reason()),
-            () = entry.cancelled.notified() => return Err(CloseReason::CancelledWaiting),
-        };
-        self.show(|shown| shown.waiting_since = None);
-        // The statement is sent when its wait is over, which the slow log tells apart.
-        self.now = Instant::now();
-        let waited = statistics::micros(self.now.saturating_duration_since(began));
-        self.session.common.counters.wait_time.add(waited);
-        self.entry.group.wait_time.add(waited);
-        let lease = acquired.map_err(|error| close_reason(&error))?;
-        self.take_lease(lease);
-        Ok(())
-    }
-
-    fn take_lease(&mut self, mut lease: Lease) {
-        self.session.adopt(&mut lease.connection.server);
-        let connection = &lease.connection;
-        let prepared = connection.server.statements.len();
-        connection.link.prepared_statements.store(prepared, Ordering::Relaxed);
-        self.entry.set_current(Some(Arc::clone(&connection.link)));
-        self.session.common.counters.server_assignment.one();
-        self.lease = Some(lease);
-    }
-
-    /// Resolves when the client is gone; reads on meanwhile, up to a bound, so that its end can
-    /// be seen. Cancel-safe.
-    async fn client_gone(&mut self) {
-        poll_fn(|cx| {
-            loop {
-                if self.input.len() > BACKLOG_BYTES {
-                    return Poll::Pending;
-                }
-                self.input.reserve(READ_BYTES);
-                match self.stream.poll_read(cx, &mut self.input) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
-                    Poll::Ready(Ok(_)) => {}
-                }
-            }
-        })
-        .await;
-    }
-
     fn take_replies(&mut self) -> Result<(), CloseReason> {
         let Some(lease) = &mut self.lease else { return Ok(()) };
         let Connection { server, input, .. } = &mut *lease.connection;
@@ -299,25 +256,67 @@ impl Task {
         Ok(())
     }
 
-    fn release_if_done(&mut self) {
-        if self.may_release()
-            && let Some(lease) = self.lease.take()
-        {
-            self.session.tainted = false;
-            self.session.base = None;
-            release(lease, self.entry.take_current(), self.now);
-        }
-    }
-
     /// Writes what there is to write and waits for something to happen.
     async fn wait(&mut self) -> Woken {
         poll_fn(|cx| {
             if let Poll::Ready(leave) = self.entry.poll_asked_to_leave(cx) {
                 return Poll::Ready(Woken::Leave(leave));
             }
-            self.poll_event(cx)
+            match self.poll_event(cx) {
+                Poll::Ready(event) => Poll::Ready(event),
+                Poll::Pending => self.poll_deadline(cx).map(Woken::Expired),
+            }
         })
         .await
+    }
+
+    /// Ready when the client has to go for the time it has taken. The clock is not read, and no
+    /// timer moved, while no time-out is set, or while one only moves further away.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        let Some(timeouts) = self.entry.timeouts.get_any() else { return Poll::Pending };
+        let Some((at, reason)) = timeouts.deadline(&self.doing(), self.now) else {
+            self.alarm = None;
+            return Poll::Pending;
+        };
+        let alarm = match &mut self.alarm {
+            Some(alarm) => {
+                if alarm.deadline() > at.into() {
+                    alarm.as_mut().reset(at.into());
+                }
+                alarm
+            }
+            none => none.insert(Box::pin(tokio::time::sleep_until(at.into()))),
+        };
+        while alarm.as_mut().poll(cx).is_ready() {
+            if alarm.deadline() >= at.into() {
+                return Poll::Ready(reason);
+            }
+            alarm.as_mut().reset(at.into());
+        }
+        Poll::Pending
+    }
+
+    fn doing(&mut self) -> Doing {
+        let server = self.lease.as_ref().map(|lease| &lease.connection.server);
+        let owed = server.is_some_and(|server| !server.outstanding.is_empty());
+        self.answer_owed = owed.then(|| self.answer_owed.unwrap_or(self.now));
+        let in_transaction =
+            server.is_some_and(|server| server.status != Status::Idle) || self.session.unsynced;
+        Doing {
+            has_server: server.is_some(),
+            answer_owed: self.answer_owed,
+            transaction: in_transaction.then(|| self.transaction_began.unwrap_or(self.now)),
+        }
+    }
+
+    /// A server that is to be closed is not kept for its client between transactions, if that is
+    /// wanted.
+    fn may_leave_fast(&self, leave: Leave) -> bool {
+        let idle = |lease: &Lease| lease.connection.server.is_clean() && !self.session.unsynced;
+        leave == Leave::Reconfigured
+            && self.shared.fast_close.load(Ordering::Relaxed)
+            && self.session.group.is_empty()
+            && self.lease.as_ref().is_some_and(idle)
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Woken> {
@@ -440,6 +439,8 @@ impl Task {
         });
         let counters = &self.session.common.counters;
         let mut ended_at = now;
+        // The next answer has its own time.
+        self.answer_owed = None;
         for finished in self.session.finished.drain(..) {
             self.transaction_began.get_or_insert(finished.running.arrived_at);
             ended_at = finished.finished_at;
@@ -451,78 +452,5 @@ impl Task {
             let lasted = ended_at.saturating_duration_since(began);
             counters.xact_time.add(statistics::micros(lasted));
         }
-    }
-
-    /// Parts from the server at the end. A clean one goes back, after the reset query if it
-    /// holds the client's state. Any other is closed, which rolls back what was not committed;
-    /// what may have been stays in flight until that backend is gone.
-    fn leave_server(&mut self) {
-        let lost = self.session.server_lost();
-        let Some(lease) = self.lease.take() else { return };
-        let current = self.entry.take_current();
-        let clean = lease.connection.server.is_clean() && !self.session.unsynced;
-        let keeps_state =
-            !self.session.pins.is_empty() || self.session.common.mode == PoolMode::Session;
-        if clean && lost.is_empty() {
-            if keeps_state {
-                let reset = &self.shared.reset_query;
-                let reset = reset.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                tokio::spawn(reset_and_release(lease, current, reset));
-            } else {
-                release(lease, current, self.now);
-            }
-            return;
-        }
-        let pid = lease.connection.server.pid;
-        drop(lease);
-        self.service.lost(pid, lost.home, lost.guards, lost.catalog);
-    }
-}
-
-/// Back to the pool, once no cancel is on its way to it.
-fn release(lease: Lease, current: Option<Arc<Link>>, now: Instant) {
-    match current {
-        Some(current) if current.has_cancel() => {
-            tokio::spawn(async move {
-                current.no_cancel().await;
-                lease.release(Instant::now());
-            });
-        }
-        Some(_) | None => lease.release(now),
-    }
-}
-
-/// Sends the reset query and gives the server back; on any failure it is closed.
-async fn reset_and_release(mut lease: Lease, current: Option<Arc<Link>>, reset_query: String) {
-    if let Some(current) = current {
-        current.no_cancel().await;
-    }
-    let connection = &mut lease.connection;
-    let sql = if reset_query.is_empty() { "DISCARD ALL" } else { &reset_query };
-    match tokio::time::timeout(RESET_TIMEOUT, connection.query(sql)).await {
-        Ok(Ok(_)) => {
-            connection.server.forget_client();
-            lease.release(Instant::now());
-        }
-        Ok(Err(error)) => tracing::warn!(%error, "reset query failed, closing server"),
-        Err(_elapsed) => tracing::warn!("reset query timed out, closing server"),
-    }
-}
-
-pub fn close_reason(error: &AcquireError) -> CloseReason {
-    match error {
-        AcquireError::Timeout => CloseReason::QueryWaitTimeout,
-        AcquireError::Server(ServerError::Login(LoginError::Refused { sqlstate, message })) => {
-            CloseReason::ServerLogin { sqlstate: sqlstate.clone(), message: message.clone() }
-        }
-        AcquireError::Server(error) => CloseReason::ServerUnreachable(error.to_string()),
-        AcquireError::Failing(failure) => match failure {
-            Some(failure) => CloseReason::ServerFailing {
-                sqlstate: failure.sqlstate.clone(),
-                message: failure.message.clone(),
-            },
-            // It has just succeeded for somebody else.
-            None => CloseReason::ServerUnreachable("try again".into()),
-        },
     }
 }

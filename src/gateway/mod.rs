@@ -1,10 +1,12 @@
 //! Which pool a client gets: users and their secrets, databases and where they are, pools made
 //! when first asked for. One for the whole process.
 
+mod upkeep;
+
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -14,13 +16,18 @@ use crate::auth::userlist::Password;
 use crate::cache::redis::{Redis, Settings as RedisSettings};
 use crate::cache::{Cache, Limits, Mode};
 use crate::client::Shared;
+use crate::client::deadline::Timeouts;
 use crate::client::registry::{Leave, Registry};
-use crate::config::{CacheMode, Config, DatabaseEntry, Host, LoadBalance, PinPolicy, PoolMode};
+use crate::config::{
+    CacheMode, Config, DatabaseEntry, DatabaseLimits, Host, LoadBalance, PinPolicy,
+};
 use crate::insight::Insight;
 use crate::metrics::{CacheCounters, PoolCounters};
 use crate::net::{Address, TlsConfigError};
+use crate::plan;
 use crate::pool::database::Database;
-use crate::pool::io::{Pool, Times};
+use crate::pool::io::{Pool, Quotas, limit};
+use crate::pool::quota::Quota;
 use crate::pool::{self, ClientLimits, Common, statements};
 use crate::running::{GatewayError, Running};
 use crate::server::io::{Hosts, Target};
@@ -76,8 +83,25 @@ type OnReload = Box<dyn Fn(&Config) + Send + Sync>;
 struct Made {
     /// By address and PostgreSQL's name of the database.
     databases: HashMap<(String, String), (Arc<Database>, Arc<Service>)>,
-    /// By the client's name of the database, and user.
-    pools: HashMap<(String, String), Opened>,
+    /// By the client's name of the database, and the user that servers log in as.
+    pools: HashMap<PoolKey, Opened>,
+    /// Servers counted over pools, by the client's name of the database and by servers' user.
+    database_quotas: HashMap<String, Arc<Quota<Pool>>>,
+    user_quotas: HashMap<String, Arc<Quota<Pool>>>,
+    /// Databases without an entry of their own, and when each was last in use.
+    auto_databases: HashMap<String, Instant>,
+}
+
+/// The client's name of the database, and the user that servers log in as.
+type PoolKey = (String, String);
+
+/// The quota of this name, made if nothing has counted on it before.
+fn quota(
+    quotas: &mut HashMap<String, Arc<Quota<Pool>>>,
+    name: &str,
+    max: usize,
+) -> Arc<Quota<Pool>> {
+    Arc::clone(quotas.entry(name.to_owned()).or_insert_with(|| Arc::new(Quota::new(max))))
 }
 
 /// A pool with its side task.
@@ -85,8 +109,12 @@ struct Made {
 pub struct Opened {
     pub pool: Arc<Pool>,
     pub service: Arc<Service>,
-    /// The user its clients log in as; servers may have another.
-    pub user: String,
+}
+
+impl Opened {
+    fn key(&self) -> PoolKey {
+        (self.pool.name.clone(), self.pool.common.user.clone())
+    }
 }
 
 impl Gateway {
@@ -107,6 +135,8 @@ impl Gateway {
                 registry: Arc::new(Registry::default()),
                 insight,
                 reset_query: Mutex::new(config.server.server_reset_query.clone()),
+                reset_always: AtomicBool::new(config.server.server_reset_query_always),
+                fast_close: AtomicBool::new(config.server.server_fast_close),
             }),
             process_secret: rand::random(),
             made: Mutex::default(),
@@ -146,39 +176,65 @@ impl Gateway {
         let running = self.running();
         let entry = running.config.database(database)?;
         let server_user = entry.user.clone().unwrap_or_else(|| user.to_owned());
-        let key = (database.to_owned(), user.to_owned());
+        let key = (database.to_owned(), server_user.clone());
         if let Some(opened) = made.pools.get(&key) {
             return Some(opened.clone());
         }
-        if made.pools.len() >= POOLS_MAX {
+        if made.pools.len() >= POOLS_MAX || made.databases.len() >= POOLS_MAX {
             return None;
+        }
+        if entry.name == "*" && !made.auto_databases.contains_key(database) {
+            made.auto_databases.insert(database.to_owned(), Instant::now());
+            tracing::info!(%database, "registered new auto-database: {database}");
         }
         let target = target(&running, entry, database, &server_user);
         let address = format!("{:?}", target.hosts.addresses);
-        let behind = made
-            .databases
+        let Made { databases, database_quotas, user_quotas, .. } = &mut *made;
+        let behind = databases
             .entry((address, target.database.clone()))
-            .or_insert_with(|| self.make_database(&running.config, &target));
+            .or_insert_with(|| self.make_database(&running.config, entry, &target));
         let (behind, service) = (Arc::clone(&behind.0), Arc::clone(&behind.1));
-        let pool =
-            Arc::new(self.make_pool(&running.config, entry, database, server_user, target, behind));
-        let opened = Opened { pool, service, user: user.to_owned() };
+        let config = &running.config;
+        let (of_database, of_user) =
+            (plan::database_servers(config, database), plan::user_servers(config, &server_user));
+        let quotas = Quotas {
+            database: quota(database_quotas, database, of_database),
+            user: quota(user_quotas, &server_user, of_user),
+        };
+        let common = Arc::new(self.make_common(config, entry, server_user, &target, behind));
+        let rules = plan::rules(config, entry, &common.user);
+        let pool = Pool::new(common, target, database.to_owned(), rules, quotas);
+        let opened = Opened { pool, service };
         made.pools.insert(key, opened.clone());
         Some(opened)
     }
 
     /// Whether a new client of this database and user would still get this pool.
     pub fn is_current(&self, opened: &Opened) -> bool {
-        let key = (opened.pool.name.clone(), opened.user.clone());
+        let key = opened.key();
         let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         made.pools.get(&key).is_some_and(|current| Arc::ptr_eq(&current.pool, &opened.pool))
     }
 
-    fn make_database(&self, config: &Config, target: &Target) -> (Arc<Database>, Arc<Service>) {
+    /// The cache for answers of a database.
+    fn cache_of(&self, entry: &DatabaseEntry) -> &Arc<Cache> {
+        // Which of several servers has seen a write, and which has not, cannot be known; nor what
+        // a RESET of the client's returns to where sessions begin with a query.
+        let unclear = matches!(entry.host, Host::Several(_)) || entry.connect_query.is_some();
+        if unclear { &self.no_cache } else { &self.cache }
+    }
+
+    fn make_database(
+        &self,
+        config: &Config,
+        entry: &DatabaseEntry,
+        target: &Target,
+    ) -> (Arc<Database>, Arc<Service>) {
         let id = self.next_database.fetch_add(1, Ordering::Relaxed);
         let database = Arc::new(Database::new(id, target.database.clone(), rand::random()));
         let service = Service::start(
             Arc::clone(&database),
+            Arc::clone(self.cache_of(entry)),
             service_target(target),
             config.cache.catalog_poll,
             config.cache.max_age,
@@ -186,20 +242,15 @@ impl Gateway {
         (database, service)
     }
 
-    fn make_pool(
+    fn make_common(
         &self,
         config: &Config,
         entry: &DatabaseEntry,
-        name: &str,
         server_user: String,
-        target: Target,
+        target: &Target,
         database: Arc<Database>,
-    ) -> Pool {
-        let mode = match entry.pool_mode.unwrap_or(config.pool.pool_mode) {
-            PoolMode::Session => pool::PoolMode::Session,
-            PoolMode::Transaction => pool::PoolMode::Transaction,
-            PoolMode::Statement => pool::PoolMode::Statement,
-        };
+    ) -> Common {
+        let mode = plan::mode(config, entry, &server_user);
         let pin_policy = match config.pool.pins {
             PinPolicy::Pin => pool::PinPolicy::Pin,
             PinPolicy::Ignore => pool::PinPolicy::Ignore,
@@ -212,20 +263,21 @@ impl Gateway {
             server_statements_max: target.statements_max,
             message_bytes_max: usize::try_from(config.listen.max_packet_size).unwrap_or(usize::MAX),
         };
-        // Which of several servers has seen a write, and which has not, cannot be known.
-        let several = matches!(entry.host, Host::Several(_));
-        let common = Common::new(pool::Parts {
+        Common::new(pool::Parts {
             user: server_user,
             database,
-            cache: if several { Arc::clone(&self.no_cache) } else { Arc::clone(&self.cache) },
+            cache: Arc::clone(self.cache_of(entry)),
             mode,
             pin_policy,
             statements: statements::Shared::new(shared_max),
             cache_counters: Arc::clone(&self.cache_counters),
             limits,
-        });
-        let size = pool_size(config, entry);
-        Pool::new(Arc::new(common), target, name.to_owned(), size, times(config))
+        })
+    }
+
+    /// The patience with a client of this user in this pool.
+    pub fn timeouts(&self, opened: &Opened, user: &str) -> Timeouts {
+        timeouts(&self.config(), &opened.pool.name, user, &opened.pool.common.user)
     }
 
     /// Every pool made so far, by database and user.
@@ -236,9 +288,11 @@ impl Gateway {
         pools.into_iter().map(|(_, opened)| opened.clone()).collect()
     }
 
-    /// Everybody who may log in, by name.
+    /// Everybody who may log in or has settings of their own, by name.
     pub fn user_names(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.running().users.keys().cloned().collect();
+        let running = self.running();
+        let listed = running.config.users.iter().map(|user| user.name.clone());
+        let mut names: Vec<String> = running.users.keys().cloned().chain(listed).collect();
         names.sort();
         names
     }
@@ -256,14 +310,23 @@ impl Gateway {
         self.cache.set(mode(&new.config), limits(&new.config));
         let reset_query = new.config.server.server_reset_query.clone();
         *self.shared.reset_query.lock().unwrap_or_else(PoisonError::into_inner) = reset_query;
+        let server = &new.config.server;
+        self.shared.reset_always.store(server.server_reset_query_always, Ordering::Relaxed);
+        self.shared.fast_close.store(server.server_fast_close, Ordering::Relaxed);
         let slow = &new.config.slow;
         self.shared.insight.set(slow.threshold, slow.rate_limit);
         let mut replaced = Vec::new();
-        let Made { databases, pools } = &mut *made;
+        let Made { databases, pools, database_quotas, user_quotas, .. } = &mut *made;
+        for (name, quota) in database_quotas {
+            limit(quota, plan::database_servers(&new.config, name));
+        }
+        for (name, quota) in user_quotas {
+            limit(quota, plan::user_servers(&new.config, name));
+        }
         pools.retain(|name, opened| {
             let entry = new.config.database(&name.0);
-            if let Some(entry) = entry.filter(|_| is_same_pool(&old, &new, &name.0, &opened.pool)) {
-                opened.pool.set(pool_size(&new.config, entry), times(&new.config));
+            if let Some(entry) = entry.filter(|_| is_same_pool(&old, &new, name, &opened.pool)) {
+                opened.pool.set(plan::rules(&new.config, entry, &name.1));
                 return true;
             }
             if let Some(entry) = entry {
@@ -279,6 +342,8 @@ impl Gateway {
             false
         });
         for (_, service) in databases.values() {
+            // The cache may have been switched on.
+            service.wake();
             service.set_times(new.config.cache.catalog_poll, new.config.cache.max_age);
         }
         drop(made);
@@ -286,9 +351,14 @@ impl Gateway {
             call(&new.config);
         }
         for entry in self.shared.registry.clients() {
-            if !entry.console && replaced.contains(&(entry.database.clone(), entry.user.clone())) {
+            if entry.console {
+                continue;
+            }
+            if replaced.contains(&(entry.database.clone(), entry.server_user.clone())) {
                 entry.ask_to_leave(Leave::Reconfigured);
             }
+            let times = timeouts(&new.config, &entry.database, &entry.user, &entry.server_user);
+            entry.set_timeouts(times);
         }
         Ok(())
     }
@@ -357,6 +427,7 @@ fn target(running: &Running, entry: &DatabaseEntry, database: &str, user: &str) 
             .map(|(name, value)| (name.to_owned(), value.clone()))
             .collect(),
         statements_max: NonZeroUsize::new(statements).unwrap_or(NonZeroUsize::MIN),
+        connect_query: entry.connect_query.as_deref().map(Arc::from),
     }
 }
 
@@ -366,12 +437,13 @@ fn address(host: &Host, port: u16) -> Address {
 
 /// Whether a pool of the old settings is what the new ones would make, but for its size and
 /// times, which can change under way.
-fn is_same_pool(old: &Running, new: &Running, name: &str, pool: &Pool) -> bool {
-    let without_size = |running: &Running| {
-        running
-            .config
-            .database(name)
-            .map(|entry| DatabaseEntry { pool_size: None, ..entry.clone() })
+fn is_same_pool(old: &Running, new: &Running, (name, user): &PoolKey, pool: &Pool) -> bool {
+    let without_limits = |running: &Running| {
+        running.config.database(name).map(|entry| {
+            let mode = plan::mode(&running.config, entry, user);
+            let limits = DatabaseLimits::default();
+            (mode, DatabaseEntry { pool_size: None, pool_mode: None, limits, ..entry.clone() })
+        })
     };
     let user = &pool.target.user;
     let own = new.config.database(name).is_some_and(|entry| entry.password.is_some());
@@ -385,9 +457,9 @@ fn is_same_pool(old: &Running, new: &Running, name: &str, pool: &Pool) -> bool {
     let made_of = |running: &Running| {
         let pool = &running.config.pool;
         let statements = (pool.max_prepared_statements, pool.max_client_prepared_statements);
-        (pool.pool_mode, pool.pins, statements, running.config.listen.max_packet_size)
+        (pool.pins, statements, running.config.listen.max_packet_size)
     };
-    without_size(old) == without_size(new)
+    without_limits(old) == without_limits(new)
         && has_own_secret_or_same()
         && old.config.tls == new.config.tls
         && made_of(old) == made_of(new)
@@ -414,25 +486,19 @@ fn limits(config: &Config) -> Limits {
     }
 }
 
-fn pool_size(config: &Config, entry: &DatabaseEntry) -> usize {
-    let size = entry.pool_size.unwrap_or(config.pool.default_pool_size);
-    usize::try_from(size).unwrap_or(usize::MAX)
-}
-
-fn times(config: &Config) -> Times {
-    Times {
-        query_wait_timeout: config.pool.query_wait_timeout,
-        connect_timeout: config.server.server_connect_timeout,
-        login_retry: config.server.server_login_retry,
-        idle_timeout: config.server.server_idle_timeout,
-        lifetime: config.server.server_lifetime,
-    }
+/// The patience with a client; without end where there is no such database any more.
+fn timeouts(config: &Config, database: &str, user: &str, server_user: &str) -> Timeouts {
+    config
+        .database(database)
+        .map(|entry| plan::timeouts(config, entry, user, server_user))
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Base;
+    use crate::client::registry::Room;
+    use crate::config::{Base, PoolMode};
 
     fn config() -> Config {
         let mut config = Config::defaults(Base::Forebay);
@@ -447,6 +513,8 @@ mod tests {
             password: None,
             pool_size: None,
             pool_mode: None,
+            limits: DatabaseLimits::default(),
+            connect_query: None,
             application_name: None,
             options: None,
         }];
@@ -493,6 +561,7 @@ mod tests {
         gateway.pool("app", "ann").unwrap();
         let hello = crate::client::registry::Hello {
             user: "ann".into(),
+            server_user: "ann".into(),
             database: "app".into(),
             application_name: String::new(),
             address: String::new(),
@@ -500,7 +569,7 @@ mod tests {
             tls: None,
             console: false,
         };
-        let client = gateway.shared.registry.enter(hello, 10).unwrap();
+        let client = gateway.shared.registry.enter(hello, Room::UNLIMITED).unwrap();
         gateway.apply(Config { databases: Vec::new(), ..config() }).unwrap();
         assert_eq!(client.entry.asked_to_leave().await, Leave::Reconfigured);
         assert!(gateway.pool("app", "ann").is_none());

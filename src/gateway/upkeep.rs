@@ -1,0 +1,96 @@
+//! What is done for all pools now and then, and what is forgotten when nobody has used it for long.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use crate::client::registry::Leave;
+use crate::config::Config;
+use crate::plan;
+
+use super::{Gateway, Made, Opened, PoolKey};
+
+impl Gateway {
+    /// Looks after every pool: closes and connects what is due, makes those that are to be filled
+    /// without clients, forgets those that nobody has used for long. Called several times a
+    /// second.
+    pub fn upkeep(self: &Arc<Self>, now: Instant) {
+        let config = self.config();
+        for entry in &config.databases {
+            if let Some(user) = &entry.user
+                && entry.name != "*"
+                && plan::min_pool_size(&config, entry) > 0
+            {
+                self.pool(&entry.name, user);
+            }
+        }
+        for opened in self.pools() {
+            opened.pool.upkeep(now);
+        }
+        self.forget_unused(&config, now);
+        if config.server.server_fast_close {
+            self.close_fast();
+        }
+    }
+
+    fn forget_unused(&self, config: &Config, now: Instant) {
+        let idle_timeout = config.pool.pool_idle_timeout;
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let Made { databases, pools, auto_databases, .. } = &mut *made;
+        pools.retain(|(database, user), opened| {
+            let unused = opened.pool.unused_for(now);
+            let over = !idle_timeout.is_zero() && unused > idle_timeout;
+            if over {
+                tracing::info!(
+                    "cleaning up idle pool for user {user} on db {database} because: \
+                     pool idle timeout (age={}s)",
+                    unused.as_secs()
+                );
+            }
+            // Whoever logs in just now has the pool already, and is told that it is another.
+            !over || Arc::strong_count(&opened.pool) > 1
+        });
+        let idle_timeout = config.pool.autodb_idle_timeout;
+        let mut gone = HashSet::new();
+        auto_databases.retain(|name, used_at| {
+            let of_name = || pools.iter().filter(|((database, _), _)| database == name);
+            if of_name().any(|(_, opened)| opened.pool.unused_for(now).is_zero()) {
+                *used_at = now;
+            }
+            let over = !idle_timeout.is_zero()
+                && now.saturating_duration_since(*used_at) > idle_timeout
+                && of_name().all(|(_, opened)| Arc::strong_count(&opened.pool) == 1);
+            if over {
+                gone.insert(name.clone());
+            }
+            !over
+        });
+        if gone.is_empty() {
+            return;
+        }
+        pools.retain(|(database, _), _| !gone.contains(database));
+        databases.retain(|_, (_, service)| {
+            let used = pools.values().any(|opened| Arc::ptr_eq(&opened.service, service))
+                || service.lost_count() > 0;
+            if !used {
+                service.end();
+            }
+            used
+        });
+    }
+
+    /// Asks clients that keep a server which is to be closed to leave it.
+    fn close_fast(&self) {
+        let pools: HashMap<PoolKey, Opened> =
+            self.pools().into_iter().map(|opened| (opened.key(), opened)).collect();
+        for entry in self.shared.registry.clients() {
+            let key = (entry.database.clone(), entry.server_user.clone());
+            let retired = entry.current().is_some_and(|link| {
+                pools.get(&key).is_some_and(|opened| opened.pool.is_retired(link.server_id))
+            });
+            if retired {
+                entry.ask_to_leave(Leave::Reconfigured);
+            }
+        }
+    }
+}
