@@ -216,7 +216,7 @@ fn impurity_in_a_pure_file_is_found() {
         text: "async fn go() { std::thread::yield_now(); }\n".to_owned(),
     };
     assert_eq!(
-        impurities(&[source("cache/entry.rs"), source("client/io.rs"), source("net/tls.rs")]),
+        impurities(&[source("cache/entry.rs"), source("client/io/mod.rs"), source("net/tls.rs")]),
         "cache/entry.rs:1: async fn in a pure file\ncache/entry.rs:1: thread:: in a pure file\n"
     );
 }

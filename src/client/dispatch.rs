@@ -338,8 +338,9 @@ impl Session {
     /// Notes what the statement may write, and puts in flight what it may commit.
     fn bracket(&mut self, verdict: &Verdict, server: &mut Server) -> Armed {
         let write = &self.effect(verdict);
+        let unjudged = matches!(write, Write::Opaque { .. }) && self.is_unjudged();
         if let Write::Opaque { taints: true, .. } = write
-            && !self.is_unjudged()
+            && !unjudged
         {
             server.tainted = true;
             self.tainted = true;
@@ -374,7 +375,11 @@ impl Session {
         if armed.database {
             tracing::debug!(tag = verdict.tag, ?write, "invalidates the whole database");
         }
-        if twin::is(Twin::NoInFlight) || twin::is(Twin::AckBeforeInvalidation) {
+        if unjudged && !armed.catalog && !armed.defaults {
+            // Nothing is remembered; should that have changed when this is over, it is as if it
+            // had been in flight only then.
+            armed.unbracketed = true;
+        } else if twin::is(Twin::NoInFlight) || twin::is(Twin::AckBeforeInvalidation) {
             armed.late.push(scope);
         } else {
             armed.guards.push(server.home.coherence.begin_write(&scope));
@@ -385,7 +390,8 @@ impl Session {
     /// Without a cache nobody reads the catalogue, and every statement would count as code that
     /// may change the session out of sight. As in PgBouncer it is trusted not to.
     fn is_unjudged(&self) -> bool {
-        self.common.cache.mode() == Mode::Off && self.common.database.snapshot().catalog.is_none()
+        self.common.main_cache.mode() == Mode::Off
+            && self.common.database.snapshot().catalog.is_none()
     }
 
     /// What the statement may write, given what this client's session holds: temporary objects

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 
+use crate::cache::Mode;
 use crate::cache::coherence::Scope;
 use crate::pool::PoolMode;
 use crate::server::Server;
@@ -423,11 +424,22 @@ impl Session {
         if armed.is_empty() {
             return;
         }
-        if let Some(home) = armed.home.filter(|_| armed.catalog && !proven_rollback) {
-            self.common.database.catalog_changed(&home);
+        let home = armed.home;
+        if let Some(home) = home.as_ref().filter(|_| armed.catalog && !proven_rollback) {
+            self.common.database.catalog_changed(home);
         }
         if armed.defaults && !proven_rollback {
             defaults_changed();
+        }
+        if armed.unbracketed {
+            let home =
+                home.filter(|_| self.common.main_cache.mode() != Mode::Off && !proven_rollback);
+            if let Some(home) = home {
+                home.coherence.invalidate(&Scope::Database);
+            }
+            if armed.guards.is_empty() && armed.late.is_empty() {
+                return;
+            }
         }
         let counters = &self.common.cache_counters;
         if !proven_rollback {

@@ -210,11 +210,13 @@ pub struct Armed {
     pub defaults: bool,
     /// The whole database is among them.
     pub database: bool,
+    /// Some are not in flight, since there was no cache when they were sent.
+    pub unbracketed: bool,
 }
 
 impl Armed {
     pub fn is_empty(&self) -> bool {
-        self.guards.is_empty() && self.late.is_empty()
+        self.guards.is_empty() && self.late.is_empty() && !self.unbracketed
     }
 
     pub fn append(&mut self, mut other: Self) {
@@ -224,6 +226,7 @@ impl Armed {
         self.catalog |= other.catalog;
         self.defaults |= other.defaults;
         self.database |= other.database;
+        self.unbracketed |= other.unbracketed;
     }
 }
 
@@ -354,6 +357,11 @@ impl Session {
             if let RequestKind::Unit(unit) = request.kind {
                 lost.append(unit.armed);
             }
+        }
+        if lost.unbracketed
+            && let Some(home) = &lost.home
+        {
+            lost.guards.push(home.coherence.begin_write(&Scope::Database));
         }
         self.fill = None;
         self.plan = None;

@@ -576,8 +576,8 @@ fn mistakes_in_pgbouncer_ini_name_line_and_expectation() {
     let check = check_bad_ini;
     check("pool_mod = session", "6: unknown setting pool_mod (did you mean pool_mode?)");
     check(
-        "pool_mode = statement",
-        "6: pool_mode: expected session, transaction or statement, found \"statement\"",
+        "pool_mode = autocommit",
+        "6: pool_mode: expected session, transaction or statement, found \"autocommit\"",
     );
     check("cache = on", "6: unknown setting cache");
     check(

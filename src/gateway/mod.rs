@@ -14,6 +14,7 @@ use crate::admin::history::History;
 use crate::auth::userlist::Password;
 use crate::auth::{AllLearned, Learned, Secret};
 use crate::auth_query::AuthQueries;
+use crate::cache::coherence::Scope;
 use crate::cache::redis::{Redis, Settings as RedisSettings};
 use crate::cache::{Cache, Limits, Mode};
 use crate::client::Shared;
@@ -202,7 +203,7 @@ impl Gateway {
         let Made { databases, database_quotas, user_quotas, .. } = &mut *made;
         let behind = databases
             .entry((address, target.database.clone()))
-            .or_insert_with(|| self.make_database(&running.config, entry, &target));
+            .or_insert_with(|| self.make_database(&running.config, &target));
         let (behind, service) = (Arc::clone(&behind.0), Arc::clone(&behind.1));
         let config = &running.config;
         let (of_database, of_user) =
@@ -234,17 +235,12 @@ impl Gateway {
         if unclear { &self.no_cache } else { &self.cache }
     }
 
-    fn make_database(
-        &self,
-        config: &Config,
-        entry: &DatabaseEntry,
-        target: &Target,
-    ) -> (Arc<Database>, Arc<Service>) {
+    fn make_database(&self, config: &Config, target: &Target) -> (Arc<Database>, Arc<Service>) {
         let id = self.next_database.fetch_add(1, Ordering::Relaxed);
         let database = Arc::new(Database::new(id, target.database.clone(), rand::random()));
         let service = Service::start(
             Arc::clone(&database),
-            Arc::clone(self.cache_of(entry)),
+            Arc::clone(&self.cache),
             service_target(target),
             config.cache.catalog_poll,
             config.cache.max_age,
@@ -277,6 +273,7 @@ impl Gateway {
             user: server_user,
             database,
             cache: Arc::clone(self.cache_of(entry)),
+            main_cache: Arc::clone(&self.cache),
             mode,
             pin_policy,
             statements: statements::Shared::new(shared_max),
@@ -361,6 +358,13 @@ impl Gateway {
             let mut running = self.running.write().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut *running, Arc::clone(&new))
         };
+        if self.cache.mode() == Mode::Off {
+            // What was written meanwhile has not been noted.
+            for (database, _) in made.databases.values() {
+                database.home().coherence.invalidate(&Scope::Database);
+            }
+            self.cache.clear();
+        }
         self.cache.set(mode(&new.config), limits(&new.config));
         let reset_query = new.config.server.server_reset_query.clone();
         *self.shared.reset_query.lock().unwrap_or_else(PoisonError::into_inner) = reset_query;

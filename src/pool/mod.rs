@@ -50,6 +50,9 @@ pub struct Common {
     pub user: String,
     pub database: Arc<Database>,
     pub cache: Arc<Cache>,
+    /// The one of the process: what is written here may be remembered there, under another name
+    /// of the same database.
+    pub main_cache: Arc<Cache>,
     pub mode: PoolMode,
     pub pin_policy: PinPolicy,
     /// Guards how servers of this pool start, and since which change of defaults; held only to
@@ -85,6 +88,7 @@ pub struct Parts {
     pub user: String,
     pub database: Arc<Database>,
     pub cache: Arc<Cache>,
+    pub main_cache: Arc<Cache>,
     pub mode: PoolMode,
     pub pin_policy: PinPolicy,
     pub statements: statements::Shared,
@@ -98,6 +102,7 @@ impl Common {
             user: parts.user,
             database: parts.database,
             cache: parts.cache,
+            main_cache: parts.main_cache,
             mode: parts.mode,
             pin_policy: parts.pin_policy,
             base: RwLock::default(),

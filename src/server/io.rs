@@ -32,16 +32,25 @@ pub struct Hosts {
     /// Each new connection goes to the next; else to the one that answered last.
     pub round_robin: bool,
     next: AtomicUsize,
+    /// Held while hosts are tried whose order counts, so that one that is down is met once.
+    trying: tokio::sync::Mutex<()>,
 }
 
 impl Hosts {
     pub fn new(addresses: Box<[Address]>, round_robin: bool) -> Self {
-        Self { addresses, round_robin, next: AtomicUsize::new(0) }
+        Self {
+            addresses,
+            round_robin,
+            next: AtomicUsize::new(0),
+            trying: tokio::sync::Mutex::default(),
+        }
     }
 
     /// The first that answers, from the one whose turn it is.
     async fn connect(&self, tls: &TlsClientConfig) -> Result<(Stream, usize), ServerError> {
         let count = self.addresses.len().max(1);
+        let ordered = !self.round_robin && count > 1;
+        let _trying = if ordered { Some(self.trying.lock().await) } else { None };
         let mut at = if self.round_robin {
             self.next.fetch_add(1, Ordering::Relaxed)
         } else {

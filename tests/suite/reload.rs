@@ -174,3 +174,37 @@ fn a_hangup_signal_reloads_too() {
     forebay.log_contains("settings reloaded");
     assert!(!database.is_hit(&mut client, READ));
 }
+
+#[test]
+fn what_was_written_while_the_cache_was_off_is_seen_when_it_is_on_again() {
+    let database = Database::with("CREATE TABLE t (a int); INSERT INTO t VALUES (1)");
+    let forebay = Forebay::with_config(&database, "", &[]);
+    let mut client = forebay.client();
+    let sum = "SELECT sum(a) FROM t";
+    database.until_hit(&mut client, sum);
+    forebay.reload("[cache]\nmode = \"off\"\n");
+    // After it there is no catalogue to judge by.
+    client.run("CREATE TABLE other (a int)");
+    client.run("INSERT INTO t VALUES (10)");
+    forebay.reload("");
+    assert_eq!(client.one(sum), "11");
+}
+
+#[test]
+fn a_write_sent_before_the_cache_was_on_is_seen_when_it_commits_after() {
+    let database = Database::with("CREATE TABLE t (a int); INSERT INTO t VALUES (1)");
+    let forebay = Forebay::with_config(&database, "[cache]\nmode = \"off\"\n", &[]);
+    let (mut holder, mut writer) = (database.direct(), forebay.client());
+    holder.run("BEGIN");
+    holder.run("LOCK TABLE t IN SHARE MODE");
+    writer.send(&query("INSERT INTO t VALUES (10)"));
+    let waits = "SELECT count(*) FROM pg_locks WHERE relation = 't'::regclass AND NOT granted";
+    wait_until("the write waits", || database.admin().one(waits) != "0");
+    forebay.reload("");
+    let mut reader = forebay.client();
+    let sum = "SELECT sum(a) FROM t";
+    database.until_hit(&mut reader, sum);
+    holder.run("COMMIT");
+    writer.replies();
+    assert_eq!(reader.one(sum), "11");
+}

@@ -44,7 +44,7 @@ impl World {
 
 fn toml(database: &Database<'_>, settings: &str, entries: &[(&str, &str)]) -> String {
     let port = database.postgres.port;
-    let entries: String = entries
+    let entries: Vec<String> = entries
         .iter()
         .map(|(name, keys)| {
             format!(
@@ -54,6 +54,7 @@ fn toml(database: &Database<'_>, settings: &str, entries: &[(&str, &str)]) -> St
             )
         })
         .collect();
+    let entries = entries.concat();
     format!("{settings}\n[databases]\n{entries}")
 }
 

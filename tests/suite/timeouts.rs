@@ -63,8 +63,7 @@ fn a_client_that_asks_for_nothing_is_parted_from_and_a_reload_says_so_to_old_cli
 fn times_for_other_things_leave_a_client_alone_that_does_none_of_them() {
     let (_database, forebay) = start(
         "[pool]\npool_mode = \"session\"\nquery_timeout = \"1s\"\n\
-         idle_transaction_timeout = \"1ms\"\ntransaction_timeout = \"1s\"\n\
-         [listen]\nclient_idle_timeout = \"1ms\"\n",
+         idle_transaction_timeout = \"1ms\"\ntransaction_timeout = \"1s\"\n",
     );
     // It has its server for good and is in no transaction; another client's end shows that time
     // has passed.
