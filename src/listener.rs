@@ -9,7 +9,6 @@ use crate::admin::conversation::Access;
 use crate::auth::{Asking, ClientAuth};
 use crate::authenticate;
 use crate::client::close::CloseReason;
-use crate::client::deadline::Timeouts;
 use crate::client::io as client_io;
 use crate::client::registry::{Entry, Hello, Registered, Room};
 use crate::client::session::Session;
@@ -19,13 +18,11 @@ use crate::console::report::Report;
 use crate::gateway::{Gateway, Opened};
 use crate::net::listen::{Listener, own_uid};
 use crate::net::{AcceptError, Peer, Stream, accept_direct_tls, accept_tls};
-use crate::pool::Reported;
-use crate::server::io::ServerError;
-use crate::server::settings::{Settings, replay};
+use crate::server::settings::Settings;
 use crate::wire::frame::{self, HEADER_BYTES};
 use crate::wire::startup::{Packet, Startup, StartupError};
 use crate::wire::{backend, frontend};
-use crate::{console, plan, stop};
+use crate::{console, opening, plan, stop};
 
 /// Longest message of a client that has not proven who it is; passwords may have 65535 bytes.
 const UNPROVEN_BYTES_MAX: usize = 66 * 1024;
@@ -477,13 +474,13 @@ impl Newcomer {
         let entry = &registered.entry;
         let timeouts = gateway.timeouts(&opened, &known.user);
         entry.set_timeouts(timeouts);
-        let patience = login_patience(&timeouts, config.listen.client_login_timeout);
+        let patience = opening::patience(&timeouts, config.listen.client_login_timeout);
         let show_wait = |since: Option<Instant>| {
             entry.shown.lock().unwrap_or_else(PoisonError::into_inner).waiting_since = since;
         };
         show_wait(Some(Instant::now()));
         let reported = tokio::select! {
-            reported = reported(&opened, &settings, patience) => reported?,
+            reported = opening::reported(&opened, &settings, patience) => reported?,
             leave = entry.asked_to_leave() => return Err(leave.reason()),
         };
         show_wait(None);
@@ -540,77 +537,6 @@ fn log_disconnection(config: &Config, entry: &Entry, reason: &CloseReason) {
         "closing because: {} (age={age}s)",
         reason.text()
     );
-}
-
-/// How long a login may wait for a server, and what ends it.
-fn login_patience(timeouts: &Timeouts, login: Duration) -> Option<(Instant, CloseReason)> {
-    let began = Instant::now();
-    let login = (!login.is_zero()).then(|| (began + login, CloseReason::LoginTimeout));
-    login.into_iter().chain(timeouts.wait_deadline(began)).min_by_key(|(at, _)| *at)
-}
-
-/// What PostgreSQL reports to a session with these settings; asked of a server the first time,
-/// so that values are PostgreSQL's own and bad ones are refused in its words.
-async fn reported(
-    opened: &Opened,
-    settings: &Arc<Settings>,
-    patience: Option<(Instant, CloseReason)>,
-) -> Result<Reported, CloseReason> {
-    let common = &opened.pool.common;
-    let base = common.base();
-    if base.id != 0
-        && let Some(reported) = common.reported(base.id, settings.id)
-    {
-        return Ok(reported);
-    }
-    // Counted from the first, or a pool could be forgotten while its first client waits.
-    let _guest = opened.pool.enter();
-    let (until, expired) = patience.unzip();
-    let acquired = opened.pool.acquire(until).await;
-    let mut lease = acquired.map_err(|error| client_io::close_reason(&error, expired))?;
-    let connection = &mut lease.connection;
-    connection.server.clean();
-    let mut values: Vec<(String, String)> = connection.server.base.reported.clone();
-    // Whatever the last client left is taken back first, so that only these settings show.
-    let back = replay(&connection.server.applied, &Settings::none());
-    let again = connection.server.connect_query.as_deref().filter(|_| back.is_some());
-    let again = again.map(|query| format!("{query};"));
-    let wanted = replay(&Settings::none(), settings);
-    let sql = [back, again, wanted].map(Option::unwrap_or_default).concat();
-    connection.heard.clear();
-    if !sql.is_empty() {
-        let base_id = connection.server.base.id;
-        connection.query(&sql).await.map_err(|error| refused(&error))?;
-        connection.server.applied = Arc::clone(settings);
-        for (name, value) in connection.heard.drain(..) {
-            match values.iter_mut().find(|(known, _)| *known == name) {
-                Some((_, known)) => *known = value,
-                None => values.push((name, value)),
-            }
-        }
-        let reported: Reported = values.into();
-        common.set_reported(base_id, settings.id, Arc::clone(&reported));
-        lease.release(Instant::now());
-        return Ok(reported);
-    }
-    let reported: Reported = values.into();
-    common.set_reported(connection.server.base.id, settings.id, Arc::clone(&reported));
-    lease.release(Instant::now());
-    Ok(reported)
-}
-
-fn refused(error: &ServerError) -> CloseReason {
-    match error {
-        ServerError::Query { sqlstate, message } => {
-            CloseReason::ServerLogin { sqlstate: sqlstate.clone(), message: message.clone() }
-        }
-        ServerError::Connect(_)
-        | ServerError::Io(_)
-        | ServerError::Closed
-        | ServerError::Login(_)
-        | ServerError::Ambiguous
-        | ServerError::Protocol => CloseReason::ServerUnreachable(error.to_string()),
-    }
 }
 
 /// Looks after every pool and tells the totals, for as long as the process lives.

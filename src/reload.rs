@@ -39,7 +39,11 @@ pub fn set(
     read: Read<'_>,
 ) -> Result<Vec<String>, String> {
     let config = config::set(&gateway.config(), key, value, read)?;
-    gateway.apply_one(config).map_err(|error| error.to_string())
+    let notices = gateway.apply_one(config).map_err(|error| error.to_string())?;
+    for notice in &notices {
+        tracing::warn!("{notice}");
+    }
+    Ok(notices)
 }
 
 fn apply(gateway: &Gateway, read: Read<'_>) -> Result<Vec<String>, String> {

@@ -14,6 +14,7 @@ const IO_FILES: &[&str] = &[
     "main.rs",
     "listener.rs",
     "log.rs",
+    "opening.rs",
     "service.rs",
     "auth_query.rs",
     "authenticate.rs",

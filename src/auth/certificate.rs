@@ -3,17 +3,17 @@
 
 use sha2::{Digest, Sha256, Sha384, Sha512};
 
-const INTEGER: u8 = 0x02;
-const BIT_STRING: u8 = 0x03;
+pub(super) const INTEGER: u8 = 0x02;
+pub(super) const BIT_STRING: u8 = 0x03;
 const OCTET_STRING: u8 = 0x04;
 const OID: u8 = 0x06;
 const UTF8_STRING: u8 = 0x0c;
 const PRINTABLE_STRING: u8 = 0x13;
 const IA5_STRING: u8 = 0x16;
-const SEQUENCE: u8 = 0x30;
+pub(super) const SEQUENCE: u8 = 0x30;
 const SET: u8 = 0x31;
 /// `[0]` and `[3]` in the body: version and extensions.
-const VERSION: u8 = 0xa0;
+pub(super) const VERSION: u8 = 0xa0;
 const EXTENSIONS: u8 = 0xa3;
 /// `[2]` of an alternative name.
 const DNS_NAME: u8 = 0x82;
@@ -134,10 +134,10 @@ pub fn end_point_binding(certificate: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// What is left of a run of values, each a tag, a length and that many bytes.
-struct Der<'a>(&'a [u8]);
+pub(super) struct Der<'a>(pub(super) &'a [u8]);
 
 impl<'a> Der<'a> {
-    fn next(&mut self) -> Option<(u8, &'a [u8])> {
+    pub(super) fn next(&mut self) -> Option<(u8, &'a [u8])> {
         let (&tag, rest) = self.0.split_first()?;
         let (&first, rest) = rest.split_first()?;
         let (length, rest) = if first < 0x80 {
@@ -156,15 +156,22 @@ impl<'a> Der<'a> {
     }
 
     /// The next value, of this tag.
-    fn take(&mut self, wanted: u8) -> Option<&'a [u8]> {
+    pub(super) fn take(&mut self, wanted: u8) -> Option<&'a [u8]> {
         self.next().and_then(|(tag, content)| (tag == wanted).then_some(content))
     }
 
-    fn enter(&mut self, wanted: u8) -> Option<Self> {
+    /// The next value with its tag and length.
+    pub(super) fn whole(&mut self, wanted: u8) -> Option<&'a [u8]> {
+        let before = self.0;
+        self.take(wanted)?;
+        before.get(..before.len() - self.0.len())
+    }
+
+    pub(super) fn enter(&mut self, wanted: u8) -> Option<Self> {
         self.take(wanted).map(Self)
     }
 
-    fn peek(&self) -> Option<u8> {
+    pub(super) fn peek(&self) -> Option<u8> {
         self.0.first().copied()
     }
 }

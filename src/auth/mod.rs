@@ -12,6 +12,7 @@ mod tokens;
 pub mod ident;
 pub mod hba;
 pub mod certificate;
+pub mod version1;
 pub mod learned;
 pub mod demand;
 pub mod client;

@@ -415,6 +415,50 @@ fn a_server_that_knows_only_the_salt_is_not_believed() {
 }
 
 #[test]
+fn scram_is_bound_to_the_certificate_where_both_can() {
+    let both: &[u8] = b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0";
+    let one: &[u8] = b"SCRAM-SHA-256\0\0";
+    let hash = Some(vec![1, 2, 3]);
+    for (end_point, offered, mechanism, header) in [
+        (&hash, both, "SCRAM-SHA-256-PLUS\0", "p=tls-server-end-point,,"),
+        // Who took the offer away would be found out by this.
+        (&hash, one, "SCRAM-SHA-256\0", "y,,"),
+        (&None, both, "SCRAM-SHA-256\0", "n,,"),
+    ] {
+        let with_password = ServerAuth::begin("bob", Some(&Secret::parse("secret")));
+        let keys = keys_from_login(SCRAM, "secret");
+        let with_keys = ServerAuth::begin("bob", None).with_keys(keys, [9; scram::NONCE_BYTES]);
+        for us in [with_password, with_keys] {
+            let mut us = us.with_end_point(end_point.clone());
+            let ServerProgress::Answer(answer) = us.handle(&request(code::SASL, offered)) else {
+                panic!("no answer to {offered:?}");
+            };
+            let answer = String::from_utf8_lossy(&answer).into_owned();
+            let message = answer.strip_prefix(mechanism).expect("the mechanism");
+            // Four bytes of length.
+            let after = message.get(4..).expect("a message");
+            assert!(after.starts_with(header), "{answer:?}");
+        }
+    }
+    let mut us = ServerAuth::begin("bob", Some(&Secret::parse("secret")));
+    let alone = us.handle(&request(code::SASL, b"SCRAM-SHA-256-PLUS\0\0"));
+    assert!(matches!(alone, ServerProgress::Failed(ServerAuthError::NoMechanism { .. })));
+}
+
+#[test]
+fn a_listed_password_asks_as_dear_as_the_settings_say() {
+    let secret = Secret::parse("secret").with_iterations(7);
+    let random = Random { iterations: 7, ..random() };
+    for secret in [Some(&secret), None] {
+        let (mut client, _) = ClientAuth::begin(Method::Scram, "bob", secret, &random);
+        let first = b"SCRAM-SHA-256\0\0\0\0\x0bn,,n=,r=abc";
+        let Progress::Continue(challenge) = client.respond(first) else { panic!("refused") };
+        let challenge = String::from_utf8_lossy(&challenge).into_owned();
+        assert!(challenge.ends_with(",i=7"), "{challenge}");
+    }
+}
+
+#[test]
 fn debug_output_keeps_the_keys() {
     let shown = format!("{:?}", keys_from_login(SCRAM, "secret"));
     assert_eq!(shown, "ScramKeys(…)");

@@ -198,6 +198,7 @@ pub enum Ending {
 
 /// Commits that may happen from here on: their tables are in flight until the outcome is known.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, not a state")]
 pub struct Armed {
     /// Where they happen; it is not torn down while their outcome is unknown.
     pub home: Option<Arc<Home>>,

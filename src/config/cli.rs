@@ -20,6 +20,7 @@ const CACHE_HELP: &str = "on, off or dry_run: count what would have been hits, s
 
 /// Pool and cache for PostgreSQL. Applications connect to Forebay as if it were the database.
 #[derive(Parser)]
+#[expect(clippy::struct_excessive_bools, reason = "options of a command line, not a state")]
 #[command(name = "Forebay", bin_name = "forebay", version, disable_help_subcommand = true)]
 struct Arguments {
     #[arg(value_name = "URL or FILE", help = SOURCE_HELP)]

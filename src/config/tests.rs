@@ -504,6 +504,23 @@ fn settings_of_other_sections_must_fit_too() {
         "4: admin.address: 127.0.0.1:6432 is where clients connect already",
     );
     check("[auth]\nauth_type = \"hba\"", "4: auth.auth_type: hba expects auth_hba_file");
+    for foreign in ["pam", "ldap"] {
+        check(
+            &format!("[auth]\nauth_type = \"{foreign}\""),
+            &format!(
+                "4: auth.auth_type: {foreign} is not supported; \
+                 auth_query asks PostgreSQL for users and secrets"
+            ),
+        );
+    }
+    check(
+        "[auth]\nauth_type = \"cert\"",
+        "4: auth.auth_type: cert expects client_tls_sslmode = verify-full",
+    );
+    check(
+        "[auth]\nauth_dbname = \"pgbouncer\"",
+        "4: auth.auth_dbname: cannot use the reserved \"pgbouncer\" database as an auth_dbname",
+    );
     check("[auth]\nauth_file = \"gone\"", "4: auth.auth_file: cannot read gone: entity not found");
     check(
         "[redis]\nurl = \"http://x\"",
@@ -603,7 +620,6 @@ fn mistakes_in_pgbouncer_ini_name_line_and_expectation() {
         "[users]\nx = pool_mood=session",
         "7: users.x: unknown key pool_mood (did you mean pool_mode?)",
     );
-    check("auth_type = any", "6: auth.auth_type: any expects a user in every entry of [databases]");
     check(
         "listen_addr =\nunix_socket_dir =",
         "6: listen.listen_addr: expected an address such as 127.0.0.1, or a unix_socket_dir",

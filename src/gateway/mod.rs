@@ -348,6 +348,17 @@ impl Gateway {
         Ok(self.run(Running::load_after(&before, config, &read_file)?))
     }
 
+    fn set_cache(&self, made: &Made, config: &Config) {
+        if self.cache.mode() == Mode::Off {
+            // What was written meanwhile has not been noted.
+            for (database, _) in made.databases.values() {
+                database.home().coherence.invalidate(&Scope::Database);
+            }
+            self.cache.clear();
+        }
+        self.cache.set(mode(config), limits(config));
+    }
+
     /// Makes the running program that of these settings. Pools whose servers would be others, or
     /// whose clients would be treated otherwise, are made anew; their clients leave at the end of
     /// their transactions, so that no session changes its database under way.
@@ -358,14 +369,7 @@ impl Gateway {
             let mut running = self.running.write().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut *running, Arc::clone(&new))
         };
-        if self.cache.mode() == Mode::Off {
-            // What was written meanwhile has not been noted.
-            for (database, _) in made.databases.values() {
-                database.home().coherence.invalidate(&Scope::Database);
-            }
-            self.cache.clear();
-        }
-        self.cache.set(mode(&new.config), limits(&new.config));
+        self.set_cache(&made, &new.config);
         let reset_query = new.config.server.server_reset_query.clone();
         *self.shared.reset_query.lock().unwrap_or_else(PoisonError::into_inner) = reset_query;
         let server = &new.config.server;
@@ -425,7 +429,6 @@ impl Gateway {
             let times = timeouts(&new.config, &entry.database, &entry.user, &entry.server_user);
             entry.set_timeouts(times);
         }
-        tell(&new.notices);
         new.notices.clone()
     }
 

@@ -36,22 +36,19 @@ pub async fn listen_tcp(host: &str, port: u16) -> io::Result<Listener> {
 /// that begins with `@` names a socket without a file. `mode` as `chmod` takes it.
 pub fn listen_unix(directory: &Path, port: u16, mode: u32) -> io::Result<Listener> {
     let path = directory.join(format!(".s.PGSQL.{port}"));
-    let listener = match path.to_str().and_then(|path| path.strip_prefix('@')) {
-        Some(name) => {
-            let address = unix::SocketAddr::from_abstract_name(name.as_bytes())?;
-            unix::UnixListener::bind_addr(&address)?
-        }
-        None => {
-            if path.exists() {
-                if unix::UnixStream::connect(&path).is_ok() {
-                    return Err(io::ErrorKind::AddrInUse.into());
-                }
-                std::fs::remove_file(&path)?;
+    let abstract_name = path.to_str().and_then(|path| path.strip_prefix('@'));
+    let listener = if let Some(name) = abstract_name {
+        unix::UnixListener::bind_addr(&unix::SocketAddr::from_abstract_name(name.as_bytes())?)?
+    } else {
+        if path.exists() {
+            if unix::UnixStream::connect(&path).is_ok() {
+                return Err(io::ErrorKind::AddrInUse.into());
             }
-            let listener = unix::UnixListener::bind(&path)?;
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))?;
-            listener
+            std::fs::remove_file(&path)?;
         }
+        let listener = unix::UnixListener::bind(&path)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))?;
+        listener
     };
     listener.set_nonblocking(true)?;
     Ok(Listener::Unix { listener: UnixListener::from_std(listener)?, path })

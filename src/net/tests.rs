@@ -428,6 +428,35 @@ async fn with_a_ca_file_clients_have_to_show_its_certificates() {
     accepted.expect("a certificate that nobody asked for does no harm");
 }
 
+#[tokio::test]
+async fn a_certificate_of_version_1_counts_where_its_authority_is_listed() {
+    let identity = (pem("version1.pem"), pem("version1.key"));
+    for protocols in ["tlsv1.2", "tlsv1.3"] {
+        let wanted = Wanted { protocols, ciphers: "default", tls13_ciphers: "" };
+        let offer = Offer::of(wanted).expect("supported");
+        let identity = Some((identity.0.as_path(), identity.1.as_path()));
+        let client = |mode: SslMode, ca: &str| {
+            TlsClientConfig::load(mode, Some(&pem(ca)), identity, &offer).expect("in order")
+        };
+        // It has signed itself, and so is its own authority.
+        for (clients_ca, expected) in [("version1.pem", true), ("ca.pem", false)] {
+            let config = client(SslMode::VerifyFull, "version1.pem");
+            let (_, accepted) =
+                tls_meeting("version1", Some(clients_ca), "localhost", &config).await;
+            assert_eq!(accepted.is_ok(), expected, "{protocols} {clients_ca}: {accepted:?}");
+        }
+        for (mode, ca, host, expected) in [
+            (SslMode::VerifyFull, "version1.pem", "localhost", true),
+            (SslMode::VerifyFull, "version1.pem", "127.0.0.1", false),
+            (SslMode::VerifyCa, "version1.pem", "127.0.0.1", true),
+            (SslMode::VerifyCa, "ca.pem", "localhost", false),
+        ] {
+            let (connected, _) = tls_meeting("version1", None, host, &client(mode, ca)).await;
+            assert_eq!(connected.is_ok(), expected, "{protocols} {mode:?} {ca} {host}");
+        }
+    }
+}
+
 /// A direct TLS handshake that names these application protocols.
 async fn direct_tls(protocols: Vec<Vec<u8>>) -> Result<Stream, AcceptError> {
     let (client, server) = tcp_pair().await;

@@ -20,7 +20,7 @@ use tokio_rustls::rustls::{self, ClientConfig, InconsistentKeys, RootCertStore, 
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::ciphers::{Offer, OfferError};
-use super::verify::{Authorities, Check, Verifier};
+use super::verify::{Authorities, Check, ClientVerifier, Verifier};
 
 /// The application protocol, which PostgreSQL 17 and its clients name in the handshake. A client
 /// that names only others is refused: it did not mean to talk to a database.
@@ -146,17 +146,13 @@ impl TlsServerConfig {
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&offer.versions)
             .map_err(configuration)?;
-        let verifier = |path| {
-            let roots = Arc::new(Authorities::of_file(path)?.roots);
-            Ok(WebPkiClientVerifier::builder_with_provider(roots, provider))
-        };
         let builder = match clients {
             ClientCertificates::NotAsked => builder.with_no_client_auth(),
-            ClientCertificates::Asked(path) => builder.with_client_cert_verifier(
-                verifier(path)?.allow_unauthenticated().build().map_err(configuration)?,
-            ),
+            ClientCertificates::Asked(path) => {
+                builder.with_client_cert_verifier(client_verifier(path, &provider, false)?)
+            }
             ClientCertificates::Required(path) => {
-                builder.with_client_cert_verifier(verifier(path)?.build().map_err(configuration)?)
+                builder.with_client_cert_verifier(client_verifier(path, &provider, true)?)
             }
         };
         let identity = SingleCertAndKey::from(identity(cert_file, key_file, offer)?);
@@ -243,6 +239,20 @@ impl TlsClientConfig {
     pub(super) fn connector(&self) -> Option<TlsConnector> {
         self.config.as_ref().map(|config| TlsConnector::from(Arc::clone(config)))
     }
+}
+
+fn client_verifier(
+    ca_file: &Path,
+    provider: &Arc<CryptoProvider>,
+    required: bool,
+) -> Result<Arc<ClientVerifier>, TlsConfigError> {
+    let authorities = Authorities::of_file(ca_file)?;
+    let roots = Arc::new(authorities.roots.clone());
+    let inner = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider));
+    let inner = if required { inner } else { inner.allow_unauthenticated() };
+    let inner = inner.build().map_err(configuration)?;
+    let algorithms = provider.signature_verification_algorithms;
+    Ok(Arc::new(ClientVerifier { inner, authorities, algorithms }))
 }
 
 fn provider(offer: &Offer) -> Arc<CryptoProvider> {

@@ -1,7 +1,10 @@
 //! How much of a server's certificate is verified: nothing, its authority, or its name as well.
 //!
 //! Built on the library's own checks; what differs from its default is why this file exists:
-//! names may be left out, and a listed certificate may be shown itself.
+//! names may be left out, a listed certificate may be shown itself, and certificates of X.509
+//! version 1 count where a listed authority has signed them.
+
+use std::sync::Arc;
 
 use tokio_rustls::rustls::client::danger::{
     HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
@@ -9,12 +12,20 @@ use tokio_rustls::rustls::client::danger::{
 use tokio_rustls::rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use tokio_rustls::rustls::crypto::{
     WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+    verify_tls13_signature_with_raw_key,
 };
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio_rustls::rustls::pki_types::{
+    CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime,
+};
 use tokio_rustls::rustls::server::ParsedCertificate;
+use tokio_rustls::rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use tokio_rustls::rustls::{
-    self, CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    self, CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore,
+    SignatureScheme,
 };
+
+use crate::auth::CertificateNames;
+use crate::auth::version1::{Authority, Version1};
 
 /// Whom to trust.
 #[derive(Debug)]
@@ -46,6 +57,10 @@ impl Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), rustls::Error> {
+        if let Some(certificate) = Version1::parse(end_entity) {
+            let is_listed = authorities.listed.contains(end_entity);
+            return check_version1(&certificate, authorities, is_listed, self.algorithms, now);
+        }
         let certificate = ParsedCertificate::try_from(end_entity)?;
         let result = verify_server_cert_signed_by_trust_anchor(
             &certificate,
@@ -75,6 +90,155 @@ impl Verifier {
     }
 }
 
+/// What the library does for later versions: dates, and the signature of a listed authority.
+/// There are no extensions that could limit what it is good for.
+fn check_version1(
+    certificate: &Version1<'_>,
+    authorities: &Authorities,
+    is_listed: bool,
+    algorithms: WebPkiSupportedAlgorithms,
+    now: UnixTime,
+) -> Result<(), rustls::Error> {
+    let (first, last) = certificate.validity;
+    if now.as_secs() < first {
+        return Err(CertificateError::NotValidYet.into());
+    }
+    if now.as_secs() > last {
+        return Err(CertificateError::Expired.into());
+    }
+    let signs = |authority: &Authority<'_>| {
+        authority.name == certificate.issuer
+            && algorithms.all.iter().any(|algorithm| {
+                algorithm.signature_alg_id().as_ref() == certificate.algorithm
+                    && algorithm.public_key_alg_id().as_ref() == authority.key.algorithm
+                    && algorithm
+                        .verify_signature(
+                            authority.key.bits,
+                            certificate.signed,
+                            certificate.signature,
+                        )
+                        .is_ok()
+            })
+    };
+    let mut listed = authorities.listed.iter().filter_map(|listed| Authority::parse(listed));
+    if is_listed || listed.any(|authority| signs(&authority)) {
+        Ok(())
+    } else {
+        Err(CertificateError::UnknownIssuer.into())
+    }
+}
+
+/// The signature that shows whose the certificate is, in TLS 1.2.
+fn verify_version1_tls12(
+    message: &[u8],
+    certificate: &Version1<'_>,
+    signed: &DigitallySignedStruct,
+    algorithms: WebPkiSupportedAlgorithms,
+) -> Result<HandshakeSignatureValid, rustls::Error> {
+    let of_scheme = algorithms.mapping.iter().find(|(scheme, _)| *scheme == signed.scheme);
+    let fits =
+        of_scheme.into_iter().flat_map(|(_, algorithms)| algorithms.iter()).any(|algorithm| {
+            let key = &certificate.key;
+            algorithm.public_key_alg_id().as_ref() == key.algorithm
+                && algorithm.verify_signature(key.bits, message, signed.signature()).is_ok()
+        });
+    if fits {
+        Ok(HandshakeSignatureValid::assertion())
+    } else {
+        Err(CertificateError::BadSignature.into())
+    }
+}
+
+/// The same in TLS 1.3.
+fn verify_version1_tls13(
+    message: &[u8],
+    certificate: &Version1<'_>,
+    signed: &DigitallySignedStruct,
+    algorithms: WebPkiSupportedAlgorithms,
+) -> Result<HandshakeSignatureValid, rustls::Error> {
+    let key = SubjectPublicKeyInfoDer::from(certificate.key.whole);
+    verify_tls13_signature_with_raw_key(message, &key, signed, &algorithms)
+}
+
+/// The host's name, where there are no alternative names: the common one, as it was before them.
+fn check_version1_name(
+    certificate: &CertificateDer<'_>,
+    name: &ServerName<'_>,
+) -> Result<(), rustls::Error> {
+    let common = CertificateNames::of(certificate).and_then(|names| names.common_name);
+    if common.is_some_and(|common| common.eq_ignore_ascii_case(&name.to_str())) {
+        Ok(())
+    } else {
+        Err(CertificateError::NotValidForName.into())
+    }
+}
+
+/// Verifies the certificates that clients show.
+#[derive(Debug)]
+pub(super) struct ClientVerifier {
+    /// The library's own, for all but version 1.
+    pub(super) inner: Arc<dyn ClientCertVerifier>,
+    pub(super) authorities: Authorities,
+    pub(super) algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ClientCertVerifier for ClientVerifier {
+    fn offer_client_auth(&self) -> bool {
+        self.inner.offer_client_auth()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.inner.client_auth_mandatory()
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.inner.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        match Version1::parse(end_entity) {
+            Some(certificate) => {
+                check_version1(&certificate, &self.authorities, false, self.algorithms, now)?;
+                Ok(ClientCertVerified::assertion())
+            }
+            None => self.inner.verify_client_cert(end_entity, intermediates, now),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        match Version1::parse(certificate) {
+            Some(old) => verify_version1_tls12(message, &old, signed, self.algorithms),
+            None => self.inner.verify_tls12_signature(message, certificate, signed),
+        }
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        match Version1::parse(certificate) {
+            Some(old) => verify_version1_tls13(message, &old, signed, self.algorithms),
+            None => self.inner.verify_tls13_signature(message, certificate, signed),
+        }
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
+
 fn is_about_dates(cause: &CertificateError) -> bool {
     matches!(
         cause,
@@ -101,7 +265,11 @@ impl ServerCertVerifier for Verifier {
             }
             Check::AuthorityAndName(authorities) => {
                 self.check_authority(authorities, end_entity, intermediates, now)?;
-                verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+                if Version1::parse(end_entity).is_some() {
+                    check_version1_name(end_entity, server_name)?;
+                } else {
+                    verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+                }
             }
         }
         Ok(ServerCertVerified::assertion())
@@ -116,7 +284,10 @@ impl ServerCertVerifier for Verifier {
         if self.is_beyond_checking(certificate) {
             return Ok(HandshakeSignatureValid::assertion());
         }
-        verify_tls12_signature(message, certificate, signed, &self.algorithms)
+        match Version1::parse(certificate) {
+            Some(old) => verify_version1_tls12(message, &old, signed, self.algorithms),
+            None => verify_tls12_signature(message, certificate, signed, &self.algorithms),
+        }
     }
 
     fn verify_tls13_signature(
@@ -128,7 +299,10 @@ impl ServerCertVerifier for Verifier {
         if self.is_beyond_checking(certificate) {
             return Ok(HandshakeSignatureValid::assertion());
         }
-        verify_tls13_signature(message, certificate, signed, &self.algorithms)
+        match Version1::parse(certificate) {
+            Some(old) => verify_version1_tls13(message, &old, signed, self.algorithms),
+            None => verify_tls13_signature(message, certificate, signed, &self.algorithms),
+        }
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

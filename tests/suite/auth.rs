@@ -101,8 +101,9 @@ fn a_client_that_verifies_our_certificate_is_encrypted() {
     assert!(plain.contains("SSL required"), "{plain}");
 }
 
-#[test]
-fn a_server_is_verified_by_its_certificate() {
+/// A PostgreSQL that lets the application in by TLS alone, and the directory of its certificate.
+/// Its SCRAM is bound to that certificate, so a wrong binding is refused.
+fn postgres_by_tls() -> (Postgres, std::path::PathBuf) {
     let hba = "host all postgres 127.0.0.1/32 trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n";
     // PostgreSQL wants its key to itself.
     let directory = scratch();
@@ -118,7 +119,68 @@ fn a_server_is_verified_by_its_certificate() {
     let settings = format!(
         "ssl = on\nssl_cert_file = '{path}/server.pem'\nssl_key_file = '{path}/server.key'"
     );
-    let postgres = Postgres::private_with_hba(&settings, hba);
+    (Postgres::private_with_hba(&settings, hba), directory)
+}
+
+#[test]
+fn a_server_that_refuses_plain_connections_gets_tls_by_allow() {
+    let (postgres, directory) = postgres_by_tls();
+    let database = postgres.database();
+    let encrypted = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+    let url = format!("{}?sslmode=allow", database.url());
+    let forebay = Forebay::launch(&url, &database.name, "", &[]);
+    assert_eq!(forebay.client().one(encrypted), "t");
+    let url = format!("{}?sslmode=disable", database.url());
+    let forebay = Forebay::launch(&url, &database.name, "", &[]);
+    assert_eq!(refused(&forebay, USER, PASSWORD, &database.name).sqlstate, "28000");
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn servers_are_closed_when_their_tls_changes_and_clients_stay() {
+    let database = Database::with("");
+    let forebay = Forebay::start(&database, &[]);
+    let (mut client, mut console) = (forebay.client(), forebay.console());
+    let pid = "SELECT pg_backend_pid()";
+    let first = client.one(pid);
+    console.run("RELOAD");
+    console.run("SET client_tls_ciphers = 'HIGH'");
+    assert_eq!(client.one(pid), first);
+    console.run("SET server_tls_protocols = 'tlsv1.3'");
+    assert_ne!(client.one(pid), first);
+    forebay.log_contains("closing because: database configuration changed");
+}
+
+#[test]
+fn a_process_of_this_machine_is_who_it_runs_as() {
+    let database = Database::with("");
+    let directory = scratch();
+    let output = std::process::Command::new("id").arg("-un").output().unwrap();
+    let own = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+    let list = directory.join("users");
+    std::fs::write(&list, format!("\"{own}\" \"\"\n\"ann\" \"\"\n")).unwrap();
+    let toml = format!(
+        "[listen]\nunix_socket_dir = \"{}\"\n[auth]\nauth_type = \"peer\"\nauth_file = \"{}\"\n",
+        directory.display(),
+        list.display()
+    );
+    let forebay = Forebay::with_config(&database, &toml, &[]);
+    let url = |user: &str| {
+        let (name, port) = (&database.name, forebay.port);
+        format!("postgres://{user}@/{name}?host={}&port={port}", directory.display())
+    };
+    assert_eq!(psql(&url(&own), "SELECT 7"), Ok("7".to_owned()));
+    let other = psql(&url("ann"), "SELECT 7").unwrap_err();
+    assert!(other.contains("unix socket login rejected"), "{other}");
+    let by_tcp = refused(&forebay, &own, "", &database.name);
+    assert_eq!(by_tcp.message, "unix socket login rejected");
+    drop(forebay);
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn a_server_is_verified_by_its_certificate() {
+    let (postgres, directory) = postgres_by_tls();
     let database = postgres.database();
     let start = |ca: &str| {
         let url = format!("{}?sslmode=verify-full&sslrootcert={}", database.url(), tls(ca));
