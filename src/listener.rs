@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, BytesMut};
 
 use crate::admin::conversation::Access;
-use crate::auth::ClientAuth;
+use crate::auth::{Asking, ClientAuth};
+use crate::authenticate;
 use crate::client::close::CloseReason;
-use crate::client::deadline::Timeouts;
-use crate::client::io as client_io;
+use crate::client::io::{self as client_io, login_patience, reported};
 use crate::client::registry::{Entry, Hello, Registered, Room};
 use crate::client::session::Session;
 use crate::client::startup::{self, Proof};
@@ -17,17 +17,15 @@ use crate::config::{Config, SslMode};
 use crate::console::report::Report;
 use crate::gateway::{Gateway, Opened};
 use crate::net::listen::{Listener, own_uid};
-use crate::net::{Peer, Stream, accept_tls};
-use crate::pool::Reported;
-use crate::server::io::ServerError;
-use crate::server::settings::{Settings, replay};
+use crate::net::{AcceptError, Peer, Stream, accept_direct_tls, accept_tls};
+use crate::server::settings::Settings;
 use crate::wire::frame::{self, HEADER_BYTES};
 use crate::wire::startup::{Packet, Startup, StartupError};
 use crate::wire::{backend, frontend};
 use crate::{console, plan, stop};
 
-/// Longest message of a client that has not proven who it is.
-const UNPROVEN_BYTES_MAX: usize = 64 * 1024;
+/// Longest message of a client that has not proven who it is; passwords may have 65535 bytes.
+const UNPROVEN_BYTES_MAX: usize = 66 * 1024;
 
 /// As often as PgBouncer does it: who waits for an effect waits no longer.
 const UPKEEP_PERIOD: Duration = Duration::from_millis(333);
@@ -54,6 +52,25 @@ struct Newcomer {
     stream: Option<Stream>,
     input: BytesMut,
     gateway: Arc<Gateway>,
+    since: Instant,
+    /// What it said it wants, for the log.
+    database: String,
+    user: String,
+}
+
+/// What it wants, once it is let in.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
+    database: &'a str,
+    console: bool,
+    /// Of the whole cluster, not of one database.
+    replication: bool,
+}
+
+/// Physical replication: a truth, not `database`.
+fn replicates(startup: &Startup) -> bool {
+    let value = startup.parameter("replication").unwrap_or_default().to_ascii_lowercase();
+    matches!(value.as_str(), "1" | "on" | "yes" | "y" | "true" | "t")
 }
 
 /// One that has.
@@ -74,7 +91,14 @@ async fn serve(stream: Stream, gateway: Arc<Gateway>, console: bool) {
     let _gone = stream.set_nodelay();
     let timeout = gateway.config().listen.client_login_timeout;
     let input = BytesMut::with_capacity(1024);
-    let mut newcomer = Newcomer { stream: Some(stream), input, gateway };
+    let mut newcomer = Newcomer {
+        stream: Some(stream),
+        input,
+        gateway,
+        since: Instant::now(),
+        database: String::new(),
+        user: String::new(),
+    };
     let login = newcomer.log_in(console);
     let known = match timeout {
         Duration::ZERO => login.await,
@@ -94,6 +118,7 @@ async fn serve(stream: Stream, gateway: Arc<Gateway>, console: bool) {
 impl Newcomer {
     /// `None`: it was a cancel request, and is done.
     async fn log_in(&mut self, console: bool) -> Result<Option<Known>, CloseReason> {
+        self.start_direct_tls().await?;
         let startup = loop {
             match self.packet().await? {
                 Packet::SslRequest => self.start_tls().await?,
@@ -122,10 +147,14 @@ impl Newcomer {
         if !console && stop::has_begun(&self.gateway) {
             return Err(CloseReason::ShuttingDown);
         }
+        (self.user, self.database) = (user.clone(), database.clone());
         let own = console && self.is_own(&user);
-        if !own {
-            out = self.authenticate(&user, out).await?;
-        }
+        let user = if own {
+            user
+        } else {
+            let wanted = Wanted { database: &database, console, replication: replicates(&startup) };
+            self.authenticate(&user, wanted, &mut out).await?
+        };
         // Only who has proven who it is learns which databases there are.
         if !console && !self.gateway.knows_database(&database) {
             return Err(CloseReason::NoSuchDatabase(database));
@@ -152,12 +181,29 @@ impl Newcomer {
     }
 
     async fn start_tls(&mut self) -> Result<(), CloseReason> {
-        let Some(config) = self.gateway.running().client_tls.clone().filter(|_| !self.is_tls())
+        let Some(config) = self.gateway.running().tls.client.clone().filter(|_| !self.is_tls())
         else {
             return self.send(b"N").await;
         };
         let Some(plain) = self.stream.take() else { return Err(CloseReason::ClientLost) };
-        match accept_tls(plain, &config, &self.input).await {
+        let accepted = accept_tls(plain, &config, &self.input).await;
+        self.secured(accepted)
+    }
+
+    /// As of PostgreSQL 17 a client may begin with TLS, without asking.
+    async fn start_direct_tls(&mut self) -> Result<(), CloseReason> {
+        let Some(config) = self.gateway.running().tls.client.clone() else { return Ok(()) };
+        let Some(plain) = self.stream.take() else { return Err(CloseReason::ClientLost) };
+        if !plain.begins_with_tls().await.or(Err(CloseReason::ClientLost))? {
+            self.stream = Some(plain);
+            return Ok(());
+        }
+        let accepted = accept_direct_tls(plain, &config).await;
+        self.secured(accepted)
+    }
+
+    fn secured(&mut self, accepted: Result<Stream, AcceptError>) -> Result<(), CloseReason> {
+        match accepted {
             Ok(stream) => {
                 self.stream = Some(stream);
                 Ok(())
@@ -172,27 +218,66 @@ impl Newcomer {
     fn require_tls(&self) -> Result<(), CloseReason> {
         let mode = self.gateway.config().tls.client_tls_sslmode;
         let required = matches!(mode, SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull);
-        if required && !self.is_tls() {
+        // There is none on Unix sockets.
+        let is_unix = matches!(self.stream, Some(Stream::Unix(_)));
+        if required && !self.is_tls() && !is_unix {
             return Err(CloseReason::TlsRequired);
         }
         Ok(())
     }
 
-    async fn authenticate(&mut self, user: &str, mut out: Vec<u8>) -> Result<Vec<u8>, CloseReason> {
-        let (method, secret) = self.gateway.running().method(user);
-        let random = startup::random(&self.gateway.process_secret);
-        let (auth, progress) = ClientAuth::begin(method, user, secret.as_ref(), &random);
-        let mut proof = startup::step(auth, progress, user, &mut out);
+    /// Gives the user it has proven to be.
+    async fn authenticate(
+        &mut self,
+        user: &str,
+        wanted: Wanted<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<String, CloseReason> {
+        let gateway = Arc::clone(&self.gateway);
+        let running = gateway.running();
+        let Wanted { database, console, replication } = wanted;
+        let finding = authenticate::find(&gateway, &running, database, console, user);
+        // Boxed, since few clients are looked up and every task has room for it.
+        let candidate = Box::pin(finding).await?;
+        let stream = self.stream.as_ref().ok_or(CloseReason::ClientLost)?;
+        let asking = Asking {
+            address: authenticate::address(stream),
+            tls: stream.is_tls(),
+            replication,
+            database,
+            user: &candidate.user,
+        };
+        let demand = running
+            .demand(&asking)
+            .map_err(|refusal| CloseReason::NotAdmitted(refusal.sentence(None)))?;
+        let learn = |keys| {
+            if !console && gateway.knows_database(database) {
+                let learned = gateway.learned.of(database, &candidate.user);
+                learned.set(candidate.knowledge(keys));
+            }
+        };
+        let Some(method) = candidate.method(&demand, stream)? else {
+            learn(None);
+            return Ok(candidate.user);
+        };
+        let iterations = running.config.auth.scram_iterations;
+        let random = startup::random(&gateway.process_secret, iterations);
+        let secret = candidate.secret.as_ref();
+        let (auth, progress) = ClientAuth::begin(method, &candidate.user, secret, &random);
+        let mut proof = startup::step(auth, progress, out);
         loop {
             match proof {
-                Proof::Proven => return Ok(out),
-                Proof::Refused(reason) => return Err(reason),
+                Proof::Proven(keys) => {
+                    learn(keys);
+                    return Ok(candidate.user);
+                }
+                Proof::Refused(error) => return Err(candidate.unproven(error)),
                 Proof::Ask(mut auth) => {
-                    self.send(&out).await?;
+                    self.send(out).await?;
                     out.clear();
                     let answer = self.password_message().await?;
                     let progress = auth.respond(&answer);
-                    proof = startup::step(auth, progress, user, &mut out);
+                    proof = startup::step(auth, progress, out);
                 }
             }
         }
@@ -242,10 +327,17 @@ impl Newcomer {
     }
 
     async fn refuse(&mut self, reason: &CloseReason) {
-        if self.gateway.config().log.log_pooler_errors {
-            let peer = self.stream.as_ref().and_then(|stream| stream.peer().ok());
-            let address = peer.map_or_else(String::new, |peer| peer.to_string());
-            tracing::info!(%address, "closing because: {}", reason.text());
+        let log = &self.gateway.config().log;
+        let peer = self.stream.as_ref().and_then(|stream| stream.peer().ok());
+        let address = peer.map_or_else(String::new, |peer| peer.to_string());
+        let (database, user, text) = (&self.database, &self.user, reason.text());
+        if log.log_disconnections {
+            let age = self.since.elapsed().as_secs();
+            tracing::info!(%database, %user, %address, "closing because: {text} (age={age}s)");
+        }
+        // Who is gone is told nothing.
+        if log.log_pooler_errors && *reason != CloseReason::ClientLost {
+            tracing::warn!(%database, %user, %address, "pooler error: {text}");
         }
         let mut out = Vec::new();
         reason.tell(&mut out);
@@ -388,7 +480,7 @@ impl Newcomer {
         };
         show_wait(Some(Instant::now()));
         let reported = tokio::select! {
-            reported = reported(&opened, &settings, patience) => reported?,
+            reported = reported(&opened.pool, &settings, patience) => reported?,
             leave = entry.asked_to_leave() => return Err(leave.reason()),
         };
         show_wait(None);
@@ -416,7 +508,10 @@ fn log_connection(config: &Config, entry: &Entry) {
             user = %entry.user,
             application_name = %entry.application_name,
             address = %entry.address,
-            "login attempt"
+            "login attempt: db={} user={} tls={}",
+            entry.database,
+            entry.user,
+            entry.tls.as_deref().unwrap_or("no")
         );
     }
 }
@@ -444,77 +539,6 @@ fn log_disconnection(config: &Config, entry: &Entry, reason: &CloseReason) {
     );
 }
 
-/// How long a login may wait for a server, and what ends it.
-fn login_patience(timeouts: &Timeouts, login: Duration) -> Option<(Instant, CloseReason)> {
-    let began = Instant::now();
-    let login = (!login.is_zero()).then(|| (began + login, CloseReason::LoginTimeout));
-    login.into_iter().chain(timeouts.wait_deadline(began)).min_by_key(|(at, _)| *at)
-}
-
-/// What PostgreSQL reports to a session with these settings; asked of a server the first time,
-/// so that values are PostgreSQL's own and bad ones are refused in its words.
-async fn reported(
-    opened: &Opened,
-    settings: &Arc<Settings>,
-    patience: Option<(Instant, CloseReason)>,
-) -> Result<Reported, CloseReason> {
-    let common = &opened.pool.common;
-    let base = common.base();
-    if base.id != 0
-        && let Some(reported) = common.reported(base.id, settings.id)
-    {
-        return Ok(reported);
-    }
-    // Counted from the first, or a pool could be forgotten while its first client waits.
-    let _guest = opened.pool.enter();
-    let (until, expired) = patience.unzip();
-    let acquired = opened.pool.acquire(until).await;
-    let mut lease = acquired.map_err(|error| client_io::close_reason(&error, expired))?;
-    let connection = &mut lease.connection;
-    connection.server.clean();
-    let mut values: Vec<(String, String)> = connection.server.base.reported.clone();
-    // Whatever the last client left is taken back first, so that only these settings show.
-    let back = replay(&connection.server.applied, &Settings::none());
-    let again = connection.server.connect_query.as_deref().filter(|_| back.is_some());
-    let again = again.map(|query| format!("{query};"));
-    let wanted = replay(&Settings::none(), settings);
-    let sql = [back, again, wanted].map(Option::unwrap_or_default).concat();
-    connection.heard.clear();
-    if !sql.is_empty() {
-        let base_id = connection.server.base.id;
-        connection.query(&sql).await.map_err(|error| refused(&error))?;
-        connection.server.applied = Arc::clone(settings);
-        for (name, value) in connection.heard.drain(..) {
-            match values.iter_mut().find(|(known, _)| *known == name) {
-                Some((_, known)) => *known = value,
-                None => values.push((name, value)),
-            }
-        }
-        let reported: Reported = values.into();
-        common.set_reported(base_id, settings.id, Arc::clone(&reported));
-        lease.release(Instant::now());
-        return Ok(reported);
-    }
-    let reported: Reported = values.into();
-    common.set_reported(connection.server.base.id, settings.id, Arc::clone(&reported));
-    lease.release(Instant::now());
-    Ok(reported)
-}
-
-fn refused(error: &ServerError) -> CloseReason {
-    match error {
-        ServerError::Query { sqlstate, message } => {
-            CloseReason::ServerLogin { sqlstate: sqlstate.clone(), message: message.clone() }
-        }
-        ServerError::Connect(_)
-        | ServerError::Io(_)
-        | ServerError::Closed
-        | ServerError::Login(_)
-        | ServerError::Ambiguous
-        | ServerError::Protocol => CloseReason::ServerUnreachable(error.to_string()),
-    }
-}
-
 /// Looks after every pool and tells the totals, for as long as the process lives.
 pub async fn upkeep(gateway: Arc<Gateway>) {
     let mut ticks = tokio::time::interval(UPKEEP_PERIOD);
@@ -523,6 +547,8 @@ pub async fn upkeep(gateway: Arc<Gateway>) {
         ticks.tick().await;
         let now = Instant::now();
         gateway.upkeep(now);
+        let idle_timeout = gateway.config().server.server_idle_timeout;
+        gateway.auth_queries.upkeep(now, idle_timeout);
         report.tick(&gateway, now);
     }
 }

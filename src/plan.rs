@@ -138,6 +138,7 @@ mod tests {
             port: 1,
             load_balance_hosts: LoadBalance::RoundRobin,
             dbname: None,
+            auth: crate::config::AuthLookup::default(),
             user: None,
             password: None,
             pool_size: None,

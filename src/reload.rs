@@ -20,15 +20,26 @@ pub fn reload(gateway: &Gateway, read: Read<'_>) -> Result<Vec<String>, String> 
             }
             tracing::info!("settings reloaded");
         }
-        Err(mistakes) => tracing::error!(%mistakes, "reload failed, settings stay as they were"),
+        Err(mistakes) => {
+            for mistake in mistakes.lines() {
+                tracing::error!("{mistake}");
+            }
+            tracing::error!("reload failed, settings stay as they were");
+        }
     }
     result
 }
 
-/// Sets one setting until the next reload, by the name that `SHOW CONFIG` has for it.
-pub fn set(gateway: &Gateway, key: &str, value: &str, read: Read<'_>) -> Result<(), String> {
+/// Sets one setting until the next reload, by the name that `SHOW CONFIG` has for it. Gives
+/// sentences for whoever asked.
+pub fn set(
+    gateway: &Gateway,
+    key: &str,
+    value: &str,
+    read: Read<'_>,
+) -> Result<Vec<String>, String> {
     let config = config::set(&gateway.config(), key, value, read)?;
-    gateway.apply(config).map_err(|error| error.to_string())
+    gateway.apply_one(config).map_err(|error| error.to_string())
 }
 
 fn apply(gateway: &Gateway, read: Read<'_>) -> Result<Vec<String>, String> {
@@ -39,6 +50,7 @@ fn apply(gateway: &Gateway, read: Read<'_>) -> Result<Vec<String>, String> {
     for name in old.changed_without_restart(&loaded.config) {
         notices.push(format!("{name}: changed, but needs a restart"));
     }
-    gateway.apply(old.reloaded(&loaded.config)).map_err(|error| error.to_string())?;
+    let more = gateway.apply(old.reloaded(&loaded.config)).map_err(|error| error.to_string())?;
+    notices.extend(more);
     Ok(notices)
 }

@@ -15,6 +15,8 @@ const IO_FILES: &[&str] = &[
     "listener.rs",
     "log.rs",
     "service.rs",
+    "auth_query.rs",
+    "authenticate.rs",
     "gateway/",
     "net/",
     "cache/redis.rs",

@@ -1,26 +1,27 @@
 #!/usr/bin/env bash
 # Everything that is checked before a change is accepted, with one line of result per part.
 # usage: tests/run.sh [part …]     parts: scripts format clippy architecture unit simulation suite
-#                                  docker drivers checker; all of them by default
+#                                  docker drivers checker soak; all of them by default
 #
 # On Debian as root it installs what is missing; elsewhere it says what to install.
-# CHECKER_SECONDS=60 is how long the checker reads and writes.
+# CHECKER_SECONDS=60 is how long the checker reads and writes, SOAK_SECONDS=120 how long the soak lasts.
 # shellcheck disable=SC2119,SC2153 # servers are started without further settings; lib.sh sets URLs
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=tests/lib.sh
 . tests/lib.sh
 
-PARTS=(scripts format clippy architecture unit simulation suite docker drivers checker)
+PARTS=(scripts format clippy architecture unit simulation suite docker drivers checker soak)
 if [ $# -gt 0 ]; then PARTS=("$@"); fi
 CHECKER_SECONDS="${CHECKER_SECONDS:-60}"
+SOAK_SECONDS="${SOAK_SECONDS:-120}"
 
 # Warnings are errors here, but only of our own code: a flag for all crates would rebuild them all.
 part_scripts() {
     local script
-    for script in tests/*.sh tests/drivers/*.sh bench/*.sh bench/pgbench/*.sh .ci/run; do bash -n "$script"; done
+    for script in tests/*.sh tests/drivers/*.sh bench/*.sh bench/*/*.sh .ci/run; do bash -n "$script"; done
     if command -v shellcheck >/dev/null; then
-        shellcheck -x tests/*.sh tests/drivers/*.sh bench/*.sh bench/pgbench/*.sh .ci/run
+        shellcheck -x tests/*.sh tests/drivers/*.sh bench/*.sh bench/*/*.sh .ci/run
     else
         say "shellcheck is not installed: syntax alone was checked"
     fi
@@ -45,6 +46,9 @@ part_checker() (
     "${CARGO_TARGET_DIR:-target}/debug/examples/checker" --url "$FOREBAY_URL" --direct "$DIRECT_URL" \
         --admin "$ADMIN_URL" --seconds "$CHECKER_SECONDS"
 )
+
+# Two minutes of everything going wrong; `tests/soak.sh 3600` is the long form.
+part_soak() { tests/soak.sh "$SOAK_SECONDS"; }
 
 require build postgres redis python venv yaml node
 for component in rustfmt clippy; do

@@ -33,6 +33,8 @@ pub struct Random<'a> {
     pub process: &'a [u8; 32],
     pub nonce: [u8; scram::NONCE_BYTES],
     pub md5_salt: [u8; 4],
+    /// Of verifiers that do not exist: as many as those have that are made here.
+    pub iterations: u32,
 }
 
 /// What to do next.
@@ -179,7 +181,10 @@ impl ClientAuth {
         };
         let (verifier, refusal) = match known {
             Ok(verifier) => (Arc::clone(verifier), AuthError::WrongPassword(Method::Scram)),
-            Err(refusal) => (Arc::new(ScramVerifier::mock(random.process, user)), refusal),
+            Err(refusal) => {
+                let mock = ScramVerifier::mock(random.process, user, random.iterations);
+                (Arc::new(mock), refusal)
+            }
         };
         let machine = ExpectClientFirst::new(verifier, random.nonce);
         let mut mechanisms = scram::MECHANISM.as_bytes().to_vec();

@@ -25,6 +25,12 @@ impl Md5Hash {
             .then_some(Self(digits))
     }
 
+    /// The hash of nothing that anybody knows. A fixed one would not do: who knows the hash can
+    /// answer a challenge.
+    pub fn impossible() -> Self {
+        Self::hash(&rand::random::<[u8; 32]>(), &[])
+    }
+
     pub fn of_password(user: &str, password: &[u8]) -> Self {
         Self::hash(password, user.as_bytes())
     }
@@ -100,6 +106,11 @@ mod tests {
         ] {
             assert_eq!(Md5Hash::parse(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn an_impossible_hash_is_another_each_time() {
+        assert!(Md5Hash::impossible() != Md5Hash::impossible());
     }
 
     #[test]

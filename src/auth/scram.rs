@@ -1,6 +1,6 @@
 //! The server half of SCRAM-SHA-256 (RFC 5802, RFC 7677), as PostgreSQL speaks it: two states,
 //! each consumed by the message it waits for. Nonces come in as arguments. Channel binding is not
-//! offered. The client half, towards servers, is in `super::scram_client`.
+//! offered to clients. The client half, towards servers, is in `super::scram_client`.
 
 use std::fmt;
 use std::str;
@@ -10,12 +10,14 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use hmac::{Hmac, KeyInit, Mac};
 use postgres_protocol::authentication::sasl::{self, ChannelBinding};
-use postgres_protocol::password;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 /// The one mechanism we offer and accept.
 pub const MECHANISM: &str = sasl::SCRAM_SHA_256;
+
+/// The same, tied to the connection under it; towards servers only.
+pub(super) const MECHANISM_PLUS: &str = sasl::SCRAM_SHA_256_PLUS;
 
 /// Longest message taken from a client, as in PostgreSQL; real ones stay under 200 bytes.
 pub const MESSAGE_BYTES_MAX: usize = 1024;
@@ -23,9 +25,9 @@ pub const MESSAGE_BYTES_MAX: usize = 1024;
 /// Random bytes in our part of the nonce, as many as PostgreSQL uses.
 pub const NONCE_BYTES: usize = 18;
 
-/// What PostgreSQL stores by default, and what a verifier made here costs a client to answer.
-const ITERATIONS: u32 = 4096;
-const SALT_BYTES: usize = 16;
+/// What PostgreSQL stores by default, and `scram_iterations` too.
+pub const ITERATIONS: u32 = 4096;
+pub const SALT_BYTES: usize = 16;
 
 pub(super) type Key = [u8; 32];
 
@@ -57,19 +59,27 @@ impl ScramVerifier {
         })
     }
 
-    /// Derives a verifier with a fresh salt: thousands of hashes, about a millisecond, so never
-    /// once per connection. The password is prepared with `SASLprep`, or taken as it is where
-    /// that fails, as PostgreSQL and libpq do.
-    pub fn of_password(password: &[u8]) -> Option<Self> {
-        Self::parse(&password::scram_sha_256(password))
+    /// Derives a verifier: thousands of hashes, about a millisecond, so never once per connection.
+    /// The password is prepared with `SASLprep`, or taken as it is where that fails, as PostgreSQL
+    /// and libpq do.
+    pub fn of_password(password: &str, iterations: u32, salt: [u8; SALT_BYTES]) -> Self {
+        let prepared = stringprep::saslprep(password).unwrap_or(password.into());
+        let salted = hi(prepared.as_bytes(), &salt, iterations);
+        let client_key = hmac_sha256(&salted, &[b"Client Key"]);
+        Self {
+            iterations,
+            salt: salt.to_vec(),
+            stored_key: Sha256::digest(client_key).into(),
+            server_key: hmac_sha256(&salted, &[b"Server Key"]),
+        }
     }
 
     /// A verifier that no proof fits, always the same for this user as long as `secret` lives,
     /// so that an unknown user is asked just what a known one is asked.
-    pub fn mock(secret: &[u8; 32], user: &str) -> Self {
+    pub fn mock(secret: &[u8; 32], user: &str, iterations: u32) -> Self {
         let derive = |label: &str| hmac_sha256(secret, &[label.as_bytes(), user.as_bytes()]);
         Self {
-            iterations: ITERATIONS,
+            iterations,
             salt: derive("salt:").into_iter().take(SALT_BYTES).collect(),
             stored_key: derive("stored:"),
             server_key: derive("server:"),
@@ -332,12 +342,34 @@ pub(super) fn xor(mut left: Key, right: Key) -> Key {
 }
 
 pub(super) fn hmac_sha256(key: &Key, parts: &[&[u8]]) -> Key {
-    #[expect(clippy::expect_used, reason = "HMAC takes keys of every length")]
-    let mut hmac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of every length");
+    let mut hmac = keyed(key);
     for part in parts {
         hmac.update(part);
     }
     hmac.finalize().into_bytes().into()
+}
+
+/// `Hi` of RFC 5802: PBKDF2 with one block.
+fn hi(password: &[u8], salt: &[u8], iterations: u32) -> Key {
+    // Keyed once: passwords may be long, and they are hashed to make the key.
+    let keyed = keyed(password);
+    let mut round = keyed.clone();
+    round.update(salt);
+    round.update(&1_u32.to_be_bytes());
+    let mut last: Key = round.finalize().into_bytes().into();
+    let mut sum = last;
+    for _ in 1..iterations {
+        let mut round = keyed.clone();
+        round.update(&last);
+        last = round.finalize().into_bytes().into();
+        sum = xor(sum, last);
+    }
+    sum
+}
+
+fn keyed(key: &[u8]) -> Hmac<Sha256> {
+    #[expect(clippy::expect_used, reason = "HMAC takes keys of every length")]
+    Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of every length")
 }
 
 #[cfg(test)]
@@ -391,8 +423,8 @@ mod tests {
     #[test]
     fn a_derived_verifier_accepts_its_password_alone() {
         for password in ["pencil", "pässwörd", "I\u{ad}X", "\u{1f511}", "nul\u{7}"] {
-            let verifier = ScramVerifier::of_password(password.as_bytes()).map(Arc::new);
-            let verifier = verifier.expect("the driver's output is well formed");
+            let verifier = ScramVerifier::of_password(password, ITERATIONS, [9; SALT_BYTES]);
+            let verifier = Arc::new(verifier);
             assert!(verifier.accepts_password(password.as_bytes()), "{password}");
             assert!(!verifier.accepts_password(b"pencil2"), "{password}");
             assert!(!verifier.accepts_password(b""), "{password}");
@@ -401,18 +433,18 @@ mod tests {
 
     #[test]
     fn a_password_is_prepared_before_it_is_compared() {
-        let verifier = Arc::new(ScramVerifier::of_password("I\u{ad}X".as_bytes()).expect("made"));
+        let verifier = Arc::new(ScramVerifier::of_password("I\u{ad}X", 4096, [1; SALT_BYTES]));
         assert!(verifier.accepts_password(b"IX"));
     }
 
     #[test]
     fn a_mock_verifier_is_stable_and_like_a_real_one() {
-        let mock = ScramVerifier::mock(&[7; 32], "bob");
-        assert!(mock == ScramVerifier::mock(&[7; 32], "bob"));
-        assert!(mock != ScramVerifier::mock(&[7; 32], "alice"));
-        assert!(mock != ScramVerifier::mock(&[8; 32], "bob"));
+        let mock = ScramVerifier::mock(&[7; 32], "bob", 4096);
+        assert!(mock == ScramVerifier::mock(&[7; 32], "bob", 4096));
+        assert!(mock != ScramVerifier::mock(&[7; 32], "alice", 4096));
+        assert!(mock != ScramVerifier::mock(&[8; 32], "bob", 4096));
         assert!(!Arc::new(mock.clone()).accepts_password(b"pencil"));
-        let real = ScramVerifier::of_password(b"pencil").expect("made");
+        let real = ScramVerifier::of_password("pencil", 4096, [1; SALT_BYTES]);
         assert_eq!((mock.iterations, mock.salt.len()), (real.iterations, real.salt.len()));
     }
 

@@ -12,9 +12,36 @@ use subtle::ConstantTimeEq;
 
 use super::scram::{Key, NONCE_BYTES, ScramVerifier, hmac_sha256, xor};
 
-/// Our header, and what repeats it later: no channel binding, no other identity.
-const HEADER: &str = "n,,";
-const HEADER_BASE64: &str = "biws";
+/// How an exchange is tied to the connection under it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Binding {
+    /// There is no TLS, or its certificate cannot be bound to.
+    Impossible,
+    /// We could, and the server has not offered it. One that did will notice the forgery.
+    NotOffered,
+    /// `tls-server-end-point`: the hash of the certificate that the server has shown.
+    EndPoint(Vec<u8>),
+}
+
+impl Binding {
+    /// Our header: the binding, and no other identity.
+    fn header(&self) -> &'static str {
+        match self {
+            Self::Impossible => "n,,",
+            Self::NotOffered => "y,,",
+            Self::EndPoint(_) => "p=tls-server-end-point,,",
+        }
+    }
+
+    /// What repeats the header later, with the data.
+    fn repeated(&self) -> String {
+        let data: &[u8] = match self {
+            Self::Impossible | Self::NotOffered => &[],
+            Self::EndPoint(hash) => hash,
+        };
+        BASE64.encode([self.header().as_bytes(), data].concat())
+    }
+}
 
 /// What logs in wherever the stored verifier is the very one it was made with.
 #[derive(Clone, PartialEq, Eq)]
@@ -65,7 +92,7 @@ impl fmt::Display for ScramClientError {
 /// ```
 pub(super) enum ScramClient {
     Password(ScramSha256),
-    Keys { keys: ScramKeys, nonce: String },
+    Keys { keys: ScramKeys, nonce: String, binding: Binding },
 }
 
 /// Waits for the server's proof.
@@ -75,19 +102,27 @@ pub(super) enum ScramProving {
 }
 
 impl ScramClient {
-    pub(super) fn of_password(password: &str) -> Self {
-        Self::Password(ScramSha256::new(password.as_bytes(), ChannelBinding::unsupported()))
+    pub(super) fn of_password(password: &str, binding: Binding) -> Self {
+        // The driver's names for the first two are about the server.
+        let binding = match binding {
+            Binding::Impossible => ChannelBinding::unsupported(),
+            Binding::NotOffered => ChannelBinding::unrequested(),
+            Binding::EndPoint(hash) => ChannelBinding::tls_server_end_point(hash),
+        };
+        Self::Password(ScramSha256::new(password.as_bytes(), binding))
     }
 
-    pub(super) fn of_keys(keys: ScramKeys, nonce: [u8; NONCE_BYTES]) -> Self {
-        Self::Keys { keys, nonce: BASE64.encode(nonce) }
+    pub(super) fn of_keys(keys: ScramKeys, nonce: [u8; NONCE_BYTES], binding: Binding) -> Self {
+        Self::Keys { keys, nonce: BASE64.encode(nonce), binding }
     }
 
     pub(super) fn first_message(&self) -> Vec<u8> {
         match self {
             Self::Password(driver) => driver.message().to_vec(),
             // PostgreSQL takes the user from the startup message, not from `n=`.
-            Self::Keys { nonce, .. } => format!("{HEADER}n=,r={nonce}").into_bytes(),
+            Self::Keys { nonce, binding, .. } => {
+                format!("{}n=,r={nonce}", binding.header()).into_bytes()
+            }
         }
     }
 
@@ -102,7 +137,9 @@ impl ScramClient {
                 let message = driver.message().to_vec();
                 Ok((ScramProving::Password(driver), message))
             }
-            Self::Keys { keys, nonce } => prove_with_keys(&keys, &nonce, challenge),
+            Self::Keys { keys, nonce, binding } => {
+                prove_with_keys(&keys, &nonce, &binding, challenge)
+            }
         }
     }
 }
@@ -133,6 +170,7 @@ fn driver_error(error: &std::io::Error) -> ScramClientError {
 fn prove_with_keys(
     keys: &ScramKeys,
     client_nonce: &str,
+    binding: &Binding,
     challenge: &[u8],
 ) -> Result<(ScramProving, Vec<u8>), ScramClientError> {
     let challenge =
@@ -154,7 +192,7 @@ fn prove_with_keys(
     if !keys.verifier.has_salt(salt, iterations) {
         return Err(ScramClientError::OtherVerifier);
     }
-    let without_proof = format!("c={HEADER_BASE64},r={nonce}");
+    let without_proof = format!("c={},r={nonce}", binding.repeated());
     let auth_message = format!("n=,r={client_nonce},{challenge},{without_proof}");
     let client_signature = hmac_sha256(&keys.verifier.stored_key, &[auth_message.as_bytes()]);
     let proof = BASE64.encode(xor(keys.client_key, client_signature));

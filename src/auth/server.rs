@@ -9,8 +9,8 @@ use std::mem;
 
 use super::code;
 use super::md5::Md5Hash;
-use super::scram::{MECHANISM, NONCE_BYTES};
-use super::scram_client::{ScramClient, ScramClientError, ScramKeys, ScramProving};
+use super::scram::{MECHANISM, MECHANISM_PLUS, NONCE_BYTES};
+use super::scram_client::{Binding, ScramClient, ScramClientError, ScramKeys, ScramProving};
 use super::userlist::{Password, Secret};
 
 /// What to do next.
@@ -51,7 +51,7 @@ impl fmt::Display for ServerAuthError {
                 write!(f, "server asks for {method} and no password is configured")
             }
             Self::WrongSecretType { method } => {
-                write!(f, "server asks for {method}, which the stored secret cannot answer")
+                write!(f, "wrong password type: the stored secret cannot answer {method}")
             }
             Self::Unsupported { method, code } => {
                 write!(f, "server asks for {method} (code {code}), which is not supported")
@@ -77,6 +77,8 @@ pub struct ServerAuth {
     user: String,
     secret: Option<Secret>,
     keys: Option<(ScramKeys, [u8; NONCE_BYTES])>,
+    /// `tls-server-end-point` of the connection, if it has one.
+    end_point: Option<Vec<u8>>,
     state: State,
 }
 
@@ -92,7 +94,21 @@ enum State {
 impl ServerAuth {
     /// `user` is the one of the startup message; `secret` what is stored for it.
     pub fn begin(user: &str, secret: Option<&Secret>) -> Self {
-        Self { user: user.to_owned(), secret: secret.cloned(), keys: None, state: State::Start }
+        Self {
+            user: user.to_owned(),
+            secret: secret.cloned(),
+            keys: None,
+            end_point: None,
+            state: State::Start,
+        }
+    }
+
+    /// Ties SCRAM to the TLS connection whose `tls-server-end-point` this is, where the server
+    /// offers that.
+    #[must_use]
+    pub fn with_end_point(mut self, end_point: Option<Vec<u8>>) -> Self {
+        self.end_point = end_point;
+        self
     }
 
     /// Answers SCRAM with what the same user's client gave away at its log-in, unless a password
@@ -182,7 +198,17 @@ impl ServerAuth {
     }
 
     fn begin_scram(&self, payload: &[u8]) -> Result<(ScramClient, Vec<u8>), ServerAuthError> {
-        if !mechanisms(payload)?.any(|name| name == MECHANISM.as_bytes()) {
+        let offers = |mechanism: &str| {
+            mechanisms(payload).map(|mut names| names.any(|name| name == mechanism.as_bytes()))
+        };
+        let (mechanism, binding) = match &self.end_point {
+            Some(hash) if offers(MECHANISM_PLUS)? => {
+                (MECHANISM_PLUS, Binding::EndPoint(hash.clone()))
+            }
+            Some(_) => (MECHANISM, Binding::NotOffered),
+            None => (MECHANISM, Binding::Impossible),
+        };
+        if !offers(mechanism)? {
             let offered = mechanisms(payload)?
                 .map(|name| String::from_utf8_lossy(name).into_owned())
                 .collect::<Vec<_>>()
@@ -190,15 +216,15 @@ impl ServerAuth {
             return Err(ServerAuthError::NoMechanism { offered });
         }
         let scram = match (self.password(code::SASL), &self.keys) {
-            (Ok(password), _) => ScramClient::of_password(password.as_str()),
-            (Err(_), Some((keys, nonce))) => ScramClient::of_keys(keys.clone(), *nonce),
+            (Ok(password), _) => ScramClient::of_password(password.as_str(), binding),
+            (Err(_), Some((keys, nonce))) => ScramClient::of_keys(keys.clone(), *nonce, binding),
             (Err(error), None) => return Err(error),
         };
         let message = scram.first_message();
         let length = i32::try_from(message.len())
             .ok()
             .ok_or(ServerAuthError::Malformed { method: MECHANISM })?;
-        let mut answer = cstring(MECHANISM);
+        let mut answer = cstring(mechanism);
         answer.extend(length.to_be_bytes());
         answer.extend(message);
         Ok((scram, answer))

@@ -11,7 +11,12 @@ const SCRAM: &str = "SCRAM-SHA-256$4096:L3MIHmDKoh/HCQyCD4/+/Q==$\
     T/JT7kryjX+FXkLHxy4rZ0yKodeQXSo4xSLB8QTEdZU=:/W7oGIhhZx2ckZBNhXvW38shj15HO3GOTP+nmpLbhn4=";
 
 fn random() -> Random<'static> {
-    Random { process: &PROCESS, nonce: [5; scram::NONCE_BYTES], md5_salt: [1, 0, 200, 9] }
+    Random {
+        process: &PROCESS,
+        nonce: [5; scram::NONCE_BYTES],
+        md5_salt: [1, 0, 200, 9],
+        iterations: scram::ITERATIONS,
+    }
 }
 
 /// Lets a server machine with `theirs` log in at a client machine that knows `ours`; both are

@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use subtle::ConstantTimeEq;
 
 use super::md5::Md5Hash;
-use super::scram::ScramVerifier;
+use super::scram::{ITERATIONS, ScramVerifier};
 
 /// What proves that a user is who it says.
 #[derive(Clone)]
@@ -30,6 +30,22 @@ impl Secret {
             Self::Scram(Arc::new(verifier))
         } else {
             Self::Plain(Password::new(text.to_owned()))
+        }
+    }
+
+    /// One that no proof fits, of the kind that says least.
+    pub fn impossible() -> Self {
+        Self::Md5(Md5Hash::impossible())
+    }
+
+    /// The same, with `scram_iterations` for the verifier of a plain password.
+    #[must_use]
+    pub fn with_iterations(self, iterations: u32) -> Self {
+        match self {
+            Self::Plain(password) => {
+                Self::Plain(Password::with_iterations(password.as_str().to_owned(), iterations))
+            }
+            Self::Md5(_) | Self::Scram(_) => self,
         }
     }
 
@@ -62,12 +78,17 @@ pub struct Password(Arc<Derived>);
 
 struct Derived {
     text: String,
+    iterations: u32,
     verifier: OnceLock<Option<Arc<ScramVerifier>>>,
 }
 
 impl Password {
     pub fn new(text: String) -> Self {
-        Self(Arc::new(Derived { text, verifier: OnceLock::new() }))
+        Self::with_iterations(text, ITERATIONS)
+    }
+
+    pub fn with_iterations(text: String, iterations: u32) -> Self {
+        Self(Arc::new(Derived { text, iterations, verifier: OnceLock::new() }))
     }
 
     pub fn as_str(&self) -> &str {
@@ -81,7 +102,8 @@ impl Password {
     pub fn verifier(&self) -> Option<&Arc<ScramVerifier>> {
         let derive = || {
             let text = Some(self.as_str()).filter(|text| !text.is_empty())?;
-            ScramVerifier::of_password(text.as_bytes()).map(Arc::new)
+            let verifier = ScramVerifier::of_password(text, self.0.iterations, rand::random());
+            Some(Arc::new(verifier))
         };
         self.0.verifier.get_or_init(derive).as_ref()
     }

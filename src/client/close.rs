@@ -1,5 +1,6 @@
 //! Why a connection ends: the word for log and metric, and what the peer is told.
 
+use crate::auth::AuthError;
 use crate::wire::backend::{self, Severity};
 use crate::wire::sqlstate;
 
@@ -28,9 +29,12 @@ pub enum CloseReason {
     NoUser,
     LoginTimeout,
     LoginFailed(String),
-    PasswordFailed {
-        user: String,
-    },
+    /// It has not proven who it is.
+    Unproven(Unproven),
+    /// Certificate, process or address will not do; PgBouncer's sentence for it.
+    NotAdmitted(&'static str),
+    /// The log has the mistake; it is none of the client's business.
+    PoolerConfig,
     NoSuchDatabase(String),
     TooManyClients,
     TooManyDatabaseClients,
@@ -69,7 +73,7 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    /// As PgBouncer's log says it, where it says it.
+    /// As PgBouncer's log says it, where it says it; but for `Unproven` the client is told the same.
     pub fn text(&self) -> String {
         match self {
             Self::ClientClosed => "client close request".into(),
@@ -90,9 +94,9 @@ impl CloseReason {
             Self::NoUser => "no PostgreSQL user name specified in startup packet".into(),
             Self::LoginTimeout => "client_login_timeout".into(),
             Self::LoginFailed(message) | Self::ServerLogin { message, .. } => message.clone(),
-            Self::PasswordFailed { user } => {
-                format!("password authentication failed for user \"{user}\"")
-            }
+            Self::Unproven(unproven) => unproven.logged().into(),
+            Self::NotAdmitted(sentence) => (*sentence).into(),
+            Self::PoolerConfig => "bouncer config error".into(),
             Self::NoSuchDatabase(name) => format!("no such database: {name}"),
             Self::TooManyClients => "no more connections allowed (max_client_conn)".into(),
             Self::TooManyDatabaseClients => {
@@ -148,10 +152,11 @@ impl CloseReason {
             | Self::TransactionTimeout
             | Self::QueryWaitTimeout => sqlstate::PROTOCOL_VIOLATION,
             Self::StartupVersion { .. } | Self::PinRefused(_) => sqlstate::FEATURE_NOT_SUPPORTED,
-            Self::NoUser | Self::TlsRequired | Self::LoginFailed(_) => {
+            Self::NoUser | Self::TlsRequired | Self::LoginFailed(_) | Self::NotAdmitted(_) => {
                 sqlstate::INVALID_AUTHORIZATION
             }
-            Self::PasswordFailed { .. } => sqlstate::INVALID_PASSWORD,
+            Self::Unproven(unproven) => unproven.error.message().0,
+            Self::PoolerConfig => sqlstate::CONFIG_FILE_ERROR,
             Self::NoSuchDatabase(_) => sqlstate::UNDEFINED_DATABASE,
             Self::TooManyClients | Self::TooManyDatabaseClients | Self::TooManyUserClients => {
                 sqlstate::TOO_MANY_CONNECTIONS
@@ -174,6 +179,64 @@ impl CloseReason {
         if matches!(self, Self::ClientClosed | Self::ClientLost) {
             return;
         }
-        backend::write_error(out, Severity::Fatal, self.sqlstate(), &self.text());
+        let sentence =
+            if let Self::Unproven(unproven) = self { unproven.told() } else { self.text() };
+        backend::write_error(out, Severity::Fatal, self.sqlstate(), &sentence);
+    }
+}
+
+/// A failed proof. The log says what was wrong; the client is told the same of an unknown user and
+/// of a wrong password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unproven {
+    pub error: AuthError,
+    /// PostgreSQL was asked for the user and does not know it either.
+    pub looked_up: bool,
+    /// Such users are asked for somewhere, so that scripts look for PgBouncer's "no such user".
+    pub may_be_looked_up: bool,
+}
+
+impl Unproven {
+    fn logged(self) -> &'static str {
+        let unknown = matches!(self.error, AuthError::UnknownUser(_));
+        if unknown && self.looked_up { "no such user" } else { self.error.message().1 }
+    }
+
+    fn told(self) -> String {
+        let why = if self.may_be_looked_up { " (wrong password or no such user)" } else { "" };
+        format!("{}{why}", self.error.message().1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::Method;
+
+    fn told(error: AuthError, looked_up: bool) -> Vec<u8> {
+        let mut out = Vec::new();
+        let unproven = Unproven { error, looked_up, may_be_looked_up: true };
+        CloseReason::Unproven(unproven).tell(&mut out);
+        out
+    }
+
+    #[test]
+    fn a_client_is_told_the_same_of_an_unknown_user_and_a_wrong_password() {
+        for method in [Method::Trust, Method::Md5, Method::Scram, Method::Plain] {
+            let wrong = told(AuthError::WrongPassword(method), false);
+            assert_eq!(told(AuthError::UnknownUser(method), true), wrong);
+            assert_eq!(told(AuthError::UnknownUser(method), false), wrong);
+        }
+    }
+
+    #[test]
+    fn the_log_knows_which_it_was() {
+        let error = AuthError::UnknownUser(Method::Md5);
+        let logged = |looked_up| {
+            let unproven = Unproven { error, looked_up, may_be_looked_up: true };
+            CloseReason::Unproven(unproven).text()
+        };
+        assert_eq!(logged(true), "no such user");
+        assert_eq!(logged(false), "password authentication failed");
     }
 }

@@ -37,6 +37,7 @@ impl Session {
             self.plan = None;
         }
         self.base = Some(Arc::clone(&server.base));
+        self.base_defaults = server.defaults;
     }
 
     /// Sends the collected group on. The server is ours and set to nobody else's state.
@@ -402,11 +403,14 @@ impl Session {
         }
         let shadowed = match verdict.write {
             // A temporary table may have triggers and defaults of its own.
-            Write::Plain(_) => self.pins.has(Pin::TemporaryObjects) || self.tainted,
+            Write::Plain(_) => {
+                self.pins.has(Pin::TemporaryObjects) || self.tainted || !self.knows_defaults()
+            }
             // A temporary view may call anything; a table may not.
             Write::None => {
                 let unknown = self.tainted && self.common.mode == PoolMode::Session;
-                (self.temporary_code || unknown) && may_read_relations(verdict)
+                let names = self.temporary_code || unknown || !self.knows_defaults();
+                names && may_read_relations(verdict)
             }
             Write::Opaque { .. } | Write::Catalog => false,
         };

@@ -358,7 +358,7 @@ impl Session {
         if self.pins.has(Pin::TemporaryObjects) {
             return Some(BypassReason::TemporaryObjects);
         }
-        if self.pins.has(Pin::SessionState) || self.tainted {
+        if self.pins.has(Pin::SessionState) || self.tainted || !self.knows_defaults() {
             return Some(BypassReason::Settings);
         }
         let facts = self.facts.as_ref()?;

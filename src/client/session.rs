@@ -18,7 +18,7 @@ use crate::cache::key::KeyBuffer;
 use crate::pool::statements::Statement;
 use crate::pool::{Common, database};
 use crate::server::Server;
-use crate::server::settings::{Base, Settings};
+use crate::server::settings::{Base, Settings, defaults_changes};
 use crate::sql::lex::Lexed;
 use crate::sql::verdict::{BypassReason, TableId, Verdict};
 use crate::wire::backend::Status;
@@ -39,6 +39,8 @@ pub struct Session {
     pub settings: Arc<Settings>,
     /// How the server it has started; without one, statements are judged as the newest started.
     pub base: Option<Arc<Base>>,
+    /// `settings::defaults_changes` when that server was connected.
+    pub base_defaults: u64,
     pub transaction: Transaction,
     pub pins: Pins,
     pub names: Names,
@@ -196,6 +198,7 @@ pub enum Ending {
 
 /// Commits that may happen from here on: their tables are in flight until the outcome is known.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Armed {
     /// Where they happen; it is not torn down while their outcome is unknown.
     pub home: Option<Arc<Home>>,
@@ -270,6 +273,7 @@ impl Session {
             common,
             settings: Arc::clone(&startup),
             base: None,
+            base_defaults: 0,
             startup,
             transaction: Transaction::default(),
             pins: Pins::default(),
@@ -301,6 +305,12 @@ impl Session {
             ending: Ending::Fine,
             finished: Vec::new(),
         }
+    }
+
+    /// Whether the defaults of the server it has are still those by which it is judged. After a
+    /// reload of `postgresql.conf` PostgreSQL changes them under a session's feet.
+    pub fn knows_defaults(&self) -> bool {
+        self.base.is_none() || self.base_defaults == defaults_changes()
     }
 
     /// Whether the server may go back to its pool now.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::auth::{ClientAuth, Progress, Random};
+use crate::auth::{AuthError, ClientAuth, Progress, Random, ScramKeys};
 use crate::server::settings::literal;
 use crate::wire::backend::{self, Status};
 use crate::wire::startup::Startup;
@@ -98,32 +98,31 @@ pub fn welcome(out: &mut Vec<u8>, reported: &[(String, String)], pid: u32, key: 
 pub enum Proof {
     /// Sent what is in `out`; give me the next `p` message.
     Ask(ClientAuth),
-    Proven,
-    Refused(CloseReason),
+    /// With what its proof gave away, if it was SCRAM's.
+    Proven(Option<ScramKeys>),
+    Refused(AuthError),
 }
 
 /// Takes what the authentication machine says into messages.
-pub fn step(auth: ClientAuth, progress: Progress, user: &str, out: &mut Vec<u8>) -> Proof {
+pub fn step(auth: ClientAuth, progress: Progress, out: &mut Vec<u8>) -> Proof {
     match progress {
         Progress::Continue(body) => {
             backend::write_authentication(out, &body);
             Proof::Ask(auth)
         }
-        Progress::Done { last, .. } => {
+        Progress::Done { last, keys } => {
             if let Some(body) = last {
                 backend::write_authentication(out, &body);
             }
-            Proof::Proven
+            Proof::Proven(keys)
         }
-        Progress::Failed(_) => {
-            Proof::Refused(CloseReason::PasswordFailed { user: user.to_owned() })
-        }
+        Progress::Failed(error) => Proof::Refused(error),
     }
 }
 
 /// Fresh randomness for one authentication.
-pub fn random(process: &[u8; 32]) -> Random<'_> {
-    Random { process, nonce: rand::random(), md5_salt: rand::random() }
+pub fn random(process: &[u8; 32], iterations: u32) -> Random<'_> {
+    Random { process, nonce: rand::random(), md5_salt: rand::random(), iterations }
 }
 
 #[cfg(test)]

@@ -87,7 +87,7 @@ pub fn set(
     checker.apply(vec![WrittenSetting { setting, place: Place::Nowhere, raw }]);
     checker.userlist(read_file);
     checker.authentication();
-    checker.tls();
+    // Certificate and key are set one after the other; whether they fit is seen when they are read.
     checker.cache();
     if checker.mistakes.is_empty() {
         return Ok(checker.config);
@@ -234,7 +234,8 @@ impl Checker {
         }
         let credentials = self.config.credentials.as_ref();
         let has_password = self.config.auth.auth_file.is_some()
-            || credentials.is_some_and(|credentials| credentials.password.is_some());
+            || credentials.is_some_and(|credentials| credentials.password.is_some())
+            || self.config.looks_up_users();
         match self.config.auth.auth_type {
             None if has_password => self.config.auth.auth_type = Some(AuthType::ScramSha256),
             None if self.reached_from_here_alone() => {
@@ -256,6 +257,14 @@ impl Checker {
                     "auth.auth_type",
                     "nobody could log in: expected an auth_file, or a password in the server URL",
                 ),
+            Some(AuthType::Hba) if self.config.auth.auth_hba_file.is_none() => {
+                self.mistake("auth.auth_type", "hba expects auth_hba_file");
+            }
+            Some(AuthType::Cert) if self.config.tls.client_tls_sslmode != SslMode::VerifyFull => {
+                self.mistake("auth.auth_type", "cert expects client_tls_sslmode = verify-full");
+            }
+            // PgBouncer refuses the clients of the others.
+            Some(AuthType::Any) if self.config.base == Base::PgBouncer => {}
             Some(AuthType::Any)
                 if self.config.databases.iter().any(|entry| entry.user.is_none()) =>
             {
@@ -266,8 +275,15 @@ impl Checker {
                 | AuthType::Any
                 | AuthType::Plain
                 | AuthType::Md5
-                | AuthType::ScramSha256,
+                | AuthType::ScramSha256
+                | AuthType::Cert
+                | AuthType::Peer
+                | AuthType::Hba,
             ) => {}
+        }
+        if self.config.auth.auth_dbname == "pgbouncer" {
+            let text = "cannot use the reserved \"pgbouncer\" database as an auth_dbname";
+            self.mistake("auth.auth_dbname", text);
         }
         if self.config.admin.admin_users.is_empty()
             && let Some(credentials) = &self.config.credentials

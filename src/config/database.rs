@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::limits::{DatabaseLimits, POOL_SIZE};
 use super::mistake::{closest, suggestion};
 use super::url::parse_host;
-use super::value::Value;
+use super::value::{Raw, Value};
 use super::{LoadBalance, Mistake, PoolMode, Range, SecretText, WrittenEntry, WrittenKey};
 
 /// One database that clients may name, and where it is.
@@ -34,6 +34,16 @@ pub struct DatabaseEntry {
     pub application_name: Option<String>,
     /// The startup parameter `options`, for servers whose client gives none.
     pub options: Option<String>,
+    /// Instead of the settings of the same names.
+    pub auth: AuthLookup,
+}
+
+/// How users are looked up that no file lists. Empty texts are none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuthLookup {
+    pub auth_user: Option<String>,
+    pub auth_query: Option<String>,
+    pub auth_dbname: Option<String>,
 }
 
 /// Where PostgreSQL listens.
@@ -93,8 +103,7 @@ pub(super) const DATABASE_KEYS: &[&str] = &[
 ];
 
 /// Those among them that do nothing yet.
-const WITHOUT_EFFECT: &[&str] =
-    &["auth_dbname", "auth_query", "auth_user", "client_encoding", "datestyle", "timezone"];
+const WITHOUT_EFFECT: &[&str] = &["client_encoding", "datestyle", "timezone"];
 
 /// Where an entry is that names no host.
 pub(super) enum Elsewhere<'a> {
@@ -205,6 +214,9 @@ fn set(entry: &mut DatabaseEntry, key: &WrittenKey) -> Result<(), String> {
         }
         "application_name" => entry.application_name = Some(String::read(raw, Range::Any)?),
         "options" => entry.options = Some(String::read(raw, Range::Any)?),
+        "auth_user" => entry.auth.auth_user = filled(raw)?,
+        "auth_query" => entry.auth.auth_query = filled(raw)?,
+        "auth_dbname" => entry.auth.auth_dbname = filled(raw)?,
         // Reported as having no effect by `read_all`.
         known if DATABASE_KEYS.contains(&known) => {}
         unknown => {
@@ -213,6 +225,10 @@ fn set(entry: &mut DatabaseEntry, key: &WrittenKey) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+fn filled(raw: &Raw) -> Result<Option<String>, String> {
+    Ok(Some(String::read(raw, Range::Any)?).filter(|text| !text.is_empty()))
 }
 
 fn bare_entry(host: Host) -> DatabaseEntry {
@@ -230,5 +246,6 @@ fn bare_entry(host: Host) -> DatabaseEntry {
         connect_query: None,
         application_name: None,
         options: None,
+        auth: AuthLookup::default(),
     }
 }

@@ -25,7 +25,7 @@ use std::path::PathBuf;
 pub use address::{FileMode, ListenAddress};
 pub use check::set;
 pub use cli::{Exit, load};
-pub use database::{DatabaseEntry, Host};
+pub use database::{AuthLookup, DatabaseEntry, Host};
 pub use limits::{DatabaseLimits, UserEntry};
 pub use mistake::{Mistake, Place};
 pub use quantity::Size;
@@ -157,6 +157,12 @@ impl Config {
     /// How clients log in; `auto` has been resolved.
     pub fn auth_type(&self) -> AuthType {
         self.auth.auth_type.unwrap_or(AuthType::ScramSha256)
+    }
+
+    /// Whether users that no file lists are looked up anywhere.
+    pub fn looks_up_users(&self) -> bool {
+        let own = |entry: &DatabaseEntry| entry.auth.auth_user.is_some();
+        !self.auth.auth_user.is_empty() || self.databases.iter().any(own)
     }
 
     /// Where to listen for clients.

@@ -172,12 +172,30 @@ settings! {
 
     /// Who may connect. The user and password of `server.url` always may.
     [auth] Auth {
-        /// auto, trust, any, plain, md5 or scram-sha-256. auto is scram-sha-256 where there is
+        /// auto, trust, any, plain, md5, scram-sha-256, cert, peer, or hba: what the rules of
+        /// `auth_hba_file` say. auto is scram-sha-256 where there is
         /// a password to ask for (in `server.url`, or an `auth_file`), else trust, but then only if
         /// every address listened on is of this machine alone.
         auth_type: Option<AuthType> = None, PgBouncer, Range::Any, OnReload;
         /// Users and their secrets, in the format of PgBouncer's userlist.txt; empty for none.
         auth_file: Option<PathBuf> = None, PgBouncer, Range::Any, OnReload;
+        /// Rules of who may connect from where and how, in PgBouncer's dialect of PostgreSQL's
+        /// pg_hba.conf; they count with `auth_type` hba.
+        auth_hba_file: Option<PathBuf> = None, PgBouncer, Range::Any, OnReload;
+        /// Which names of certificates and of this system's users may be which users: the maps
+        /// that those rules name.
+        auth_ident_file: Option<PathBuf> = None, PgBouncer, Range::Any, OnReload;
+        /// Users that `auth_file` does not list are looked up by PostgreSQL, as this user; empty:
+        /// they are unknown. An entry of `[databases]` may have its own.
+        auth_user: String = String::new(), PgBouncer, Range::Any, OnReload;
+        /// How they are looked up: gives name and secret of the user $1, or no row.
+        auth_query: String = "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL \
+            ELSE rolpassword END FROM pg_authid WHERE rolname=$1 AND rolcanlogin".to_owned(),
+            PgBouncer, Range::Any, OnReload;
+        /// In which database, as clients name it; empty: in the one the client wants.
+        auth_dbname: String = String::new(), PgBouncer, Range::Any, OnReload;
+        /// How dear a guess is at a SCRAM secret made from a listed plain password.
+        scram_iterations: u32 = 4096, PgBouncer, Range::Between(1, 1_000_000), OnReload;
     }
 
     /// How clients share servers.
@@ -270,7 +288,8 @@ settings! {
         client_tls_cert_file: Option<PathBuf> = None, PgBouncer, Range::Any, OnReload;
         /// The key of that certificate.
         client_tls_key_file: Option<PathBuf> = None, PgBouncer, Range::Any, OnReload;
-        /// Who may sign the certificates of clients, for verify-ca and verify-full.
+        /// Who may sign the certificates of clients. verify-ca and verify-full demand one; with
+        /// the other words a client may show one.
         client_tls_ca_file: Option<PathBuf> = None, PgBouncer, Range::Any, OnReload;
         /// The same six words, towards PostgreSQL. The sslmode of `server.url` counts before it.
         server_tls_sslmode: SslMode = SslMode::Prefer, PgBouncer, Range::Any, OnReload;
@@ -280,6 +299,18 @@ settings! {
         server_tls_cert_file: Option<PathBuf> = None, PgBouncer, Range::Any, OnReload;
         /// The key of that certificate.
         server_tls_key_file: Option<PathBuf> = None, PgBouncer, Range::Any, OnReload;
+        /// Versions towards clients: secure, all, or some of tlsv1.2 and tlsv1.3.
+        client_tls_protocols: String = "secure".to_owned(), PgBouncer, Range::Any, OnReload;
+        /// Ciphers of TLS 1.2 towards clients, by OpenSSL's names.
+        client_tls_ciphers: String = "default".to_owned(), PgBouncer, Range::Any, OnReload;
+        /// Ciphers of TLS 1.3 towards clients; empty for all.
+        client_tls13_ciphers: String = String::new(), PgBouncer, Range::Any, OnReload;
+        /// Versions towards PostgreSQL.
+        server_tls_protocols: String = "secure".to_owned(), PgBouncer, Range::Any, OnReload;
+        /// Ciphers of TLS 1.2 towards PostgreSQL.
+        server_tls_ciphers: String = "default".to_owned(), PgBouncer, Range::Any, OnReload;
+        /// Ciphers of TLS 1.3 towards PostgreSQL; empty for all.
+        server_tls13_ciphers: String = String::new(), PgBouncer, Range::Any, OnReload;
     }
 
     /// What is remembered, and for how long.
@@ -359,17 +390,9 @@ settings! {
 /// `max_user_connections`) and a value that is not in force must not be shown as if it were.
 pub(super) static WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("application_name_add_host", "0"),
-    ("auth_dbname", ""),
-    ("auth_hba_file", ""),
-    ("auth_ident_file", ""),
     ("auth_ldap_options", ""),
-    ("auth_query", ""),
-    ("auth_user", ""),
-    ("client_tls13_ciphers", ""),
-    ("client_tls_ciphers", "default"),
     ("client_tls_dheparams", "auto"),
     ("client_tls_ecdhcurve", "auto"),
-    ("client_tls_protocols", "secure"),
     ("conffile", ""),
     ("disable_pqexec", "0"),
     ("dns_max_ttl", "15"),
@@ -383,10 +406,6 @@ pub(super) static WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("pkt_buf", "4096"),
     ("resolv_conf", ""),
     ("sbuf_loopcnt", "5"),
-    ("scram_iterations", "4096"),
-    ("server_tls13_ciphers", ""),
-    ("server_tls_ciphers", "default"),
-    ("server_tls_protocols", "secure"),
     ("service_name", "pgbouncer"),
     ("so_reuseport", "0"),
     ("suspend_timeout", "10"),

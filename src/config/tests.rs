@@ -503,10 +503,7 @@ fn settings_of_other_sections_must_fit_too() {
         "[admin]\naddress = \"127.0.0.1:6432\"",
         "4: admin.address: 127.0.0.1:6432 is where clients connect already",
     );
-    check(
-        "[auth]\nauth_type = \"hba\"",
-        "4: auth.auth_type: expected auto, trust, any, plain, md5 or scram-sha-256, found \"hba\"",
-    );
+    check("[auth]\nauth_type = \"hba\"", "4: auth.auth_type: hba expects auth_hba_file");
     check("[auth]\nauth_file = \"gone\"", "4: auth.auth_file: cannot read gone: entity not found");
     check(
         "[redis]\nurl = \"http://x\"",

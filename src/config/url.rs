@@ -7,7 +7,8 @@ use super::mistake::{closest, suggestion};
 use super::settings::by_name;
 use super::value::Raw;
 use super::{
-    Credentials, DatabaseEntry, DatabaseLimits, Host, LoadBalance, Place, SecretText, Written,
+    AuthLookup, Credentials, DatabaseEntry, DatabaseLimits, Host, LoadBalance, Place, SecretText,
+    Written,
 };
 
 /// What a URL says.
@@ -190,6 +191,7 @@ impl Parser {
             connect_query: None,
             application_name: self.application_name,
             options: self.options,
+            auth: AuthLookup::default(),
         };
         Ok(ServerUrl {
             entry,

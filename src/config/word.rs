@@ -78,6 +78,12 @@ words! {
         /// MD5, or SCRAM for users whose stored secret is SCRAM's.
         Md5 = "md5",
         ScramSha256 = "scram-sha-256",
+        /// A certificate of their name.
+        Cert = "cert",
+        /// A process of this machine of their name.
+        Peer = "peer",
+        /// As the rules of `auth_hba_file` say.
+        Hba = "hba",
     }
 
     /// What to do about session state that cannot be replayed on another server.
@@ -135,6 +141,10 @@ impl Value for Option<AuthType> {
     fn read(raw: &Raw, range: Range) -> Result<Self, String> {
         match raw.as_text() {
             Some("auto") => Ok(None),
+            // They need another program to ask.
+            Some(foreign @ ("pam" | "ldap")) => Err(format!(
+                "{foreign} is not supported; auth_query asks PostgreSQL for users and secrets"
+            )),
             text => text.and_then(AuthType::from_word).map(Some).ok_or_else(|| {
                 let words = format!("auto, {}", one_of(AuthType::WORDS));
                 expected::<Self>(&words, raw, range)

@@ -28,11 +28,12 @@ pub fn perform(gateway: &Arc<Gateway>, command: &Command, now: Instant, read: Re
         Command::Reload => match reload::reload(gateway, read) {
             Ok(notices) => Outcome::Done { tag: "RELOAD", notices },
             Err(mistakes) => {
-                Outcome::Failed { sqlstate: sqlstate::CONFIG_FILE_ERROR, message: mistakes }
+                let message = format!("RELOAD failed: {mistakes}");
+                Outcome::Failed { sqlstate: sqlstate::CONFIG_FILE_ERROR, message }
             }
         },
         Command::Set { key, value } => match reload::set(gateway, key, value, read) {
-            Ok(()) => Outcome::done("SET"),
+            Ok(notices) => Outcome::Done { tag: "SET", notices },
             Err(mistakes) => Outcome::Failed {
                 sqlstate: sqlstate::PROTOCOL_VIOLATION,
                 message: format!("SET failed: {mistakes}"),

@@ -41,7 +41,7 @@ pub fn access(config: &Config, user: &str) -> Option<Access> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Base, Credentials, DatabaseEntry, Host};
+    use crate::config::{AuthLookup, Base, Credentials, DatabaseEntry, Host};
 
     fn config() -> Config {
         let mut config = Config::defaults(Base::Forebay);
@@ -65,6 +65,7 @@ mod tests {
             connect_query: None,
             application_name: None,
             options: None,
+            auth: AuthLookup::default(),
         }
     }
 

@@ -5,14 +5,15 @@ mod upkeep;
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
 use crate::admin::history::History;
-use crate::auth::Secret;
 use crate::auth::userlist::Password;
+use crate::auth::{AllLearned, Learned, Secret};
+use crate::auth_query::AuthQueries;
 use crate::cache::coherence::Scope;
 use crate::cache::redis::{Redis, Settings as RedisSettings};
 use crate::cache::{Cache, Limits, Mode};
@@ -20,7 +21,7 @@ use crate::client::Shared;
 use crate::client::deadline::Timeouts;
 use crate::client::registry::{Leave, Registry};
 use crate::config::{
-    CacheMode, Config, DatabaseEntry, DatabaseLimits, Host, LoadBalance, PinPolicy,
+    AuthLookup, CacheMode, Config, DatabaseEntry, DatabaseLimits, Host, LoadBalance, PinPolicy,
 };
 use crate::insight::Insight;
 use crate::metrics::{CacheCounters, PoolCounters};
@@ -31,7 +32,7 @@ use crate::pool::io::{Pool, Quotas, limit};
 use crate::pool::quota::Quota;
 use crate::pool::{self, ClientLimits, Common, statements};
 use crate::running::{GatewayError, Running};
-use crate::server::io::{Hosts, Target};
+use crate::server::io::{Hosts, ServerTls, Target};
 use crate::service::Service;
 
 use tokio::sync::watch;
@@ -65,6 +66,11 @@ pub struct Gateway {
     on_reload: OnceLock<OnReload>,
     /// How far the program has got in stopping.
     pub stage: watch::Sender<Stage>,
+    pub auth_queries: AuthQueries,
+    /// What clients' log-ins have told.
+    pub learned: AllLearned,
+    /// Towards every server.
+    server_tls: Arc<ServerTls>,
 }
 
 /// How far the program has got in stopping; never back.
@@ -120,7 +126,8 @@ impl Opened {
 
 impl Gateway {
     pub fn new(config: Config) -> Result<Self, GatewayError> {
-        let running = Running::load(config)?;
+        let running = Running::load(config, &read_file)?;
+        tell(&running.notices);
         let config = &running.config;
         let ring = usize::try_from(config.slow.ring_size).unwrap_or(usize::MAX);
         let started = (Instant::now(), std::time::SystemTime::now());
@@ -147,6 +154,9 @@ impl Gateway {
             history: Mutex::new(History::new(started.0)),
             on_reload: OnceLock::new(),
             stage: watch::Sender::new(Stage::Running),
+            auth_queries: AuthQueries::default(),
+            learned: AllLearned::default(),
+            server_tls: Arc::new(ServerTls::new(running.tls.server.clone())),
             running: RwLock::new(Arc::new(running)),
         })
     }
@@ -188,7 +198,7 @@ impl Gateway {
             made.auto_databases.insert(database.to_owned(), Instant::now());
             tracing::info!(%database, "registered new auto-database: {database}");
         }
-        let target = target(&running, entry, database, &server_user);
+        let target = self.target(&running, entry, database, user);
         let address = format!("{:?}", target.hosts.addresses);
         let Made { databases, database_quotas, user_quotas, .. } = &mut *made;
         let behind = databases
@@ -294,31 +304,66 @@ impl Gateway {
         names
     }
 
+    /// Where `auth_query` is asked for users of this database, as this user. `None`: there is no
+    /// such database.
+    pub fn auth_target(
+        &self,
+        running: &Running,
+        database: &str,
+        user: &str,
+    ) -> Option<Arc<Target>> {
+        let entry = running.config.database(database)?;
+        let target = self.target(running, entry, database, user);
+        // The entry's user and password are for those who query.
+        let secret = match entry.user.as_deref() {
+            Some(forced) if forced == user => target.secret.clone(),
+            Some(_) | None => running.users.get(user).cloned(),
+        };
+        Some(Arc::new(Target { user: user.to_owned(), secret, learned: None, ..target }))
+    }
+
+    fn target(
+        &self,
+        running: &Running,
+        entry: &DatabaseEntry,
+        database: &str,
+        client_user: &str,
+    ) -> Target {
+        let user = entry.user.as_deref().unwrap_or(client_user);
+        // What one user's log-in has told is for that user's servers alone.
+        let own = user == client_user && entry.password.is_none();
+        let learned = own.then(|| self.learned.of(database, user));
+        target(running, entry, database, user, learned, Arc::clone(&self.server_tls))
+    }
+
+    /// Makes the running program that of these settings, and gives what the operator should hear.
+    pub fn apply(&self, config: Config) -> Result<Vec<String>, GatewayError> {
+        Ok(self.run(Running::load(config, &read_file)?))
+    }
+
+    /// The same for settings that come one by one, between two of which files may not fit each
+    /// other: TLS that cannot be made stays as it was.
+    pub fn apply_one(&self, config: Config) -> Result<Vec<String>, GatewayError> {
+        let before = self.running();
+        Ok(self.run(Running::load_after(&before, config, &read_file)?))
+    }
+
     /// Makes the running program that of these settings. Pools whose servers would be others, or
     /// whose clients would be treated otherwise, are made anew; their clients leave at the end of
     /// their transactions, so that no session changes its database under way.
-    pub fn apply(&self, config: Config) -> Result<(), GatewayError> {
-        let new = Arc::new(Running::load(config)?);
+    fn run(&self, new: Running) -> Vec<String> {
+        let new = Arc::new(new);
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         let old = {
             let mut running = self.running.write().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut *running, Arc::clone(&new))
         };
-        if self.cache.mode() == Mode::Off {
-            // What was written meanwhile has not been noted.
-            for (database, _) in made.databases.values() {
-                database.home().coherence.invalidate(&Scope::Database);
-            }
-            self.cache.clear();
+        self.set_shared(&made, &new);
+        let other_tls = !old.tls.server.is_same(&new.tls.server);
+        if other_tls {
+            self.server_tls.set(new.tls.server.clone());
         }
-        self.cache.set(mode(&new.config), limits(&new.config));
-        let reset_query = new.config.server.server_reset_query.clone();
-        *self.shared.reset_query.lock().unwrap_or_else(PoisonError::into_inner) = reset_query;
-        let server = &new.config.server;
-        self.shared.reset_always.store(server.server_reset_query_always, Ordering::Relaxed);
-        self.shared.fast_close.store(server.server_fast_close, Ordering::Relaxed);
-        let slow = &new.config.slow;
-        self.shared.insight.set(slow.threshold, slow.rate_limit);
+        self.auth_queries.clear();
         let mut replaced = Vec::new();
         let Made { databases, pools, database_quotas, user_quotas, .. } = &mut *made;
         for (name, quota) in database_quotas {
@@ -331,11 +376,13 @@ impl Gateway {
             let entry = new.config.database(&name.0);
             if let Some(entry) = entry.filter(|_| is_same_pool(&old, &new, name, &opened.pool)) {
                 opened.pool.set(plan::rules(&new.config, entry, &name.1));
+                if other_tls {
+                    opened.pool.retire_all();
+                }
                 return true;
             }
             if let Some(entry) = entry {
-                let user = entry.user.as_deref().unwrap_or(&name.1);
-                let target = target(&new, entry, &name.0, user);
+                let target = self.target(&new, entry, &name.0, &name.1);
                 let key = (format!("{:?}", target.hosts.addresses), target.database.clone());
                 if let Some((_, service)) = databases.get(&key) {
                     service.set_target(service_target(&target));
@@ -364,7 +411,27 @@ impl Gateway {
             let times = timeouts(&new.config, &entry.database, &entry.user, &entry.server_user);
             entry.set_timeouts(times);
         }
-        Ok(())
+        tell(&new.notices);
+        new.notices.clone()
+    }
+
+    /// What all pools and clients share.
+    fn set_shared(&self, made: &Made, new: &Running) {
+        if self.cache.mode() == Mode::Off {
+            // What was written meanwhile has not been noted.
+            for (database, _) in made.databases.values() {
+                database.home().coherence.invalidate(&Scope::Database);
+            }
+            self.cache.clear();
+        }
+        self.cache.set(mode(&new.config), limits(&new.config));
+        let reset_query = new.config.server.server_reset_query.clone();
+        *self.shared.reset_query.lock().unwrap_or_else(PoisonError::into_inner) = reset_query;
+        let server = &new.config.server;
+        self.shared.reset_always.store(server.server_reset_query_always, Ordering::Relaxed);
+        self.shared.fast_close.store(server.server_fast_close, Ordering::Relaxed);
+        let slow = &new.config.slow;
+        self.shared.insight.set(slow.threshold, slow.rate_limit);
     }
 
     pub fn databases(&self) -> Vec<(Arc<Database>, Arc<Service>)> {
@@ -407,7 +474,24 @@ fn redis(
     Redis::start(settings, started).map(Some).map_err(GatewayError::Redis)
 }
 
-fn target(running: &Running, entry: &DatabaseEntry, database: &str, user: &str) -> Target {
+fn read_file(path: &Path) -> std::io::Result<String> {
+    std::fs::read_to_string(path)
+}
+
+fn tell(notices: &[String]) {
+    for notice in notices {
+        tracing::warn!("{notice}");
+    }
+}
+
+fn target(
+    running: &Running,
+    entry: &DatabaseEntry,
+    database: &str,
+    user: &str,
+    learned: Option<Arc<Learned>>,
+    tls: Arc<ServerTls>,
+) -> Target {
     let secret = match &entry.password {
         Some(password) => Some(Secret::Plain(Password::new(password.reveal().to_owned()))),
         None => running.users.get(user).cloned(),
@@ -422,10 +506,11 @@ fn target(running: &Running, entry: &DatabaseEntry, database: &str, user: &str) 
     let statements = usize::try_from(running.config.pool.max_prepared_statements).unwrap_or(1);
     Target {
         hosts: Arc::new(Hosts::new(hosts, round_robin)),
-        tls: running.server_tls.clone(),
+        tls,
         database: entry.dbname.clone().unwrap_or_else(|| database.to_owned()),
         user: user.to_owned(),
         secret,
+        learned,
         parameters: application
             .chain(options)
             .map(|(name, value)| (name.to_owned(), value.clone()))
@@ -439,14 +524,18 @@ fn address(host: &Host, port: u16) -> Address {
     Address::new(&host.to_string(), port)
 }
 
-/// Whether a pool of the old settings is what the new ones would make, but for its size and
-/// times, which can change under way.
+/// Whether a pool of the old settings is what the new ones would make, but for its size, times and
+/// TLS, which can change under way, and who may use it.
 fn is_same_pool(old: &Running, new: &Running, (name, user): &PoolKey, pool: &Pool) -> bool {
     let without_limits = |running: &Running| {
         running.config.database(name).map(|entry| {
             let mode = plan::mode(&running.config, entry, user);
             let limits = DatabaseLimits::default();
-            (mode, DatabaseEntry { pool_size: None, pool_mode: None, limits, ..entry.clone() })
+            let auth = AuthLookup::default();
+            (
+                mode,
+                DatabaseEntry { pool_size: None, pool_mode: None, limits, auth, ..entry.clone() },
+            )
         })
     };
     let user = &pool.target.user;
@@ -465,7 +554,6 @@ fn is_same_pool(old: &Running, new: &Running, (name, user): &PoolKey, pool: &Poo
     };
     without_limits(old) == without_limits(new)
         && has_own_secret_or_same()
-        && old.config.tls == new.config.tls
         && made_of(old) == made_of(new)
 }
 
@@ -521,6 +609,7 @@ mod tests {
             connect_query: None,
             application_name: None,
             options: None,
+            auth: AuthLookup::default(),
         }];
         config
     }

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio_rustls::TlsStream;
-use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{self, pki_types::ServerName};
 
 use super::Stream;
 use super::tls::{ALPN, SslMode, TlsClientConfig, TlsServerConfig};
@@ -85,12 +85,22 @@ impl fmt::Display for ConnectError {
             }
             Self::BytesBeforeTls => f.write_str("unencrypted bytes after the answer to SSLRequest"),
             Self::ServerName(host) => write!(f, "{host:?} cannot be the name of a TLS server"),
-            Self::Handshake(error) => write!(f, "TLS handshake with server failed: {error}"),
+            Self::Handshake(error) => {
+                let verify =
+                    if is_about_certificate(error) { "certificate verify failed: " } else { "" };
+                write!(f, "TLS handshake with server failed: {verify}{error}")
+            }
         }
     }
 }
 
 impl std::error::Error for ConnectError {}
+
+/// In OpenSSL's words, which people look for.
+fn is_about_certificate(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    matches!(cause, Some(rustls::Error::InvalidCertificate(_)))
+}
 
 impl From<io::Error> for ConnectError {
     fn from(error: io::Error) -> Self {

@@ -98,3 +98,24 @@ impl Drop for Listener {
 pub fn own_uid() -> Option<u32> {
     std::fs::metadata("/proc/self").ok().map(|process| process.uid())
 }
+
+/// The name of a user id, from the system's file of users; other directories are not asked.
+pub fn user_name(uid: u32) -> Option<String> {
+    let users = std::fs::read_to_string("/etc/passwd").ok()?;
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_user_is_root() {
+        assert_eq!(user_name(0).as_deref(), Some("root"));
+        assert_eq!(user_name(u32::MAX - 7), None);
+    }
+}

@@ -4,6 +4,7 @@
 //! here times out, retries or decides: callers do.
 
 mod verify;
+pub mod ciphers;
 pub mod tls;
 pub mod connect;
 pub mod listen;
@@ -19,9 +20,11 @@ use bytes::{BufMut, BytesMut};
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
+use tokio_rustls::rustls::ProtocolVersion;
 
+pub use ciphers::{Offer, OfferError, Wanted};
 pub use connect::{AcceptError, Address, ConnectError, accept_direct_tls, accept_tls, connect};
-pub use tls::{SslMode, TlsClientConfig, TlsConfigError, TlsServerConfig};
+pub use tls::{ClientCertificates, SslMode, TlsClientConfig, TlsConfigError, TlsServerConfig};
 
 /// What a buffer that has been written out keeps for the next time.
 const KEPT_BYTES: usize = 16 * 1024;
@@ -204,13 +207,25 @@ impl Stream {
         matches!(self, Self::Tls(_))
     }
 
-    /// Protocol and cipher suite for the console: `TLSv1_3/TLS13_AES_256_GCM_SHA384`.
+    /// Protocol and cipher suite as OpenSSL names them: `TLSv1.3/TLS_AES_256_GCM_SHA384`, before
+    /// TLS 1.3 the curve as well.
     pub fn tls_description(&self) -> Option<String> {
         let Self::Tls(stream) = self else { return None };
         let (_socket, session) = stream.get_ref();
         let version = session.protocol_version()?;
-        let suite = session.negotiated_cipher_suite()?.suite();
-        Some(format!("{version:?}/{suite:?}"))
+        let suite = ciphers::openssl_name(session.negotiated_cipher_suite()?.suite())?;
+        let group = session
+            .negotiated_key_exchange_group()
+            .filter(|_| version != ProtocolVersion::TLSv1_3)
+            .and_then(|group| ciphers::openssl_group(group.name()))
+            .map_or_else(String::new, |group| format!("/ECDH={group}"));
+        Some(format!("{}/{suite}{group}", ciphers::openssl_version(version)))
+    }
+
+    /// The certificate that the other end has shown, in DER.
+    pub fn peer_certificate(&self) -> Option<&[u8]> {
+        let Self::Tls(stream) = self else { return None };
+        stream.get_ref().1.peer_certificates()?.first().map(AsRef::as_ref)
     }
 
     fn tcp(&self) -> Option<&TcpStream> {

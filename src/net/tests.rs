@@ -29,12 +29,18 @@ fn pem(name: &str) -> PathBuf {
 fn server_config(name: &str, ca: Option<&str>) -> TlsServerConfig {
     let ca = ca.map(pem);
     let (cert, key) = (pem(&format!("{name}.pem")), pem(&format!("{name}.key")));
-    TlsServerConfig::load(&cert, &key, ca.as_deref()).expect("the files are in order")
+    TlsServerConfig::load(&cert, &key, required(ca.as_deref()), &Offer::default())
+        .expect("the files are in order")
 }
 
 fn client_config(mode: SslMode, ca: Option<&str>) -> TlsClientConfig {
     let ca = ca.map(pem);
-    TlsClientConfig::load(mode, ca.as_deref(), None).expect("the files are in order")
+    TlsClientConfig::load(mode, ca.as_deref(), None, &Offer::default())
+        .expect("the files are in order")
+}
+
+fn required(ca: Option<&std::path::Path>) -> ClientCertificates<'_> {
+    ca.map_or(ClientCertificates::NotAsked, ClientCertificates::Required)
 }
 
 async fn listen() -> (TcpListener, Address) {
@@ -237,7 +243,7 @@ async fn a_stream_says_who_is_at_the_other_end() {
     server.set_nodelay().expect("nothing to do");
     assert_eq!(tcp.0.tls_description(), None);
     let description = tls.1.tls_description().expect("under TLS");
-    assert!(description.starts_with("TLSv1_3/TLS13_"), "{description}");
+    assert!(description.starts_with("TLSv1.3/TLS_"), "{description}");
     assert!(tls.0.is_tls() && !tcp.0.is_tls() && !unix.0.is_tls());
 }
 
@@ -408,7 +414,8 @@ async fn noise_instead_of_a_handshake_is_an_error() {
 async fn with_a_ca_file_clients_have_to_show_its_certificates() {
     let load = |identity: Option<(PathBuf, PathBuf)>| {
         let identity = identity.as_ref().map(|(cert, key)| (cert.as_path(), key.as_path()));
-        TlsClientConfig::load(SslMode::Require, None, identity).expect("the files are in order")
+        TlsClientConfig::load(SslMode::Require, None, identity, &Offer::default())
+            .expect("the files are in order")
     };
     let known = load(Some((pem("client.pem"), pem("client.key"))));
     let stranger = load(Some((pem("self_signed.pem"), pem("self_signed.key"))));
@@ -468,7 +475,10 @@ async fn a_startup_packet_does_not_begin_with_tls() {
 fn files_that_are_no_configuration_are_named() {
     let load = |cert: &str, key: &str, ca: Option<&str>| {
         let ca = ca.map(pem);
-        TlsServerConfig::load(&pem(cert), &pem(key), ca.as_deref()).err().map(|e| e.to_string())
+        let clients = required(ca.as_deref());
+        TlsServerConfig::load(&pem(cert), &pem(key), clients, &Offer::default())
+            .err()
+            .map(|error| error.to_string())
     };
     for (cert, key, ca, file, cause) in [
         ("none.pem", "server.key", None, "none.pem", "No such file"),
@@ -483,13 +493,16 @@ fn files_that_are_no_configuration_are_named() {
         assert!(error.contains(file) && error.contains(cause), "{cert} {key} {ca:?}: {error}");
     }
     assert_eq!(load("server.pem", "server.key", Some("ca.pem")), None);
-    let error = TlsClientConfig::load(SslMode::VerifyCa, Some(&pem("none.pem")), None).err();
+    let error =
+        TlsClientConfig::load(SslMode::VerifyCa, Some(&pem("none.pem")), None, &Offer::default())
+            .err();
     assert!(error.expect("an error").to_string().contains("none.pem"));
 }
 
 #[test]
 fn disable_reads_no_file() {
-    let config = TlsClientConfig::load(SslMode::Disable, Some(&pem("none.pem")), None);
+    let config =
+        TlsClientConfig::load(SslMode::Disable, Some(&pem("none.pem")), None, &Offer::default());
     assert_eq!(config.expect("nothing to read").mode(), SslMode::Disable);
 }
 
@@ -519,4 +532,22 @@ async fn futures_stay_small() {
         size_of_val(&accept_direct_tls(server, &config)),
     ];
     assert!(sizes.iter().all(|size| *size <= 400), "{sizes:?}");
+}
+
+#[test]
+fn a_client_configuration_is_the_same_while_its_files_are() {
+    let ca = std::env::temp_dir().join(format!("forebay-ca-{}.pem", std::process::id()));
+    std::fs::copy(pem("ca.pem"), &ca).expect("copied");
+    let load = |mode: SslMode, protocols: &str| {
+        let wanted = Wanted { protocols, ciphers: "default", tls13_ciphers: "" };
+        let offer = Offer::of(wanted).expect("supported");
+        TlsClientConfig::load(mode, Some(&ca), None, &offer).expect("the files are in order")
+    };
+    let first = load(SslMode::VerifyCa, "secure");
+    assert!(first.is_same(&load(SslMode::VerifyCa, "all")));
+    assert!(!first.is_same(&load(SslMode::VerifyFull, "secure")));
+    assert!(!first.is_same(&load(SslMode::VerifyCa, "tlsv1.3")));
+    std::fs::copy(pem("self_signed.pem"), &ca).expect("copied");
+    assert!(!first.is_same(&load(SslMode::VerifyCa, "secure")));
+    std::fs::remove_file(&ca).expect("removed");
 }

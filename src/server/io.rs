@@ -4,19 +4,19 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::{Context, Waker};
 use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 use tokio::sync::Notify;
 
-use crate::auth::Secret;
+use crate::auth::{Knowledge, Learned, Secret, certificate};
 use crate::cache::home::{Ambiguous, Home, Homes, Identity};
-use crate::net::{Address, ConnectError, Peer, Stream, TlsClientConfig, connect};
+use crate::net::{Address, ConnectError, Peer, SslMode, Stream, TlsClientConfig, connect};
 use crate::wire::backend::{self, Status};
 use crate::wire::frame::{self, HEADER_BYTES};
-use crate::wire::{frontend, startup};
+use crate::wire::{frontend, sqlstate, startup};
 
 use super::Server;
 use super::login::{LoggedIn, Login, LoginError, Step};
@@ -90,19 +90,47 @@ fn why(error: &ConnectError) -> &'static str {
     }
 }
 
+/// The TLS settings of every server, as they are now.
+pub struct ServerTls(RwLock<TlsClientConfig>);
+
+impl ServerTls {
+    pub fn new(config: TlsClientConfig) -> Self {
+        Self(RwLock::new(config))
+    }
+
+    pub fn get(&self) -> TlsClientConfig {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// For connections to come.
+    pub fn set(&self, config: TlsClientConfig) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = config;
+    }
+}
+
 /// Where a pool's servers are, and as whom they log in.
 #[derive(Clone)]
 pub struct Target {
     pub hosts: Arc<Hosts>,
-    pub tls: TlsClientConfig,
+    pub tls: Arc<ServerTls>,
     pub database: String,
     pub user: String,
     pub secret: Option<Secret>,
+    /// What this user's log-ins here have told; `None` where clients are other users.
+    pub learned: Option<Arc<Learned>>,
     /// `application_name` and `options` of servers, beside user and database.
     pub parameters: Vec<(String, String)>,
     pub statements_max: NonZeroUsize,
     /// Run on each new connection, and again whenever its settings have been taken back.
     pub connect_query: Option<Arc<str>>,
+}
+
+impl Target {
+    /// A secret of the settings counts before one that was learned.
+    fn knowledge(&self) -> Knowledge {
+        let learned = self.learned.as_ref().map(|learned| learned.get()).unwrap_or_default();
+        Knowledge { secret: self.secret.clone().or(learned.secret), keys: learned.keys }
+    }
 }
 
 /// A server and its socket.
@@ -257,8 +285,21 @@ pub fn newest_id() -> u64 {
 impl Connection {
     /// Connects, logs in and reads how the session starts. No time-out of its own.
     pub async fn open(target: &Arc<Target>) -> Result<Self, ServerError> {
+        let tls = target.tls.get();
+        match Self::open_by(target, &tls.first_try()).await {
+            // A server that has no rule for connections in the clear may have one for TLS.
+            Err(ServerError::Login(LoginError::Refused { sqlstate, .. }))
+                if tls.mode() == SslMode::Allow && sqlstate == sqlstate::INVALID_AUTHORIZATION =>
+            {
+                Box::pin(Self::open_by(target, &tls)).await
+            }
+            opened => opened,
+        }
+    }
+
+    async fn open_by(target: &Arc<Target>, tls: &TlsClientConfig) -> Result<Self, ServerError> {
         let defaults = defaults_changes();
-        let (mut stream, host) = target.hosts.connect(&target.tls).await?;
+        let (mut stream, host) = target.hosts.connect(tls).await?;
         let mut hello = Vec::new();
         let named = [("user", target.user.as_str()), ("database", target.database.as_str())];
         let more = target.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
@@ -313,7 +354,30 @@ impl Connection {
         frontend::write_query(&mut message, sql);
         // A Query ends the unnamed statement.
         self.server.unnamed = None;
-        self.stream.write_all(&message).await?;
+        self.answers(&message).await
+    }
+
+    /// The same by the extended protocol, with one parameter.
+    pub async fn query_with(&mut self, sql: &str, value: &str) -> Result<Vec<Rows>, ServerError> {
+        let mut message = Vec::new();
+        frontend::write_parse(&mut message, b"", sql.as_bytes(), &[]);
+        let length = i32::try_from(value.len()).or(Err(ServerError::Protocol))?;
+        // No formats, so text; one value; its columns as text too.
+        let mut tail = [0_i16.to_be_bytes(), 1_i16.to_be_bytes()].concat();
+        tail.extend(length.to_be_bytes());
+        tail.extend(value.as_bytes());
+        tail.extend(0_i16.to_be_bytes());
+        frontend::write_bind(&mut message, b"", b"", &tail);
+        frontend::write(&mut message, frontend::EXECUTE, |out| {
+            frontend::put_cstr(out, b"");
+            out.extend(0_i32.to_be_bytes());
+        });
+        frontend::write_sync(&mut message);
+        self.answers(&message).await
+    }
+
+    async fn answers(&mut self, message: &[u8]) -> Result<Vec<Rows>, ServerError> {
+        self.stream.write_all(message).await?;
         let mut results = Vec::new();
         let mut rows = Rows::new();
         let mut failure = None;
@@ -369,7 +433,9 @@ impl Connection {
 /// PostgreSQL has closed it, that is when the signal has been sent.
 pub async fn cancel(target: &Target, host: usize, pid: u32, key: &[u8]) -> Result<(), ServerError> {
     let address = target.hosts.addresses.get(host).ok_or(ServerError::Closed)?;
-    let mut stream = connect(address, &target.tls).await.map_err(ServerError::Connect)?;
+    // Which nobody is refused for.
+    let tls = target.tls.get().first_try();
+    let mut stream = connect(address, &tls).await.map_err(ServerError::Connect)?;
     stream.write_all(&startup::cancel_request(pid, key)).await?;
     let mut nothing = BytesMut::with_capacity(64);
     while stream.read(&mut nothing).await? > 0 {
@@ -383,7 +449,8 @@ async fn log_in(
     input: &mut BytesMut,
     target: &Target,
 ) -> Result<LoggedIn, ServerError> {
-    let mut login = Login::new(&target.user, target.secret.as_ref());
+    let end_point = stream.peer_certificate().and_then(certificate::end_point_binding);
+    let mut login = Login::new(&target.user, target.knowledge(), rand::random(), end_point);
     loop {
         let (tag, body) = next_message(stream, input).await?;
         match login.handle(tag, &body).map_err(ServerError::Login)? {

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::auth::{Secret, ServerAuth, ServerAuthError, ServerProgress};
+use crate::auth::{Knowledge, ServerAuth, ServerAuthError, ServerProgress, scram};
 use crate::wire::Reader;
 use crate::wire::backend;
 
@@ -61,12 +61,19 @@ pub struct Login {
 }
 
 impl Login {
-    pub fn new(user: &str, secret: Option<&Secret>) -> Self {
-        Self {
-            auth: ServerAuth::begin(user, secret),
-            authenticated: false,
-            logged_in: LoggedIn::default(),
-        }
+    /// `nonce` is for SCRAM with keys; `end_point` ties SCRAM to the connection.
+    pub fn new(
+        user: &str,
+        knowledge: Knowledge,
+        nonce: [u8; scram::NONCE_BYTES],
+        end_point: Option<Vec<u8>>,
+    ) -> Self {
+        let auth = ServerAuth::begin(user, knowledge.secret.as_ref()).with_end_point(end_point);
+        let auth = match knowledge.keys {
+            Some(keys) => auth.with_keys(keys, nonce),
+            None => auth,
+        };
+        Self { auth, authenticated: false, logged_in: LoggedIn::default() }
     }
 
     pub fn handle(&mut self, tag: u8, body: &[u8]) -> Result<Step, LoginError> {
@@ -113,9 +120,13 @@ impl Login {
 mod tests {
     use super::*;
 
+    fn login() -> Login {
+        Login::new("ann", Knowledge::default(), [0; scram::NONCE_BYTES], None)
+    }
+
     #[test]
     fn a_trusting_server_logs_us_in() {
-        let mut login = Login::new("ann", None);
+        let mut login = login();
         assert_eq!(login.handle(b'R', &[0, 0, 0, 0]), Ok(Step::More));
         assert_eq!(login.handle(b'S', b"TimeZone\0UTC\0"), Ok(Step::More));
         assert_eq!(login.handle(b'K', &[0, 0, 0, 7, 1, 2, 3, 4]), Ok(Step::More));
@@ -127,13 +138,13 @@ mod tests {
 
     #[test]
     fn ready_before_authentication_is_refused() {
-        let mut login = Login::new("ann", None);
+        let mut login = login();
         assert_eq!(login.handle(b'Z', b"I"), Err(LoginError::UnexpectedMessage { tag: b'Z' }));
     }
 
     #[test]
     fn a_refusal_keeps_its_code_and_sentence() {
-        let mut login = Login::new("ann", None);
+        let mut login = login();
         let error = login.handle(b'E', b"SFATAL\0C28000\0Mno entry\0\0");
         let refused = LoginError::Refused { sqlstate: "28000".into(), message: "no entry".into() };
         assert_eq!(error, Err(refused));

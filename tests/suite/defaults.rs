@@ -101,6 +101,29 @@ fn a_reloaded_settings_file_of_postgresql_is_found() {
 }
 
 #[test]
+fn a_session_that_keeps_its_server_follows_the_settings_file_too() {
+    let postgres = Postgres::private("");
+    let database = postgres.database();
+    database.direct().run(
+        "CREATE TABLE t (v text); INSERT INTO t VALUES ('public');
+         CREATE SCHEMA b; CREATE TABLE b.t (v text); INSERT INTO b.t VALUES ('b')",
+    );
+    let config = "[cache]\ncatalog_poll = \"100ms\"\n[pool]\npool_mode = \"session\"\n";
+    let forebay = Forebay::with_config(&database, config, &[]);
+    let read = "SELECT v FROM t";
+    let mut client = forebay.client();
+    database.until_hit(&mut client, read);
+    let mut admin = database.admin();
+    admin.run("ALTER SYSTEM SET search_path = b");
+    admin.run("SELECT pg_reload_conf()");
+    wait_until("the new path is used", || client.one(read) == "b");
+    let mut next = forebay.client();
+    database.until_hit(&mut next, read);
+    client.run("UPDATE t SET v = 'written'");
+    assert_eq!(next.one(read), "written");
+}
+
+#[test]
 fn a_transaction_begun_under_the_old_default_is_judged_by_it() {
     let (database, forebay, mut client) = start(
         "CREATE TABLE t (v text); INSERT INTO t VALUES ('public');

@@ -11,6 +11,7 @@ use crate::client::close::CloseReason;
 use crate::client::spare::READ_BYTES;
 use crate::client::statistics;
 use crate::pool::PoolMode;
+use crate::pool::failure::Failure;
 use crate::pool::io::{AcquireError, Lease};
 use crate::server::io::{Link, ServerError, cancel};
 use crate::server::login::LoginError;
@@ -203,11 +204,15 @@ async fn reset_and_release(mut lease: Lease, current: Option<Arc<Link>>, reset_q
 pub fn close_reason(error: &AcquireError, expired: Option<CloseReason>) -> CloseReason {
     match error {
         AcquireError::Timeout => expired.unwrap_or(CloseReason::QueryWaitTimeout),
-        AcquireError::Server(ServerError::Login(LoginError::Refused { sqlstate, message })) => {
+        AcquireError::Server(ServerError::Login(LoginError::Refused { sqlstate, message }))
+        | AcquireError::Failed(Some(Failure { sqlstate: Some(sqlstate), message, .. })) => {
             CloseReason::ServerLogin { sqlstate: sqlstate.clone(), message: message.clone() }
         }
         AcquireError::Server(error) => CloseReason::ServerUnreachable(error.to_string()),
-        AcquireError::Failing(failure) => match failure {
+        AcquireError::Failed(Some(Failure { sqlstate: None, message, .. })) => {
+            CloseReason::ServerUnreachable(message.clone())
+        }
+        AcquireError::Failed(failure) | AcquireError::Failing(failure) => match failure {
             Some(failure) => CloseReason::ServerFailing {
                 sqlstate: failure.sqlstate.clone(),
                 message: failure.message.clone(),

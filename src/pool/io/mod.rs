@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use crate::server::io::{Connection, ServerError, Target, newest_id};
+use crate::server::login::LoginError;
 use crate::server::settings::defaults_changes;
 
 use super::Common;
@@ -61,6 +62,8 @@ pub struct Idle {
 pub enum AcquireError {
     Timeout,
     Server(ServerError),
+    /// It waited for a connection, and this is what came of it.
+    Failed(Option<Failure>),
     /// Nobody tries to connect for now, since this is what came of it.
     Failing(Option<Failure>),
 }
@@ -190,7 +193,7 @@ impl Pool {
                     let since = since.get_or_insert_with(|| WaitingSince::new(self));
                     // The pool hangs up on who waits when nothing can come free.
                     let handed = line.wait(since.at).await;
-                    handed.ok_or_else(|| AcquireError::Failing(self.failure()))?
+                    handed.ok_or_else(|| AcquireError::Failed(self.failure()))?
                 }
                 Next::Failing => return Err(AcquireError::Failing(self.failure())),
             };
@@ -320,6 +323,16 @@ impl Pool {
 
     /// Notes why no server could be had; for `login_retry` nobody tries again.
     fn failed(&self, error: ServerError) -> AcquireError {
+        tracing::warn!(
+            database = %self.name,
+            user = %self.common.user,
+            "{}",
+            server_login_failed(&error)
+        );
+        if let ServerError::Login(LoginError::Refused { message, .. }) = &error {
+            let (database, user) = (&self.name, &self.common.user);
+            tracing::info!(%database, %user, "closing because: {message} (age=0s)");
+        }
         if !self.rules().login_retry.is_zero() {
             let failure = Failure::new(&error, Instant::now());
             *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
@@ -542,4 +555,19 @@ impl Drop for BeingConnected<'_> {
 
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// In PgBouncer's words.
+pub fn server_login_failed(error: &ServerError) -> String {
+    let severity = match error {
+        ServerError::Login(LoginError::Refused { .. }) => "FATAL ",
+        ServerError::Login(_)
+        | ServerError::Connect(_)
+        | ServerError::Io(_)
+        | ServerError::Closed
+        | ServerError::Protocol
+        | ServerError::Ambiguous
+        | ServerError::Query { .. } => "",
+    };
+    format!("server login failed: {severity}{error}")
 }

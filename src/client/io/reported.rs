@@ -1,0 +1,84 @@
+//! What a client is told at login about its session, and how long it waits to hear that.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::client::close::CloseReason;
+use crate::client::deadline::Timeouts;
+use crate::pool::Reported;
+use crate::pool::io::Pool;
+use crate::server::io::ServerError;
+use crate::server::settings::{Settings, replay};
+
+use super::close_reason;
+
+/// How long a login may wait for a server, and what ends it.
+pub fn login_patience(timeouts: &Timeouts, login: Duration) -> Option<(Instant, CloseReason)> {
+    let began = Instant::now();
+    let login = (!login.is_zero()).then(|| (began + login, CloseReason::LoginTimeout));
+    login.into_iter().chain(timeouts.wait_deadline(began)).min_by_key(|(at, _)| *at)
+}
+
+/// What PostgreSQL reports to a session with these settings; asked of a server the first time,
+/// so that values are PostgreSQL's own and bad ones are refused in its words.
+pub async fn reported(
+    pool: &Arc<Pool>,
+    settings: &Arc<Settings>,
+    patience: Option<(Instant, CloseReason)>,
+) -> Result<Reported, CloseReason> {
+    let common = &pool.common;
+    let base = common.base();
+    if base.id != 0
+        && let Some(reported) = common.reported(base.id, settings.id)
+    {
+        return Ok(reported);
+    }
+    // Counted from the first, or a pool could be forgotten while its first client waits.
+    let _guest = pool.enter();
+    let (until, expired) = patience.unzip();
+    let acquired = pool.acquire(until).await;
+    let mut lease = acquired.map_err(|error| close_reason(&error, expired))?;
+    let connection = &mut lease.connection;
+    connection.server.clean();
+    let mut values: Vec<(String, String)> = connection.server.base.reported.clone();
+    // Whatever the last client left is taken back first, so that only these settings show.
+    let back = replay(&connection.server.applied, &Settings::none());
+    let again = connection.server.connect_query.as_deref().filter(|_| back.is_some());
+    let again = again.map(|query| format!("{query};"));
+    let wanted = replay(&Settings::none(), settings);
+    let sql = [back, again, wanted].map(Option::unwrap_or_default).concat();
+    connection.heard.clear();
+    if !sql.is_empty() {
+        let base_id = connection.server.base.id;
+        connection.query(&sql).await.map_err(|error| refused(&error))?;
+        connection.server.applied = Arc::clone(settings);
+        for (name, value) in connection.heard.drain(..) {
+            match values.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, known)) => *known = value,
+                None => values.push((name, value)),
+            }
+        }
+        let reported: Reported = values.into();
+        common.set_reported(base_id, settings.id, Arc::clone(&reported));
+        lease.release(Instant::now());
+        return Ok(reported);
+    }
+    let reported: Reported = values.into();
+    common.set_reported(connection.server.base.id, settings.id, Arc::clone(&reported));
+    lease.release(Instant::now());
+    Ok(reported)
+}
+
+fn refused(error: &ServerError) -> CloseReason {
+    match error {
+        ServerError::Query { sqlstate, message } => {
+            CloseReason::ServerLogin { sqlstate: sqlstate.clone(), message: message.clone() }
+        }
+        ServerError::Connect(_)
+        | ServerError::Io(_)
+        | ServerError::Closed
+        | ServerError::Login(_)
+        | ServerError::Ambiguous
+        | ServerError::Protocol => CloseReason::ServerUnreachable(error.to_string()),
+    }
+}
