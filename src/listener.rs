@@ -9,7 +9,7 @@ use crate::admin::conversation::Access;
 use crate::auth::{Asking, ClientAuth};
 use crate::authenticate;
 use crate::client::close::CloseReason;
-use crate::client::io as client_io;
+use crate::client::io::{self as client_io, login_patience, reported};
 use crate::client::registry::{Entry, Hello, Registered, Room};
 use crate::client::session::Session;
 use crate::client::startup::{self, Proof};
@@ -22,7 +22,7 @@ use crate::server::settings::Settings;
 use crate::wire::frame::{self, HEADER_BYTES};
 use crate::wire::startup::{Packet, Startup, StartupError};
 use crate::wire::{backend, frontend};
-use crate::{console, opening, plan, stop};
+use crate::{console, plan, stop};
 
 /// Longest message of a client that has not proven who it is; passwords may have 65535 bytes.
 const UNPROVEN_BYTES_MAX: usize = 66 * 1024;
@@ -474,13 +474,13 @@ impl Newcomer {
         let entry = &registered.entry;
         let timeouts = gateway.timeouts(&opened, &known.user);
         entry.set_timeouts(timeouts);
-        let patience = opening::patience(&timeouts, config.listen.client_login_timeout);
+        let patience = login_patience(&timeouts, config.listen.client_login_timeout);
         let show_wait = |since: Option<Instant>| {
             entry.shown.lock().unwrap_or_else(PoisonError::into_inner).waiting_since = since;
         };
         show_wait(Some(Instant::now()));
         let reported = tokio::select! {
-            reported = opening::reported(&opened, &settings, patience) => reported?,
+            reported = reported(&opened.pool, &settings, patience) => reported?,
             leave = entry.asked_to_leave() => return Err(leave.reason()),
         };
         show_wait(None);

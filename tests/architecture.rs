@@ -14,7 +14,6 @@ const IO_FILES: &[&str] = &[
     "main.rs",
     "listener.rs",
     "log.rs",
-    "opening.rs",
     "service.rs",
     "auth_query.rs",
     "authenticate.rs",

@@ -348,17 +348,6 @@ impl Gateway {
         Ok(self.run(Running::load_after(&before, config, &read_file)?))
     }
 
-    fn set_cache(&self, made: &Made, config: &Config) {
-        if self.cache.mode() == Mode::Off {
-            // What was written meanwhile has not been noted.
-            for (database, _) in made.databases.values() {
-                database.home().coherence.invalidate(&Scope::Database);
-            }
-            self.cache.clear();
-        }
-        self.cache.set(mode(config), limits(config));
-    }
-
     /// Makes the running program that of these settings. Pools whose servers would be others, or
     /// whose clients would be treated otherwise, are made anew; their clients leave at the end of
     /// their transactions, so that no session changes its database under way.
@@ -369,14 +358,7 @@ impl Gateway {
             let mut running = self.running.write().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut *running, Arc::clone(&new))
         };
-        self.set_cache(&made, &new.config);
-        let reset_query = new.config.server.server_reset_query.clone();
-        *self.shared.reset_query.lock().unwrap_or_else(PoisonError::into_inner) = reset_query;
-        let server = &new.config.server;
-        self.shared.reset_always.store(server.server_reset_query_always, Ordering::Relaxed);
-        self.shared.fast_close.store(server.server_fast_close, Ordering::Relaxed);
-        let slow = &new.config.slow;
-        self.shared.insight.set(slow.threshold, slow.rate_limit);
+        self.set_shared(&made, &new);
         let other_tls = !old.tls.server.is_same(&new.tls.server);
         if other_tls {
             self.server_tls.set(new.tls.server.clone());
@@ -430,6 +412,25 @@ impl Gateway {
             entry.set_timeouts(times);
         }
         new.notices.clone()
+    }
+
+    /// What all pools and clients share.
+    fn set_shared(&self, made: &Made, new: &Running) {
+        if self.cache.mode() == Mode::Off {
+            // What was written meanwhile has not been noted.
+            for (database, _) in made.databases.values() {
+                database.home().coherence.invalidate(&Scope::Database);
+            }
+            self.cache.clear();
+        }
+        self.cache.set(mode(&new.config), limits(&new.config));
+        let reset_query = new.config.server.server_reset_query.clone();
+        *self.shared.reset_query.lock().unwrap_or_else(PoisonError::into_inner) = reset_query;
+        let server = &new.config.server;
+        self.shared.reset_always.store(server.server_reset_query_always, Ordering::Relaxed);
+        self.shared.fast_close.store(server.server_fast_close, Ordering::Relaxed);
+        let slow = &new.config.slow;
+        self.shared.insight.set(slow.threshold, slow.rate_limit);
     }
 
     pub fn databases(&self) -> Vec<(Arc<Database>, Arc<Service>)> {

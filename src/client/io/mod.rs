@@ -1,6 +1,7 @@
 //! The task of one client: moves bytes between its socket, its session and the server it has.
 //! Decides nothing about statements; holds no buffer while nothing is under way.
 
+mod reported;
 mod servers;
 
 use std::future::{Future, poll_fn};
@@ -20,6 +21,7 @@ use crate::wire::backend::Status;
 use crate::wire::frame;
 use crate::wire::frontend;
 
+pub use reported::{login_patience, reported};
 pub use servers::close_reason;
 
 use super::close::CloseReason;

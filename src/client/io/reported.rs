@@ -1,18 +1,19 @@
-//! What a client is told when it may begin: asked of a server, in PostgreSQL's own words.
+//! What a client is told at login about its session, and how long it waits to hear that.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::client::close::CloseReason;
 use crate::client::deadline::Timeouts;
-use crate::client::io as client_io;
-use crate::gateway::Opened;
 use crate::pool::Reported;
+use crate::pool::io::Pool;
 use crate::server::io::ServerError;
 use crate::server::settings::{Settings, replay};
 
+use super::close_reason;
+
 /// How long a login may wait for a server, and what ends it.
-pub fn patience(timeouts: &Timeouts, login: Duration) -> Option<(Instant, CloseReason)> {
+pub fn login_patience(timeouts: &Timeouts, login: Duration) -> Option<(Instant, CloseReason)> {
     let began = Instant::now();
     let login = (!login.is_zero()).then(|| (began + login, CloseReason::LoginTimeout));
     login.into_iter().chain(timeouts.wait_deadline(began)).min_by_key(|(at, _)| *at)
@@ -21,11 +22,11 @@ pub fn patience(timeouts: &Timeouts, login: Duration) -> Option<(Instant, CloseR
 /// What PostgreSQL reports to a session with these settings; asked of a server the first time,
 /// so that values are PostgreSQL's own and bad ones are refused in its words.
 pub async fn reported(
-    opened: &Opened,
+    pool: &Arc<Pool>,
     settings: &Arc<Settings>,
     patience: Option<(Instant, CloseReason)>,
 ) -> Result<Reported, CloseReason> {
-    let common = &opened.pool.common;
+    let common = &pool.common;
     let base = common.base();
     if base.id != 0
         && let Some(reported) = common.reported(base.id, settings.id)
@@ -33,10 +34,10 @@ pub async fn reported(
         return Ok(reported);
     }
     // Counted from the first, or a pool could be forgotten while its first client waits.
-    let _guest = opened.pool.enter();
+    let _guest = pool.enter();
     let (until, expired) = patience.unzip();
-    let acquired = opened.pool.acquire(until).await;
-    let mut lease = acquired.map_err(|error| client_io::close_reason(&error, expired))?;
+    let acquired = pool.acquire(until).await;
+    let mut lease = acquired.map_err(|error| close_reason(&error, expired))?;
     let connection = &mut lease.connection;
     connection.server.clean();
     let mut values: Vec<(String, String)> = connection.server.base.reported.clone();
