@@ -24,7 +24,7 @@ use crate::pool::io::{Pool, Times};
 use crate::pool::{self, ClientLimits, Common, statements};
 use crate::running::{GatewayError, Running};
 use crate::server::io::{Hosts, Target};
-use crate::service::Service;
+use crate::service::{Away, Service};
 
 use tokio::sync::watch;
 
@@ -107,6 +107,7 @@ impl Gateway {
                 registry: Arc::new(Registry::default()),
                 insight,
                 reset_query: Mutex::new(config.server.server_reset_query.clone()),
+                vacate: OnceLock::new(),
             }),
             process_secret: rand::random(),
             made: Mutex::default(),
@@ -164,7 +165,28 @@ impl Gateway {
             Arc::new(self.make_pool(&running.config, entry, database, server_user, target, behind));
         let opened = Opened { pool, service, user: user.to_owned() };
         made.pools.insert(key, opened.clone());
+        self.shared.vacate.get_or_init(|| {
+            let gateway = Arc::downgrade(self);
+            Box::new(move |target, name| {
+                gateway.upgrade().map_or_else(Vec::new, |gateway| gateway.vacate(target, name))
+            })
+        });
         Some(opened)
+    }
+
+    /// Closes what is idle in a database on the same hosts as `beside`, and keeps its service away
+    /// from it while the guards live.
+    fn vacate(&self, beside: &Target, database: &str) -> Vec<Away> {
+        let address = format!("{:?}", beside.hosts.addresses);
+        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        for opened in made.pools.values() {
+            let target = &opened.pool.target;
+            if target.database == database && format!("{:?}", target.hosts.addresses) == address {
+                opened.pool.close_idle();
+            }
+        }
+        let behind = made.databases.get(&(address, database.to_owned()));
+        behind.map(|(_, service)| service.send_away()).into_iter().collect()
     }
 
     /// Whether a new client of this database and user would still get this pool.
@@ -345,6 +367,7 @@ fn target(running: &Running, entry: &DatabaseEntry, database: &str, user: &str) 
     let round_robin = entry.load_balance_hosts == LoadBalance::RoundRobin;
     let application = entry.application_name.iter().map(|name| ("application_name", name));
     let options = entry.options.iter().map(|options| ("options", options));
+    let more = entry.parameters.iter().map(|(name, value)| (*name, value));
     let statements = usize::try_from(running.config.pool.max_prepared_statements).unwrap_or(1);
     Target {
         hosts: Arc::new(Hosts::new(hosts, round_robin)),
@@ -354,6 +377,7 @@ fn target(running: &Running, entry: &DatabaseEntry, database: &str, user: &str) 
         secret,
         parameters: application
             .chain(options)
+            .chain(more)
             .map(|(name, value)| (name.to_owned(), value.clone()))
             .collect(),
         statements_max: NonZeroUsize::new(statements).unwrap_or(NonZeroUsize::MIN),
@@ -433,6 +457,7 @@ fn times(config: &Config) -> Times {
 mod tests {
     use super::*;
     use crate::config::Base;
+    use crate::wire::startup::Replication;
 
     fn config() -> Config {
         let mut config = Config::defaults(Base::Forebay);
@@ -448,6 +473,7 @@ mod tests {
             pool_size: None,
             pool_mode: None,
             application_name: None,
+            parameters: Vec::new(),
             options: None,
         }];
         config
@@ -499,6 +525,8 @@ mod tests {
             local: String::new(),
             tls: None,
             console: false,
+            replication: Replication::None,
+            long_keys: false,
         };
         let client = gateway.shared.registry.enter(hello, 10).unwrap();
         gateway.apply(Config { databases: Vec::new(), ..config() }).unwrap();

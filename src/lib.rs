@@ -23,5 +23,6 @@ pub mod gateway;
 pub mod stop;
 pub mod reload;
 pub mod console;
+pub mod opening;
 pub mod listener;
 pub mod log;

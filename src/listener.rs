@@ -10,20 +10,23 @@ use crate::auth::ClientAuth;
 use crate::client::close::CloseReason;
 use crate::client::io as client_io;
 use crate::client::registry::{Entry, Hello, Registered};
+use crate::client::relay;
 use crate::client::session::Session;
-use crate::client::startup::{self, Proof};
+use crate::client::startup::{self, Accepted, Proof};
 use crate::config::{Config, SslMode};
 use crate::console::report::Report;
 use crate::gateway::{Gateway, Opened};
 use crate::net::listen::{Listener, own_uid};
 use crate::net::{Peer, Stream, accept_tls};
-use crate::pool::Reported;
-use crate::server::io::ServerError;
-use crate::server::settings::{Settings, replay};
+use crate::pool::PoolMode;
+use crate::pool::io::Lease;
+use crate::server::settings::Settings;
+use crate::server::start::Start;
+use crate::wire::Malformed;
 use crate::wire::frame::{self, HEADER_BYTES};
-use crate::wire::startup::{Packet, Startup, StartupError};
-use crate::wire::{backend, frontend};
-use crate::{console, stop};
+use crate::wire::startup::{MINOR, Packet, Replication, Startup, StartupError};
+use crate::wire::{backend, frontend, sqlstate};
+use crate::{console, opening, stop};
 
 /// Longest message of a client that has not proven who it is.
 const UNPROVEN_BYTES_MAX: usize = 64 * 1024;
@@ -59,6 +62,7 @@ struct Known {
     startup: Startup,
     /// Messages for it, AuthenticationOk not among them yet.
     out: Vec<u8>,
+    replication: Replication,
     /// It wants the console, not a database.
     console: bool,
     /// It is there without a secret, as the user this process runs as.
@@ -103,13 +107,20 @@ impl Newcomer {
         };
         self.require_tls()?;
         let mut out = Vec::new();
-        if startup.minor > 0 || startup.extensions().next().is_some() {
+        if startup.minor > MINOR || startup.extensions().next().is_some() {
             backend::write_negotiate(&mut out, startup.extensions());
         }
         let user = startup.parameter("user").unwrap_or_default().to_owned();
         if user.is_empty() {
             return Err(CloseReason::NoUser);
         }
+        let replication = startup.replication().map_err(|Malformed| {
+            let value = startup.parameter("replication").unwrap_or_default();
+            CloseReason::ServerLogin {
+                sqlstate: sqlstate::INVALID_PARAMETER_VALUE.into(),
+                message: format!("invalid value for parameter \"replication\": \"{value}\""),
+            }
+        })?;
         let config = self.gateway.config();
         let default = config.default_database.clone();
         let named = startup.parameter("database").filter(|name| !name.is_empty());
@@ -126,7 +137,7 @@ impl Newcomer {
         if !console && !self.gateway.knows_database(&database) {
             return Err(CloseReason::NoSuchDatabase(database));
         }
-        Ok(Some(Known { user, database, startup, out, console, own }))
+        Ok(Some(Known { user, database, startup, out, replication, console, own }))
     }
 
     async fn packet(&mut self) -> Result<Packet, CloseReason> {
@@ -263,10 +274,13 @@ impl Newcomer {
         if known.console {
             return self.serve_console(known).await;
         }
+        if known.replication != Replication::None {
+            return self.serve_replication(known).await;
+        }
         match self.open(known).await {
-            Ok((opened, session, registered, known)) => {
+            Ok((opened, session, registered, known, lease)) => {
                 let Some(stream) = self.stream else { return CloseReason::ClientLost };
-                let task = client_io::Task {
+                let mut task = client_io::Task {
                     stream,
                     input: self.input,
                     out: known.out,
@@ -280,7 +294,12 @@ impl Newcomer {
                     leaving: None,
                     now: Instant::now(),
                     transaction_began: None,
+                    group_wait: None,
+                    away: Vec::new(),
                 };
+                if let Some(lease) = lease {
+                    task.take_lease(lease);
+                }
                 let reason = Box::pin(task.run()).await;
                 log_disconnection(&self.gateway.config(), &registered.entry, &reason);
                 reason
@@ -310,7 +329,7 @@ impl Newcomer {
         let Some(stream) = self.stream else { return CloseReason::ClientLost };
         let mut out = known.out;
         let entry = &registered.entry;
-        startup::welcome(&mut out, &console::io::reported(), entry.pid, &entry.key());
+        startup::welcome(&mut out, &console::io::reported(), &entry.identity());
         log_connection(&self.gateway.config(), entry);
         let gateway = Arc::clone(&self.gateway);
         let task = console::io::Task::new(stream, self.input, out, access, registered, gateway);
@@ -336,29 +355,98 @@ impl Newcomer {
             local: stream.map_or_else(String::new, |stream| text(stream.local())),
             tls: stream.and_then(Stream::tls_description),
             console: false,
+            replication: known.replication,
+            long_keys: known.startup.has_long_keys(),
         }
     }
 
-    /// Makes the client's session: its pool, its settings, its place in the registry.
+    /// A client that replicates: a server of its own, and what it says is its own affair.
+    async fn serve_replication(mut self, mut known: Known) -> CloseReason {
+        let (registered, lease) = match self.open_replication(&mut known).await {
+            Ok(opened) => opened,
+            Err(reason) => {
+                self.refuse(&reason).await;
+                return reason;
+            }
+        };
+        let entry = &registered.entry;
+        entry.set_current(Some(Arc::clone(&lease.connection.link)));
+        let Some(stream) = self.stream else { return CloseReason::ClientLost };
+        let reason = Box::pin(relay::run(stream, self.input, &known.out, lease, entry)).await;
+        log_disconnection(&self.gateway.config(), entry, &reason);
+        reason
+    }
+
+    async fn open_replication(
+        &mut self,
+        known: &mut Known,
+    ) -> Result<(Registered, Lease), CloseReason> {
+        let gateway = Arc::clone(&self.gateway);
+        let config = gateway.config();
+        let has_entry = |name: &str| config.databases.iter().any(|entry| entry.name == name);
+        // To PostgreSQL the database of a physical one is a word that means nothing, and libpq
+        // sends "replication".
+        let name = match &config.default_database {
+            Some(default)
+                if known.replication == Replication::Physical && !has_entry(&known.database) =>
+            {
+                default.clone()
+            }
+            Some(_) | None => known.database.clone(),
+        };
+        let opened = gateway
+            .pool(&name, &known.user)
+            .ok_or_else(|| CloseReason::NoSuchDatabase(known.database.clone()))?;
+        let start = start(known, &config)?;
+        let registered = self.register(known, &config)?;
+        let lease = self.take_server(&opened, &start, &registered).await?;
+        let reported = &lease.connection.reported;
+        startup::welcome(&mut known.out, reported, &registered.entry.identity());
+        opened.pool.common.counters.login.one();
+        log_connection(&config, &registered.entry);
+        Ok((registered, lease))
+    }
+
+    fn register(&self, known: &Known, config: &Config) -> Result<Registered, CloseReason> {
+        let clients_max = usize::try_from(config.listen.max_client_conn).unwrap_or(usize::MAX);
+        let registry = &self.gateway.shared.registry;
+        registry.enter(self.hello(known), clients_max).ok_or(CloseReason::TooManyClients)
+    }
+
+    async fn take_server(
+        &mut self,
+        opened: &Opened,
+        start: &Start,
+        registered: &Registered,
+    ) -> Result<Lease, CloseReason> {
+        let Some(stream) = &mut self.stream else { return Err(CloseReason::ClientLost) };
+        opening::take_server(opened, start, registered, stream, &mut self.input).await
+    }
+
+    /// Makes the client's session: its pool, its settings, its place in the registry, and in
+    /// session pooling its server.
     async fn open(
         &mut self,
         mut known: Known,
-    ) -> Result<(Opened, Session, Registered, Known), CloseReason> {
+    ) -> Result<(Opened, Session, Registered, Known, Option<Lease>), CloseReason> {
         let gateway = Arc::clone(&self.gateway);
         let opened = gateway
             .pool(&known.database, &known.user)
             .ok_or_else(|| CloseReason::NoSuchDatabase(known.database.clone()))?;
         let config = gateway.config();
-        let ignored = &config.listen.ignore_startup_parameters;
-        let settings = Settings::intern(startup::settings(&known.startup, ignored)?);
-        let reported = reported(&opened, &settings).await?;
+        let start = start(&known, &config)?;
+        let settings = Arc::clone(&start.settings);
         opened.service.tried().await;
-        let hello = self.hello(&known);
-        let clients_max = usize::try_from(config.listen.max_client_conn).unwrap_or(usize::MAX);
-        let registered =
-            gateway.shared.registry.enter(hello, clients_max).ok_or(CloseReason::TooManyClients)?;
+        let (registered, reported, lease) = if opened.pool.common.mode == PoolMode::Session {
+            let registered = self.register(&known, &config)?;
+            let lease = self.take_server(&opened, &start, &registered).await?;
+            (registered, Arc::clone(&lease.connection.reported), Some(lease))
+        } else {
+            let reported = opening::reported(&opened, &settings).await?;
+            (self.register(&known, &config)?, reported, None)
+        };
         let entry = &registered.entry;
-        startup::welcome(&mut known.out, &reported, entry.pid, &entry.key());
+        startup::welcome(&mut known.out, &reported, &entry.identity());
         opened.pool.common.counters.login.one();
         // Either may have happened before it was registered, and then nobody has told it.
         if stop::has_begun(&gateway) {
@@ -369,8 +457,20 @@ impl Newcomer {
         }
         log_connection(&config, entry);
         let session = Session::new(Arc::clone(&opened.pool.common), settings);
-        Ok((opened, session, registered, known))
+        Ok((opened, session, registered, known, lease))
     }
+}
+
+/// How a server that is this client's alone is to start.
+fn start(known: &Known, config: &Config) -> Result<Start, CloseReason> {
+    let accepted = Accepted {
+        ignored: &config.listen.ignore_startup_parameters,
+        tracked: &config.listen.track_extra_parameters,
+    };
+    let parameters = startup::parameters(&known.startup, accepted)?;
+    let settings = Settings::intern(startup::settings(&parameters));
+    let parameters = Arc::new(parameters);
+    Ok(Start { replication: known.replication, settings, parameters })
 }
 
 fn log_connection(config: &Config, entry: &Entry) {
@@ -407,60 +507,6 @@ fn log_disconnection(config: &Config, entry: &Entry, reason: &CloseReason) {
         "closing because: {} (age={age}s)",
         reason.text()
     );
-}
-
-/// What PostgreSQL reports to a session with these settings; asked of a server the first time,
-/// so that values are PostgreSQL's own and bad ones are refused in its words.
-async fn reported(opened: &Opened, settings: &Arc<Settings>) -> Result<Reported, CloseReason> {
-    let common = &opened.pool.common;
-    let base = common.base();
-    if base.id != 0
-        && let Some(reported) = common.reported(base.id, settings.id)
-    {
-        return Ok(reported);
-    }
-    let mut lease = opened.pool.acquire().await.map_err(|error| client_io::close_reason(&error))?;
-    let connection = &mut lease.connection;
-    connection.server.clean();
-    let mut values: Vec<(String, String)> = connection.server.base.reported.clone();
-    // Whatever the last client left is taken back first, so that only these settings show.
-    let back = replay(&connection.server.applied, &Settings::none());
-    let wanted = replay(&Settings::none(), settings);
-    let sql = format!("{}{}", back.unwrap_or_default(), wanted.unwrap_or_default());
-    connection.heard.clear();
-    if !sql.is_empty() {
-        let base_id = connection.server.base.id;
-        connection.query(&sql).await.map_err(|error| refused(&error))?;
-        connection.server.applied = Arc::clone(settings);
-        for (name, value) in connection.heard.drain(..) {
-            match values.iter_mut().find(|(known, _)| *known == name) {
-                Some((_, known)) => *known = value,
-                None => values.push((name, value)),
-            }
-        }
-        let reported: Reported = values.into();
-        common.set_reported(base_id, settings.id, Arc::clone(&reported));
-        lease.release(Instant::now());
-        return Ok(reported);
-    }
-    let reported: Reported = values.into();
-    common.set_reported(connection.server.base.id, settings.id, Arc::clone(&reported));
-    lease.release(Instant::now());
-    Ok(reported)
-}
-
-fn refused(error: &ServerError) -> CloseReason {
-    match error {
-        ServerError::Query { sqlstate, message } => {
-            CloseReason::ServerLogin { sqlstate: sqlstate.clone(), message: message.clone() }
-        }
-        ServerError::Connect(_)
-        | ServerError::Io(_)
-        | ServerError::Closed
-        | ServerError::Login(_)
-        | ServerError::Ambiguous
-        | ServerError::Protocol => CloseReason::ServerUnreachable(error.to_string()),
-    }
 }
 
 /// Closes what is due in every pool and tells the totals, once a second, for as long as the process lives.

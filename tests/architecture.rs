@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 /// Files that may touch sockets, files, clocks and threads. A folder counts for all in it.
 const IO_FILES: &[&str] = &[
     "main.rs",
+    "opening.rs",
     "listener.rs",
     "log.rs",
     "service.rs",
@@ -19,6 +20,8 @@ const IO_FILES: &[&str] = &[
     "net/",
     "cache/redis.rs",
     "client/io.rs",
+    "client/parting.rs",
+    "client/relay.rs",
     "client/registry.rs",
     "pool/io.rs",
     "server/io.rs",

@@ -335,6 +335,11 @@ impl Session {
 
     /// Notes what the statement may write, and puts in flight what it may commit.
     fn bracket(&mut self, verdict: &Verdict, server: &mut Server) -> Armed {
+        for control in &verdict.controls {
+            if let Control::Vacate(name) = control {
+                self.vacate.push(name.clone());
+            }
+        }
         let write = &self.effect(verdict);
         if let Write::Opaque { taints: true, .. } = write {
             server.tainted = true;

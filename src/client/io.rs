@@ -1,20 +1,21 @@
 //! The task of one client: moves bytes between its socket, its session and the server it has.
 //! Decides nothing about statements; holds no buffer while nothing is under way.
 
-use std::future::poll_fn;
+use std::future::{Future as _, poll_fn};
+use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
+use tokio::time::{Sleep, sleep, timeout};
 
 use crate::net::Stream;
-use crate::pool::PoolMode;
 use crate::pool::io::{AcquireError, Lease, Pool};
 use crate::server::io::{Connection, Link, ServerError};
 use crate::server::login::LoginError;
-use crate::service::Service;
+use crate::service::{Away, Service};
 use crate::wire::backend::Status;
 use crate::wire::frame;
 use crate::wire::frontend;
@@ -36,8 +37,12 @@ const BACKLOG_BYTES: usize = 256 * 1024;
 /// How long a statement waits for the catalogue to be read after DDL.
 const CATALOG_WAIT: Duration = Duration::from_millis(250);
 
-/// A server that does not answer its reset query by then is closed.
-const RESET_TIMEOUT: Duration = Duration::from_secs(10);
+/// Leaving a database takes no round trip, so this is long.
+const VACATE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a group waits for its end. Far longer than it takes to send one in two packets, and
+/// hardly felt by a client that waits for an error.
+const GROUP_WAIT: Duration = Duration::from_millis(5);
 
 /// One client and all it has.
 pub struct Task {
@@ -58,6 +63,10 @@ pub struct Task {
     pub now: Instant,
     /// When the first statement of the transaction under way arrived.
     pub transaction_began: Option<Instant>,
+    /// Until when messages wait for the Sync or Flush that they belong to.
+    pub group_wait: Option<Pin<Box<Sleep>>>,
+    /// Keeps our own questions out of databases until a statement about those is over.
+    pub away: Vec<Away>,
 }
 
 /// What woke the task.
@@ -68,6 +77,8 @@ enum Woken {
     ServerGone,
     /// Something was written.
     Wrote,
+    /// Messages have waited long enough for the end of their group.
+    GroupWaited,
     Leave(Leave),
 }
 
@@ -77,10 +88,16 @@ impl Task {
         let reason = match self.serve().await {
             Ok(reason) | Err(reason) => reason,
         };
-        reason.tell(&mut self.out);
+        // In the middle of a row nothing can be said any more.
+        let in_row = self.lease.as_ref().is_some_and(|lease| {
+            lease.connection.server.partial > 0 && lease.connection.server.partial_forward
+        });
+        self.part(&reason).await;
+        if !in_row && (reason != CloseReason::ServerLost || !self.session.told_fatal) {
+            reason.tell(&mut self.out);
+        }
         // The client is leaving: what it does not take is lost, and that is all.
         let _told = self.flush().await;
-        self.leave_server();
         reason
     }
 
@@ -98,6 +115,7 @@ impl Task {
             self.release_if_done();
             let woken = self.wait().await;
             self.now = Instant::now();
+            self.group_wait = None;
             match woken {
                 Woken::Client | Woken::Wrote => {}
                 Woken::ClientGone => {
@@ -111,6 +129,7 @@ impl Task {
                         CloseReason::ClientClosed
                     });
                 }
+                Woken::GroupWaited => self.answer_or_send().await?,
                 Woken::Server => self.take_replies()?,
                 Woken::ServerGone => return Err(CloseReason::ServerLost),
                 Woken::Leave(leave) if leave.at_once() => return Ok(leave.reason()),
@@ -223,7 +242,23 @@ impl Task {
         if let Some(lease) = &mut self.lease {
             self.session.dispatch(&mut lease.connection.server, self.now);
         }
+        if !self.session.vacate.is_empty() {
+            self.vacate().await;
+        }
         Ok(())
+    }
+
+    /// Leaves the databases that what was dispatched wants to have for itself. Should that take
+    /// too long, PostgreSQL says who is still there.
+    async fn vacate(&mut self) {
+        for name in std::mem::take(&mut self.session.vacate) {
+            if let Some(vacate) = self.shared.vacate.get() {
+                self.away.extend(vacate(&self.pool.target, &name));
+            }
+        }
+        for away in &self.away {
+            let _late = timeout(VACATE_TIMEOUT, away.is_gone()).await;
+        }
     }
 
     /// Waits in line for a server; what the client is owed already is sent first.
@@ -239,7 +274,7 @@ impl Task {
         let entry = Arc::clone(&self.entry);
         let acquired = tokio::select! {
             acquired = pool.acquire() => acquired,
-            () = self.client_gone() => return Err(CloseReason::ClientLost),
+            () = client_gone(&mut self.stream, &mut self.input) => return Err(CloseReason::ClientLost),
             leave = entry.asked_to_leave() => return Err(leave.reason()),
             () = entry.cancelled.notified() => return Err(CloseReason::CancelledWaiting),
         };
@@ -254,7 +289,7 @@ impl Task {
         Ok(())
     }
 
-    fn take_lease(&mut self, mut lease: Lease) {
+    pub fn take_lease(&mut self, mut lease: Lease) {
         self.session.adopt(&mut lease.connection.server);
         let connection = &lease.connection;
         let prepared = connection.server.statements.len();
@@ -262,25 +297,6 @@ impl Task {
         self.entry.set_current(Some(Arc::clone(&connection.link)));
         self.session.common.counters.server_assignment.one();
         self.lease = Some(lease);
-    }
-
-    /// Resolves when the client is gone; reads on meanwhile, up to a bound, so that its end can
-    /// be seen. Cancel-safe.
-    async fn client_gone(&mut self) {
-        poll_fn(|cx| {
-            loop {
-                if self.input.len() > BACKLOG_BYTES {
-                    return Poll::Pending;
-                }
-                self.input.reserve(READ_BYTES);
-                match self.stream.poll_read(cx, &mut self.input) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
-                    Poll::Ready(Ok(_)) => {}
-                }
-            }
-        })
-        .await;
     }
 
     fn take_replies(&mut self) -> Result<(), CloseReason> {
@@ -294,6 +310,9 @@ impl Task {
             tracing::warn!(server_id = server.id, ?fault, "server broke the protocol");
             CloseReason::ServerLost
         })?;
+        if lease.connection.server.outstanding.is_empty() {
+            self.away.clear();
+        }
         self.report();
         self.release_if_done();
         Ok(())
@@ -357,6 +376,9 @@ impl Task {
                 Poll::Pending => {}
             }
         }
+        if self.poll_group_wait(cx).is_ready() {
+            return Poll::Ready(Woken::GroupWaited);
+        }
         // With room again, messages that wait in the buffer can be taken; with all of them sent,
         // the server may be done with. Else a write changes nothing.
         if wrote && (was_full && !self.is_full() || self.may_release()) {
@@ -364,6 +386,21 @@ impl Task {
         } else {
             Poll::Pending
         }
+    }
+
+    /// PostgreSQL answers a message when it comes, an error above all, and some clients wait for
+    /// that before they send Sync. So messages without their Sync or Flush are sent when no more
+    /// have come for a moment; at once if no look-up is possible any more.
+    fn poll_group_wait(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.session.group.is_empty() || self.is_full() {
+            return Poll::Pending;
+        }
+        let server = self.lease.as_ref().map(|lease| &lease.connection.server);
+        if !self.session.is_owed_nothing(server) {
+            return Poll::Ready(());
+        }
+        let wait = self.group_wait.get_or_insert_with(|| Box::pin(sleep(GROUP_WAIT)));
+        wait.as_mut().poll(cx)
     }
 
     /// So much waits to be written that nothing more is taken from the client.
@@ -452,35 +489,10 @@ impl Task {
             counters.xact_time.add(statistics::micros(lasted));
         }
     }
-
-    /// Parts from the server at the end. A clean one goes back, after the reset query if it
-    /// holds the client's state. Any other is closed, which rolls back what was not committed;
-    /// what may have been stays in flight until that backend is gone.
-    fn leave_server(&mut self) {
-        let lost = self.session.server_lost();
-        let Some(lease) = self.lease.take() else { return };
-        let current = self.entry.take_current();
-        let clean = lease.connection.server.is_clean() && !self.session.unsynced;
-        let keeps_state =
-            !self.session.pins.is_empty() || self.session.common.mode == PoolMode::Session;
-        if clean && lost.is_empty() {
-            if keeps_state {
-                let reset = &self.shared.reset_query;
-                let reset = reset.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                tokio::spawn(reset_and_release(lease, current, reset));
-            } else {
-                release(lease, current, self.now);
-            }
-            return;
-        }
-        let pid = lease.connection.server.pid;
-        drop(lease);
-        self.service.lost(pid, lost.home, lost.guards, lost.catalog);
-    }
 }
 
 /// Back to the pool, once no cancel is on its way to it.
-fn release(lease: Lease, current: Option<Arc<Link>>, now: Instant) {
+pub(super) fn release(lease: Lease, current: Option<Arc<Link>>, now: Instant) {
     match current {
         Some(current) if current.has_cancel() => {
             tokio::spawn(async move {
@@ -492,21 +504,23 @@ fn release(lease: Lease, current: Option<Arc<Link>>, now: Instant) {
     }
 }
 
-/// Sends the reset query and gives the server back; on any failure it is closed.
-async fn reset_and_release(mut lease: Lease, current: Option<Arc<Link>>, reset_query: String) {
-    if let Some(current) = current {
-        current.no_cancel().await;
-    }
-    let connection = &mut lease.connection;
-    let sql = if reset_query.is_empty() { "DISCARD ALL" } else { &reset_query };
-    match tokio::time::timeout(RESET_TIMEOUT, connection.query(sql)).await {
-        Ok(Ok(_)) => {
-            connection.server.forget_client();
-            lease.release(Instant::now());
+/// Resolves when the client is gone; reads on meanwhile, up to a bound, so that its end can be
+/// seen. Cancel-safe.
+pub async fn client_gone(stream: &mut Stream, input: &mut BytesMut) {
+    poll_fn(|cx| {
+        loop {
+            if input.len() > BACKLOG_BYTES {
+                return Poll::Pending;
+            }
+            input.reserve(READ_BYTES);
+            match stream.poll_read(cx, input) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
+                Poll::Ready(Ok(_)) => {}
+            }
         }
-        Ok(Err(error)) => tracing::warn!(%error, "reset query failed, closing server"),
-        Err(_elapsed) => tracing::warn!("reset query timed out, closing server"),
-    }
+    })
+    .await;
 }
 
 pub fn close_reason(error: &AcquireError) -> CloseReason {

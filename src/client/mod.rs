@@ -13,11 +13,18 @@ pub mod look_up;
 pub mod dispatch;
 pub mod replies;
 pub mod controls;
-pub mod startup;
 pub mod registry;
+pub mod startup;
 pub mod statistics;
 pub mod spare;
 pub mod io;
+pub mod parting;
+pub mod relay;
+
+/// Closes the idle servers of a database, and keeps our own questions out of it for as long as
+/// the guards live.
+pub type Vacate =
+    Box<dyn Fn(&crate::server::io::Target, &str) -> Vec<crate::service::Away> + Send + Sync>;
 
 /// What all clients of this process share.
 pub struct Shared {
@@ -26,4 +33,6 @@ pub struct Shared {
     /// Sent to a server that holds a client's state when the client leaves it.
     /// Nothing else is locked inside.
     pub reset_query: std::sync::Mutex<String>,
+    /// Parts from a database on the same hosts; set once there is one.
+    pub vacate: std::sync::OnceLock<Vacate>,
 }

@@ -3,7 +3,7 @@
 //! Invariant: a server with a cancel under way is not handed on, so a cancel never reaches the
 //! next client's query. Kept by `Link`; attacked by the suite's cancel race.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,13 +16,13 @@ use tokio::sync::Notify;
 use crate::client::close::CloseReason;
 use crate::metrics::GroupCounters;
 use crate::server::io::{Cancelling, Link};
+use crate::wire::startup::Replication;
 
 /// One client as others see it.
 pub struct Entry {
     pub id: u64,
-    /// What we told it in BackendKeyData.
-    pub pid: u32,
-    key: [u8; 4],
+    /// Guards what we tell it in BackendKeyData; nothing else is locked inside.
+    identity: Mutex<Identity>,
     pub user: String,
     pub database: String,
     pub application_name: String,
@@ -33,6 +33,7 @@ pub struct Entry {
     /// It talks to the console, not to a database.
     pub console: bool,
     pub tls: Option<String>,
+    pub replication: Replication,
     pub group: Arc<GroupCounters>,
     /// Guards which server it has; nothing else is locked inside.
     current: Mutex<Option<Arc<Link>>>,
@@ -42,6 +43,13 @@ pub struct Entry {
     leaving: Mutex<Leaving>,
     /// A cancel came while it had no server; only a client that waits for one listens.
     pub cancelled: Notify,
+}
+
+/// By what a cancel request names a client.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub pid: u32,
+    pub key: Box<[u8]>,
 }
 
 /// What its task has not heard yet. A `Notify` would do, but cost a waiter made and dropped at
@@ -143,8 +151,12 @@ impl Entry {
         poll_fn(|cx| self.poll_asked_to_leave(cx)).await
     }
 
-    pub fn key(&self) -> [u8; 4] {
-        self.key
+    pub fn identity(&self) -> Identity {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn has_key(&self, key: &[u8]) -> bool {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner).key.ct_eq(key).into()
     }
 }
 
@@ -157,7 +169,13 @@ pub struct Hello {
     pub local: String,
     pub tls: Option<String>,
     pub console: bool,
+    pub replication: Replication,
+    /// It speaks a protocol in which cancel keys may be longer than four bytes.
+    pub long_keys: bool,
 }
+
+/// Length of the keys we make up where they may be long; that of PostgreSQL 18's.
+const LONG_KEY_BYTES: usize = 32;
 
 /// Who did what, summed over clients that look alike.
 type GroupKey = (String, String, String, String);
@@ -167,8 +185,9 @@ const GROUPS_MAX: usize = 1000;
 
 #[derive(Default)]
 pub struct Registry {
-    /// Guards who is connected, by pid; nothing else is locked inside.
-    clients: Mutex<HashMap<u32, Arc<Entry>>>,
+    /// Guards who is connected, by pid and id, as servers on several hosts may share a pid. Inside,
+    /// the lock of an identity may be taken.
+    clients: Mutex<BTreeMap<(u32, u64), Arc<Entry>>>,
     groups: Mutex<HashMap<GroupKey, Arc<GroupCounters>>>,
     next_id: AtomicU64,
     /// Somebody has left; for who waits until all have.
@@ -187,14 +206,17 @@ impl Registry {
         let pid = loop {
             // Positive, as process ids are.
             let pid = rand::random::<u32>() & 0x7fff_ffff;
-            if pid != 0 && !clients.contains_key(&pid) {
+            if pid != 0 && of_pid(&clients, pid).next().is_none() {
                 break pid;
             }
         };
+        let random: [u8; LONG_KEY_BYTES] = rand::random();
+        let (short, _) = random.split_first_chunk::<4>().unwrap_or((&[0; 4], &[]));
+        let key: Box<[u8]> = if hello.long_keys { random.into() } else { short.as_slice().into() };
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed) + 1;
         let entry = Arc::new(Entry {
-            id: self.next_id.fetch_add(1, Ordering::Relaxed) + 1,
-            pid,
-            key: rand::random(),
+            id,
+            identity: Mutex::new(Identity { pid, key }),
             user: hello.user,
             database: hello.database,
             application_name: hello.application_name,
@@ -203,6 +225,7 @@ impl Registry {
             console: hello.console,
             connected_at: Instant::now(),
             tls: hello.tls,
+            replication: hello.replication,
             group,
             current: Mutex::new(None),
             shown: Mutex::default(),
@@ -210,7 +233,7 @@ impl Registry {
             cancelled: Notify::new(),
         });
         entry.group.clients.one();
-        clients.insert(pid, Arc::clone(&entry));
+        clients.insert((pid, id), Arc::clone(&entry));
         Some(Registered { entry, registry: Arc::clone(self) })
     }
 
@@ -235,9 +258,9 @@ impl Registry {
     pub fn begin_cancel(&self, pid: u32, key: &[u8]) -> Option<Cancelling> {
         let entry = {
             let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(clients.get(&pid)?)
+            Arc::clone(of_pid(&clients, pid).find(|entry| entry.has_key(key))?)
         };
-        bool::from(entry.key.as_slice().ct_eq(key)).then(|| entry.begin_cancel()).flatten()
+        entry.begin_cancel()
     }
 
     pub fn clients(&self) -> Vec<Arc<Entry>> {
@@ -263,19 +286,43 @@ impl Registry {
     }
 }
 
+fn of_pid(
+    clients: &BTreeMap<(u32, u64), Arc<Entry>>,
+    pid: u32,
+) -> impl Iterator<Item = &Arc<Entry>> {
+    clients.range((pid, 0)..=(pid, u64::MAX)).map(|(_, entry)| entry)
+}
+
 /// A client's entry, removed when it goes.
 pub struct Registered {
     pub entry: Arc<Entry>,
     registry: Arc<Registry>,
 }
 
+impl Registered {
+    /// From now on the client is who its server is. A key too long for the client's protocol
+    /// leaves it the one it has.
+    pub fn become_server(&self, pid: u32, key: &[u8]) {
+        let mut clients = self.registry.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = &self.entry;
+        let mut identity = entry.identity.lock().unwrap_or_else(PoisonError::into_inner);
+        clients.remove(&(identity.pid, entry.id));
+        identity.pid = pid;
+        if key.len() <= identity.key.len() && !key.is_empty() {
+            identity.key = key.into();
+        }
+        clients.insert((pid, entry.id), Arc::clone(entry));
+    }
+}
+
 impl Drop for Registered {
     fn drop(&mut self) {
+        let pid = self.entry.identity().pid;
         self.registry
             .clients
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.entry.pid);
+            .remove(&(pid, self.entry.id));
         self.registry.left.notify_one();
     }
 }

@@ -28,6 +28,8 @@ pub struct DatabaseEntry {
     pub pool_mode: Option<PoolMode>,
     /// Startup parameter of servers whose client gives none.
     pub application_name: Option<String>,
+    /// More of these: `client_encoding`, `datestyle`, `timezone`.
+    pub parameters: Vec<(&'static str, String)>,
     /// The startup parameter `options`, for servers whose client gives none.
     pub options: Option<String>,
 }
@@ -93,9 +95,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "auth_dbname",
     "auth_query",
     "auth_user",
-    "client_encoding",
     "connect_query",
-    "datestyle",
     "max_db_client_connections",
     "max_db_connections",
     "min_pool_size",
@@ -103,7 +103,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     "reserve_pool",
     "reserve_pool_size",
     "server_lifetime",
-    "timezone",
 ];
 
 /// Where an entry is that names no host.
@@ -207,6 +206,9 @@ fn set(entry: &mut DatabaseEntry, key: &WrittenKey) -> Result<(), String> {
         "pool_size" => entry.pool_size = Some(u32::read(raw, Range::Between(1, 100_000))?),
         "pool_mode" => entry.pool_mode = Some(PoolMode::read(raw, Range::Any)?),
         "application_name" => entry.application_name = Some(String::read(raw, Range::Any)?),
+        "client_encoding" => add(entry, "client_encoding", String::read(raw, Range::Any)?),
+        "datestyle" => add(entry, "datestyle", String::read(raw, Range::Any)?),
+        "timezone" => add(entry, "timezone", String::read(raw, Range::Any)?),
         "options" => entry.options = Some(String::read(raw, Range::Any)?),
         // Reported as having no effect by `read_all`.
         known if DATABASE_KEYS.contains(&known) => {}
@@ -216,6 +218,12 @@ fn set(entry: &mut DatabaseEntry, key: &WrittenKey) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// The last value of a name counts.
+fn add(entry: &mut DatabaseEntry, name: &'static str, value: String) {
+    entry.parameters.retain(|(known, _)| *known != name);
+    entry.parameters.push((name, value));
 }
 
 fn bare_entry(host: Host) -> DatabaseEntry {
@@ -230,6 +238,7 @@ fn bare_entry(host: Host) -> DatabaseEntry {
         pool_size: None,
         pool_mode: None,
         application_name: None,
+        parameters: Vec::new(),
         options: None,
     }
 }

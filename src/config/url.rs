@@ -185,6 +185,7 @@ impl Parser {
             pool_size: None,
             pool_mode: None,
             application_name: self.application_name,
+            parameters: Vec::new(),
             options: self.options,
         };
         Ok(ServerUrl {

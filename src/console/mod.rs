@@ -62,6 +62,7 @@ mod tests {
             pool_size: None,
             pool_mode: None,
             application_name: None,
+            parameters: Vec::new(),
             options: None,
         }
     }

@@ -9,6 +9,9 @@ use tokio::sync::oneshot;
 use crate::server::io::{Connection, ServerError, Target};
 use crate::server::login::LoginError;
 use crate::server::settings::defaults_changes;
+use crate::server::start::Start;
+
+use crate::wire::startup::Replication;
 
 use super::Common;
 use super::state::{Acquire, Handed, State};
@@ -57,6 +60,7 @@ impl AtomicTimes {
 pub struct Pool {
     pub common: Arc<Common>,
     pub target: Arc<Target>,
+    plain: Start,
     times: AtomicTimes,
     /// What clients call the database.
     pub name: String,
@@ -144,6 +148,7 @@ impl Pool {
         Self {
             common,
             target: Arc::new(target),
+            plain: Start::plain(),
             times: AtomicTimes::new(times),
             name,
             state: Mutex::new(State::new(size)),
@@ -157,27 +162,51 @@ impl Pool {
     /// A server, after waiting in line if none is free. Cancel-safe: a dropped wait gives its
     /// place in line, or the server it was just handed, back.
     pub async fn acquire(self: &Arc<Self>) -> Result<Lease, AcquireError> {
+        self.acquire_for(&self.plain).await
+    }
+
+    /// The same of a server that starts so. One that starts otherwise makes room for it.
+    pub async fn acquire_for(self: &Arc<Self>, start: &Start) -> Result<Lease, AcquireError> {
         let since = Instant::now();
         loop {
-            let handed = match self.next() {
+            let handed = match self.next_for(start) {
                 Acquire::Granted(connection) => Handed::Server(connection),
                 Acquire::Connect => Handed::Connect,
                 Acquire::Busy => self.wait_in_line(since).await?,
                 Acquire::Failing => return Err(AcquireError::Failing(self.failure())),
             };
-            match handed {
-                Handed::Server(connection) => {
+            let place = match handed {
+                Handed::Server(connection) if start.fits(&connection.server) => {
                     if let Some(lease) = self.checked(connection, Instant::now()) {
                         return Ok(lease);
                     }
+                    continue;
                 }
-                Handed::Connect => match self.connect(self.place()).await {
-                    // There are others, one of which may come free.
-                    Err(_) if self.has_others_while_held() => {}
-                    connected => return connected,
-                },
+                Handed::Server(connection) => self.evict(connection)?,
+                Handed::Connect => self.place(),
+            };
+            match self.connect(place, start).await {
+                // There are others, one of which may come free.
+                Err(_) if self.has_others_while_held() => {}
+                connected => return connected,
             }
         }
+    }
+
+    /// The place of a server that starts otherwise than is wanted; it stays while no other could
+    /// be connected.
+    fn evict(self: &Arc<Self>, connection: Box<Connection>) -> Result<Place, AcquireError> {
+        if self.state().is_held() {
+            self.state().release(connection, hand);
+            return Err(AcquireError::Failing(self.failure()));
+        }
+        tracing::info!(
+            server_id = connection.server.id,
+            database = %self.name,
+            user = %self.common.user,
+            "closing because: evicted"
+        );
+        Ok(self.place())
     }
 
     fn has_others_while_held(&self) -> bool {
@@ -189,6 +218,13 @@ impl Pool {
     fn next(&self) -> Acquire<Box<Connection>> {
         self.resume_if_due(Instant::now());
         self.state().acquire()
+    }
+
+    fn next_for(&self, start: &Start) -> Acquire<Box<Connection>> {
+        if !start.is_plain() {
+            self.state().prefer(|connection| start.fits(&connection.server));
+        }
+        self.next()
     }
 
     fn failure(&self) -> Option<Failure> {
@@ -246,8 +282,8 @@ impl Pool {
         handed.ok_or_else(|| AcquireError::Failing(self.failure()))
     }
 
-    async fn connect(self: &Arc<Self>, place: Place) -> Result<Lease, AcquireError> {
-        let connecting = Connection::open(&self.target);
+    async fn connect(self: &Arc<Self>, place: Place, start: &Start) -> Result<Lease, AcquireError> {
+        let connecting = Connection::open(&self.target, start);
         let opened = match self.times.get().connect_timeout {
             Duration::ZERO => connecting.await,
             limit => tokio::time::timeout(limit, connecting).await.unwrap_or_else(|_elapsed| {
@@ -255,10 +291,14 @@ impl Pool {
                 Err(ServerError::Io(error))
             }),
         };
-        let connection = Box::new(opened.map_err(|error| self.failed(error))?);
+        let connection = Box::new(opened.map_err(|error| self.failed(error, start))?);
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        self.common.database.move_to(&connection.server.home);
-        self.learn_base(&connection);
+        if start.replication == Replication::None {
+            self.common.database.move_to(&connection.server.home);
+        }
+        if start.is_plain() {
+            self.learn_base(&connection);
+        }
         tracing::info!(
             server_id = connection.server.id,
             server_pid = connection.server.pid,
@@ -270,8 +310,12 @@ impl Pool {
     }
 
     /// Notes why no server could be had; for `login_retry` nobody tries again.
-    fn failed(&self, error: ServerError) -> AcquireError {
-        if !self.times.get().login_retry.is_zero() {
+    fn failed(&self, error: ServerError, start: &Start) -> AcquireError {
+        let of_client = matches!(
+            &error,
+            ServerError::Login(LoginError::Refused { sqlstate, .. }) if start.may_cause(sqlstate)
+        );
+        if !of_client && !self.times.get().login_retry.is_zero() {
             let failure = Failure::new(&error, Instant::now());
             *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
             self.state().hold();
@@ -301,6 +345,12 @@ impl Pool {
     pub fn retire_all(&self) {
         let newest = self.state().idle().map(|connection| connection.server.id).max().unwrap_or(0);
         self.retired.fetch_max(newest + 1, Ordering::Relaxed);
+        let gone = self.state().take_idle(|_| true);
+        drop(gone);
+    }
+
+    /// Closes every idle server.
+    pub fn close_idle(&self) {
         let gone = self.state().take_idle(|_| true);
         drop(gone);
     }

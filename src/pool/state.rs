@@ -56,6 +56,14 @@ impl<S, W> State<S, W> {
         if self.held && self.total == 0 { Acquire::Failing } else { Acquire::Busy }
     }
 
+    /// Has `acquire` take an idle server of this kind, if there is one.
+    pub fn prefer(&mut self, wanted: impl Fn(&S) -> bool) {
+        if let Some(at) = self.idle.iter().rposition(wanted) {
+            let server = self.idle.remove(at);
+            self.idle.push(server);
+        }
+    }
+
     pub fn wait(&mut self, waiter: W) {
         self.waiting.push_back(waiter);
     }
@@ -263,14 +271,18 @@ mod tests {
     }
 
     #[test]
-    fn the_server_used_last_is_used_next() {
-        let mut pool = Pool::new(2);
+    fn the_server_used_last_is_used_next_unless_another_is_preferred() {
+        let mut pool = Pool::new(3);
+        pool.acquire();
         pool.acquire();
         pool.acquire();
         pool.release(1, |_, server| Err(server));
         pool.release(2, |_, server| Err(server));
+        pool.release(3, |_, server| Err(server));
+        pool.prefer(|server| *server == 2);
         assert_eq!(pool.acquire(), Acquire::Granted(2));
+        assert_eq!(pool.acquire(), Acquire::Granted(3));
         assert_eq!(pool.take_idle(|server| *server == 1), [1]);
-        assert_eq!(pool.total(), 1);
+        assert_eq!(pool.total(), 2);
     }
 }

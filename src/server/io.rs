@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Waker};
 use std::time::Instant;
@@ -16,11 +16,13 @@ use crate::cache::home::{Ambiguous, Home, Homes, Identity};
 use crate::net::{Address, ConnectError, Peer, Stream, TlsClientConfig, connect};
 use crate::wire::backend::{self, Status};
 use crate::wire::frame::{self, HEADER_BYTES};
+use crate::wire::startup::Replication;
 use crate::wire::{frontend, startup};
 
 use super::Server;
 use super::login::{LoggedIn, Login, LoginError, Step};
 use super::settings::{Base, defaults_changes};
+use super::start::Start;
 
 /// Longest message of an answer to a question of our own.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -32,11 +34,14 @@ pub struct Hosts {
     /// Each new connection goes to the next; else to the one that answered last.
     pub round_robin: bool,
     next: AtomicUsize,
+    /// The newest minor version of the protocol that they have not refused.
+    minor: AtomicU16,
 }
 
 impl Hosts {
     pub fn new(addresses: Box<[Address]>, round_robin: bool) -> Self {
-        Self { addresses, round_robin, next: AtomicUsize::new(0) }
+        let minor = AtomicU16::new(startup::MINOR);
+        Self { addresses, round_robin, next: AtomicUsize::new(0), minor }
     }
 
     /// The first that answers, from the one whose turn it is.
@@ -89,7 +94,7 @@ pub struct Target {
     pub database: String,
     pub user: String,
     pub secret: Option<Secret>,
-    /// `application_name` and `options` of servers, beside user and database.
+    /// `application_name`, `options` and the like of servers, beside user and database.
     pub parameters: Vec<(String, String)>,
     pub statements_max: NonZeroUsize,
 }
@@ -101,6 +106,8 @@ pub struct Connection {
     pub input: BytesMut,
     /// How much of `server.to_server` the socket has taken.
     pub written: usize,
+    /// What it reported at login, in order.
+    pub reported: Reported,
     /// ParameterStatus heard during `query`.
     pub heard: Vec<(String, String)>,
     pub link: Arc<Link>,
@@ -115,6 +122,7 @@ pub struct Link {
     pub host: usize,
     pub pid: u32,
     pub key: Vec<u8>,
+    pub replication: Replication,
     pub ends: Ends,
     pub connected_at: Instant,
     /// When its client got it.
@@ -137,10 +145,17 @@ pub struct Ends {
 }
 
 impl Link {
-    fn new(target: &Arc<Target>, host: usize, server: &Server, ends: Ends) -> Self {
+    fn new(
+        target: &Arc<Target>,
+        host: usize,
+        server: &Server,
+        replication: Replication,
+        ends: Ends,
+    ) -> Self {
         Self {
             target: Arc::clone(target),
             host,
+            replication,
             server_id: server.id,
             pid: server.pid,
             key: server.cancel_key.clone(),
@@ -233,6 +248,9 @@ impl From<std::io::Error> for ServerError {
     }
 }
 
+/// ParameterStatus values in the order PostgreSQL tells them.
+pub type Reported = Arc<[(String, String)]>;
+
 /// Rows of one result: text values.
 pub type Rows = Vec<Vec<Option<String>>>;
 
@@ -240,24 +258,31 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 impl Connection {
     /// Connects, logs in and reads how the session starts. No time-out of its own.
-    pub async fn open(target: &Arc<Target>) -> Result<Self, ServerError> {
+    pub async fn open(target: &Arc<Target>, start: &Start) -> Result<Self, ServerError> {
         let defaults = defaults_changes();
-        let (mut stream, host) = target.hosts.connect(&target.tls).await?;
-        let mut hello = Vec::new();
-        let named = [("user", target.user.as_str()), ("database", target.database.as_str())];
-        let more = target.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        startup::write_startup(&mut hello, named.into_iter().chain(more));
-        stream.write_all(&hello).await?;
-        let mut input = BytesMut::with_capacity(8192);
-        let logged_in = log_in(&mut stream, &mut input, target).await?;
+        let Greeted { stream, host, input, logged_in } = greet(target, start).await?;
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let reported = logged_in.reported.clone();
         // Nothing is committed before the true home is known.
         let home = Arc::new(Home::new(0));
-        let server =
-            Server::new(id, logged_in, defaults, home, target.statements_max, Instant::now());
-        let link = Arc::new(Link::new(target, host, &server, Ends::of(&stream)));
-        let mut connection = Self { server, stream, input, written: 0, heard: Vec::new(), link };
+        let (statements, now) = (target.statements_max, Instant::now());
+        let server = Server::new(id, logged_in, defaults, home, &start.settings, statements, now);
+        let ends = Ends::of(&stream);
+        let link = Arc::new(Link::new(target, host, &server, start.replication, ends));
+        let mut connection = Self {
+            server,
+            stream,
+            input,
+            written: 0,
+            reported: reported.as_slice().into(),
+            heard: Vec::new(),
+            link,
+        };
+        if start.replication != Replication::None {
+            // A WAL sender answers few questions, and is never handed on.
+            connection.server.close_needed = true;
+            return Ok(connection);
+        }
         let base = connection.read_base(reported).await?;
         connection.server.home = find_home(&base).or(Err(ServerError::Ambiguous))?;
         connection.server.base = intern_base(base);
@@ -354,6 +379,55 @@ pub async fn cancel(target: &Target, host: usize, pid: u32, key: &[u8]) -> Resul
         nothing.clear();
     }
     Ok(())
+}
+
+/// A connection that has logged in.
+struct Greeted {
+    stream: Stream,
+    host: usize,
+    input: BytesMut,
+    logged_in: LoggedIn,
+}
+
+/// Connects and logs in by the newest protocol that these hosts have not refused.
+async fn greet(target: &Target, start: &Start) -> Result<Greeted, ServerError> {
+    let minor = target.hosts.minor.load(Ordering::Relaxed);
+    match greet_by(minor, target, start).await {
+        Err(error) if minor > 0 && dislikes_version(&error) => {
+            let greeted = greet_by(0, target, start).await?;
+            target.hosts.minor.store(0, Ordering::Relaxed);
+            Ok(greeted)
+        }
+        greeted => greeted,
+    }
+}
+
+/// PostgreSQL negotiates since 9.3; what stands in for it may refuse the version or hang up.
+fn dislikes_version(error: &ServerError) -> bool {
+    match error {
+        ServerError::Closed => true,
+        ServerError::Login(LoginError::Refused { sqlstate, .. }) => {
+            matches!(sqlstate.as_str(), "0A000" | "08P01")
+        }
+        ServerError::Login(_)
+        | ServerError::Connect(_)
+        | ServerError::Io(_)
+        | ServerError::Protocol
+        | ServerError::Ambiguous
+        | ServerError::Query { .. } => false,
+    }
+}
+
+async fn greet_by(minor: u16, target: &Target, start: &Start) -> Result<Greeted, ServerError> {
+    let (mut stream, host) = target.hosts.connect(&target.tls).await?;
+    let mut hello = Vec::new();
+    let named = [("user", target.user.as_str()), ("database", target.database.as_str())];
+    let more = start.message(&target.parameters);
+    startup::write_startup(&mut hello, minor, named.into_iter().chain(more));
+    stream.write_all(&hello).await?;
+    let mut input = BytesMut::with_capacity(8192);
+    let logged_in = log_in(&mut stream, &mut input, target).await?;
+    Ok(Greeted { stream, host, input, logged_in })
 }
 
 async fn log_in(

@@ -3,6 +3,7 @@
 //! The socket is in `io.rs`; everything else here is pure.
 
 pub mod settings;
+pub mod start;
 pub mod outstanding;
 pub mod login;
 pub mod io;
@@ -32,6 +33,8 @@ pub struct Server {
     pub defaults: u64,
     /// The database it is connected to; what it commits is put in flight there.
     pub home: Arc<Home>,
+    /// What its StartupMessage set on top of them on behalf of a client; RESET returns there.
+    pub initial: Arc<Settings>,
     /// Settings replayed on top of them, as the server has them now.
     pub applied: Arc<Settings>,
     /// Code we do not know ran here and may have changed the session out of sight (hazard R6).
@@ -66,6 +69,7 @@ impl Server {
         login: login::LoggedIn,
         defaults: u64,
         home: Arc<Home>,
+        initial: &Arc<Settings>,
         statements_max: NonZeroUsize,
         now: Instant,
     ) -> Self {
@@ -76,7 +80,8 @@ impl Server {
             base: Arc::new(Base::default()),
             defaults,
             home,
-            applied: Settings::none(),
+            initial: Arc::clone(initial),
+            applied: Arc::clone(initial),
             tainted: false,
             untidy: false,
             status: Status::Idle,
@@ -96,7 +101,7 @@ impl Server {
     pub fn clean(&mut self) {
         if self.tainted || self.untidy {
             self.swallow_query(settings::CLEAN);
-            self.applied = Settings::none();
+            self.applied = Arc::clone(&self.initial);
             self.tainted = false;
             self.untidy = false;
         }
@@ -145,7 +150,7 @@ impl Server {
 
     /// DISCARD ALL has been run: it is as it was after login.
     pub fn forget_client(&mut self) {
-        self.applied = Settings::none();
+        self.applied = Arc::clone(&self.initial);
         self.tainted = false;
         self.untidy = false;
         self.statements.clear();
