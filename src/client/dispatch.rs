@@ -315,6 +315,10 @@ impl Session {
     }
 
     fn send_sync(&mut self, server: &mut Server, message: &[u8]) {
+        if server.outstanding.is_copying() {
+            server.to_server.extend_from_slice(message);
+            return;
+        }
         let unit = Unit {
             armed: std::mem::take(&mut self.armed),
             extent: std::mem::take(&mut self.extent),

@@ -24,8 +24,11 @@ fn extended(sql: &str) -> Vec<Vec<u8>> {
     vec![prepare("", sql), bind("", "", &[]), describe_portal(""), execute("", 0)]
 }
 
-/// Conversations, message by message.
-fn scripts() -> Vec<Vec<Vec<u8>>> {
+/// Conversations, message by message. Each run has a statement of its own to prepare, since the
+/// second time a server need not be asked.
+fn scripts(run: usize) -> Vec<Vec<Vec<u8>>> {
+    let (name, sql) = (format!("s{run:05}"), format!("SELECT {run:05}"));
+    let name = name.as_str();
     let with = |parts: &[&[Vec<u8>]]| parts.concat();
     let (one, two) = (extended("SELECT 1"), extended("SELECT 2"));
     vec![
@@ -39,9 +42,9 @@ fn scripts() -> Vec<Vec<Vec<u8>>> {
         with(&[&extended("WRONG"), &two, &[sync(), say("SELECT 1")]]),
         with(&[&[say("BEGIN")], &one, &[sync()], &extended("WRONG"), &[sync(), say("COMMIT")]]),
         vec![
-            prepare("s", "SELECT 4"),
-            describe_statement("s"),
-            bind("", "s", &[]),
+            prepare(name, &sql),
+            describe_statement(name),
+            bind("", name, &[]),
             execute("", 0),
             sync(),
         ],
@@ -94,8 +97,6 @@ impl Stage {
             let (sql, value) = (format!("SELECT fresh {}", self.asked), self.asked.to_string());
             assert_eq!(client.query(&sql), format!("T(v) D({value}) C(SELECT 1) Z(I)"), "{what}");
         }
-        // Each run prepares anew, as it does without a pooler.
-        client.run("DEALLOCATE ALL");
         client.close();
         let console = &mut self.console;
         wait_until(&format!("the server is idle again: {what}"), || {
@@ -118,11 +119,13 @@ fn replies(client: &mut RawClient) -> Vec<crate::support::raw::Message> {
 #[test]
 fn packets_may_be_cut_at_every_byte() {
     let mut stage = Stage::set("transaction");
-    for (number, script) in scripts().into_iter().enumerate() {
+    for (number, script) in scripts(0).into_iter().enumerate() {
         let expected = stage.direct(&script, None);
-        let bytes = [script.concat(), query(END)].concat();
         let mut client = stage.client();
-        for at in 1..bytes.len() {
+        for at in 1..=script.concat().len() {
+            let script = &scripts(at)[number];
+            let expected = expected.replace("00000", &format!("{at:05}"));
+            let bytes = [script.concat(), query(END)].concat();
             stage.postgres.arm(None);
             client.send(&bytes[..at]);
             // What is sent behind this cannot be in one read with what was sent before.
@@ -130,7 +133,6 @@ fn packets_may_be_cut_at_every_byte() {
             client.send(&bytes[at..]);
             let heard = replies(&mut client);
             assert_eq!(show(&heard), expected, "script {number}, cut at {at}");
-            client.run("DEALLOCATE ALL");
         }
         client.close();
         stage.check("after cuts");
@@ -140,9 +142,10 @@ fn packets_may_be_cut_at_every_byte() {
 #[test]
 fn an_error_at_any_message_is_the_clients_and_nobody_elses() {
     let mut stage = Stage::set("transaction");
-    for (number, script) in scripts().iter().enumerate() {
+    for (number, script) in scripts(0).iter().enumerate() {
         for at in 0..script.len() {
             let what = format!("script {number}, error at {at}");
+            let script = &scripts(at)[number];
             let expected = stage.direct(script, Some(Fault::Error(at)));
             stage.postgres.arm(Some(Fault::Error(at)));
             let mut client = stage.client();
@@ -158,7 +161,7 @@ fn an_error_at_any_message_is_the_clients_and_nobody_elses() {
 fn a_server_gone_at_any_message_takes_nobody_along() {
     for mode in ["transaction", "session"] {
         let mut stage = Stage::set(mode);
-        for (number, script) in scripts().iter().enumerate() {
+        for (number, script) in scripts(0).iter().enumerate() {
             for at in 0..script.len() {
                 for fault in [Fault::Cut(at), Fault::CutInside(at, 3), Fault::CutInside(at, 7)] {
                     let what = format!("{mode}, script {number}, {fault:?}");
@@ -183,7 +186,7 @@ fn a_server_gone_at_any_message_takes_nobody_along() {
 fn a_client_gone_at_any_message_leaves_no_reply_behind() {
     for mode in ["transaction", "session"] {
         let mut stage = Stage::set(mode);
-        for (number, script) in scripts().iter().enumerate() {
+        for (number, script) in scripts(0).iter().enumerate() {
             for at in 0..=script.len() {
                 for part in [0, 3] {
                     let what = format!("{mode}, script {number}, gone at {at} and {part} bytes");

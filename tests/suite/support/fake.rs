@@ -14,7 +14,7 @@ pub enum Fault {
     Error(usize),
     /// The server is gone instead of answering it.
     Cut(usize),
-    /// The server is gone after this many bytes of its answer.
+    /// The server is gone after this many bytes of its answer, and before its last.
     CutInside(usize, usize),
 }
 
@@ -111,7 +111,7 @@ impl Session {
             Some(Fault::Error(_)) => Reply::Send(self.fail(tag)),
             Some(Fault::CutInside(_, len)) => {
                 let mut answer = self.answer(tag, body);
-                answer.truncate(len);
+                answer.truncate(len.min(answer.len().saturating_sub(1)));
                 Reply::SendAndCut(answer)
             }
         }
