@@ -402,13 +402,11 @@ fn a_client_that_does_not_read_holds_postgresql_back_and_no_memory() {
     let (mut client, forebay) = client_after("");
     let mut other = forebay.client();
     client.run("SELECT 1");
-    let pid = client.one("SELECT pg_backend_pid()");
     let before = forebay.daemon.resident_kb();
     client.send(&query("SELECT repeat('x', 10000) FROM generate_series(1, 10000)"));
-    let blocked = format!(
-        "SELECT count(*) FROM pg_stat_activity WHERE pid = {pid} AND wait_event = 'ClientWrite'"
-    );
-    wait_until("PostgreSQL cannot send more", || other.one(&blocked) == "1");
+    let blocked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+                   AND wait_event = 'ClientWrite'";
+    wait_until("PostgreSQL cannot send more", || other.one(blocked) == "1");
     let after = forebay.daemon.resident_kb();
     assert!(after < before + 8_000, "{before} kB before, {after} kB while nobody reads");
     let rows = client.until(b'Z').iter().filter(|message| message.tag == b'D').count();

@@ -126,7 +126,7 @@ fn a_parameter_that_postgres_refuses_is_refused_to_that_client_alone() {
     let database = Database::with("");
     let forebay = start(&database, &[]);
     let login = Login::new(USER, PASSWORD, &database.name);
-    let refused = forebay.log_in(&login.clone().with(&[("TimeZone", "Nowhere")])).err().unwrap();
+    let refused = forebay.log_in(&login.with(&[("TimeZone", "Nowhere")])).err().unwrap();
     assert_eq!(refused.sqlstate, "22023");
     assert_eq!(refused.message, "invalid value for parameter \"TimeZone\": \"Nowhere\"");
     assert_eq!(forebay.client().one("SELECT 1"), "1");

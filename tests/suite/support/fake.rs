@@ -137,11 +137,10 @@ impl Session {
 
     fn answer(&mut self, tag: u8, body: &[u8]) -> Vec<u8> {
         match (tag, self.copying) {
-            (b'd', _) | (b'c' | b'f', Copying::No) => Vec::new(),
+            // As PostgreSQL does outside and inside a copy.
+            (b'd', _) | (b'c' | b'f', Copying::No) | (b'S' | b'H', Copying::Extended) => Vec::new(),
             (b'c', _) => self.end_copy(complete("COPY 1")),
             (b'f', _) => self.fail(tag),
-            // As PostgreSQL does while it copies.
-            (b'S' | b'H', Copying::Extended) => Vec::new(),
             (b'S', _) => {
                 (self.unsynced, self.skipping) = (false, false);
                 self.portals.clear();
