@@ -63,6 +63,12 @@ impl Task {
         }
         if open {
             counters.abandoned_rolled_back.one();
+            tracing::info!(
+                server_id = server.id,
+                database = %self.pool.name,
+                user = %self.session.common.user,
+                "client left a transaction open: rolling it back"
+            );
             // Settings fall back to what they were before, which is not always known.
             server.tainted = true;
         }

@@ -36,8 +36,22 @@ impl ScriptedServer {
         })
     }
 
+    /// One that speaks protocol 3.0 alone, and does not negotiate.
+    pub fn start_old(script: impl Fn(u8, &[u8]) -> Reply + Send + Sync + 'static) -> Self {
+        let script = Arc::new(script);
+        let each = move || -> Script {
+            let script = Arc::clone(&script);
+            Box::new(move |tag, body| script(tag, body))
+        };
+        Self::listen(each, 0)
+    }
+
     /// With a script of its own for each connection.
     pub fn start_each(script: impl Fn() -> Script + Send + 'static) -> Self {
+        Self::listen(script, u32::MAX)
+    }
+
+    fn listen(script: impl Fn() -> Script + Send + 'static, minor_max: u32) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         std::thread::spawn(move || {
@@ -45,7 +59,7 @@ impl ScriptedServer {
                 let script = script();
                 std::thread::spawn(move || {
                     // It ends when the pooler hangs up or the script cuts; both are wanted.
-                    let _end = serve(stream.unwrap(), script);
+                    let _end = serve(stream.unwrap(), script, minor_max);
                 });
             }
         });
@@ -58,13 +72,18 @@ impl ScriptedServer {
     }
 }
 
-fn serve(mut stream: TcpStream, mut script: Script) -> std::io::Result<()> {
+fn serve(mut stream: TcpStream, mut script: Script, minor_max: u32) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     stream.set_write_timeout(Some(DEADLINE))?;
     let mut length = [0; 4];
     stream.read_exact(&mut length)?;
     let mut startup = vec![0; u32::from_be_bytes(length) as usize - 4];
     stream.read_exact(&mut startup)?;
+    let minor = u32::from(u16::from_be_bytes([startup[2], startup[3]]));
+    if minor > minor_max {
+        let error = b"SFATAL\0VFATAL\0C0A000\0Munsupported frontend protocol\0\0";
+        return stream.write_all(&message(b'E', error));
+    }
     let parameter =
         |name: &str, value: &str| message(b'S', format!("{name}\0{value}\0").as_bytes());
     let greeting = [
