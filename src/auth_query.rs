@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 
 use crate::auth::Secret;
 use crate::server::io::{Connection, Rows, ServerError, Target};
+use crate::server::start::Start;
 
 /// Questions to one database at a time; further log-ins wait, as long as `client_login_timeout`.
 const QUESTIONS_MAX: usize = 8;
@@ -118,6 +119,12 @@ impl AuthQueries {
         });
     }
 
+    /// Closes the connections to a database on these hosts.
+    pub fn leave(&self, hosts: &str, database: &str) {
+        let mut desks = self.desks.lock().unwrap_or_else(PoisonError::into_inner);
+        desks.retain(|(of_hosts, name, _), _| of_hosts != hosts || name != database);
+    }
+
     /// Closes all connections: the settings they were made by have changed.
     pub fn clear(&self) {
         // Those in use go back to desks that nobody finds any more.
@@ -145,7 +152,8 @@ impl Desk {
 }
 
 async fn open(target: &Arc<Target>, timeout: Duration) -> Result<Connection, AskError> {
-    let opening = Box::pin(Connection::open(target));
+    let start = Start::plain();
+    let opening = Box::pin(Connection::open(target, &start));
     let opened = match timeout {
         Duration::ZERO => opening.await,
         limit => tokio::time::timeout(limit, opening).await.unwrap_or(Err(ServerError::Closed)),

@@ -26,5 +26,6 @@ pub mod stop;
 pub mod reload;
 pub mod console;
 pub mod authenticate;
+pub mod opening;
 pub mod listener;
 pub mod log;

@@ -1,6 +1,6 @@
 //! Accepting connections: the first packets, TLS, authentication, and who serves what comes next.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
@@ -9,8 +9,10 @@ use crate::admin::conversation::Access;
 use crate::auth::{Asking, ClientAuth};
 use crate::authenticate;
 use crate::client::close::CloseReason;
-use crate::client::io::{self as client_io, login_patience, reported};
+use crate::client::io::{self as client_io, login_patience};
+use crate::client::log::{log_connection, log_disconnection};
 use crate::client::registry::{Entry, Hello, Registered, Room};
+use crate::client::relay;
 use crate::client::session::Session;
 use crate::client::startup::{self, Proof};
 use crate::config::{Config, SslMode};
@@ -18,11 +20,13 @@ use crate::console::report::Report;
 use crate::gateway::{Gateway, Opened};
 use crate::net::listen::{Listener, own_uid};
 use crate::net::{AcceptError, Peer, Stream, accept_direct_tls, accept_tls};
-use crate::server::settings::Settings;
+use crate::pool::PoolMode;
+use crate::pool::io::Lease;
+use crate::server::start::Start;
 use crate::wire::frame::{self, HEADER_BYTES};
-use crate::wire::startup::{Packet, Startup, StartupError};
+use crate::wire::startup::{MINOR, Packet, Replication, Startup, StartupError};
 use crate::wire::{backend, frontend};
-use crate::{console, plan, stop};
+use crate::{console, opening, plan, stop};
 
 /// Longest message of a client that has not proven who it is; passwords may have 65535 bytes.
 const UNPROVEN_BYTES_MAX: usize = 66 * 1024;
@@ -67,12 +71,6 @@ struct Wanted<'a> {
     replication: bool,
 }
 
-/// Physical replication: a truth, not `database`.
-fn replicates(startup: &Startup) -> bool {
-    let value = startup.parameter("replication").unwrap_or_default().to_ascii_lowercase();
-    matches!(value.as_str(), "1" | "on" | "yes" | "y" | "true" | "t")
-}
-
 /// One that has.
 struct Known {
     user: String,
@@ -80,6 +78,7 @@ struct Known {
     startup: Startup,
     /// Messages for it, AuthenticationOk not among them yet.
     out: Vec<u8>,
+    replication: Replication,
     /// It wants the console, not a database.
     console: bool,
     /// It is there without a secret, as the user this process runs as.
@@ -132,13 +131,14 @@ impl Newcomer {
         };
         self.require_tls()?;
         let mut out = Vec::new();
-        if startup.minor > 0 || startup.extensions().next().is_some() {
+        if startup.minor > MINOR || startup.extensions().next().is_some() {
             backend::write_negotiate(&mut out, startup.extensions());
         }
         let user = startup.parameter("user").unwrap_or_default().to_owned();
         if user.is_empty() {
             return Err(CloseReason::NoUser);
         }
+        let replication = startup::replication(&startup)?;
         let config = self.gateway.config();
         let default = config.default_database.clone();
         let named = startup.parameter("database").filter(|name| !name.is_empty());
@@ -152,14 +152,16 @@ impl Newcomer {
         let user = if own {
             user
         } else {
-            let wanted = Wanted { database: &database, console, replication: replicates(&startup) };
+            // To the rules one of a database is a client of that database.
+            let physical = replication == Replication::Physical;
+            let wanted = Wanted { database: &database, console, replication: physical };
             self.authenticate(&user, wanted, &mut out).await?
         };
         // Only who has proven who it is learns which databases there are.
         if !console && !self.gateway.knows_database(&database) {
             return Err(CloseReason::NoSuchDatabase(database));
         }
-        Ok(Some(Known { user, database, startup, out, console, own }))
+        Ok(Some(Known { user, database, startup, out, replication, console, own }))
     }
 
     async fn packet(&mut self) -> Result<Packet, CloseReason> {
@@ -363,8 +365,11 @@ impl Newcomer {
         if known.console {
             return self.serve_console(known).await;
         }
+        if known.replication != Replication::None {
+            return self.serve_replication(known).await;
+        }
         match self.open(known).await {
-            Ok((opened, session, registered, known)) => {
+            Ok((opened, session, registered, known, lease)) => {
                 let _guest = opened.pool.enter();
                 let Some(stream) = self.stream else { return CloseReason::ClientLost };
                 let mut task = client_io::Task {
@@ -383,7 +388,12 @@ impl Newcomer {
                     transaction_began: None,
                     answer_owed: None,
                     alarm: None,
+                    group_wait: None,
+                    away: Vec::new(),
                 };
+                if let Some(lease) = lease {
+                    task.take_lease(lease);
+                }
                 let reason = Box::pin(task.run()).await;
                 log_disconnection(&self.gateway.config(), &registered.entry, &reason);
                 task.part(&reason).await;
@@ -425,7 +435,7 @@ impl Newcomer {
         let Some(stream) = self.stream else { return CloseReason::ClientLost };
         let mut out = known.out;
         let entry = &registered.entry;
-        startup::welcome(&mut out, &console::io::reported(), entry.pid, &entry.key());
+        startup::welcome(&mut out, &console::io::reported(), &entry.identity());
         log_connection(&self.gateway.config(), entry);
         let gateway = Arc::clone(&self.gateway);
         let task = console::io::Task::new(stream, self.input, out, access, registered, gateway);
@@ -452,40 +462,113 @@ impl Newcomer {
             local: stream.map_or_else(String::new, |stream| text(stream.local())),
             tls: stream.and_then(Stream::tls_description),
             console: false,
+            replication: known.replication,
+            long_keys: known.startup.has_long_keys(),
         }
     }
 
-    /// Makes the client's session: its pool, its settings, its place in the registry.
+    /// A client that replicates: a server of its own, and what it says is its own affair.
+    async fn serve_replication(mut self, mut known: Known) -> CloseReason {
+        let (registered, lease) = match self.open_replication(&mut known).await {
+            Ok(opened) => opened,
+            Err(reason) => {
+                self.refuse(&reason).await;
+                return reason;
+            }
+        };
+        let entry = &registered.entry;
+        entry.set_current(Some(Arc::clone(&lease.connection.link)));
+        let Some(stream) = self.stream else { return CloseReason::ClientLost };
+        let reason = Box::pin(relay::run(stream, self.input, &known.out, lease, entry)).await;
+        log_disconnection(&self.gateway.config(), entry, &reason);
+        reason
+    }
+
+    async fn open_replication(
+        &mut self,
+        known: &mut Known,
+    ) -> Result<(Registered, Lease), CloseReason> {
+        let gateway = Arc::clone(&self.gateway);
+        let config = gateway.config();
+        let has_entry = |name: &str| config.databases.iter().any(|entry| entry.name == name);
+        // To PostgreSQL the database of a physical one is a word that means nothing, and libpq
+        // sends "replication".
+        let name = match &config.default_database {
+            Some(default)
+                if known.replication == Replication::Physical && !has_entry(&known.database) =>
+            {
+                default.clone()
+            }
+            Some(_) | None => known.database.clone(),
+        };
+        let opened = gateway
+            .pool(&name, &known.user)
+            .ok_or_else(|| CloseReason::NoSuchDatabase(known.database.clone()))?;
+        let start = opening::start(&known.startup, known.replication, &config)?;
+        let registered = self.register(known, &opened, &config)?;
+        let lease = self.take_server(&opened, &start, &registered).await?;
+        let reported = &lease.connection.reported;
+        startup::welcome(&mut known.out, reported, &registered.entry.identity());
+        opened.pool.common.counters.login.one();
+        log_connection(&config, &registered.entry);
+        Ok((registered, lease))
+    }
+
+    /// Lets the client in if there is room for it.
+    fn register(
+        &self,
+        known: &Known,
+        opened: &Opened,
+        config: &Config,
+    ) -> Result<Registered, CloseReason> {
+        let mut hello = self.hello(known);
+        hello.server_user.clone_from(&opened.pool.common.user);
+        let room = plan::room(config, &known.database, &known.user);
+        let registered = self.gateway.shared.registry.enter(hello, room)?;
+        registered.entry.set_timeouts(self.gateway.timeouts(opened, &known.user));
+        Ok(registered)
+    }
+
+    /// How long it may wait for a server now.
+    fn patience(&self, entry: &Entry) -> Option<(Instant, CloseReason)> {
+        let login = self.gateway.config().listen.client_login_timeout;
+        login_patience(&entry.timeouts.get(), login)
+    }
+
+    async fn take_server(
+        &mut self,
+        opened: &Opened,
+        start: &Start,
+        registered: &Registered,
+    ) -> Result<Lease, CloseReason> {
+        let patience = self.patience(&registered.entry);
+        let Some(stream) = &mut self.stream else { return Err(CloseReason::ClientLost) };
+        opening::take_server(opened, start, registered, stream, &mut self.input, patience).await
+    }
+
+    /// Makes the client's session: its pool, its settings, its place in the registry, and in
+    /// session pooling its server.
     async fn open(
         &mut self,
         mut known: Known,
-    ) -> Result<(Opened, Session, Registered, Known), CloseReason> {
+    ) -> Result<(Opened, Session, Registered, Known, Option<Lease>), CloseReason> {
         let gateway = Arc::clone(&self.gateway);
         let opened = gateway
             .pool(&known.database, &known.user)
             .ok_or_else(|| CloseReason::NoSuchDatabase(known.database.clone()))?;
         let config = gateway.config();
-        let ignored = &config.listen.ignore_startup_parameters;
-        let settings = Settings::intern(startup::settings(&known.startup, ignored)?);
-        let mut hello = self.hello(&known);
-        hello.server_user.clone_from(&opened.pool.common.user);
-        let room = plan::room(&config, &known.database, &known.user);
-        let registered = gateway.shared.registry.enter(hello, room)?;
+        let start = opening::start(&known.startup, known.replication, &config)?;
+        let settings = Arc::clone(&start.settings);
+        let registered = self.register(&known, &opened, &config)?;
         let entry = &registered.entry;
-        let timeouts = gateway.timeouts(&opened, &known.user);
-        entry.set_timeouts(timeouts);
-        let patience = login_patience(&timeouts, config.listen.client_login_timeout);
-        let show_wait = |since: Option<Instant>| {
-            entry.shown.lock().unwrap_or_else(PoisonError::into_inner).waiting_since = since;
+        let (reported, lease) = if opened.pool.common.mode == PoolMode::Session {
+            let lease = self.take_server(&opened, &start, &registered).await?;
+            (Arc::clone(&lease.connection.reported), Some(lease))
+        } else {
+            (opening::reported(&opened, &settings, entry, self.patience(entry)).await?, None)
         };
-        show_wait(Some(Instant::now()));
-        let reported = tokio::select! {
-            reported = reported(&opened.pool, &settings, patience) => reported?,
-            leave = entry.asked_to_leave() => return Err(leave.reason()),
-        };
-        show_wait(None);
         opened.service.tried().await;
-        startup::welcome(&mut known.out, &reported, entry.pid, &entry.key());
+        startup::welcome(&mut known.out, &reported, &entry.identity());
         opened.pool.common.counters.login.one();
         // Either may have happened before it was registered, and then nobody has told it.
         if stop::has_begun(&gateway) {
@@ -496,47 +579,8 @@ impl Newcomer {
         }
         log_connection(&config, entry);
         let session = Session::new(Arc::clone(&opened.pool.common), settings);
-        Ok((opened, session, registered, known))
+        Ok((opened, session, registered, known, lease))
     }
-}
-
-fn log_connection(config: &Config, entry: &Entry) {
-    if config.log.log_connections {
-        tracing::info!(
-            client_id = entry.id,
-            database = %entry.database,
-            user = %entry.user,
-            application_name = %entry.application_name,
-            address = %entry.address,
-            "login attempt: db={} user={} tls={}",
-            entry.database,
-            entry.user,
-            entry.tls.as_deref().unwrap_or("no")
-        );
-    }
-}
-
-/// With what the client did, so that the log alone tells who queried and who was served.
-fn log_disconnection(config: &Config, entry: &Entry, reason: &CloseReason) {
-    if !config.log.log_disconnections {
-        return;
-    }
-    let (queries, hits) = {
-        let shown = entry.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        (shown.queries, shown.hits)
-    };
-    let age = entry.connected_at.elapsed().as_secs();
-    tracing::info!(
-        client_id = entry.id,
-        database = %entry.database,
-        user = %entry.user,
-        application_name = %entry.application_name,
-        address = %entry.address,
-        queries,
-        hits,
-        "closing because: {} (age={age}s)",
-        reason.text()
-    );
 }
 
 /// Looks after every pool and tells the totals, for as long as the process lives.

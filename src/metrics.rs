@@ -102,6 +102,11 @@ pub struct PoolCounters {
     pub server_parse: Counter,
     pub bind: Counter,
     pub login: Counter,
+    /// Servers that clients left in the middle of something: with replies still to come, which
+    /// were taken; in a transaction, which was rolled back; with neither possible, and closed.
+    pub abandoned_drained: Counter,
+    pub abandoned_rolled_back: Counter,
+    pub abandoned_closed: Counter,
 }
 
 /// What one group of clients did: same user, database, application name and address.

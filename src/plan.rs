@@ -146,6 +146,7 @@ mod tests {
             limits: DatabaseLimits::default(),
             connect_query: None,
             application_name: None,
+            parameters: Vec::new(),
             options: None,
         }
     }

@@ -15,11 +15,17 @@ use crate::cache::home::Home;
 use crate::cache::{Cache, Mode};
 use crate::pool::database::Database;
 use crate::server::io::{Connection, Rows, ServerError, Target};
+use crate::server::login::LoginError;
 use crate::server::settings::defaults_changed;
+use crate::server::start::Start;
 use crate::sql::catalog::{Catalog, FINGERPRINT_QUERY, SETUP_QUERIES, SNAPSHOT_QUERIES};
+use crate::wire::sqlstate::UNDEFINED_DATABASE;
 
 /// Between attempts to reach a database that refuses.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// The same to a database that does not exist.
+const MISSING_RETRY: Duration = Duration::from_secs(5);
 
 /// Between two looks at whether a lost backend is gone.
 const LOST_POLL: Duration = Duration::from_millis(50);
@@ -62,6 +68,10 @@ pub struct Service {
     wake: Arc<Notify>,
     /// Guards the servers whose end is not known yet; nothing else is locked inside.
     lost: Mutex<Vec<Lost>>,
+    /// How many want it to be connected no longer.
+    away: watch::Sender<usize>,
+    /// It is connected, or tries to be.
+    connected: watch::Sender<bool>,
     /// Counts attempts to read the catalogue, whatever came of them.
     tried: watch::Sender<u64>,
 }
@@ -85,6 +95,8 @@ impl Service {
             settings: Mutex::new(Settings { target, catalog_poll, max_age }),
             wake,
             lost: Mutex::default(),
+            away: watch::Sender::new(0),
+            connected: watch::Sender::new(false),
             tried: watch::Sender::new(0),
         });
         tokio::spawn(Arc::clone(&service).run());
@@ -162,32 +174,56 @@ impl Service {
         self.lost.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
+    /// Has it close its connection and not come back while the guard lives.
+    pub fn send_away(self: &Arc<Self>) -> Away {
+        self.away.send_modify(|count| *count += 1);
+        Away { service: Arc::clone(self) }
+    }
+
     async fn run(self: Arc<Self>) {
         // The fingerprint is forgotten with each connection: what happened while we could not look
         // is not known.
         let mut seen = Seen::default();
-        while !self.has_ended() {
+        let mut is_missing = false;
+        let (mut away, mut back) = (self.away.subscribe(), self.away.subscribe());
+        loop {
+            // Neither wait fails: the sender is ours.
+            let _is_back = back.wait_for(|count| *count == 0).await.is_ok();
+            if self.has_ended() {
+                return;
+            }
             if self.is_idle() {
                 self.rest().await;
                 continue;
             }
-            let target = self.settings().target;
-            let opened = tokio::time::timeout(ANSWER_TIMEOUT, Connection::open(&target)).await;
-            let failed = match opened.unwrap_or(Err(ServerError::Closed)) {
-                Ok(mut connection) => self.serve(&mut connection, &mut seen).await,
-                Err(error) => error,
+            self.connected.send_replace(true);
+            let failed = tokio::select! {
+                failed = self.connect_and_serve(&mut seen) => Some(failed),
+                _is_sent_away = async { away.wait_for(|count| *count > 0).await.is_ok() } => None,
             };
+            self.connected.send_replace(false);
             self.tried.send_modify(|count| *count += 1);
+            self.settle_lost(&[], None);
             seen.fingerprint = None;
-            if self.has_ended() || self.is_idle() {
+            let Some(failed) = failed.filter(|_| !self.has_ended() && !self.is_idle()) else {
+                continue;
+            };
+            if is_missing && is_of_missing_database(&failed) {
+                tokio::time::sleep(MISSING_RETRY).await;
                 continue;
             }
+            is_missing = is_of_missing_database(&failed);
             tracing::warn!(
                 database = %self.database.name,
                 error = %failed,
                 "service connection failed"
             );
-            self.settle_lost(&[], None);
+            if is_missing {
+                // What was read there is nobody's answer any more.
+                let home = self.database.home();
+                self.database.catalog_changed(&home);
+                home.coherence.invalidate(&Scope::Database);
+            }
             tokio::time::sleep(RETRY).await;
         }
     }
@@ -200,6 +236,16 @@ impl Service {
         tokio::select! {
             () = self.wake.notified() => {}
             () = tokio::time::sleep(wait) => {}
+        }
+    }
+
+    async fn connect_and_serve(&self, seen: &mut Seen) -> ServerError {
+        let target = self.settings().target;
+        let start = Start::plain();
+        let opened = tokio::time::timeout(ANSWER_TIMEOUT, Connection::open(&target, &start)).await;
+        match opened.unwrap_or(Err(ServerError::Closed)) {
+            Ok(mut connection) => self.serve(&mut connection, seen).await,
+            Err(error) => error,
         }
     }
 
@@ -346,6 +392,33 @@ impl Service {
             }
         }
     }
+}
+
+/// Keeps a service away from its database while it lives.
+pub struct Away {
+    service: Arc<Service>,
+}
+
+impl Away {
+    /// Resolves when its connection is closed. Cancel-safe.
+    pub async fn is_gone(&self) {
+        let mut connected = self.service.connected.subscribe();
+        // The sender is the service's, which we hold.
+        let _is_gone = connected.wait_for(|connected| !connected).await.is_ok();
+    }
+}
+
+impl Drop for Away {
+    fn drop(&mut self) {
+        self.service.away.send_modify(|count| *count -= 1);
+    }
+}
+
+fn is_of_missing_database(error: &ServerError) -> bool {
+    matches!(
+        error,
+        ServerError::Login(LoginError::Refused { sqlstate, .. }) if sqlstate == UNDEFINED_DATABASE
+    )
 }
 
 /// Roles' and databases' settings, and when PostgreSQL has last read its files.

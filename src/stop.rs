@@ -61,6 +61,7 @@ mod tests {
     use super::*;
     use crate::client::registry::{Hello, Room};
     use crate::config::{Base, Config};
+    use crate::wire::startup::Replication;
 
     fn gateway() -> Arc<Gateway> {
         Arc::new(Gateway::new(Config::defaults(Base::Forebay)).unwrap())
@@ -76,6 +77,8 @@ mod tests {
             local: "127.0.0.1:2".into(),
             tls: None,
             console,
+            replication: Replication::None,
+            long_keys: false,
         }
     }
 

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 /// Files that may touch sockets, files, clocks and threads. A folder counts for all in it.
 const IO_FILES: &[&str] = &[
     "main.rs",
+    "opening.rs",
     "listener.rs",
     "log.rs",
     "service.rs",
@@ -21,8 +22,11 @@ const IO_FILES: &[&str] = &[
     "net/",
     "cache/redis.rs",
     "client/io/",
+    "client/parting.rs",
+    "client/relay.rs",
     "client/registry.rs",
     "pool/io/",
+    "server/hosts.rs",
     "server/io.rs",
     "console/io.rs",
     "stop.rs",

@@ -137,7 +137,7 @@ fn socket_row(socket: &Socket, state: String) -> Vec<Value> {
         value(side),
         value(&socket.user),
         value(&socket.database),
-        value("none"),
+        value(socket.replication),
         Some(state),
         value(address),
         value(port),
@@ -383,6 +383,7 @@ mod tests {
             remote_pid: 0,
             tls: None,
             application_name: "web".into(),
+            replication: "none",
             prepared_statements: 2,
         }
     }

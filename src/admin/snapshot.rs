@@ -53,6 +53,7 @@ pub struct Socket {
     pub remote_pid: u32,
     pub tls: Option<String>,
     pub application_name: String,
+    pub replication: &'static str,
     pub prepared_statements: usize,
 }
 

@@ -35,7 +35,7 @@ impl Session {
             Control::Set { name, value, local } => self.follow(name, value, *local, server),
             Control::Reset { name, local } => {
                 // The server falls back to its own default, the client to what it started with.
-                let on_server = server.applied.reset(name, &Settings::none());
+                let on_server = server.applied.reset(name, &server.initial);
                 let settings = self.settings.reset(name, &self.startup);
                 self.change(&settings, &on_server, *local, server);
             }
@@ -46,7 +46,7 @@ impl Session {
                 self.tainted = false;
                 server.forget_client();
                 let startup = Arc::clone(&self.startup);
-                self.report_returned(&startup);
+                self.report_returned(&startup, server);
                 self.settings = Arc::clone(&self.startup);
             }
             Control::Deallocate(None) => {
@@ -60,6 +60,7 @@ impl Session {
                 self.tainted = true;
             }
             Control::ChangeDefaults
+            | Control::Vacate(_)
             | Control::CommitPrepared
             | Control::DiscardTemporary
             | Control::DiscardPlans
@@ -104,7 +105,7 @@ impl Session {
             Some(role) => settings.with("role", role),
             None => settings.reset("role", &Settings::none()),
         };
-        let (settings, on_server) = (keep(&self.startup), keep(&Settings::none()));
+        let (settings, on_server) = (keep(&self.startup), keep(&server.initial));
         self.change(&settings, &on_server, false, server);
     }
 
@@ -137,14 +138,17 @@ impl Session {
         if settings.id != on_server.id && self.transaction.status != Status::Idle {
             self.forget_settings(server);
         }
-        self.report_returned(settings);
+        self.report_returned(settings, server);
         server.applied = Arc::clone(on_server);
         self.settings = Arc::clone(settings);
     }
 
     /// What the server is only told later but the client falls back to now is reported now, as
     /// PostgreSQL would.
-    fn report_returned(&mut self, settings: &Settings) {
+    fn report_returned(&mut self, settings: &Settings, server: &Server) {
+        if server.initial.id == self.startup.id {
+            return;
+        }
         for (name, value) in &self.startup.values {
             let returns = settings.values.get(name) == Some(value);
             if returns && self.settings.values.get(name) != Some(value) {

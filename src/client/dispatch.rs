@@ -317,6 +317,10 @@ impl Session {
     }
 
     fn send_sync(&mut self, server: &mut Server, message: &[u8]) {
+        if server.outstanding.is_copying() {
+            server.to_server.extend_from_slice(message);
+            return;
+        }
         let unit = Unit {
             armed: std::mem::take(&mut self.armed),
             extent: std::mem::take(&mut self.extent),
@@ -337,6 +341,11 @@ impl Session {
 
     /// Notes what the statement may write, and puts in flight what it may commit.
     fn bracket(&mut self, verdict: &Verdict, server: &mut Server) -> Armed {
+        for control in &verdict.controls {
+            if let Control::Vacate(name) = control {
+                self.vacate.push(name.clone());
+            }
+        }
         let write = &self.effect(verdict);
         let unjudged = matches!(write, Write::Opaque { .. }) && self.is_unjudged();
         if let Write::Opaque { taints: true, .. } = write

@@ -21,6 +21,8 @@ pub struct Facts {
     pub isolation: Isolation,
     /// Literals end where the lexer thinks they end, and the path is understood.
     pub readable: bool,
+    /// Where only a backslash keeps a text from being read.
+    pub readable_without_backslash: bool,
 }
 
 impl Facts {
@@ -44,6 +46,7 @@ impl Facts {
             },
             settings: settings.id,
             readable: plain_strings && search_path.is_some(),
+            readable_without_backslash: search_path.is_some(),
             search_path: search_path.unwrap_or_default(),
             isolation: default.map_or(Isolation::ReadCommitted, |value| {
                 // A level we do not know bypasses as the strictest does.

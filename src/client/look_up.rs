@@ -475,7 +475,8 @@ impl Session {
         let snapshot = self.common.database.snapshot();
         let unreadable = || database::Known::unshaped(unreadable());
         let Some(facts) = &self.facts else { return (unreadable(), 0) };
-        if !facts.readable {
+        let plain = facts.readable_without_backslash && !sql.contains(&b'\\');
+        if !facts.readable && !plain {
             return (unreadable(), snapshot.generation);
         }
         let Ok(text) = std::str::from_utf8(sql) else {

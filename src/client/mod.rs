@@ -14,11 +14,19 @@ pub mod look_up;
 pub mod dispatch;
 pub mod replies;
 pub mod controls;
-pub mod startup;
 pub mod registry;
+pub mod log;
+pub mod startup;
 pub mod statistics;
 pub mod spare;
 pub mod io;
+pub mod parting;
+pub mod relay;
+
+/// Closes the idle servers of a database, and keeps our own questions out of it for as long as
+/// the guards live.
+pub type Vacate =
+    Box<dyn Fn(&crate::server::io::Target, &str) -> Vec<crate::service::Away> + Send + Sync>;
 
 /// What all clients of this process share.
 pub struct Shared {
@@ -31,4 +39,6 @@ pub struct Shared {
     pub reset_always: std::sync::atomic::AtomicBool,
     /// Clients leave servers that are to be closed between transactions, also in session pooling.
     pub fast_close: std::sync::atomic::AtomicBool,
+    /// Parts from a database on the same hosts; set once there is one.
+    pub vacate: std::sync::OnceLock<Vacate>,
 }

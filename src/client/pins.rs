@@ -98,6 +98,7 @@ impl Pins {
             | Control::PrepareTransaction
             | Control::CommitPrepared
             | Control::ChangeDefaults
+            | Control::Vacate(_)
             | Control::SetTransaction { .. }
             | Control::Set { .. }
             | Control::Reset { .. }

@@ -3,7 +3,7 @@
 //! Invariant: a server with a cancel under way is not handed on, so a cancel never reaches the
 //! next client's query. Kept by `Link`; attacked by the suite's cancel race.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,13 +17,13 @@ use crate::client::close::CloseReason;
 use crate::client::deadline::{SharedTimeouts, Timeouts};
 use crate::metrics::GroupCounters;
 use crate::server::io::{Cancelling, Link};
+use crate::wire::startup::Replication;
 
 /// One client as others see it.
 pub struct Entry {
     pub id: u64,
-    /// What we told it in BackendKeyData.
-    pub pid: u32,
-    key: [u8; 4],
+    /// Guards what we tell it in BackendKeyData; nothing else is locked inside.
+    identity: Mutex<Identity>,
     pub user: String,
     /// As whom its servers log in; with the database it names its pool.
     pub server_user: String,
@@ -36,6 +36,7 @@ pub struct Entry {
     /// It talks to the console, not to a database.
     pub console: bool,
     pub tls: Option<String>,
+    pub replication: Replication,
     pub group: Arc<GroupCounters>,
     /// Guards which server it has; nothing else is locked inside.
     current: Mutex<Option<Arc<Link>>>,
@@ -47,6 +48,13 @@ pub struct Entry {
     pub timeouts: SharedTimeouts,
     /// A cancel came while it had no server; only a client that waits for one listens.
     pub cancelled: Notify,
+}
+
+/// By what a cancel request names a client.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub pid: u32,
+    pub key: Box<[u8]>,
 }
 
 /// What its task has not heard yet. A `Notify` would do, but cost a waiter made and dropped at
@@ -110,7 +118,7 @@ impl Entry {
     }
 
     /// Counts a cancel while the server is still this client's.
-    fn begin_cancel(&self) -> Option<Cancelling> {
+    pub fn begin_cancel(&self) -> Option<Cancelling> {
         let guard = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(current) = guard.as_ref() else {
             // Perhaps it waits for a server; if it does not, nobody hears this.
@@ -160,8 +168,12 @@ impl Entry {
         poll_fn(|cx| self.poll_asked_to_leave(cx)).await
     }
 
-    pub fn key(&self) -> [u8; 4] {
-        self.key
+    pub fn identity(&self) -> Identity {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn has_key(&self, key: &[u8]) -> bool {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner).key.ct_eq(key).into()
     }
 }
 
@@ -175,6 +187,9 @@ pub struct Hello {
     pub local: String,
     pub tls: Option<String>,
     pub console: bool,
+    pub replication: Replication,
+    /// It speaks a protocol in which cancel keys may be longer than four bytes.
+    pub long_keys: bool,
 }
 
 /// How many clients may be connected, one more included; 0 is no limit for the last two.
@@ -191,6 +206,9 @@ impl Room {
     pub const UNLIMITED: Self = Self { clients: usize::MAX, database: 0, user: 0 };
 }
 
+/// Length of the keys we make up where they may be long; that of PostgreSQL 18's.
+const LONG_KEY_BYTES: usize = 32;
+
 /// Who did what, summed over clients that look alike.
 type GroupKey = (String, String, String, String);
 
@@ -199,7 +217,8 @@ const GROUPS_MAX: usize = 1000;
 
 #[derive(Default)]
 struct Connected {
-    by_pid: HashMap<u32, Arc<Entry>>,
+    /// By pid and id, as servers on several hosts may share a pid.
+    entries: BTreeMap<(u32, u64), Arc<Entry>>,
     /// How many there are of each database and user, the console's among them.
     databases: HashMap<String, usize>,
     users: HashMap<String, usize>,
@@ -221,7 +240,7 @@ impl Connected {
     /// Which limit keeps one more client out, if any does.
     fn full(&self, hello: &Hello, room: Room) -> Option<CloseReason> {
         let reached = |limit: usize, count: usize| limit > 0 && count >= limit;
-        if self.by_pid.len() >= room.clients {
+        if self.entries.len() >= room.clients {
             Some(CloseReason::TooManyClients)
         } else if reached(room.database, count_of(&self.databases, &hello.database)) {
             Some(CloseReason::TooManyDatabaseClients)
@@ -235,20 +254,24 @@ impl Connected {
     fn add(&mut self, entry: &Arc<Entry>) {
         *self.databases.entry(entry.database.clone()).or_default() += 1;
         *self.users.entry(entry.user.clone()).or_default() += 1;
-        self.by_pid.insert(entry.pid, Arc::clone(entry));
+        self.entries.insert((entry.identity().pid, entry.id), Arc::clone(entry));
     }
 
     fn remove(&mut self, entry: &Entry) {
-        if self.by_pid.remove(&entry.pid).is_some() {
+        if self.entries.remove(&(entry.identity().pid, entry.id)).is_some() {
             one_less(&mut self.databases, &entry.database);
             one_less(&mut self.users, &entry.user);
         }
+    }
+
+    fn of_pid(&self, pid: u32) -> impl Iterator<Item = &Arc<Entry>> {
+        self.entries.range((pid, 0)..=(pid, u64::MAX)).map(|(_, entry)| entry)
     }
 }
 
 #[derive(Default)]
 pub struct Registry {
-    /// Guards who is connected; nothing else is locked inside.
+    /// Guards who is connected. Inside, the lock of an identity may be taken.
     connected: Mutex<Connected>,
     groups: Mutex<HashMap<GroupKey, Arc<GroupCounters>>>,
     next_id: AtomicU64,
@@ -268,14 +291,17 @@ impl Registry {
         let pid = loop {
             // Positive, as process ids are.
             let pid = rand::random::<u32>() & 0x7fff_ffff;
-            if pid != 0 && !connected.by_pid.contains_key(&pid) {
+            if pid != 0 && connected.of_pid(pid).next().is_none() {
                 break pid;
             }
         };
+        let random: [u8; LONG_KEY_BYTES] = rand::random();
+        let (short, _) = random.split_first_chunk::<4>().unwrap_or((&[0; 4], &[]));
+        let key: Box<[u8]> = if hello.long_keys { random.into() } else { short.as_slice().into() };
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed) + 1;
         let entry = Arc::new(Entry {
-            id: self.next_id.fetch_add(1, Ordering::Relaxed) + 1,
-            pid,
-            key: rand::random(),
+            id,
+            identity: Mutex::new(Identity { pid, key }),
             user: hello.user,
             server_user: hello.server_user,
             database: hello.database,
@@ -285,6 +311,7 @@ impl Registry {
             console: hello.console,
             connected_at: Instant::now(),
             tls: hello.tls,
+            replication: hello.replication,
             group,
             current: Mutex::new(None),
             shown: Mutex::default(),
@@ -318,20 +345,20 @@ impl Registry {
     pub fn begin_cancel(&self, pid: u32, key: &[u8]) -> Option<Cancelling> {
         let entry = {
             let connected = self.connected();
-            Arc::clone(connected.by_pid.get(&pid)?)
+            Arc::clone(connected.of_pid(pid).find(|entry| entry.has_key(key))?)
         };
-        bool::from(entry.key.as_slice().ct_eq(key)).then(|| entry.begin_cancel()).flatten()
+        entry.begin_cancel()
     }
 
     pub fn clients(&self) -> Vec<Arc<Entry>> {
-        let mut clients: Vec<_> = self.connected().by_pid.values().cloned().collect();
+        let mut clients: Vec<_> = self.connected().entries.values().cloned().collect();
         clients.sort_by_key(|entry| entry.id);
         clients
     }
 
     /// Clients of databases; the console's do not count.
     pub fn count(&self) -> usize {
-        self.connected().by_pid.values().filter(|entry| !entry.console).count()
+        self.connected().entries.values().filter(|entry| !entry.console).count()
     }
 
     fn connected(&self) -> MutexGuard<'_, Connected> {
@@ -352,6 +379,22 @@ impl Registry {
 pub struct Registered {
     pub entry: Arc<Entry>,
     registry: Arc<Registry>,
+}
+
+impl Registered {
+    /// From now on the client is who its server is. A key too long for the client's protocol
+    /// leaves it the one it has.
+    pub fn become_server(&self, pid: u32, key: &[u8]) {
+        let mut connected = self.registry.connected();
+        let entry = &self.entry;
+        let mut identity = entry.identity.lock().unwrap_or_else(PoisonError::into_inner);
+        connected.entries.remove(&(identity.pid, entry.id));
+        identity.pid = pid;
+        if key.len() <= identity.key.len() && !key.is_empty() {
+            identity.key = key.into();
+        }
+        connected.entries.insert((pid, entry.id), Arc::clone(entry));
+    }
 }
 
 impl Drop for Registered {
@@ -375,6 +418,8 @@ mod tests {
             local: String::new(),
             tls: None,
             console: false,
+            replication: Replication::None,
+            long_keys: false,
         }
     }
 

@@ -269,6 +269,7 @@ impl Session {
     ) -> Result<bool, ServerFault> {
         self.spoil_fill();
         let front = server.outstanding.front();
+        let unasked = front.is_none();
         let own_query = matches!(
             front,
             Some(Owed::Expect { reply: Reply::Query, deliver: Deliver::Swallow, .. })
@@ -301,7 +302,10 @@ impl Session {
                 self.names.remove(&name, statement.id);
             }
         }
-        Ok(forward || inserted_parse)
+        // What nobody asked for, such as the end of the backend, is for the client that has it.
+        let shown = forward || inserted_parse || unasked;
+        self.told_fatal |= shown && backend::error_field(body, b'V') == Some(b"FATAL");
+        Ok(shown)
     }
 
     /// The end of a unit: settles what it may have committed, then lets the client know.
@@ -363,7 +367,9 @@ impl Session {
                 matches!(control, Control::Reset { .. } | Control::ResetAll | Control::DiscardAll)
             })
         });
+        // In session pooling both defaults are one.
         resets
+            && server.initial.id != self.startup.id
             && backend::parameter_status(body).is_ok_and(|(name, _)| {
                 let name = String::from_utf8_lossy(name).to_ascii_lowercase();
                 self.startup.values.contains_key(&name)

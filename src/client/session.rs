@@ -74,6 +74,8 @@ pub struct Session {
     pub facts: Option<Facts>,
     /// Code we do not know ran on the server we keep, so our settings are unknown.
     pub tainted: bool,
+    /// It has been told the FATAL with which its server went.
+    pub told_fatal: bool,
     /// Names made on the server so that it would refuse them; closed after the next Sync.
     pub stray_names: Vec<Box<[u8]>>,
     /// Of broken twins: what is invalidated when the client speaks again, and a hit that waits
@@ -89,6 +91,9 @@ pub struct Session {
     pub returned: Vec<String>,
     /// The group has waited for the catalogue; it is judged without it if need be.
     pub awaited_catalog: bool,
+    /// Databases that nobody may be connected to when what was just dispatched is run; taken by
+    /// the task before it sends that.
+    pub vacate: Vec<String>,
     /// Finished statements that somebody wants to hear of; taken by the task.
     pub finished: Vec<Finished>,
 }
@@ -295,6 +300,7 @@ impl Session {
             query_verdict: None,
             facts: None,
             tainted: false,
+            told_fatal: false,
             stray_names: Vec::new(),
             temporary_code: false,
             returned: Vec::new(),
@@ -303,6 +309,7 @@ impl Session {
             early_hit: None,
             rows: 0,
             ending: Ending::Fine,
+            vacate: Vec::new(),
             finished: Vec::new(),
         }
     }

@@ -6,32 +6,77 @@ use std::collections::BTreeMap;
 use crate::auth::{AuthError, ClientAuth, Progress, Random, ScramKeys};
 use crate::server::settings::literal;
 use crate::wire::backend::{self, Status};
-use crate::wire::startup::Startup;
+use crate::wire::startup::{Replication, Startup};
+use crate::wire::{Malformed, sqlstate};
 
 use super::close::CloseReason;
+use super::registry::Identity;
 
 /// Parameters of the StartupMessage that are no settings.
 const NO_SETTINGS: &[&str] = &["user", "database", "options", "replication"];
 
-/// The settings a client starts with, as SQL values; `ignored` are accepted and forgotten.
-pub fn settings(
+/// What PgBouncer keeps for each client, whatever is to be ignored.
+const TRACKED: &[&str] = &[
+    "application_name",
+    "client_encoding",
+    "datestyle",
+    "standard_conforming_strings",
+    "timezone",
+];
+
+/// Which startup parameters count.
+#[derive(Clone, Copy, Debug)]
+pub struct Accepted<'a> {
+    /// `ignore_startup_parameters`: accepted and forgotten, unless tracked. `options` among them
+    /// are all those that the parameter `options` holds.
+    pub ignored: &'a [String],
+    /// `track_extra_parameters`.
+    pub tracked: &'a [String],
+}
+
+impl Accepted<'_> {
+    fn counts(&self, name: &str, in_options: bool) -> bool {
+        let lists = |list: &[String], name: &str| {
+            list.iter().any(|listed| listed.eq_ignore_ascii_case(name))
+        };
+        let ignored = lists(self.ignored, name) || in_options && lists(self.ignored, "options");
+        TRACKED.contains(&name) || lists(self.tracked, name) || !ignored
+    }
+}
+
+pub fn replication(startup: &Startup) -> Result<Replication, CloseReason> {
+    startup.replication().map_err(|Malformed| {
+        let value = startup.parameter("replication").unwrap_or_default();
+        CloseReason::ServerLogin {
+            sqlstate: sqlstate::INVALID_PARAMETER_VALUE.into(),
+            message: format!("invalid value for parameter \"replication\": \"{value}\""),
+        }
+    })
+}
+
+/// The settings a client starts with, by lower-case name.
+pub fn parameters(
     startup: &Startup,
-    ignored: &[String],
+    accepted: Accepted<'_>,
 ) -> Result<BTreeMap<String, String>, CloseReason> {
     let mut values = BTreeMap::new();
     let options = startup.parameter("options").map(parse_options).transpose()?;
-    let parameters = startup.parameters.iter().map(|(name, value)| (name.clone(), value.clone()));
-    for (name, value) in options.into_iter().flatten().chain(parameters) {
+    let options = options.into_iter().flatten().map(|(name, value)| (name, value, true));
+    let parameters = startup.parameters.iter();
+    let parameters = parameters.map(|(name, value)| (name.clone(), value.clone(), false));
+    for (name, value, in_options) in options.chain(parameters) {
         let name = name.to_ascii_lowercase();
-        let is_setting = !NO_SETTINGS.contains(&name.as_str())
-            && !name.starts_with("_pq_.")
-            && !ignored.iter().any(|ignored| ignored.eq_ignore_ascii_case(&name));
-        if is_setting {
-            let sql = list_or_literal(&name, &value);
-            values.insert(name, sql);
+        let is_setting = !NO_SETTINGS.contains(&name.as_str()) && !name.starts_with("_pq_.");
+        if is_setting && accepted.counts(&name, in_options) {
+            values.insert(name, value);
         }
     }
     Ok(values)
+}
+
+/// The same as SQL that may follow `SET name TO`.
+pub fn settings(parameters: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    parameters.iter().map(|(name, value)| (name.clone(), list_or_literal(name, value))).collect()
 }
 
 /// Settings that are lists: each element is a constant of its own after SET.
@@ -56,6 +101,9 @@ fn list_or_literal(name: &str, value: &str) -> String {
     if elements.is_empty() { literal("") } else { elements.join(", ") }
 }
 
+const UNSUPPORTED_OPTIONS: &str = "unsupported options startup parameter: only '-c config=val' \
+     and '--config=val' are allowed";
+
 /// `-c name=value`, `-cname=value` and `--name=value`, blanks escaped by a backslash.
 fn parse_options(options: &str) -> Result<Vec<(String, String)>, CloseReason> {
     let mut words: Vec<String> = Vec::new();
@@ -69,7 +117,7 @@ fn parse_options(options: &str) -> Result<Vec<(String, String)>, CloseReason> {
         }
     }
     words.extend(word);
-    let refused = || CloseReason::LoginFailed(format!("unsupported options: {options}"));
+    let refused = || CloseReason::LoginFailed(UNSUPPORTED_OPTIONS.into());
     let mut settings = Vec::new();
     let mut words = words.into_iter();
     while let Some(word) = words.next() {
@@ -85,12 +133,13 @@ fn parse_options(options: &str) -> Result<Vec<(String, String)>, CloseReason> {
 }
 
 /// The messages from AuthenticationOk to ReadyForQuery.
-pub fn welcome(out: &mut Vec<u8>, reported: &[(String, String)], pid: u32, key: &[u8]) {
+pub fn welcome(out: &mut Vec<u8>, reported: &[(String, String)], identity: &Identity) {
+    let Identity { pid, key } = identity;
     backend::write_authentication(out, &0_i32.to_be_bytes());
     for (name, value) in reported {
         backend::write_parameter_status(out, name, value);
     }
-    backend::write_backend_key_data(out, pid, key);
+    backend::write_backend_key_data(out, *pid, key);
     backend::write_ready(out, Status::Idle);
 }
 
@@ -134,7 +183,8 @@ mod tests {
             minor: 0,
             parameters: vec![("options".into(), options.into()), ("user".into(), "ann".into())],
         };
-        let settings = settings(&startup, &[]).unwrap();
+        let accepted = Accepted { ignored: &[], tracked: &[] };
+        let settings = settings(&parameters(&startup, accepted).unwrap());
         let found: Vec<(&str, &str)> =
             settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         assert_eq!(found, expected);
@@ -148,6 +198,10 @@ mod tests {
             &[("lock_timeout", "'1'"), ("statement_timeout", "'5s'")],
         );
         check(r"-c app.x=a\ b", &[("app.x", "'a b'")]);
+        check(
+            r"  -c t\imezone=\E\u\r/x -cdat\estyle\=\Ge\rman,\ YMD",
+            &[("datestyle", "'german', 'ymd'"), ("timezone", "'Eur/x'")],
+        );
         check(r#"-c search_path=A,"B",c"#, &[("search_path", "'a', 'B', 'c'")]);
     }
 
@@ -167,8 +221,23 @@ mod tests {
                 ("TimeZone".into(), "Asia/Tokyo".into()),
             ],
         };
-        let settings = settings(&startup, &["extra_float_digits".into()]).unwrap();
-        assert_eq!(settings.get("timezone").map(String::as_str), Some("'Asia/Tokyo'"));
-        assert_eq!(settings.len(), 1);
+        let ignored = ["extra_float_digits".to_owned()];
+        let settings = parameters(&startup, Accepted { ignored: &ignored, tracked: &[] }).unwrap();
+        assert_eq!(settings, BTreeMap::from([("timezone".to_owned(), "Asia/Tokyo".to_owned())]));
+    }
+
+    #[test]
+    fn ignored_options_are_those_that_pgbouncer_would_not_track() {
+        let startup = Startup {
+            minor: 0,
+            parameters: vec![
+                ("options".into(), "-c enable_seqscan=off -c work_mem=1MB -c TimeZone=UTC".into()),
+                ("lock_timeout".into(), "5".into()),
+            ],
+        };
+        let (ignored, tracked) = (["options".to_owned()], ["Work_Mem".to_owned()]);
+        let accepted = Accepted { ignored: &ignored, tracked: &tracked };
+        let names: Vec<String> = parameters(&startup, accepted).unwrap().into_keys().collect();
+        assert_eq!(names, ["lock_timeout", "timezone", "work_mem"]);
     }
 }

@@ -54,7 +54,7 @@ pub fn record(insight: &Insight, entry: &Arc<Entry>, common: &Common, finished: 
     }
 }
 
-pub(super) fn micros(duration: Duration) -> u64 {
+pub fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 

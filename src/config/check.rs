@@ -194,7 +194,6 @@ impl Checker {
         let mut databases = Databases::read(written, &elsewhere);
         self.config.databases = databases.entries;
         self.mistakes.append(&mut databases.mistakes);
-        self.notices.append(&mut databases.notices);
     }
 
     fn listening(&mut self) {

@@ -32,6 +32,8 @@ pub struct DatabaseEntry {
     pub connect_query: Option<String>,
     /// Startup parameter of servers whose client gives none.
     pub application_name: Option<String>,
+    /// More of these: `client_encoding`, `datestyle`, `timezone`.
+    pub parameters: Vec<(&'static str, String)>,
     /// The startup parameter `options`, for servers whose client gives none.
     pub options: Option<String>,
     /// Instead of the settings of the same names.
@@ -102,9 +104,6 @@ pub(super) const DATABASE_KEYS: &[&str] = &[
     "user",
 ];
 
-/// Those among them that do nothing yet.
-const WITHOUT_EFFECT: &[&str] = &["client_encoding", "datestyle", "timezone"];
-
 /// Where an entry is that names no host.
 pub(super) enum Elsewhere<'a> {
     /// At the server URL, with its user and password.
@@ -122,7 +121,6 @@ pub(super) enum Elsewhere<'a> {
 pub(super) struct Databases {
     pub(super) entries: Vec<DatabaseEntry>,
     pub(super) mistakes: Vec<Mistake>,
-    pub(super) notices: Vec<String>,
 }
 
 impl Databases {
@@ -154,12 +152,6 @@ impl Databases {
                 let name = format!("databases.{}.{}", written.name, key.key);
                 let text = format!("{}: {text}", name.escape_debug());
                 self.mistakes.push(Mistake::new(key.place.clone(), text));
-            } else if WITHOUT_EFFECT.contains(&key.key.as_str()) {
-                let notice = format!("databases: {}: accepted, has no effect yet", key.key);
-                // Once for all entries: a file may have hundreds.
-                if !self.notices.iter().any(|other| other.ends_with(&notice)) {
-                    self.notices.push(format!("{}{notice}", key.place));
-                }
             }
         }
         if written.name == "pgbouncer" {
@@ -213,12 +205,13 @@ fn set(entry: &mut DatabaseEntry, key: &WrittenKey) -> Result<(), String> {
             entry.connect_query = (!text.is_empty()).then_some(text);
         }
         "application_name" => entry.application_name = Some(String::read(raw, Range::Any)?),
+        "client_encoding" => add(entry, "client_encoding", String::read(raw, Range::Any)?),
+        "datestyle" => add(entry, "datestyle", String::read(raw, Range::Any)?),
+        "timezone" => add(entry, "timezone", String::read(raw, Range::Any)?),
         "options" => entry.options = Some(String::read(raw, Range::Any)?),
         "auth_user" => entry.auth.auth_user = filled(raw)?,
         "auth_query" => entry.auth.auth_query = filled(raw)?,
         "auth_dbname" => entry.auth.auth_dbname = filled(raw)?,
-        // Reported as having no effect by `read_all`.
-        known if DATABASE_KEYS.contains(&known) => {}
         unknown => {
             let hint = suggestion(closest(unknown, DATABASE_KEYS.iter().copied()));
             return Err(format!("unknown key{hint}"));
@@ -229,6 +222,12 @@ fn set(entry: &mut DatabaseEntry, key: &WrittenKey) -> Result<(), String> {
 
 fn filled(raw: &Raw) -> Result<Option<String>, String> {
     Ok(Some(String::read(raw, Range::Any)?).filter(|text| !text.is_empty()))
+}
+
+/// The last value of a name counts.
+fn add(entry: &mut DatabaseEntry, name: &'static str, value: String) {
+    entry.parameters.retain(|(known, _)| *known != name);
+    entry.parameters.push((name, value));
 }
 
 fn bare_entry(host: Host) -> DatabaseEntry {
@@ -245,6 +244,7 @@ fn bare_entry(host: Host) -> DatabaseEntry {
         limits: DatabaseLimits::default(),
         connect_query: None,
         application_name: None,
+        parameters: Vec::new(),
         options: None,
         auth: AuthLookup::default(),
     }

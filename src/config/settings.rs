@@ -143,6 +143,10 @@ settings! {
         client_login_timeout: Duration = Duration::from_mins(1), PgBouncer, TIMEOUT, OnReload;
         /// Startup parameters that are accepted and forgotten.
         ignore_startup_parameters: Vec<String> = Vec::new(), PgBouncer, Range::Any, OnReload;
+        /// Startup parameters that PgBouncer is to keep for each client beside those it keeps
+        /// anyway. Forebay keeps all; those listed here count although they are ignored above.
+        track_extra_parameters: Vec<String> = vec!["IntervalStyle".to_owned()], PgBouncer,
+            Range::Any, OnReload;
         /// Bytes of the longest message a client or server may send.
         max_packet_size: u32 = 2_147_483_647, PgBouncer,
             Range::Between(KILOBYTE, 2_147_483_647), OnReload;
@@ -419,7 +423,6 @@ pub(super) static WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("tcp_keepintvl", "0"),
     ("tcp_socket_buffer", "0"),
     ("tcp_user_timeout", "0"),
-    ("track_extra_parameters", "IntervalStyle"),
     ("unix_socket_group", ""),
     ("user", ""),
     ("verbose", "0"),

@@ -190,6 +190,7 @@ impl Parser {
             limits: DatabaseLimits::default(),
             connect_query: None,
             application_name: self.application_name,
+            parameters: Vec::new(),
             options: self.options,
             auth: AuthLookup::default(),
         };

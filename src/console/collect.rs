@@ -152,6 +152,7 @@ impl<'a> Collector<'a> {
             remote_pid: 0,
             tls: entry.tls.clone(),
             application_name: entry.application_name.clone(),
+            replication: entry.replication.name(),
             prepared_statements: shown.prepared_statements,
         }
     }
@@ -186,6 +187,7 @@ impl<'a> Collector<'a> {
             remote_pid: current.pid,
             tls: current.ends.tls.clone(),
             application_name: entry.application_name.clone(),
+            replication: current.replication.name(),
             prepared_statements: current.prepared_statements.load(Ordering::Relaxed),
         })
     }
@@ -211,6 +213,7 @@ impl<'a> Collector<'a> {
                 remote_pid: server.pid,
                 tls: connection.link.ends.tls.clone(),
                 application_name: String::new(),
+                replication: connection.link.replication.name(),
                 prepared_statements: server.statements.len(),
             }
         })

@@ -64,6 +64,7 @@ mod tests {
             limits: crate::config::DatabaseLimits::default(),
             connect_query: None,
             application_name: None,
+            parameters: Vec::new(),
             options: None,
             auth: AuthLookup::default(),
         }

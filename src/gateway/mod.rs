@@ -2,6 +2,7 @@
 //! when first asked for. One for the whole process.
 
 mod upkeep;
+mod vacate;
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -32,7 +33,8 @@ use crate::pool::io::{Pool, Quotas, limit};
 use crate::pool::quota::Quota;
 use crate::pool::{self, ClientLimits, Common, statements};
 use crate::running::{GatewayError, Running};
-use crate::server::io::{Hosts, ServerTls, Target};
+use crate::server::hosts::Hosts;
+use crate::server::io::{ServerTls, Target};
 use crate::service::Service;
 
 use tokio::sync::watch;
@@ -145,6 +147,7 @@ impl Gateway {
                 reset_query: Mutex::new(config.server.server_reset_query.clone()),
                 reset_always: AtomicBool::new(config.server.server_reset_query_always),
                 fast_close: AtomicBool::new(config.server.server_fast_close),
+                vacate: OnceLock::new(),
             }),
             process_secret: rand::random(),
             made: Mutex::default(),
@@ -217,6 +220,12 @@ impl Gateway {
         let pool = Pool::new(common, target, database.to_owned(), rules, quotas);
         let opened = Opened { pool, service };
         made.pools.insert(key, opened.clone());
+        self.shared.vacate.get_or_init(|| {
+            let gateway = Arc::downgrade(self);
+            Box::new(move |target, name| {
+                gateway.upgrade().map_or_else(Vec::new, |gateway| gateway.vacate(target, name))
+            })
+        });
         Some(opened)
     }
 
@@ -502,6 +511,7 @@ fn target(
     let round_robin = entry.load_balance_hosts == LoadBalance::RoundRobin;
     let application = entry.application_name.iter().map(|name| ("application_name", name));
     let options = entry.options.iter().map(|options| ("options", options));
+    let more = entry.parameters.iter().map(|(name, value)| (*name, value));
     let statements = usize::try_from(running.config.pool.max_prepared_statements).unwrap_or(1);
     Target {
         hosts: Arc::new(Hosts::new(hosts, round_robin)),
@@ -512,6 +522,7 @@ fn target(
         learned,
         parameters: application
             .chain(options)
+            .chain(more)
             .map(|(name, value)| (name.to_owned(), value.clone()))
             .collect(),
         statements_max: NonZeroUsize::new(statements).unwrap_or(NonZeroUsize::MIN),
@@ -590,6 +601,7 @@ mod tests {
     use super::*;
     use crate::client::registry::Room;
     use crate::config::{Base, PoolMode};
+    use crate::wire::startup::Replication;
 
     fn config() -> Config {
         let mut config = Config::defaults(Base::Forebay);
@@ -607,6 +619,7 @@ mod tests {
             limits: DatabaseLimits::default(),
             connect_query: None,
             application_name: None,
+            parameters: Vec::new(),
             options: None,
             auth: AuthLookup::default(),
         }];
@@ -660,6 +673,8 @@ mod tests {
             local: String::new(),
             tls: None,
             console: false,
+            replication: Replication::None,
+            long_keys: false,
         };
         let client = gateway.shared.registry.enter(hello, Room::UNLIMITED).unwrap();
         gateway.apply(Config { databases: Vec::new(), ..config() }).unwrap();

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::cache::Cache;
 use crate::metrics::{CacheCounters, PoolCounters};
+use crate::server::io::Reported;
 use crate::server::settings::{Base, defaults_changes};
 use database::Database;
 
@@ -65,9 +66,6 @@ pub struct Common {
     /// Guards what clients with certain settings are told at login, by base and settings.
     reported: Mutex<HashMap<(u64, u64), Reported>>,
 }
-
-/// ParameterStatus values in the order PostgreSQL tells them.
-pub type Reported = Arc<[(String, String)]>;
 
 /// Sets of startup settings whose reports are remembered.
 const REPORTED_MAX: usize = 1000;

@@ -108,6 +108,17 @@ impl<S, W> State<S, W> {
         self.total < self.sizes.size && self.connecting == Connecting::Allowed
     }
 
+    /// Has `acquire` take an idle server of this kind, if there is one.
+    pub fn prefer(&mut self, wanted: impl Fn(&S) -> bool) {
+        let Some(at) = self.idle.iter().rposition(wanted) else { return };
+        let Some(server) = self.idle.remove(at) else { return };
+        if self.sizes.round_robin {
+            self.idle.push_front(server);
+        } else {
+            self.idle.push_back(server);
+        }
+    }
+
     pub fn wait(&mut self, waiter: W) {
         self.waiting.push_back(waiter);
     }
@@ -425,6 +436,28 @@ mod tests {
         assert_eq!(pool.resume(some, to(&mut served)), None);
         assert_eq!(served, [('a', Handed::Connect(()))]);
         assert_eq!(pool.total(), 1);
+    }
+
+    #[test]
+    fn the_server_that_is_preferred_is_used_next() {
+        let mut pool = pool(3);
+        for _ in 1..=3 {
+            assert_eq!(pool.acquire(some), Acquire::Connect(()));
+        }
+        for server in 1..=3 {
+            pool.release(server, left);
+        }
+        pool.prefer(|server| *server == 2);
+        assert_eq!(pool.acquire(some), Acquire::Granted(2));
+        assert_eq!(pool.acquire(some), Acquire::Granted(3));
+        assert_eq!(pool.take_idle(|server| *server == 1), [1]);
+        assert_eq!(pool.total(), 2);
+        pool.release(3, left);
+        pool.release(2, left);
+        let sizes = Sizes { size: 3, reserve: 0, round_robin: true };
+        assert_eq!(pool.resize(sizes, some, nobody), None);
+        pool.prefer(|server| *server == 2);
+        assert_eq!(pool.acquire(some), Acquire::Granted(2));
     }
 
     #[test]

@@ -13,82 +13,20 @@ use tokio::sync::Notify;
 
 use crate::auth::{Knowledge, Learned, Secret, certificate};
 use crate::cache::home::{Ambiguous, Home, Homes, Identity};
-use crate::net::{Address, ConnectError, Peer, SslMode, Stream, TlsClientConfig, connect};
+use crate::net::{ConnectError, Peer, SslMode, Stream, TlsClientConfig, connect};
 use crate::wire::backend::{self, Status};
 use crate::wire::frame::{self, HEADER_BYTES};
+use crate::wire::startup::Replication;
 use crate::wire::{frontend, sqlstate, startup};
 
 use super::Server;
+use super::hosts::Hosts;
 use super::login::{LoggedIn, Login, LoginError, Step};
 use super::settings::{Base, defaults_changes};
+use super::start::Start;
 
 /// Longest message of an answer to a question of our own.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
-
-/// The hosts of one database, in the order of its entry.
-#[derive(Debug)]
-pub struct Hosts {
-    pub addresses: Box<[Address]>,
-    /// Each new connection goes to the next; else to the one that answered last.
-    pub round_robin: bool,
-    next: AtomicUsize,
-    /// Held while hosts are tried whose order counts, so that one that is down is met once.
-    trying: tokio::sync::Mutex<()>,
-}
-
-impl Hosts {
-    pub fn new(addresses: Box<[Address]>, round_robin: bool) -> Self {
-        Self {
-            addresses,
-            round_robin,
-            next: AtomicUsize::new(0),
-            trying: tokio::sync::Mutex::default(),
-        }
-    }
-
-    /// The first that answers, from the one whose turn it is.
-    async fn connect(&self, tls: &TlsClientConfig) -> Result<(Stream, usize), ServerError> {
-        let count = self.addresses.len().max(1);
-        let ordered = !self.round_robin && count > 1;
-        let _trying = if ordered { Some(self.trying.lock().await) } else { None };
-        let mut at = if self.round_robin {
-            self.next.fetch_add(1, Ordering::Relaxed)
-        } else {
-            self.next.load(Ordering::Relaxed)
-        };
-        let mut failure = ServerError::Closed;
-        for _ in 0..count {
-            let host = at % count;
-            let Some(address) = self.addresses.get(host) else { break };
-            match connect(address, tls).await {
-                Ok(stream) => return Ok((stream, host)),
-                Err(error) => {
-                    tracing::info!(%address, %error, "closing because: {}", why(&error));
-                    failure = ServerError::Connect(error);
-                }
-            }
-            at += 1;
-            if !self.round_robin {
-                self.next.store(at, Ordering::Relaxed);
-            }
-        }
-        Err(failure)
-    }
-}
-
-/// In PgBouncer's words.
-fn why(error: &ConnectError) -> &'static str {
-    match error {
-        ConnectError::Lookup(_) => "server DNS lookup failed",
-        ConnectError::Io(_)
-        | ConnectError::TlsRefused
-        | ConnectError::Closed
-        | ConnectError::UnexpectedAnswer(_)
-        | ConnectError::BytesBeforeTls
-        | ConnectError::ServerName(_)
-        | ConnectError::Handshake(_) => "connect failed",
-    }
-}
 
 /// The TLS settings of every server, as they are now.
 pub struct ServerTls(RwLock<TlsClientConfig>);
@@ -118,7 +56,7 @@ pub struct Target {
     pub secret: Option<Secret>,
     /// What this user's log-ins here have told; `None` where clients are other users.
     pub learned: Option<Arc<Learned>>,
-    /// `application_name` and `options` of servers, beside user and database.
+    /// `application_name`, `options` and the like of servers, beside user and database.
     pub parameters: Vec<(String, String)>,
     pub statements_max: NonZeroUsize,
     /// Run on each new connection, and again whenever its settings have been taken back.
@@ -140,6 +78,8 @@ pub struct Connection {
     pub input: BytesMut,
     /// How much of `server.to_server` the socket has taken.
     pub written: usize,
+    /// What it reported at login, in order.
+    pub reported: Reported,
     /// ParameterStatus heard during `query`.
     pub heard: Vec<(String, String)>,
     pub link: Arc<Link>,
@@ -154,6 +94,7 @@ pub struct Link {
     pub host: usize,
     pub pid: u32,
     pub key: Vec<u8>,
+    pub replication: Replication,
     pub ends: Ends,
     pub connected_at: Instant,
     /// When its client got it.
@@ -176,10 +117,17 @@ pub struct Ends {
 }
 
 impl Link {
-    fn new(target: &Arc<Target>, host: usize, server: &Server, ends: Ends) -> Self {
+    fn new(
+        target: &Arc<Target>,
+        host: usize,
+        server: &Server,
+        replication: Replication,
+        ends: Ends,
+    ) -> Self {
         Self {
             target: Arc::clone(target),
             host,
+            replication,
             server_id: server.id,
             pid: server.pid,
             key: server.cancel_key.clone(),
@@ -272,6 +220,9 @@ impl From<std::io::Error> for ServerError {
     }
 }
 
+/// ParameterStatus values in the order PostgreSQL tells them.
+pub type Reported = Arc<[(String, String)]>;
+
 /// Rows of one result: text values.
 pub type Rows = Vec<Vec<Option<String>>>;
 
@@ -284,40 +235,51 @@ pub fn newest_id() -> u64 {
 
 impl Connection {
     /// Connects, logs in and reads how the session starts. No time-out of its own.
-    pub async fn open(target: &Arc<Target>) -> Result<Self, ServerError> {
+    pub async fn open(target: &Arc<Target>, start: &Start) -> Result<Self, ServerError> {
         let tls = target.tls.get();
-        match Self::open_by(target, &tls.first_try()).await {
+        match Self::open_by(target, &tls.first_try(), start).await {
             // A server that has no rule for connections in the clear may have one for TLS.
             Err(ServerError::Login(LoginError::Refused { sqlstate, .. }))
                 if tls.mode() == SslMode::Allow && sqlstate == sqlstate::INVALID_AUTHORIZATION =>
             {
-                Box::pin(Self::open_by(target, &tls)).await
+                Box::pin(Self::open_by(target, &tls, start)).await
             }
             opened => opened,
         }
     }
 
-    async fn open_by(target: &Arc<Target>, tls: &TlsClientConfig) -> Result<Self, ServerError> {
+    async fn open_by(
+        target: &Arc<Target>,
+        tls: &TlsClientConfig,
+        start: &Start,
+    ) -> Result<Self, ServerError> {
         let defaults = defaults_changes();
-        let (mut stream, host) = target.hosts.connect(tls).await?;
-        let mut hello = Vec::new();
-        let named = [("user", target.user.as_str()), ("database", target.database.as_str())];
-        let more = target.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        startup::write_startup(&mut hello, named.into_iter().chain(more));
-        stream.write_all(&hello).await?;
-        let mut input = BytesMut::with_capacity(8192);
-        let logged_in = log_in(&mut stream, &mut input, target).await?;
+        let Greeted { stream, host, input, logged_in } = greet(target, tls, start).await?;
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let reported = logged_in.reported.clone();
         // Nothing is committed before the true home is known.
         let home = Arc::new(Home::new(0));
-        let server =
-            Server::new(id, logged_in, defaults, home, target.statements_max, Instant::now());
-        let link = Arc::new(Link::new(target, host, &server, Ends::of(&stream)));
-        let mut connection = Self { server, stream, input, written: 0, heard: Vec::new(), link };
-        if let Some(query) = &target.connect_query {
-            connection.server.connect_query = Some(Arc::clone(query));
-            connection.query(query).await?;
+        let (statements, now) = (target.statements_max, Instant::now());
+        let server = Server::new(id, logged_in, defaults, home, &start.settings, statements, now);
+        let ends = Ends::of(&stream);
+        let link = Arc::new(Link::new(target, host, &server, start.replication, ends));
+        let mut connection = Self {
+            server,
+            stream,
+            input,
+            written: 0,
+            reported: reported.as_slice().into(),
+            heard: Vec::new(),
+            link,
+        };
+        if start.replication != Replication::None {
+            // A WAL sender answers few questions, and is never handed on.
+            connection.server.close_needed = true;
+            return Ok(connection);
+        }
+        connection.server.connect_query.clone_from(&target.connect_query);
+        if let Some(beginning) = connection.server.beginning() {
+            connection.query(&beginning).await?;
         }
         let base = connection.read_base(reported).await?;
         connection.server.home = find_home(&base).or(Err(ServerError::Ambiguous))?;
@@ -442,6 +404,64 @@ pub async fn cancel(target: &Target, host: usize, pid: u32, key: &[u8]) -> Resul
         nothing.clear();
     }
     Ok(())
+}
+
+/// A connection that has logged in.
+struct Greeted {
+    stream: Stream,
+    host: usize,
+    input: BytesMut,
+    logged_in: LoggedIn,
+}
+
+/// Connects and logs in by the newest protocol that these hosts have not refused.
+async fn greet(
+    target: &Target,
+    tls: &TlsClientConfig,
+    start: &Start,
+) -> Result<Greeted, ServerError> {
+    let minor = target.hosts.minor();
+    match greet_by(minor, target, tls, start).await {
+        Err(error) if minor > 0 && dislikes_version(&error) => {
+            let greeted = greet_by(0, target, tls, start).await?;
+            target.hosts.speak_oldest();
+            Ok(greeted)
+        }
+        greeted => greeted,
+    }
+}
+
+/// PostgreSQL negotiates since 9.3; what stands in for it may refuse the version or hang up.
+fn dislikes_version(error: &ServerError) -> bool {
+    match error {
+        ServerError::Closed => true,
+        ServerError::Login(LoginError::Refused { sqlstate, .. }) => {
+            matches!(sqlstate.as_str(), "0A000" | "08P01")
+        }
+        ServerError::Login(_)
+        | ServerError::Connect(_)
+        | ServerError::Io(_)
+        | ServerError::Protocol
+        | ServerError::Ambiguous
+        | ServerError::Query { .. } => false,
+    }
+}
+
+async fn greet_by(
+    minor: u16,
+    target: &Target,
+    tls: &TlsClientConfig,
+    start: &Start,
+) -> Result<Greeted, ServerError> {
+    let (mut stream, host) = target.hosts.connect(tls).await?;
+    let mut hello = Vec::new();
+    let named = [("user", target.user.as_str()), ("database", target.database.as_str())];
+    let more = start.message(&target.parameters);
+    startup::write_startup(&mut hello, minor, named.into_iter().chain(more));
+    stream.write_all(&hello).await?;
+    let mut input = BytesMut::with_capacity(8192);
+    let logged_in = log_in(&mut stream, &mut input, target).await?;
+    Ok(Greeted { stream, host, input, logged_in })
 }
 
 async fn log_in(

@@ -6,6 +6,7 @@ use std::fmt;
 use crate::auth::{Knowledge, ServerAuth, ServerAuthError, ServerProgress, scram};
 use crate::wire::Reader;
 use crate::wire::backend;
+use crate::wire::startup::{CANCEL_KEY_BYTES_MAX, MINOR};
 
 /// What a finished login has told us.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -95,7 +96,14 @@ impl Login {
                 };
                 Err(LoginError::Refused { sqlstate: field(b'C'), message: field(b'M') })
             }
-            backend::NOTICE_RESPONSE | backend::NEGOTIATE_PROTOCOL_VERSION => Ok(Step::More),
+            backend::NOTICE_RESPONSE => Ok(Step::More),
+            // It has no newer version than it says; what that changes is the length of its key.
+            backend::NEGOTIATE_PROTOCOL_VERSION if !self.authenticated => {
+                match backend::negotiate(body) {
+                    Ok(minor) if minor <= MINOR => Ok(Step::More),
+                    Ok(_) | Err(_) => Err(malformed),
+                }
+            }
             backend::PARAMETER_STATUS if self.authenticated => {
                 let (name, value) = backend::parameter_status(body).or(Err(malformed))?;
                 let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
@@ -105,7 +113,11 @@ impl Login {
             backend::BACKEND_KEY_DATA if self.authenticated => {
                 let mut reader = Reader::new(body);
                 self.logged_in.pid = reader.u32().or(Err(malformed))?;
-                self.logged_in.cancel_key = reader.rest().to_vec();
+                let key = reader.rest();
+                if key.len() > CANCEL_KEY_BYTES_MAX {
+                    return Err(LoginError::Malformed { tag });
+                }
+                self.logged_in.cancel_key = key.to_vec();
                 Ok(Step::More)
             }
             backend::READY_FOR_QUERY if self.authenticated => {
@@ -134,6 +146,18 @@ mod tests {
         assert_eq!(logged_in.pid, 7);
         assert_eq!(logged_in.cancel_key, [1, 2, 3, 4]);
         assert_eq!(logged_in.reported, [("TimeZone".into(), "UTC".into())]);
+    }
+
+    #[test]
+    fn an_older_server_says_so_and_a_newer_one_has_long_keys() {
+        let mut login = login();
+        assert_eq!(login.handle(b'v', &[0, 3, 0, 0, 0, 0, 0, 0]), Ok(Step::More));
+        let newer = login.handle(b'v', &[0, 3, 0, 3, 0, 0, 0, 0]);
+        assert_eq!(newer, Err(LoginError::Malformed { tag: b'v' }));
+        login.handle(b'R', &[0, 0, 0, 0]).unwrap();
+        assert_eq!(login.handle(b'K', &[7; 4 + 256]), Ok(Step::More));
+        let longer = login.handle(b'K', &[7; 4 + 257]);
+        assert_eq!(longer, Err(LoginError::Malformed { tag: b'K' }));
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! One connection to PostgreSQL: who it is, what it is set to, what replies it still owes.
 //!
-//! The socket is in `io.rs`; everything else here is pure.
+//! The socket is in `io.rs`, and `hosts.rs` connects it; everything else here is pure.
 
 pub mod settings;
+pub mod start;
 pub mod outstanding;
 pub mod login;
+pub mod hosts;
 pub mod io;
 
 use std::num::NonZeroUsize;
@@ -34,6 +36,8 @@ pub struct Server {
     pub home: Arc<Home>,
     /// Run once it was connected; settings taken back fall behind it, so it is run again then.
     pub connect_query: Option<Arc<str>>,
+    /// What its StartupMessage set on top of them on behalf of a client; RESET returns there.
+    pub initial: Arc<Settings>,
     /// Settings replayed on top of them, as the server has them now.
     pub applied: Arc<Settings>,
     /// Code we do not know ran here and may have changed the session out of sight (hazard R6).
@@ -68,6 +72,7 @@ impl Server {
         login: login::LoggedIn,
         defaults: u64,
         home: Arc<Home>,
+        initial: &Arc<Settings>,
         statements_max: NonZeroUsize,
         now: Instant,
     ) -> Self {
@@ -79,7 +84,8 @@ impl Server {
             defaults,
             home,
             connect_query: None,
-            applied: Settings::none(),
+            initial: Arc::clone(initial),
+            applied: Arc::clone(initial),
             tainted: false,
             untidy: false,
             status: Status::Idle,
@@ -100,7 +106,7 @@ impl Server {
         if self.tainted || self.untidy {
             self.swallow_query(settings::CLEAN);
             self.begin_again();
-            self.applied = Settings::none();
+            self.applied = Arc::clone(&self.initial);
             self.tainted = false;
             self.untidy = false;
         }
@@ -111,11 +117,11 @@ impl Server {
     pub fn assume(&mut self, wanted: &Arc<Settings>) {
         let Some(replay) = settings::replay(&self.applied, wanted) else { return };
         if self.connect_query.is_some() {
-            if let Some(back) = settings::replay(&self.applied, &Settings::none()) {
+            if let Some(back) = settings::replay(&self.applied, &self.initial) {
                 self.swallow_query(&back);
                 self.begin_again();
             }
-            if let Some(wanted) = settings::replay(&Settings::none(), wanted) {
+            if let Some(wanted) = settings::replay(&self.initial, wanted) {
                 self.swallow_query(&wanted);
             }
         } else {
@@ -125,9 +131,17 @@ impl Server {
     }
 
     fn begin_again(&mut self) {
-        if let Some(query) = self.connect_query.clone() {
+        if let Some(query) = self.beginning() {
             self.swallow_query(&query);
         }
+    }
+
+    /// What is run once it is connected, and again when its settings have been taken back. What a
+    /// client has asked for at its start counts after it.
+    pub fn beginning(&self) -> Option<String> {
+        let query = self.connect_query.as_deref()?;
+        let initial = settings::replay(&Settings::none(), &self.initial);
+        Some(initial.map_or_else(|| query.to_owned(), |initial| format!("{query};{initial}")))
     }
 
     /// A query of our own whose replies nobody sees; its failure closes the server.
@@ -164,7 +178,7 @@ impl Server {
 
     /// DISCARD ALL has been run: it is as it was after login.
     pub fn forget_client(&mut self) {
-        self.applied = Settings::none();
+        self.applied = Arc::clone(&self.initial);
         self.tainted = false;
         self.untidy = false;
         self.statements.clear();

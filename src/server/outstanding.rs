@@ -38,6 +38,9 @@ pub enum Owed {
     Invented(&'static [u8]),
 }
 
+/// Where CopyDone or CopyFail stands among the messages.
+const COPY_END: Owed = Owed::Invented(b"");
+
 impl Owed {
     pub fn expect(reply: Reply, deliver: Deliver) -> Self {
         Self::Expect { reply, deliver, statement: None, request: 0 }
@@ -67,6 +70,8 @@ pub struct Outstanding {
     /// After an error in the extended protocol PostgreSQL ignores everything up to Sync, also
     /// what we have not sent yet.
     skipping: bool,
+    /// The server takes a copy whose end has not been sent; it ignores Sync until then.
+    copying: bool,
 }
 
 impl Outstanding {
@@ -87,6 +92,7 @@ impl Outstanding {
     }
 
     pub fn pop(&mut self) -> Option<Owed> {
+        self.copying = false;
         self.queue.pop_front()
     }
 
@@ -105,6 +111,7 @@ impl Outstanding {
     /// An ErrorResponse has come: in the extended protocol everything up to the next Sync will
     /// stay unanswered; a Query is still answered by its ReadyForQuery.
     pub fn skip_to_sync(&mut self) -> Skipped {
+        self.copying = false;
         let mut skipped = Skipped::default();
         loop {
             match self.queue.front() {
@@ -127,14 +134,16 @@ impl Outstanding {
 
     /// CopyDone or CopyFail was sent: a Sync from here on is answered again.
     pub fn copy_ends(&mut self) {
+        self.copying = false;
         if !self.queue.is_empty() {
-            self.push(Owed::Invented(b""));
+            self.push(COPY_END);
         }
     }
 
-    /// CopyInResponse to an Execute: PostgreSQL ignores a Sync that was sent before CopyDone, and
+    /// CopyInResponse to an Execute or a Query: PostgreSQL ignores a Sync that was sent before CopyDone, and
     /// answers the one that follows it. Gives what the ignored Sync was to carry.
     pub fn ignore_sync_in_copy(&mut self) -> Option<u64> {
+        self.copying = !self.queue.contains(&COPY_END);
         let sync = self.queue.get(1)?;
         let Owed::Expect { reply: Reply::Sync, request, .. } = sync else { return None };
         let request = *request;
@@ -148,6 +157,10 @@ impl Outstanding {
 
     pub fn len(&self) -> usize {
         self.queue.len()
+    }
+
+    pub fn is_copying(&self) -> bool {
+        self.copying
     }
 
     pub fn is_skipping(&self) -> bool {
@@ -217,6 +230,19 @@ mod tests {
         outstanding.pop();
         assert_eq!(outstanding.pop_invented(), Some(&b""[..]));
         assert_eq!(outstanding.len(), 1);
+    }
+
+    #[test]
+    fn a_sync_while_the_server_copies_is_not_owed() {
+        let mut outstanding = Outstanding::default();
+        outstanding.push(forward(Reply::Execute));
+        outstanding.ignore_sync_in_copy();
+        assert!(outstanding.is_copying());
+        outstanding.copy_ends();
+        assert!(!outstanding.is_copying());
+        // Its end was on the way already.
+        outstanding.ignore_sync_in_copy();
+        assert!(!outstanding.is_copying());
     }
 
     #[test]

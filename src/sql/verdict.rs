@@ -247,6 +247,9 @@ pub enum Control {
     PrepareTransaction,
     /// COMMIT PREPARED: opaque write of the whole database. ROLLBACK PREPARED is no control.
     CommitPrepared,
+    /// DROP DATABASE and others that PostgreSQL refuses while anybody is connected to that
+    /// database.
+    Vacate(String),
     /// ALTER ROLE or DATABASE … SET: what sessions start with, once committed.
     ChangeDefaults,
     /// SET TRANSACTION ISOLATION LEVEL …, SET TRANSACTION SNAPSHOT (isolation `None`).

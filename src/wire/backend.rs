@@ -2,6 +2,7 @@
 //! <https://www.postgresql.org/docs/current/protocol-message-formats.html>
 
 use super::frontend::{put_cstr, write};
+use super::startup::MINOR;
 use super::{Malformed, Reader};
 
 pub const AUTHENTICATION: u8 = b'R';
@@ -152,11 +153,21 @@ pub fn write_backend_key_data(out: &mut Vec<u8>, pid: u32, key: &[u8]) {
     });
 }
 
+/// NegotiateProtocolVersion of a server: the newest minor version it speaks.
+pub fn negotiate(body: &[u8]) -> Result<u16, Malformed> {
+    let version = Reader::new(body).u32()?;
+    if version >> 16 == 3 {
+        u16::try_from(version & 0xffff).or(Err(Malformed))
+    } else {
+        Err(Malformed)
+    }
+}
+
 /// NegotiateProtocolVersion: the newest minor version we speak and the options we do not know.
 pub fn write_negotiate<'a>(out: &mut Vec<u8>, options: impl Iterator<Item = &'a str>) {
     let options: Vec<&str> = options.collect();
     write(out, NEGOTIATE_PROTOCOL_VERSION, |body| {
-        body.extend_from_slice(&(3_u32 << 16).to_be_bytes());
+        body.extend_from_slice(&(3_u32 << 16 | u32::from(MINOR)).to_be_bytes());
         body.extend_from_slice(&u32::try_from(options.len()).unwrap_or(u32::MAX).to_be_bytes());
         for option in options {
             put_cstr(body, option.as_bytes());

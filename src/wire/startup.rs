@@ -10,8 +10,11 @@ const SSL_REQUEST: u32 = 80_877_103;
 const GSSENC_REQUEST: u32 = 80_877_104;
 const PROTOCOL_MAJOR: u32 = 3;
 
+/// The newest minor version, ours and PostgreSQL 18's. It differs from 3.0 in longer cancel keys.
+pub const MINOR: u16 = 2;
+
 /// Cancel keys are four bytes in protocol 3.0 and up to 256 in 3.2.
-const CANCEL_KEY_BYTES_MAX: usize = 256;
+pub const CANCEL_KEY_BYTES_MAX: usize = 256;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Packet {
@@ -24,7 +27,7 @@ pub enum Packet {
 /// A StartupMessage as sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Startup {
-    /// The minor version asked for; we speak 3.0 and answer NegotiateProtocolVersion above it.
+    /// The minor version asked for; above `MINOR` it is answered by NegotiateProtocolVersion.
     pub minor: u16,
     /// In the order sent, names as sent.
     pub parameters: Vec<(String, String)>,
@@ -35,9 +38,64 @@ impl Startup {
         self.parameters.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
+    /// What the client wants to replicate; an error if PostgreSQL would not understand it.
+    pub fn replication(&self) -> Result<Replication, Malformed> {
+        self.parameter("replication").map_or(Ok(Replication::None), Replication::read)
+    }
+
+    /// Whether PostgreSQL would send cancel keys longer than four bytes.
+    pub fn has_long_keys(&self) -> bool {
+        self.minor >= 2
+    }
+
     /// Protocol extensions asked for (`_pq_.…`), none of which we know.
     pub fn extensions(&self) -> impl Iterator<Item = &str> {
         self.parameters.iter().map(|(key, _)| key.as_str()).filter(|key| key.starts_with("_pq_."))
+    }
+}
+
+/// Whether a connection is one to a WAL sender, and of which kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Replication {
+    #[default]
+    None,
+    /// Of one database.
+    Logical,
+    Physical,
+}
+
+impl Replication {
+    /// The startup parameter, as PostgreSQL reads it: `database`, or any word for a boolean.
+    fn read(value: &str) -> Result<Self, Malformed> {
+        let word = value.to_ascii_lowercase();
+        let begins = |full: &str, least: usize| word.len() >= least && full.starts_with(&word);
+        if word == "database" {
+            Ok(Self::Logical)
+        } else if word == "1" || begins("true", 1) || begins("yes", 1) || word == "on" {
+            Ok(Self::Physical)
+        } else if word == "0" || begins("false", 1) || begins("no", 1) || begins("off", 2) {
+            Ok(Self::None)
+        } else {
+            Err(Malformed)
+        }
+    }
+
+    /// The value that asks a server for the same.
+    pub fn parameter(self) -> Option<&'static str> {
+        match self {
+            Self::None => None,
+            Self::Logical => Some("database"),
+            Self::Physical => Some("yes"),
+        }
+    }
+
+    /// As the console says it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Logical => "logical",
+            Self::Physical => "physical",
+        }
     }
 }
 
@@ -112,14 +170,15 @@ fn utf8(bytes: &[u8]) -> Result<String, StartupError> {
     std::str::from_utf8(bytes).map(str::to_owned).or(Err(StartupError::NotUtf8))
 }
 
-/// Appends a StartupMessage of version 3.0.
+/// Appends a StartupMessage of version 3.`minor`.
 pub fn write_startup<'a>(
     out: &mut Vec<u8>,
+    minor: u16,
     parameters: impl IntoIterator<Item = (&'a str, &'a str)>,
 ) {
     let start = out.len();
     out.extend_from_slice(&[0; 4]);
-    out.extend_from_slice(&(PROTOCOL_MAJOR << 16).to_be_bytes());
+    out.extend_from_slice(&(PROTOCOL_MAJOR << 16 | u32::from(minor)).to_be_bytes());
     for (name, value) in parameters {
         out.extend_from_slice(name.as_bytes());
         out.push(0);
@@ -150,7 +209,7 @@ mod tests {
 
     fn startup_bytes() -> Vec<u8> {
         let mut bytes = Vec::new();
-        write_startup(&mut bytes, [("user", "ann"), ("database", "app")]);
+        write_startup(&mut bytes, 0, [("user", "ann"), ("database", "app")]);
         bytes
     }
 
@@ -194,6 +253,23 @@ mod tests {
         let length = u8::try_from(bytes.len()).unwrap();
         bytes[3] = length;
         assert_eq!(read(&bytes), Err(StartupError::Malformed));
+    }
+
+    #[test]
+    fn replication_is_read_as_postgres_reads_it() {
+        for (value, expected) in [
+            ("database", Ok(Replication::Logical)),
+            ("yes", Ok(Replication::Physical)),
+            ("TRUE", Ok(Replication::Physical)),
+            ("1", Ok(Replication::Physical)),
+            ("off", Ok(Replication::None)),
+            ("0", Ok(Replication::None)),
+            ("o", Err(Malformed)),
+            ("", Err(Malformed)),
+            ("logical", Err(Malformed)),
+        ] {
+            assert_eq!(Replication::read(value), expected, "{value}");
+        }
     }
 
     #[test]

@@ -104,6 +104,16 @@ fn a_commit_whose_server_is_cut_off_is_reported_lost() {
 }
 
 #[test]
+fn a_server_that_refuses_a_newer_protocol_is_spoken_to_in_the_old_one() {
+    let server = ScriptedServer::start_old(|tag, _| match tag {
+        b'Q' => Reply::Send([complete("SELECT 0"), ready()].concat()),
+        _ => Reply::Cut,
+    });
+    let forebay = Forebay::launch(&server.url(), "app", "", &[]);
+    assert_eq!(forebay.client().query("SELECT 1"), "C(SELECT 0) Z(I)");
+}
+
+#[test]
 fn a_server_that_breaks_the_protocol_is_not_used_again() {
     let broken = Arc::new(AtomicBool::new(true));
     let breaks = Arc::clone(&broken);

@@ -456,3 +456,14 @@ fn a_transaction_that_fails_in_the_string_that_began_it_leaves_the_next_client_i
         &["SET work_mem = '5MB'", "BEGIN; SET work_mem = '6MB'; SELECT 1/0", "COMMIT"],
     );
 }
+
+#[test]
+fn settings_follow_a_client_whose_strings_have_escapes() {
+    let database = Database::with("");
+    let forebay = Forebay::start(&database, &["--pool-size", "1"]);
+    let (mut one, mut two) = (forebay.client(), forebay.client());
+    one.run("SET standard_conforming_strings = off");
+    one.run("SET TimeZone = 'Europe/Rome'");
+    assert_eq!(two.one("SHOW TimeZone"), "UTC");
+    assert_eq!(one.one("SHOW TimeZone"), "Europe/Rome");
+}

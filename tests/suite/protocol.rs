@@ -4,7 +4,7 @@
 use crate::support::forebay::Forebay;
 use crate::support::postgres::{Database, PASSWORD, USER};
 use crate::support::raw::{
-    GSSENC_REQUEST, Login, RawClient, SSL_REQUEST, bind, bind_formats, close_portal,
+    GSSENC_REQUEST, Login, RawClient, SSL_REQUEST, bind, bind_formats, cancel, close_portal,
     close_statement, copy_data, copy_done, copy_fail, describe_portal, describe_statement, execute,
     flush, message, parse, query, sync,
 };
@@ -45,11 +45,46 @@ fn an_ssl_request_without_certificate_is_answered_n_and_the_login_goes_on() {
 fn a_newer_minor_protocol_and_unknown_options_are_negotiated_down() {
     let database = Database::with("");
     let forebay = Forebay::start(&database, &[]);
-    let login = Login::new(USER, PASSWORD, &database.name).with(&[("_pq_.wonder", "1")]).minor(2);
+    let login = Login::new(USER, PASSWORD, &database.name).with(&[("_pq_.wonder", "1")]).minor(9);
     let mut client = forebay.log_in(&login).unwrap();
     let negotiate = client.greeting.iter().find(|message| message.tag == b'v').unwrap();
-    assert_eq!(negotiate.body, b"\0\x03\0\0\0\0\0\x01_pq_.wonder\0");
+    assert_eq!(negotiate.body, b"\0\x03\0\x02\0\0\0\x01_pq_.wonder\0");
     assert_eq!(client.one("SELECT 1"), "1");
+}
+
+#[test]
+fn from_protocol_3_2_on_cancel_keys_are_long() {
+    let database = Database::with("");
+    let forebay = Forebay::start(&database, &[]);
+    let login = Login::new(USER, PASSWORD, &database.name);
+    for (minor, len) in [(0, 4), (2, 32)] {
+        let mut client = forebay.log_in(&login.clone().minor(minor)).unwrap();
+        assert!(!client.greeting.iter().any(|message| message.tag == b'v'));
+        assert_eq!(client.key.len(), len);
+        client.send(&query("SELECT pg_sleep(60)"));
+        let mut admin = database.admin();
+        let asleep = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'
+                      AND datname = current_database()";
+        wait_until("the query runs", || admin.one(asleep) == "1");
+        RawClient::connect(forebay.port).send(&cancel(client.pid, &client.key));
+        assert_eq!(client.replies(), "T(pg_sleep) E(57014) Z(I)");
+    }
+}
+
+#[test]
+fn an_error_is_told_before_the_sync_that_a_client_holds_back() {
+    let (mut client, _forebay) = client_after("");
+    let begin = [parse("", "SELECT 1/0", &[]), bind("", "", &[]), execute("", 0)].concat();
+    client.send(&begin);
+    client.expect("1 E(22012)");
+    // What follows is skipped, and so it is in a transaction, where nothing can be looked up.
+    client.send(&[parse("", "SELECT 2", &[]), sync()].concat());
+    assert_eq!(client.replies(), "Z(I)");
+    client.run("BEGIN");
+    client.send(&begin);
+    client.expect("1 E(22012)");
+    client.send(&sync());
+    assert_eq!(client.replies(), "Z(E)");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 mod reported;
 mod servers;
 
-use std::future::{Future, poll_fn};
+use std::future::{Future as _, poll_fn};
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -12,17 +12,18 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
+use tokio::time::{Sleep, sleep, sleep_until, timeout};
 
 use crate::net::Stream;
 use crate::pool::io::{Lease, Pool};
 use crate::server::io::Connection;
-use crate::service::Service;
+use crate::service::{Away, Service};
 use crate::wire::backend::Status;
 use crate::wire::frame;
 use crate::wire::frontend;
 
 pub use reported::{login_patience, reported};
-pub use servers::close_reason;
+pub use servers::{client_gone, close_reason};
 
 use super::close::CloseReason;
 use super::deadline::Doing;
@@ -41,6 +42,13 @@ const BACKLOG_BYTES: usize = 256 * 1024;
 
 /// How long a statement waits for the catalogue to be read after DDL.
 const CATALOG_WAIT: Duration = Duration::from_millis(250);
+
+/// Leaving a database takes no round trip, so this is long.
+const VACATE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a group waits for its end. Far longer than it takes to send one in two packets, and
+/// hardly felt by a client that waits for an error.
+const GROUP_WAIT: Duration = Duration::from_millis(5);
 
 /// One client and all it has.
 pub struct Task {
@@ -64,7 +72,11 @@ pub struct Task {
     /// Since when the server owes an answer, as far as anybody wants to know.
     pub answer_owed: Option<Instant>,
     /// Wakes the task at its deadline or before; `None` while there is none.
-    pub alarm: Option<Pin<Box<tokio::time::Sleep>>>,
+    pub alarm: Option<Pin<Box<Sleep>>>,
+    /// Until when messages wait for the Sync or Flush that they belong to.
+    pub group_wait: Option<Pin<Box<Sleep>>>,
+    /// Keeps our own questions out of databases until a statement about those is over.
+    pub away: Vec<Away>,
 }
 
 /// What woke the task.
@@ -75,6 +87,8 @@ enum Woken {
     ServerGone,
     /// Something was written.
     Wrote,
+    /// Messages have waited long enough for the end of their group.
+    GroupWaited,
     Leave(Leave),
     /// It has taken too long.
     Expired(CloseReason),
@@ -90,10 +104,16 @@ impl Task {
     }
 
     pub async fn part(&mut self, reason: &CloseReason) {
-        reason.tell(&mut self.out);
+        // In the middle of a row nothing can be said any more.
+        let in_row = self.lease.as_ref().is_some_and(|lease| {
+            lease.connection.server.partial > 0 && lease.connection.server.partial_forward
+        });
+        self.leave_server(reason).await;
+        if !in_row && (*reason != CloseReason::ServerLost || !self.session.told_fatal) {
+            reason.tell(&mut self.out);
+        }
         // The client is leaving: what it does not take is lost, and that is all.
         let _told = self.flush().await;
-        self.leave_server();
     }
 
     async fn serve(&mut self) -> Result<CloseReason, CloseReason> {
@@ -110,6 +130,7 @@ impl Task {
             self.release_if_done();
             let woken = self.wait().await;
             self.now = Instant::now();
+            self.group_wait = None;
             match woken {
                 Woken::Client | Woken::Wrote => {}
                 Woken::ClientGone => {
@@ -123,6 +144,7 @@ impl Task {
                         CloseReason::ClientClosed
                     });
                 }
+                Woken::GroupWaited => self.answer_or_send().await?,
                 Woken::Server => self.take_replies()?,
                 Woken::ServerGone => return Err(CloseReason::ServerLost),
                 Woken::Leave(leave) if leave.at_once() => return Ok(leave.reason()),
@@ -239,7 +261,23 @@ impl Task {
         if let Some(lease) = &mut self.lease {
             self.session.dispatch(&mut lease.connection.server, self.now);
         }
+        if !self.session.vacate.is_empty() {
+            self.vacate().await;
+        }
         Ok(())
+    }
+
+    /// Leaves the databases that what was dispatched wants to have for itself. Should that take
+    /// too long, PostgreSQL says who is still there.
+    async fn vacate(&mut self) {
+        for name in std::mem::take(&mut self.session.vacate) {
+            if let Some(vacate) = self.shared.vacate.get() {
+                self.away.extend(vacate(&self.pool.target, &name));
+            }
+        }
+        for away in &self.away {
+            let _late = timeout(VACATE_TIMEOUT, away.is_gone()).await;
+        }
     }
 
     fn take_replies(&mut self) -> Result<(), CloseReason> {
@@ -253,6 +291,9 @@ impl Task {
             tracing::warn!(server_id = server.id, ?fault, "server broke the protocol");
             CloseReason::ServerLost
         })?;
+        if lease.connection.server.outstanding.is_empty() {
+            self.away.clear();
+        }
         self.report();
         self.release_if_done();
         Ok(())
@@ -287,7 +328,7 @@ impl Task {
                 }
                 alarm
             }
-            none => none.insert(Box::pin(tokio::time::sleep_until(at.into()))),
+            none => none.insert(Box::pin(sleep_until(at.into()))),
         };
         while alarm.as_mut().poll(cx).is_ready() {
             if alarm.deadline() >= at.into() {
@@ -358,6 +399,9 @@ impl Task {
                 Poll::Pending => {}
             }
         }
+        if self.poll_group_wait(cx).is_ready() {
+            return Poll::Ready(Woken::GroupWaited);
+        }
         // With room again, messages that wait in the buffer can be taken; with all of them sent,
         // the server may be done with. Else a write changes nothing.
         if wrote && (was_full && !self.is_full() || self.may_release()) {
@@ -365,6 +409,21 @@ impl Task {
         } else {
             Poll::Pending
         }
+    }
+
+    /// PostgreSQL answers a message when it comes, an error above all, and some clients wait for
+    /// that before they send Sync. So messages without their Sync or Flush are sent when no more
+    /// have come for a moment; at once if no look-up is possible any more.
+    fn poll_group_wait(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.session.group.is_empty() || self.is_full() {
+            return Poll::Pending;
+        }
+        let server = self.lease.as_ref().map(|lease| &lease.connection.server);
+        if !self.session.is_owed_nothing(server) {
+            return Poll::Ready(());
+        }
+        let wait = self.group_wait.get_or_insert_with(|| Box::pin(sleep(GROUP_WAIT)));
+        wait.as_mut().poll(cx)
     }
 
     /// So much waits to be written that nothing more is taken from the client.

@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::client::close::CloseReason;
 use crate::client::deadline::Timeouts;
-use crate::pool::Reported;
 use crate::pool::io::Pool;
-use crate::server::io::ServerError;
+use crate::server::io::{Reported, ServerError};
 use crate::server::settings::{Settings, replay};
 
 use super::close_reason;

@@ -1,26 +1,26 @@
-//! How a client's task gets its server, and parts from it.
+//! How a client's task gets its server, and gives it back between transactions.
 
 use std::future::{pending, poll_fn};
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
+
 use crate::client::close::CloseReason;
+use crate::client::parting::{release, tidy_and_release};
 use crate::client::spare::READ_BYTES;
 use crate::client::statistics;
-use crate::pool::PoolMode;
+use crate::net::Stream;
 use crate::pool::failure::Failure;
 use crate::pool::io::{AcquireError, Lease};
-use crate::server::io::{Link, ServerError, cancel};
+use crate::server::io::{ServerError, cancel};
 use crate::server::login::LoginError;
 use crate::wire::backend;
 
 use super::{BACKLOG_BYTES, Task};
-
-/// A server that does not answer its reset query by then is closed.
-const RESET_TIMEOUT: Duration = Duration::from_secs(10);
 
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -66,7 +66,9 @@ impl Task {
                 acquired = &mut acquiring => {
                     return acquired.map_err(|error| close_reason(&error, expired));
                 }
-                () = self.client_gone() => return Err(CloseReason::ClientLost),
+                () = client_gone(&mut self.stream, &mut self.input) => {
+                    return Err(CloseReason::ClientLost);
+                }
                 leave = entry.asked_to_leave() => return Err(leave.reason()),
                 () = entry.cancelled.notified() => return Err(CloseReason::CancelledWaiting),
                 () = notice => {
@@ -78,7 +80,7 @@ impl Task {
         }
     }
 
-    pub(super) fn take_lease(&mut self, mut lease: Lease) {
+    pub fn take_lease(&mut self, mut lease: Lease) {
         self.session.adopt(&mut lease.connection.server);
         let connection = &lease.connection;
         let prepared = connection.server.statements.len();
@@ -86,25 +88,6 @@ impl Task {
         self.entry.set_current(Some(Arc::clone(&connection.link)));
         self.session.common.counters.server_assignment.one();
         self.lease = Some(lease);
-    }
-
-    /// Resolves when the client is gone; reads on meanwhile, up to a bound, so that its end can
-    /// be seen. Cancel-safe.
-    async fn client_gone(&mut self) {
-        poll_fn(|cx| {
-            loop {
-                if self.input.len() > BACKLOG_BYTES {
-                    return Poll::Pending;
-                }
-                self.input.reserve(READ_BYTES);
-                match self.stream.poll_read(cx, &mut self.input) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
-                    Poll::Ready(Ok(_)) => {}
-                }
-            }
-        })
-        .await;
     }
 
     pub(super) fn release_if_done(&mut self) {
@@ -115,7 +98,7 @@ impl Task {
             self.session.base = None;
             let current = self.entry.take_current();
             if self.shared.reset_always.load(Ordering::Relaxed) {
-                tokio::spawn(reset_and_release(lease, current, self.reset_query()));
+                tokio::spawn(tidy_and_release(lease, current, false, Some(self.reset_query())));
             } else {
                 release(lease, current, self.now);
             }
@@ -124,80 +107,37 @@ impl Task {
 
     /// Has PostgreSQL stop what nobody waits for any more; closing the connection would not.
     pub(super) fn cancel_statement(&self) {
-        let Some(link) = self.entry.current().filter(|_| self.answer_owed.is_some()) else {
+        if self.answer_owed.is_none() {
             return;
-        };
+        }
+        // Counted, as its server may be another client's soon.
+        let Some(cancelling) = self.entry.begin_cancel() else { return };
         tokio::spawn(async move {
+            let link = &cancelling.link;
             let sent = cancel(&link.target, link.host, link.pid, &link.key);
             // Without it the statement runs to its end.
             let _sent = tokio::time::timeout(CANCEL_TIMEOUT, sent).await;
         });
     }
+}
 
-    /// Parts from the server at the end. A clean one goes back, after the reset query if it
-    /// holds the client's state. Any other is closed, which rolls back what was not committed;
-    /// what may have been stays in flight until that backend is gone.
-    pub(super) fn leave_server(&mut self) {
-        let lost = self.session.server_lost();
-        let Some(lease) = self.lease.take() else { return };
-        let current = self.entry.take_current();
-        let clean = lease.connection.server.is_clean() && !self.session.unsynced;
-        let keeps_state =
-            !self.session.pins.is_empty() || self.session.common.mode == PoolMode::Session;
-        if clean && lost.is_empty() {
-            if keeps_state {
-                tokio::spawn(reset_and_release(lease, current, self.reset_query()));
-            } else {
-                release(lease, current, self.now);
+/// Resolves when the client is gone; reads on meanwhile, up to a bound, so that its end can be
+/// seen. Cancel-safe.
+pub async fn client_gone(stream: &mut Stream, input: &mut BytesMut) {
+    poll_fn(|cx| {
+        loop {
+            if input.len() > BACKLOG_BYTES {
+                return Poll::Pending;
             }
-            return;
+            input.reserve(READ_BYTES);
+            match stream.poll_read(cx, input) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
+                Poll::Ready(Ok(_)) => {}
+            }
         }
-        let pid = lease.connection.server.pid;
-        drop(lease);
-        self.service.lost(pid, lost.home, lost.guards, lost.catalog);
-    }
-
-    fn reset_query(&self) -> String {
-        self.shared.reset_query.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-/// Back to the pool, once no cancel is on its way to it.
-fn release(lease: Lease, current: Option<Arc<Link>>, now: Instant) {
-    match current {
-        Some(current) if current.has_cancel() => {
-            tokio::spawn(async move {
-                current.no_cancel().await;
-                lease.release(Instant::now());
-            });
-        }
-        Some(_) | None => lease.release(now),
-    }
-}
-
-/// Sends the reset query and gives the server back; on any failure it is closed.
-async fn reset_and_release(mut lease: Lease, current: Option<Arc<Link>>, reset_query: String) {
-    if let Some(current) = current {
-        current.no_cancel().await;
-    }
-    let connection = &mut lease.connection;
-    let sql = if reset_query.is_empty() { "DISCARD ALL" } else { &reset_query };
-    let again = connection.server.connect_query.clone();
-    let resetting = async {
-        connection.query(sql).await?;
-        match &again {
-            Some(query) => connection.query(query).await,
-            None => Ok(Vec::new()),
-        }
-    };
-    match tokio::time::timeout(RESET_TIMEOUT, resetting).await {
-        Ok(Ok(_)) => {
-            connection.server.forget_client();
-            lease.release(Instant::now());
-        }
-        Ok(Err(error)) => tracing::warn!(%error, "reset query failed, closing server"),
-        Err(_elapsed) => tracing::warn!("reset query timed out, closing server"),
-    }
+    })
+    .await;
 }
 
 /// `expired`: why, if it was for the time.

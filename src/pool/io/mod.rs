@@ -8,9 +8,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
-use crate::server::io::{Connection, ServerError, Target, newest_id};
+use crate::server::io::{Connection, ServerError, Target};
 use crate::server::login::LoginError;
 use crate::server::settings::defaults_changes;
+use crate::server::start::Start;
+use crate::wire::startup::Replication;
 
 use super::Common;
 use super::failure::{Failure, hinders};
@@ -29,6 +31,7 @@ pub struct Pool {
     pub target: Arc<Target>,
     /// What clients call the database.
     pub name: String,
+    plain: Start,
     me: Weak<Self>,
     /// Guards what a reload replaces; held only to clone or replace the `Arc`.
     rules: RwLock<Arc<Rules>>,
@@ -128,6 +131,7 @@ impl Pool {
             common,
             target: Arc::new(target),
             name,
+            plain: Start::plain(),
             me: Weak::clone(me),
             lifetime: AtomicU64::new(0),
             check_delay: AtomicU64::new(u64::MAX),
@@ -175,7 +179,16 @@ impl Pool {
     /// A server, after waiting in line if none is free, until this moment at most. Cancel-safe: a
     /// dropped wait gives its place in line, or the server it was just handed, back.
     pub async fn acquire(self: &Arc<Self>, until: Option<Instant>) -> Result<Lease, AcquireError> {
-        let acquiring = self.acquire_some_time();
+        self.acquire_for(&self.plain, until).await
+    }
+
+    /// The same of a server that starts so. One that starts otherwise makes room for it.
+    pub async fn acquire_for(
+        self: &Arc<Self>,
+        start: &Start,
+        until: Option<Instant>,
+    ) -> Result<Lease, AcquireError> {
+        let acquiring = self.acquire_some_time(start);
         match until {
             None => acquiring.await,
             Some(until) => tokio::time::timeout_at(until.into(), acquiring)
@@ -184,10 +197,10 @@ impl Pool {
         }
     }
 
-    async fn acquire_some_time(self: &Arc<Self>) -> Result<Lease, AcquireError> {
+    async fn acquire_some_time(self: &Arc<Self>, start: &Start) -> Result<Lease, AcquireError> {
         let mut since = None;
         loop {
-            let handed = match self.next_or_line() {
+            let handed = match self.next_or_line(start) {
                 Next::Handed(handed) => handed,
                 Next::Line(line) => {
                     let since = since.get_or_insert_with(|| WaitingSince::new(self));
@@ -197,20 +210,35 @@ impl Pool {
                 }
                 Next::Failing => return Err(AcquireError::Failing(self.failure())),
             };
-            match handed {
-                Handed::Server(idle) => {
+            let place = match handed {
+                Handed::Server(idle) if start.fits(&idle.connection.server) => {
                     if let Some(lease) = self.checked(idle, Instant::now())
                         && let Some(lease) = self.tested(lease).await
                     {
                         return Ok(lease);
                     }
+                    continue;
                 }
-                Handed::Connect(claim) => match self.connect(self.place(claim)).await {
-                    Err(_) if self.is_worth_waiting() => {}
-                    connected => return connected,
-                },
+                Handed::Server(idle) => self.evict(idle)?,
+                Handed::Connect(claim) => self.place(claim),
+            };
+            match self.connect(place, start).await {
+                Err(_) if self.is_worth_waiting() => {}
+                connected => return connected,
             }
         }
+    }
+
+    /// The place of a server that starts otherwise than is wanted; it stays while no other could
+    /// be connected.
+    fn evict(self: &Arc<Self>, idle: Idle) -> Result<Place, AcquireError> {
+        let connecting = self.state().connecting();
+        if matches!(connecting, Connecting::Unreachable | Connecting::Refused) {
+            self.put_back(idle);
+            return Err(AcquireError::Failing(self.failure()));
+        }
+        self.log_end(&idle.connection, Retirement::Evicted);
+        Ok(self.place(idle.claim))
     }
 
     /// After a failure: PostgreSQL may come back, or there are others that may come free.
@@ -223,9 +251,12 @@ impl Pool {
         }
     }
 
-    fn next_or_line(self: &Arc<Self>) -> Next {
+    fn next_or_line(self: &Arc<Self>, start: &Start) -> Next {
         loop {
             let (next, starved) = self.change(|state, claim| {
+                if !start.is_plain() {
+                    state.prefer(|idle| start.fits(&idle.connection.server));
+                }
                 let next = match state.acquire(claim) {
                     Acquire::Granted(idle) => Next::Handed(Handed::Server(idle)),
                     Acquire::Connect(claim) => Next::Handed(Handed::Connect(claim)),
@@ -280,9 +311,9 @@ impl Pool {
         }
     }
 
-    async fn connect(self: &Arc<Self>, place: Place) -> Result<Lease, AcquireError> {
+    async fn connect(self: &Arc<Self>, place: Place, start: &Start) -> Result<Lease, AcquireError> {
         let _connecting = BeingConnected::new(self);
-        let connecting = Connection::open(&self.target);
+        let connecting = Connection::open(&self.target, start);
         let opened = match self.rules().connect_timeout {
             Duration::ZERO => connecting.await,
             limit => tokio::time::timeout(limit, connecting).await.unwrap_or_else(|_elapsed| {
@@ -295,10 +326,14 @@ impl Pool {
                 Err(ServerError::Io(error))
             }),
         };
-        let connection = Box::new(opened.map_err(|error| self.failed(error))?);
+        let connection = Box::new(opened.map_err(|error| self.failed(error, start))?);
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        self.common.database.move_to(&connection.server.home);
-        self.learn_base(&connection);
+        if start.replication == Replication::None {
+            self.common.database.move_to(&connection.server.home);
+        }
+        if start.is_plain() {
+            self.learn_base(&connection);
+        }
         if self.rules().log_connections {
             tracing::info!(
                 server_id = connection.server.id,
@@ -316,13 +351,13 @@ impl Pool {
     /// Connects a server that nobody asked for.
     async fn connect_ahead(self: Arc<Self>, claim: Claim) {
         // Why it failed is noted, and whoever needs a server hears of it.
-        if let Ok(lease) = self.connect(self.place(claim)).await {
+        if let Ok(lease) = self.connect(self.place(claim), &self.plain).await {
             lease.release(Instant::now());
         }
     }
 
     /// Notes why no server could be had; for `login_retry` nobody tries again.
-    fn failed(&self, error: ServerError) -> AcquireError {
+    fn failed(&self, error: ServerError, start: &Start) -> AcquireError {
         tracing::warn!(
             database = %self.name,
             user = %self.common.user,
@@ -333,7 +368,11 @@ impl Pool {
             let (database, user) = (&self.name, &self.common.user);
             tracing::info!(%database, %user, "closing because: {message} (age=0s)");
         }
-        if !self.rules().login_retry.is_zero() {
+        let of_client = matches!(
+            &error,
+            ServerError::Login(LoginError::Refused { sqlstate, .. }) if start.may_cause(sqlstate)
+        );
+        if !of_client && !self.rules().login_retry.is_zero() {
             let failure = Failure::new(&error, Instant::now());
             *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
             self.state().hold(hinders(&error));
@@ -351,20 +390,6 @@ impl Pool {
             let server = &connection.server;
             self.common.set_base(Arc::clone(&server.base), server.defaults);
         }
-    }
-
-    /// Closes every server once it is free; new ones learn the defaults of today.
-    pub fn retire_all(&self) {
-        self.retired.fetch_max(newest_id() + 1, Ordering::Relaxed);
-        let gone = self.state().take_idle(|_| true);
-        for idle in &gone {
-            self.log_end(&idle.connection, Retirement::Outdated);
-        }
-    }
-
-    /// Whether a server with this id is to be closed once it is free.
-    pub fn is_retired(&self, server_id: u64) -> bool {
-        server_id < self.retired.load(Ordering::Relaxed)
     }
 
     /// An idle server that is still alive and not out of date.

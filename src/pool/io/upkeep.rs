@@ -1,9 +1,11 @@
 //! What is done for a pool now and then: closing what is due, keeping some servers ready.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::pool::rules::Retirement;
+use crate::server::io::newest_id;
 
 use super::Pool;
 
@@ -56,5 +58,27 @@ impl Pool {
         }
         let used_at = *self.used_at.lock().unwrap_or_else(PoisonError::into_inner);
         now.saturating_duration_since(used_at)
+    }
+
+    /// Closes every server once it is free; new ones learn the defaults of today.
+    pub fn retire_all(&self) {
+        self.retired.fetch_max(newest_id() + 1, Ordering::Relaxed);
+        let gone = self.state().take_idle(|_| true);
+        for idle in &gone {
+            self.log_end(&idle.connection, Retirement::Outdated);
+        }
+    }
+
+    /// Closes every idle server.
+    pub fn close_idle(&self) {
+        let gone = self.state().take_idle(|_| true);
+        for idle in &gone {
+            self.log_end(&idle.connection, Retirement::Evicted);
+        }
+    }
+
+    /// Whether a server with this id is to be closed once it is free.
+    pub fn is_retired(&self, server_id: u64) -> bool {
+        server_id < self.retired.load(Ordering::Relaxed)
     }
 }

@@ -117,6 +117,16 @@ pub(super) fn has_option(options: &CastNodeList<DefElem>, name: &str) -> bool {
     options.iter().any(|option| option.defname().is_some_and(|n| n.eq_ignore_ascii_case(name)))
 }
 
+/// The word or string that an option of that name has.
+pub(super) fn option(options: &CastNodeList<DefElem>, name: &str) -> Option<String> {
+    let named = |option: &&DefElem| option.defname().is_some_and(|n| n.eq_ignore_ascii_case(name));
+    let argument = options.iter().find(named)?.arg();
+    if let Node::String(string) = argument {
+        return string.sval().map(str::to_owned);
+    }
+    text(argument)
+}
+
 fn set_value(name: String, value: String, local: bool) -> Control {
     match name.as_str() {
         "session_authorization" => Control::Unreplayable,

@@ -121,6 +121,19 @@ fn fill(node: Node<'_>, statement: &mut Statement) -> Result<(), ParseError> {
             Kind::Opaque { commits_inside: false }
         }
         Node::DoStmt(_) | Node::CallStmt(_) => Kind::Opaque { commits_inside: true },
+        Node::DropdbStmt(drop) => vacate(drop.dbname(), controls),
+        Node::RenameStmt(rename) if rename.rename_type == ObjectType::OBJECT_DATABASE => {
+            vacate(rename.subname(), controls)
+        }
+        Node::AlterDatabaseStmt(alter) if setting::has_option(alter.options(), "tablespace") => {
+            vacate(alter.dbname(), controls)
+        }
+        Node::CreatedbStmt(create) => {
+            // Its name may be a literal.
+            statement.exact_text = true;
+            let template = setting::option(create.options(), "template");
+            vacate(Some(template.as_deref().unwrap_or("template1")), controls)
+        }
         Node::AlterRoleSetStmt(_) | Node::AlterDatabaseSetStmt(_) => {
             controls.push(Control::ChangeDefaults);
             Kind::Catalog
@@ -288,6 +301,11 @@ fn fill_create_as(create: &CreateTableAsStmt, statement: &mut Statement) -> Resu
         _ => {}
     }
     Ok(())
+}
+
+fn vacate(database: Option<&str>, controls: &mut Vec<Control>) -> Kind {
+    controls.extend(database.map(|name| Control::Vacate(name.to_owned())));
+    Kind::Catalog
 }
 
 /// What creating this relation is: of the session alone, or of the catalogue.

@@ -2,6 +2,7 @@
 //! it panics or the test program is killed.
 
 pub mod daemon;
+pub mod fake;
 pub mod forebay;
 pub mod postgres;
 pub mod psql;

@@ -14,9 +14,12 @@ pub enum Reply {
     Send(Vec<u8>),
     /// Close the connection.
     Cut,
+    /// These bytes, then close the connection.
+    SendAndCut(Vec<u8>),
 }
 
-type Script = dyn Fn(u8, &[u8]) -> Reply + Send + Sync;
+/// What one connection does about a message, by its tag and body.
+pub type Script = Box<dyn FnMut(u8, &[u8]) -> Reply + Send>;
 
 /// Listens until the test program ends. Logins succeed without a password; what follows is the
 /// script's, which is called with the tag and the body of every message.
@@ -26,15 +29,37 @@ pub struct ScriptedServer {
 
 impl ScriptedServer {
     pub fn start(script: impl Fn(u8, &[u8]) -> Reply + Send + Sync + 'static) -> Self {
+        let script = Arc::new(script);
+        Self::start_each(move || {
+            let script = Arc::clone(&script);
+            Box::new(move |tag, body| script(tag, body))
+        })
+    }
+
+    /// One that speaks protocol 3.0 alone, and does not negotiate.
+    pub fn start_old(script: impl Fn(u8, &[u8]) -> Reply + Send + Sync + 'static) -> Self {
+        let script = Arc::new(script);
+        let each = move || -> Script {
+            let script = Arc::clone(&script);
+            Box::new(move |tag, body| script(tag, body))
+        };
+        Self::listen(each, 0)
+    }
+
+    /// With a script of its own for each connection.
+    pub fn start_each(script: impl Fn() -> Script + Send + 'static) -> Self {
+        Self::listen(script, u32::MAX)
+    }
+
+    fn listen(script: impl Fn() -> Script + Send + 'static, minor_max: u32) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let script: Arc<Script> = Arc::new(script);
         std::thread::spawn(move || {
             for stream in listener.incoming() {
-                let script = Arc::clone(&script);
+                let script = script();
                 std::thread::spawn(move || {
                     // It ends when the pooler hangs up or the script cuts; both are wanted.
-                    let _end = serve(stream.unwrap(), &*script);
+                    let _end = serve(stream.unwrap(), script, minor_max);
                 });
             }
         });
@@ -47,12 +72,18 @@ impl ScriptedServer {
     }
 }
 
-fn serve(mut stream: TcpStream, script: &Script) -> std::io::Result<()> {
+fn serve(mut stream: TcpStream, mut script: Script, minor_max: u32) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
     stream.set_write_timeout(Some(DEADLINE))?;
     let mut length = [0; 4];
     stream.read_exact(&mut length)?;
     let mut startup = vec![0; u32::from_be_bytes(length) as usize - 4];
     stream.read_exact(&mut startup)?;
+    let minor = u32::from(u16::from_be_bytes([startup[2], startup[3]]));
+    if minor > minor_max {
+        let error = b"SFATAL\0VFATAL\0C0A000\0Munsupported frontend protocol\0\0";
+        return stream.write_all(&message(b'E', error));
+    }
     let parameter =
         |name: &str, value: &str| message(b'S', format!("{name}\0{value}\0").as_bytes());
     let greeting = [
@@ -77,6 +108,7 @@ fn serve(mut stream: TcpStream, script: &Script) -> std::io::Result<()> {
         match script(header[0], &body) {
             Reply::Send(bytes) => stream.write_all(&bytes)?,
             Reply::Cut => return Ok(()),
+            Reply::SendAndCut(bytes) => return stream.write_all(&bytes),
         }
     }
 }

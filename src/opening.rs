@@ -1,0 +1,91 @@
+//! What a client waits for at the end of its login: a server, if it is to have one of its own, or
+//! what PostgreSQL reports to sessions like this.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use bytes::BytesMut;
+
+use crate::client::close::CloseReason;
+use crate::client::io::{client_gone, close_reason, reported as ask_reported};
+use crate::client::registry::{Entry, Registered};
+use crate::client::startup::{self, Accepted};
+use crate::client::statistics::micros;
+use crate::config::Config;
+use crate::gateway::Opened;
+use crate::net::Stream;
+use crate::pool::io::Lease;
+use crate::server::io::Reported;
+use crate::server::settings::Settings;
+use crate::server::start::Start;
+use crate::wire::startup::{Replication, Startup};
+
+/// How long, and what ends the wait.
+type Patience = Option<(Instant, CloseReason)>;
+
+/// How a server that is this client's alone is to start.
+pub fn start(
+    startup: &Startup,
+    replication: Replication,
+    config: &Config,
+) -> Result<Start, CloseReason> {
+    let accepted = Accepted {
+        ignored: &config.listen.ignore_startup_parameters,
+        tracked: &config.listen.track_extra_parameters,
+    };
+    let parameters = startup::parameters(startup, accepted)?;
+    let settings = Settings::intern(startup::settings(&parameters));
+    let parameters = Arc::new(parameters);
+    Ok(Start { replication, settings, parameters })
+}
+
+/// A server that starts as the client wants, after waiting in line. From then on the client is
+/// that server to others: it has its process id, and its cancel key.
+pub async fn take_server(
+    opened: &Opened,
+    start: &Start,
+    registered: &Registered,
+    stream: &mut Stream,
+    input: &mut BytesMut,
+    patience: Patience,
+) -> Result<Lease, CloseReason> {
+    let entry = &registered.entry;
+    let began = Instant::now();
+    show_wait(entry, Some(began));
+    // Counted from the first, or a pool could be forgotten while its first client waits.
+    let _guest = opened.pool.enter();
+    let (until, expired) = patience.unzip();
+    let acquired = tokio::select! {
+        acquired = opened.pool.acquire_for(start, until) => acquired,
+        () = client_gone(stream, input) => return Err(CloseReason::ClientLost),
+        leave = entry.asked_to_leave() => return Err(leave.reason()),
+    };
+    show_wait(entry, None);
+    let waited = micros(began.elapsed());
+    opened.pool.common.counters.wait_time.add(waited);
+    entry.group.wait_time.add(waited);
+    let lease = acquired.map_err(|error| close_reason(&error, expired))?;
+    let server = &lease.connection.server;
+    registered.become_server(server.pid, &server.cancel_key);
+    Ok(lease)
+}
+
+/// What PostgreSQL reports to a session with these settings, for a client whose servers change.
+pub async fn reported(
+    opened: &Opened,
+    settings: &Arc<Settings>,
+    entry: &Entry,
+    patience: Patience,
+) -> Result<Reported, CloseReason> {
+    show_wait(entry, Some(Instant::now()));
+    let reported = tokio::select! {
+        reported = ask_reported(&opened.pool, settings, patience) => reported?,
+        leave = entry.asked_to_leave() => return Err(leave.reason()),
+    };
+    show_wait(entry, None);
+    Ok(reported)
+}
+
+fn show_wait(entry: &Entry, since: Option<Instant>) {
+    entry.shown.lock().unwrap_or_else(PoisonError::into_inner).waiting_since = since;
+}
