@@ -10,7 +10,9 @@ cd "$(dirname "$0")/.."
 # shellcheck source=tests/lib.sh
 . tests/lib.sh
 
-[ $# -gt 0 ] && [ -f "$1/test/test.ini" ] || fail "usage: tests/pgbouncer_suite.sh CHECKOUT [pytest option …]"
+if [ ! -f "${1:-}/test/test.ini" ]; then
+    fail "usage: tests/pgbouncer_suite.sh CHECKOUT [pytest option …]"
+fi
 CHECKOUT="$(cd "$1" && pwd)"
 shift
 require build postgres venv socat

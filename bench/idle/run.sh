@@ -13,7 +13,7 @@ built="${FOREBAY_BIN:-}"
 # shellcheck source=tests/lib.sh
 . "$here/../../tests/lib.sh"
 
-IDLE="${IDLE:-1000 10000}"
+read -ra counts <<<"${IDLE:-1000 10000}"
 SECONDS_EACH="${SECONDS_EACH:-5}"
 ROUNDS="${ROUNDS:-3}"
 require postgres python pgbouncer
@@ -31,6 +31,6 @@ printf '[auth]\nauth_type = "trust"\n[listen]\nmax_client_conn = 30000\n[log]\nl
 start_forebay --config "$SCRATCH/idle.toml" --no-cache
 start_pgbouncer 'auth_type = trust' 'max_client_conn = 30000'
 python3 "$here/idle.py" "$PG_BIN/pgbench" "$SECONDS_EACH" "$ROUNDS" "$DB_USER" "$DB_NAME" \
-    "Forebay=$FOREBAY_URL=$FOREBAY_PID" "PgBouncer $BOUNCER_VERSION=$BOUNCER_URL=$BOUNCER_PID" -- $IDLE |
+    "Forebay=$FOREBAY_URL=$FOREBAY_PID" "PgBouncer $BOUNCER_VERSION=$BOUNCER_URL=$BOUNCER_PID" -- "${counts[@]}" |
     tee "$SCRATCH/idle.md"
 if [ "${1:-}" = --write ]; then cp "$SCRATCH/idle.md" "$REPO/bench/IDLE.md"; fi
