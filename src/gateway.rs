@@ -1,14 +1,15 @@
 //! Which pool a client gets: users and their secrets, databases and where they are, pools made
 //! when first asked for. One for the whole process.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
 use crate::admin::history::History;
+use crate::admin::pause::{Activity, Pauses};
 use crate::auth::Secret;
 use crate::auth::userlist::Password;
 use crate::cache::redis::{Redis, Settings as RedisSettings};
@@ -18,11 +19,12 @@ use crate::client::registry::{Leave, Registry};
 use crate::config::{CacheMode, Config, DatabaseEntry, Host, LoadBalance, PinPolicy, PoolMode};
 use crate::insight::Insight;
 use crate::metrics::{CacheCounters, PoolCounters};
-use crate::net::{Address, TlsConfigError};
+use crate::net::{Address, TlsConfigError, set_socket_options};
 use crate::pool::database::Database;
 use crate::pool::io::{Pool, Times};
+use crate::pool::state::Hold;
 use crate::pool::{self, ClientLimits, Common, statements};
-use crate::running::{GatewayError, Running};
+use crate::running::{GatewayError, Running, socket_options};
 use crate::server::io::{Hosts, Target};
 use crate::service::Service;
 
@@ -57,6 +59,12 @@ pub struct Gateway {
     on_reload: OnceLock<OnReload>,
     /// How far the program has got in stopping.
     pub stage: watch::Sender<Stage>,
+    /// Guards who may work; nothing else is locked inside.
+    pauses: Mutex<Pauses>,
+    /// Whether newcomers have to wait.
+    pub suspended: watch::Sender<bool>,
+    /// Cancel requests on their way to peers. Guards a map by peer; nothing else is locked inside.
+    pub peer_cancels: Mutex<BTreeMap<u16, usize>>,
 }
 
 /// How far the program has got in stopping; never back.
@@ -96,6 +104,7 @@ impl Gateway {
         let ring = usize::try_from(config.slow.ring_size).unwrap_or(usize::MAX);
         let started = (Instant::now(), std::time::SystemTime::now());
         let redis = redis(config, limits(config), started.0)?;
+        set_socket_options(socket_options(config));
         let insight = Insight::new(config.slow.threshold, ring, config.slow.rate_limit, started);
         Ok(Self {
             cache: Arc::new(
@@ -107,6 +116,7 @@ impl Gateway {
                 registry: Arc::new(Registry::default()),
                 insight,
                 reset_query: Mutex::new(config.server.server_reset_query.clone()),
+                suspended: AtomicBool::new(false),
             }),
             process_secret: rand::random(),
             made: Mutex::default(),
@@ -116,6 +126,9 @@ impl Gateway {
             history: Mutex::new(History::new(started.0)),
             on_reload: OnceLock::new(),
             stage: watch::Sender::new(Stage::Running),
+            pauses: Mutex::default(),
+            suspended: watch::Sender::new(false),
+            peer_cancels: Mutex::default(),
             running: RwLock::new(Arc::new(running)),
         })
     }
@@ -164,7 +177,48 @@ impl Gateway {
             Arc::new(self.make_pool(&running.config, entry, database, server_user, target, behind));
         let opened = Opened { pool, service, user: user.to_owned() };
         made.pools.insert(key, opened.clone());
+        match self.hold(database) {
+            Some(_) => self.settle(&made),
+            None => opened.service.set_paused(false),
+        }
         Some(opened)
+    }
+
+    /// Reads or changes who may work; what has changed is in force when this returns.
+    pub fn with_pauses<T>(&self, change: impl FnOnce(&mut Pauses) -> T) -> T {
+        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = change(&mut self.pauses.lock().unwrap_or_else(PoisonError::into_inner));
+        self.settle(&made);
+        result
+    }
+
+    /// Makes the pools obey a new stage.
+    pub fn settle_stage(&self) {
+        self.settle(&self.made.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn settle(&self, made: &Made) {
+        let mut at_work = HashSet::new();
+        for opened in made.pools.values() {
+            let hold = self.hold(&opened.pool.name);
+            opened.pool.set_hold(hold);
+            if hold != Some(Hold::Paused) {
+                at_work.insert(Arc::as_ptr(&opened.service));
+            }
+        }
+        let all = self.pauses().activity() == Activity::Paused;
+        for (_, service) in made.databases.values() {
+            service.set_paused(all || !at_work.contains(&Arc::as_ptr(service)));
+        }
+    }
+
+    fn hold(&self, database: &str) -> Option<Hold> {
+        let stopping = *self.stage.borrow() >= Stage::WaitForServers;
+        if stopping { Some(Hold::Stopping) } else { self.pauses().hold(database) }
+    }
+
+    pub fn pauses(&self) -> MutexGuard<'_, Pauses> {
+        self.pauses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a new client of this database and user would still get this pool.
@@ -254,6 +308,7 @@ impl Gateway {
             std::mem::replace(&mut *running, Arc::clone(&new))
         };
         self.cache.set(mode(&new.config), limits(&new.config));
+        set_socket_options(socket_options(&new.config));
         let reset_query = new.config.server.server_reset_query.clone();
         *self.shared.reset_query.lock().unwrap_or_else(PoisonError::into_inner) = reset_query;
         let slow = &new.config.slow;
@@ -499,6 +554,8 @@ mod tests {
             local: String::new(),
             tls: None,
             console: false,
+            peer_id: 0,
+            fd: 0,
         };
         let client = gateway.shared.registry.enter(hello, 10).unwrap();
         gateway.apply(Config { databases: Vec::new(), ..config() }).unwrap();

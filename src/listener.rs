@@ -23,15 +23,21 @@ use crate::server::settings::{Settings, replay};
 use crate::wire::frame::{self, HEADER_BYTES};
 use crate::wire::startup::{Packet, Startup, StartupError};
 use crate::wire::{backend, frontend};
-use crate::{console, stop};
+use crate::{cancel, console, stop};
 
 /// Longest message of a client that has not proven who it is.
 const UNPROVEN_BYTES_MAX: usize = 64 * 1024;
 
-/// Accepts until the process ends. `console`: everybody who connects here gets the console.
+/// Accepts until the process ends; clients over TCP only until it begins to stop, so that whoever
+/// comes after it has the address. `console`: everybody who connects here gets the console.
 pub async fn accept(listener: Listener, gateway: Arc<Gateway>, console: bool) {
+    let ends_early = !console && !listener.is_unix();
     loop {
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop::begun(&gateway), if ends_early => return,
+        };
+        match accepted {
             Ok(stream) => {
                 tokio::spawn(serve(stream, Arc::clone(&gateway), console));
             }
@@ -66,8 +72,10 @@ struct Known {
 }
 
 async fn serve(stream: Stream, gateway: Arc<Gateway>, console: bool) {
-    // Fails only on a socket that is gone already, and then the first read says so.
-    let _gone = stream.set_nodelay();
+    if let Err(error) = stream.tune() {
+        // The socket may be gone already, and then the first read says so.
+        tracing::debug!(%error, "cannot set socket options");
+    }
     let timeout = gateway.config().listen.client_login_timeout;
     let input = BytesMut::with_capacity(1024);
     let mut newcomer = Newcomer { stream: Some(stream), input, gateway };
@@ -90,12 +98,12 @@ async fn serve(stream: Stream, gateway: Arc<Gateway>, console: bool) {
 impl Newcomer {
     /// `None`: it was a cancel request, and is done.
     async fn log_in(&mut self, console: bool) -> Result<Option<Known>, CloseReason> {
-        let startup = loop {
+        let mut startup = loop {
             match self.packet().await? {
                 Packet::SslRequest => self.start_tls().await?,
                 Packet::GssencRequest => self.send(b"N").await?,
                 Packet::Cancel { pid, key } => {
-                    self.cancel(pid, &key).await;
+                    cancel::request(&self.gateway, pid, &key).await;
                     return Ok(None);
                 }
                 Packet::Startup(startup) => break startup,
@@ -118,6 +126,12 @@ impl Newcomer {
         if !console && stop::has_begun(&self.gateway) {
             return Err(CloseReason::ShuttingDown);
         }
+        if !console {
+            // Consoles come in while all is suspended, for somebody has to resume.
+            let mut suspended = self.gateway.suspended.subscribe();
+            // The sender is the gateway's, so it is there as long as we are.
+            let _resumed = suspended.wait_for(|suspended| !suspended).await.is_ok();
+        }
         let own = console && self.is_own(&user);
         if !own {
             out = self.authenticate(&user, out).await?;
@@ -125,6 +139,14 @@ impl Newcomer {
         // Only who has proven who it is learns which databases there are.
         if !console && !self.gateway.knows_database(&database) {
             return Err(CloseReason::NoSuchDatabase(database));
+        }
+        if !console && self.gateway.pauses().is_disabled(&database) {
+            return Err(CloseReason::DatabaseDisabled(database));
+        }
+        if config.listen.application_name_add_host {
+            let peer = self.stream.as_ref().and_then(|stream| stream.peer().ok());
+            let address = peer.map_or_else(String::new, |peer| peer.to_string());
+            startup::add_host(&mut startup, &address);
         }
         Ok(Some(Known { user, database, startup, out, console, own }))
     }
@@ -249,16 +271,6 @@ impl Newcomer {
         let _told = self.send(&out).await;
     }
 
-    async fn cancel(&mut self, pid: u32, key: &[u8]) {
-        if let Some(cancelling) = self.gateway.shared.registry.begin_cancel(pid, key) {
-            let link = &cancelling.link;
-            let sent = crate::server::io::cancel(&link.target, link.host, link.pid, &link.key);
-            if tokio::time::timeout(Duration::from_secs(10), sent).await.is_err() {
-                tracing::warn!(server_pid = link.pid, "cancel request timed out");
-            }
-        }
-    }
-
     async fn serve(mut self, known: Known) -> CloseReason {
         if known.console {
             return self.serve_console(known).await;
@@ -310,12 +322,16 @@ impl Newcomer {
         let Some(stream) = self.stream else { return CloseReason::ClientLost };
         let mut out = known.out;
         let entry = &registered.entry;
-        startup::welcome(&mut out, &console::io::reported(), entry.pid, &entry.key());
+        let cancel_key = (entry.pid, &entry.key()[..]);
+        startup::welcome(&mut out, &console::io::reported(), cancel_key, "");
+        self.gateway.console_counters.login.one();
         log_connection(&self.gateway.config(), entry);
         let gateway = Arc::clone(&self.gateway);
         let task = console::io::Task::new(stream, self.input, out, access, registered, gateway);
         let (reason, registered) = task.run().await;
         log_disconnection(&self.gateway.config(), &registered.entry, &reason);
+        drop(registered);
+        console::operate::console_left(&self.gateway);
         reason
     }
 
@@ -336,6 +352,8 @@ impl Newcomer {
             local: stream.map_or_else(String::new, |stream| text(stream.local())),
             tls: stream.and_then(Stream::tls_description),
             console: false,
+            peer_id: self.gateway.config().listen.peer_id,
+            fd: stream.map_or(-1, Stream::fd),
         }
     }
 
@@ -358,7 +376,8 @@ impl Newcomer {
         let registered =
             gateway.shared.registry.enter(hello, clients_max).ok_or(CloseReason::TooManyClients)?;
         let entry = &registered.entry;
-        startup::welcome(&mut known.out, &reported, entry.pid, &entry.key());
+        let notice = &config.listen.login_notify_message;
+        startup::welcome(&mut known.out, &reported, (entry.pid, &entry.key()), notice);
         opened.pool.common.counters.login.one();
         // Either may have happened before it was registered, and then nobody has told it.
         if stop::has_begun(&gateway) {

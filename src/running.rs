@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::auth::userlist::Password;
 use crate::auth::{Method, Secret, Userlist};
 use crate::cache::redis::SettingsError;
 use crate::config::{AuthType, Config, SslMode};
-use crate::net::{TlsClientConfig, TlsConfigError, TlsServerConfig};
+use crate::net::{SocketOptions, TlsClientConfig, TlsConfigError, TlsServerConfig};
 
 pub struct Running {
     pub config: Arc<Config>,
@@ -104,4 +105,17 @@ fn server_tls(config: &Config) -> Result<TlsClientConfig, TlsConfigError> {
     let identity: Option<(&Path, &Path)> =
         tls.server_tls_cert_file.as_deref().zip(tls.server_tls_key_file.as_deref());
     TlsClientConfig::load(mode, tls.server_tls_ca_file.as_deref(), identity)
+}
+
+pub fn socket_options(config: &Config) -> SocketOptions {
+    let listen = &config.listen;
+    let seconds = |count: u32| Duration::from_secs(count.into());
+    SocketOptions {
+        keepalive: listen.tcp_keepalive,
+        keepalive_count: listen.tcp_keepcnt,
+        keepalive_idle: seconds(listen.tcp_keepidle),
+        keepalive_interval: seconds(listen.tcp_keepintvl),
+        user_timeout: Duration::from_millis(listen.tcp_user_timeout.into()),
+        buffer_bytes: usize::try_from(listen.tcp_socket_buffer).unwrap_or(0),
+    }
 }

@@ -4,6 +4,7 @@
 //! Not `tokio-postgres`: our servers need a login with every kind of TLS and secret anyway, and
 //! one way to log in is better than two.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -59,6 +60,10 @@ pub struct Service {
     lost: Mutex<Vec<Lost>>,
     /// Counts attempts to read the catalogue, whatever came of them.
     tried: watch::Sender<u64>,
+    /// No connection is to be held.
+    paused: watch::Sender<bool>,
+    /// There is one, or will be.
+    connected: AtomicBool,
 }
 
 impl Service {
@@ -78,6 +83,8 @@ impl Service {
             wake,
             lost: Mutex::default(),
             tried: watch::Sender::new(0),
+            paused: watch::Sender::new(false),
+            connected: AtomicBool::new(true),
         });
         tokio::spawn(Arc::clone(&service).run());
         service
@@ -96,6 +103,30 @@ impl Service {
         let mut settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
         settings.catalog_poll = catalog_poll;
         settings.max_age = max_age;
+    }
+
+    /// While a database is paused its operator may do anything to it, and nobody is to be in the
+    /// way: we leave it, and know nothing of it until we are back.
+    pub fn set_paused(&self, paused: bool) {
+        let changed = self.paused.send_if_modified(|now| std::mem::replace(now, paused) != paused);
+        if changed && paused {
+            self.forget();
+        }
+    }
+
+    pub fn is_paused(&self) -> bool {
+        *self.paused.borrow()
+    }
+
+    /// Paused and not connected.
+    pub fn is_away(&self) -> bool {
+        self.is_paused() && !self.connected.load(Ordering::SeqCst)
+    }
+
+    fn forget(&self) {
+        let home = self.database.home();
+        self.database.catalog_changed(&home);
+        home.coherence.invalidate(&Scope::Database);
     }
 
     /// A server was closed while commits may have been on the wire: their tables stay in flight
@@ -138,33 +169,58 @@ impl Service {
     async fn run(self: Arc<Self>) {
         let mut seen = Seen::default();
         loop {
+            self.stay_away().await;
             let target = self.settings().target;
             let opened = tokio::time::timeout(ANSWER_TIMEOUT, Connection::open(&target)).await;
             let failed = match opened.unwrap_or(Err(ServerError::Closed)) {
-                Ok(mut connection) => self.serve(&mut connection, &mut seen).await,
+                Ok(mut connection) => {
+                    // Catalogues are large, and the first client waits. If it fails, it waits.
+                    let _slow = connection.stream.widen();
+                    self.serve(&mut connection, &mut seen).await
+                }
                 Err(error) => error,
             };
             self.tried.send_modify(|count| *count += 1);
+            // What happened while we could not look is not known.
+            seen.fingerprint = None;
+            if *self.paused.borrow() {
+                continue;
+            }
             tracing::warn!(
                 database = %self.database.name,
                 error = %failed,
                 "service connection failed"
             );
             self.settle_lost(&[], None);
-            // What happened while we could not look is not known.
-            seen.fingerprint = None;
             tokio::time::sleep(RETRY).await;
         }
     }
 
-    /// Serves until the connection fails.
+    /// Resolves when the database is not paused.
+    async fn stay_away(&self) {
+        let mut paused = self.paused.subscribe();
+        while *paused.borrow_and_update() {
+            self.connected.store(false, Ordering::SeqCst);
+            self.tried.send_modify(|count| *count += 1);
+            self.settle_lost(&[], None);
+            // The sender is ours, so it is there as long as we are.
+            let _changed = paused.changed().await;
+        }
+        self.connected.store(true, Ordering::SeqCst);
+    }
+
+    /// Serves until the connection fails, or is not to be held any longer.
     async fn serve(&self, connection: &mut Connection, seen: &mut Seen) -> ServerError {
         let mut answers = match ask(connection, SETUP_QUERIES).await {
             Ok(answers) => answers,
             Err(error) => return error,
         };
         self.database.move_to(&connection.server.home);
+        let mut paused = self.paused.subscribe();
         loop {
+            if *paused.borrow_and_update() {
+                return ServerError::Closed;
+            }
             let round = self.round(connection, &mut answers, seen).await;
             self.tried.send_modify(|count| *count += 1);
             if let Err(error) = round {
@@ -175,6 +231,7 @@ impl Service {
             tokio::select! {
                 () = self.wake.notified() => {}
                 () = tokio::time::sleep(pause) => {}
+                _ = paused.changed() => {}
             }
         }
     }

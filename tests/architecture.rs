@@ -16,6 +16,8 @@ const IO_FILES: &[&str] = &[
     "log.rs",
     "service.rs",
     "gateway.rs",
+    "process.rs",
+    "cancel.rs",
     "net/",
     "cache/redis.rs",
     "client/io.rs",

@@ -39,6 +39,9 @@ const CATALOG_WAIT: Duration = Duration::from_millis(250);
 /// A server that does not answer its reset query by then is closed.
 const RESET_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A client that does not take what it is told at the end by then does not hear it.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// One client and all it has.
 pub struct Task {
     pub stream: Stream,
@@ -77,10 +80,10 @@ impl Task {
         let reason = match self.serve().await {
             Ok(reason) | Err(reason) => reason,
         };
+        self.leave_server();
         reason.tell(&mut self.out);
         // The client is leaving: what it does not take is lost, and that is all.
-        let _told = self.flush().await;
-        self.leave_server();
+        let _told = tokio::time::timeout(FAREWELL_TIMEOUT, self.flush()).await;
         reason
     }
 
@@ -315,9 +318,32 @@ impl Task {
             if let Poll::Ready(leave) = self.entry.poll_asked_to_leave(cx) {
                 return Poll::Ready(Woken::Leave(leave));
             }
+            if self.shared.suspended.load(Ordering::Relaxed) {
+                return self.poll_suspended(cx);
+            }
             self.poll_event(cx)
         })
         .await
+    }
+
+    /// Writes what there is and reads nothing. `Entry::wake` ends it.
+    fn poll_suspended(&mut self, cx: &mut Context<'_>) -> Poll<Woken> {
+        let mut at_rest = true;
+        if let Some(lease) = &mut self.lease {
+            let connection = &mut *lease.connection;
+            let to_server = &mut connection.server.to_server;
+            match connection.stream.poll_write_out(cx, to_server, &mut connection.written) {
+                Poll::Ready(Err(_)) => return Poll::Ready(Woken::ServerGone),
+                Poll::Ready(Ok(_)) | Poll::Pending => at_rest &= to_server.is_empty(),
+            }
+        }
+        match self.stream.poll_write_out(cx, &mut self.out, &mut self.written) {
+            Poll::Ready(Err(_)) => return Poll::Ready(Woken::ClientGone),
+            Poll::Ready(Ok(count)) => self.count_sent(count),
+            Poll::Pending => {}
+        }
+        self.entry.at_rest.store(at_rest && self.out.is_empty(), Ordering::Relaxed);
+        Poll::Pending
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Woken> {
@@ -512,6 +538,7 @@ async fn reset_and_release(mut lease: Lease, current: Option<Arc<Link>>, reset_q
 pub fn close_reason(error: &AcquireError) -> CloseReason {
     match error {
         AcquireError::Timeout => CloseReason::QueryWaitTimeout,
+        AcquireError::Stopping => CloseReason::Stopping,
         AcquireError::Server(ServerError::Login(LoginError::Refused { sqlstate, message })) => {
             CloseReason::ServerLogin { sqlstate: sqlstate.clone(), message: message.clone() }
         }

@@ -14,6 +14,7 @@ pub mod dispatch;
 pub mod replies;
 pub mod controls;
 pub mod startup;
+pub mod cancel_key;
 pub mod registry;
 pub mod statistics;
 pub mod spare;
@@ -26,4 +27,6 @@ pub struct Shared {
     /// Sent to a server that holds a client's state when the client leaves it.
     /// Nothing else is locked inside.
     pub reset_query: std::sync::Mutex<String>,
+    /// SUSPEND: nothing is read from clients and servers.
+    pub suspended: std::sync::atomic::AtomicBool,
 }

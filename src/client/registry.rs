@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
@@ -15,7 +15,9 @@ use tokio::sync::Notify;
 
 use crate::client::close::CloseReason;
 use crate::metrics::GroupCounters;
-use crate::server::io::{Cancelling, Link};
+use crate::server::io::{Cancelling, Link, next_id};
+
+use super::cancel_key::CancelKey;
 
 /// One client as others see it.
 pub struct Entry {
@@ -33,6 +35,8 @@ pub struct Entry {
     /// It talks to the console, not to a database.
     pub console: bool,
     pub tls: Option<String>,
+    /// The descriptor of its socket.
+    pub fd: i32,
     pub group: Arc<GroupCounters>,
     /// Guards which server it has; nothing else is locked inside.
     current: Mutex<Option<Arc<Link>>>,
@@ -40,6 +44,8 @@ pub struct Entry {
     pub shown: Mutex<Shown>,
     /// Guards whether it is to leave, and who waits to hear of it; nothing else is locked inside.
     leaving: Mutex<Leaving>,
+    /// While all is suspended: nothing of it waits to be written.
+    pub at_rest: AtomicBool,
     /// A cancel came while it had no server; only a client that waits for one listens.
     pub cancelled: Notify,
 }
@@ -61,17 +67,20 @@ pub enum Leave {
     ShuttingDown,
     /// What its database is has changed. At the end of its transaction.
     Reconfigured,
+    /// It has not taken what it was sent, and all is to be suspended: at once.
+    SuspendTimeout,
 }
 
 impl Leave {
     pub fn at_once(self) -> bool {
-        self == Self::Killed
+        matches!(self, Self::Killed | Self::SuspendTimeout)
     }
 
     pub fn reason(self) -> CloseReason {
         match self {
             Self::Killed => CloseReason::AdminKill,
-            Self::ShuttingDown => CloseReason::ShuttingDown,
+            Self::ShuttingDown => CloseReason::Stopping,
+            Self::SuspendTimeout => CloseReason::SuspendTimeout,
             Self::Reconfigured => CloseReason::Reconfigured,
         }
     }
@@ -126,6 +135,21 @@ impl Entry {
         }
     }
 
+    /// It waits for a server.
+    pub fn waits(&self) -> bool {
+        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.waiting_since.is_some()
+    }
+
+    /// Has its task look round.
+    pub fn wake(&self) {
+        let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(waker) = leaving.waker.take() {
+            drop(leaving);
+            waker.wake();
+        }
+    }
+
     /// Ready each time it has been asked. Only one task may wait.
     pub fn poll_asked_to_leave(&self, cx: &mut Context<'_>) -> Poll<Leave> {
         let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
@@ -157,6 +181,9 @@ pub struct Hello {
     pub local: String,
     pub tls: Option<String>,
     pub console: bool,
+    /// Of this process among its peers; 0 if there are none.
+    pub peer_id: u16,
+    pub fd: i32,
 }
 
 /// Who did what, summed over clients that look alike.
@@ -165,12 +192,38 @@ type GroupKey = (String, String, String, String);
 /// Groups remembered; the rest are summed in one.
 const GROUPS_MAX: usize = 1000;
 
+/// By pid. With peers only half of its bits are ours, so several may have one.
+#[derive(Default)]
+struct Clients {
+    by_pid: HashMap<u32, Vec<Arc<Entry>>>,
+    count: usize,
+}
+
+impl Clients {
+    fn iter(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.by_pid.values().flatten()
+    }
+
+    fn add(&mut self, entry: Arc<Entry>) {
+        self.by_pid.entry(entry.pid).or_default().push(entry);
+        self.count += 1;
+    }
+
+    fn remove(&mut self, entry: &Entry) {
+        let Some(of_pid) = self.by_pid.get_mut(&entry.pid) else { return };
+        of_pid.retain(|other| other.id != entry.id);
+        if of_pid.is_empty() {
+            self.by_pid.remove(&entry.pid);
+        }
+        self.count -= 1;
+    }
+}
+
 #[derive(Default)]
 pub struct Registry {
-    /// Guards who is connected, by pid; nothing else is locked inside.
-    clients: Mutex<HashMap<u32, Arc<Entry>>>,
+    /// Guards who is connected; nothing else is locked inside.
+    clients: Mutex<Clients>,
     groups: Mutex<HashMap<GroupKey, Arc<GroupCounters>>>,
-    next_id: AtomicU64,
     /// Somebody has left; for who waits until all have.
     pub left: Notify,
 }
@@ -181,20 +234,14 @@ impl Registry {
         // Who looks at the counters is not counted.
         let group = if hello.console { Arc::default() } else { self.group(&hello) };
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        if clients.len() >= clients_max {
+        if clients.count >= clients_max {
             return None;
         }
-        let pid = loop {
-            // Positive, as process ids are.
-            let pid = rand::random::<u32>() & 0x7fff_ffff;
-            if pid != 0 && !clients.contains_key(&pid) {
-                break pid;
-            }
-        };
+        let cancel_key = CancelKey::new(rand::random(), hello.peer_id);
         let entry = Arc::new(Entry {
-            id: self.next_id.fetch_add(1, Ordering::Relaxed) + 1,
-            pid,
-            key: rand::random(),
+            id: next_id(),
+            pid: cancel_key.pid,
+            key: cancel_key.secret,
             user: hello.user,
             database: hello.database,
             application_name: hello.application_name,
@@ -203,14 +250,16 @@ impl Registry {
             console: hello.console,
             connected_at: Instant::now(),
             tls: hello.tls,
+            fd: hello.fd,
             group,
             current: Mutex::new(None),
             shown: Mutex::default(),
             leaving: Mutex::default(),
+            at_rest: AtomicBool::new(false),
             cancelled: Notify::new(),
         });
         entry.group.clients.one();
-        clients.insert(pid, Arc::clone(&entry));
+        clients.add(Arc::clone(&entry));
         Some(Registered { entry, registry: Arc::clone(self) })
     }
 
@@ -235,14 +284,15 @@ impl Registry {
     pub fn begin_cancel(&self, pid: u32, key: &[u8]) -> Option<Cancelling> {
         let entry = {
             let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(clients.get(&pid)?)
+            let mut of_pid = clients.by_pid.get(&pid)?.iter();
+            Arc::clone(of_pid.find(|entry| bool::from(entry.key.as_slice().ct_eq(key)))?)
         };
-        bool::from(entry.key.as_slice().ct_eq(key)).then(|| entry.begin_cancel()).flatten()
+        entry.begin_cancel()
     }
 
     pub fn clients(&self) -> Vec<Arc<Entry>> {
         let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut clients: Vec<_> = clients.values().cloned().collect();
+        let mut clients: Vec<_> = clients.iter().cloned().collect();
         clients.sort_by_key(|entry| entry.id);
         clients
     }
@@ -250,7 +300,7 @@ impl Registry {
     /// Clients of databases; the console's do not count.
     pub fn count(&self) -> usize {
         let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        clients.values().filter(|entry| !entry.console).count()
+        clients.iter().filter(|entry| !entry.console).count()
     }
 
     /// Every group with its counters, in the order of the names.
@@ -271,11 +321,7 @@ pub struct Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.registry
-            .clients
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.entry.pid);
+        self.registry.clients.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.entry);
         self.registry.left.notify_one();
     }
 }

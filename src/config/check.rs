@@ -6,6 +6,7 @@ use std::io;
 use std::path::Path;
 
 use super::database::{Databases, Elsewhere};
+use super::peer;
 use super::settings::{Applies, SETTINGS, WITHOUT_EFFECT};
 use super::url::{self, ServerUrl};
 use super::value::Raw;
@@ -46,6 +47,9 @@ pub(super) fn check(
         checker.config.default_database = server_url.default_database;
         checker.config.credentials = Some(server_url.credentials);
     }
+    let (peers, mut mistakes) = peer::read(&files.peers);
+    checker.config.peers = peers;
+    checker.mistakes.append(&mut mistakes);
     checker.listening();
     checker.userlist(read_file);
     checker.authentication();

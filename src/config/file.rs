@@ -8,7 +8,7 @@ use toml::de::{DeString, DeTable, DeValue};
 use super::mistake::{closest, suggestion};
 use super::settings::by_name;
 use super::value::Raw;
-use super::{Place, SECTIONS, SETTINGS, Written, WrittenDatabase, WrittenKey};
+use super::{Mistake, Place, SECTIONS, SETTINGS, Written, WrittenDatabase, WrittenKey};
 
 /// Reads the text of a file called `name`.
 pub(super) fn read(name: &str, text: &str) -> Written {
@@ -47,7 +47,18 @@ fn read_section(
     match value.get_ref() {
         DeValue::Table(table) if name == "databases" => {
             for (database, value) in in_order(table) {
-                read_database(lines, database, value, written);
+                written.databases.extend(read_entry(
+                    lines,
+                    name,
+                    database,
+                    value,
+                    &mut written.mistakes,
+                ));
+            }
+        }
+        DeValue::Table(table) if name == "peers" => {
+            for (peer, value) in in_order(table) {
+                written.peers.extend(read_entry(lines, name, peer, value, &mut written.mistakes));
             }
         }
         DeValue::Table(table) if SECTIONS.iter().any(|(known, _)| *known == name) => {
@@ -56,7 +67,7 @@ fn read_section(
             }
         }
         DeValue::Table(_) => {
-            let known = SECTIONS.iter().map(|(known, _)| *known).chain(["databases"]);
+            let known = SECTIONS.iter().map(|(known, _)| *known).chain(["databases", "peers"]);
             let hint = suggestion(closest(name, known));
             written.mistake(place, format!("unknown section [{}]{hint}", name.escape_debug()));
         }
@@ -66,7 +77,8 @@ fn read_section(
         | DeValue::Boolean(_)
         | DeValue::Datetime(_)
         | DeValue::Array(_) => {
-            let section = if name == "databases" || SECTIONS.iter().any(|(known, _)| *known == name)
+            let section = if ["databases", "peers"].contains(&name)
+                || SECTIONS.iter().any(|(known, _)| *known == name)
             {
                 format!("expected a section: [{name}]")
             } else {
@@ -99,28 +111,30 @@ fn read_setting(
     }
 }
 
-fn read_database(
+/// One entry of `[databases]` or `[peers]`.
+fn read_entry(
     lines: &Lines<'_>,
+    section: &str,
     name: &Spanned<DeString<'_>>,
     value: &Spanned<DeValue<'_>>,
-    written: &mut Written,
-) {
+    mistakes: &mut Vec<Mistake>,
+) -> Option<WrittenDatabase> {
     let place = lines.place(name.span());
     let name = name.get_ref().as_ref();
-    if let Some(table) = value.get_ref().as_table() {
-        let keys = in_order(table)
-            .into_iter()
-            .map(|(key, value)| WrittenKey {
-                key: key.get_ref().as_ref().to_owned(),
-                place: lines.place(key.span()),
-                raw: raw(value.get_ref()),
-            })
-            .collect();
-        written.databases.push(WrittenDatabase { name: name.to_owned(), place, keys });
-    } else {
-        let name = name.escape_debug();
-        written.mistake(place, format!("databases.{name}: expected a table with its host"));
-    }
+    let Some(table) = value.get_ref().as_table() else {
+        let text = format!("{section}.{}: expected a table with its host", name.escape_debug());
+        mistakes.push(Mistake::new(place, text));
+        return None;
+    };
+    let keys = in_order(table)
+        .into_iter()
+        .map(|(key, value)| WrittenKey {
+            key: key.get_ref().as_ref().to_owned(),
+            place: lines.place(key.span()),
+            raw: raw(value.get_ref()),
+        })
+        .collect();
+    Some(WrittenDatabase { name: name.to_owned(), place, keys })
 }
 
 /// The full name of the setting most likely meant by `key` in `section`; one of the same section

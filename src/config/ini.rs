@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::database::DATABASE_KEYS;
 use super::mistake::{closest, suggestion};
+use super::peer::PEER_KEYS;
 use super::settings::{Origin, WITHOUT_EFFECT, by_pgbouncer_key};
 use super::value::Raw;
 use super::{Place, SETTINGS, Written, WrittenDatabase, WrittenKey};
@@ -28,9 +29,6 @@ const USER_KEYS: &[&str] = &[
     "reserve_pool_size",
     "transaction_timeout",
 ];
-
-/// Keys of `[peers]` entries, none of which has an effect yet.
-const PEER_KEYS: &[&str] = &["host", "pool_size", "port"];
 
 /// Reads the text of a file called `name`; `read_file` is for what it includes.
 pub(super) fn read(
@@ -142,7 +140,11 @@ impl Reader<'_> {
                 }
             }
             Section::Users => self.without_effect("users", &key, value, &place, USER_KEYS),
-            Section::Peers => self.without_effect("peers", &key, value, &place, PEER_KEYS),
+            Section::Peers => {
+                if let Some(keys) = self.pairs("peers", &key, value, &place, PEER_KEYS) {
+                    self.written.peers.push(WrittenDatabase { name: key, place, keys });
+                }
+            }
             Section::Unknown => {}
         }
     }

@@ -9,6 +9,7 @@ mod address;
 mod word;
 mod settings;
 mod database;
+mod peer;
 mod url;
 mod file;
 mod ini;
@@ -26,6 +27,7 @@ pub use check::set;
 pub use cli::{Exit, load};
 pub use database::{DatabaseEntry, Host};
 pub use mistake::{Mistake, Place};
+pub use peer::Peer;
 pub use quantity::Size;
 pub use reference::reference;
 pub use secret::SecretText;
@@ -57,6 +59,8 @@ pub struct Config {
     pub slow: Slow,
     /// Where each database is; a name stands here once. Applies on reload.
     pub databases: Vec<DatabaseEntry>,
+    /// Who else listens on our address, by id. Applies on reload.
+    pub peers: Vec<Peer>,
     /// The database of clients that name none: that of `server.url`. Without one it is, as
     /// everywhere, the user's name.
     pub default_database: Option<String>,
@@ -116,6 +120,7 @@ impl Config {
             log: Log::default(),
             slow: Slow::default(),
             databases: Vec::new(),
+            peers: Vec::new(),
             default_database: None,
             credentials: None,
             userlist: None,
@@ -210,6 +215,7 @@ impl Config {
 struct Written {
     settings: Vec<WrittenSetting>,
     databases: Vec<WrittenDatabase>,
+    peers: Vec<WrittenDatabase>,
     mistakes: Vec<Mistake>,
     /// Settings without effect, each once, with the place it was first written.
     without_effect: BTreeMap<String, Place>,
@@ -250,6 +256,7 @@ impl Written {
     fn append(&mut self, later: Self) {
         self.settings.extend(later.settings);
         self.databases.extend(later.databases);
+        self.peers.extend(later.peers);
         self.mistakes.extend(later.mistakes);
         for (name, place) in later.without_effect {
             self.without_effect.entry(name).or_insert(place);

@@ -245,9 +245,6 @@ fn what_has_no_effect_is_noticed_once_with_its_place() {
         notices(&["pgbouncer.ini"], PGBOUNCER_FILES),
         [
             "pgbouncer.ini:9: users: pool_mode: accepted, has no effect yet",
-            "pgbouncer.ini:12: logfile: accepted, has no effect yet",
-            "pgbouncer.ini:13: pidfile: accepted, has no effect yet",
-            "pgbouncer.ini:16: unix_socket_dir: accepted, but clients cannot use Unix sockets yet",
             "pgbouncer.ini:4: databases: min_pool_size: accepted, has no effect yet",
         ]
     );

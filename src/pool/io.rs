@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::server::io::{Connection, ServerError, Target};
+use crate::server::io::{Connection, ServerError, Target, newest_id};
 use crate::server::login::LoginError;
 use crate::server::settings::defaults_changes;
 
 use super::Common;
-use super::state::{Acquire, Handed, State};
+use super::state::{Acquire, Handed, Hold, State};
 
 type Waiter = oneshot::Sender<Handed<Box<Connection>>>;
 
@@ -77,6 +77,8 @@ pub enum AcquireError {
     Server(ServerError),
     /// Nobody tries to connect for now, since this is what came of it.
     Failing(Option<Failure>),
+    /// The program is stopping.
+    Stopping,
 }
 
 /// A failure to connect or log in, for those who come after.
@@ -164,6 +166,7 @@ impl Pool {
                 Acquire::Connect => Handed::Connect,
                 Acquire::Busy => self.wait_in_line(since).await?,
                 Acquire::Failing => return Err(AcquireError::Failing(self.failure())),
+                Acquire::Stopping => return Err(AcquireError::Stopping),
             };
             match handed {
                 Handed::Server(connection) => {
@@ -221,7 +224,7 @@ impl Pool {
                     drop(self.place());
                     return None;
                 }
-                Acquire::Busy | Acquire::Failing => return None,
+                Acquire::Busy | Acquire::Failing | Acquire::Stopping => return None,
             }
         }
     }
@@ -243,7 +246,10 @@ impl Pool {
         };
         drop(since);
         // The pool hangs up on who waits when nothing can come free.
-        handed.ok_or_else(|| AcquireError::Failing(self.failure()))
+        handed.ok_or_else(|| match self.state().hold_now() {
+            Some(Hold::Stopping) => AcquireError::Stopping,
+            Some(Hold::Paused | Hold::Suspended) | None => AcquireError::Failing(self.failure()),
+        })
     }
 
     async fn connect(self: &Arc<Self>, place: Place) -> Result<Lease, AcquireError> {
@@ -299,9 +305,30 @@ impl Pool {
 
     /// Closes every server once it is free; new ones learn the defaults of today.
     pub fn retire_all(&self) {
-        let newest = self.state().idle().map(|connection| connection.server.id).max().unwrap_or(0);
-        self.retired.fetch_max(newest + 1, Ordering::Relaxed);
+        self.retired.fetch_max(newest_id() + 1, Ordering::Relaxed);
         let gone = self.state().take_idle(|_| true);
+        drop(gone);
+    }
+
+    /// Whether a server of this pool is to be closed once it is free.
+    pub fn is_retired(&self, server_id: u64) -> bool {
+        server_id < self.retired.load(Ordering::Relaxed)
+    }
+
+    /// What an operator says of who may have a server. Where they are to be closed, idle ones
+    /// are gone when this returns.
+    pub fn set_hold(&self, hold: Option<Hold>) {
+        let mut state = self.state();
+        if state.hold_now() == hold {
+            return;
+        }
+        state.set_hold(hold, hand);
+        let gone = if state.closes() { state.take_idle(|_| true) } else { Vec::new() };
+        drop(state);
+        for connection in &gone {
+            let (server_id, database) = (connection.server.id, &self.name);
+            tracing::info!(server_id, %database, user = %self.target.user, "closing because: pause mode");
+        }
         drop(gone);
     }
 
@@ -364,6 +391,11 @@ impl Pool {
         }
     }
 
+    /// Servers idle, in use, or being connected.
+    pub fn total(&self) -> usize {
+        self.state().total()
+    }
+
     /// What is known of each idle server, for `SHOW SERVERS`.
     pub fn idle_servers<T>(&self, read: impl Fn(&Connection) -> T) -> Vec<T> {
         self.state().idle().map(|connection| read(connection)).collect()
@@ -383,8 +415,14 @@ impl Lease {
             return;
         }
         self.connection.server.idle_since = now;
+        let mut state = pool.state();
+        if state.closes() {
+            // Its place is freed under the same lock.
+            drop(state);
+            return;
+        }
         self.place.kept = true;
-        pool.state().release(self.connection, hand);
+        state.release(self.connection, hand);
     }
 }
 

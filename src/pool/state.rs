@@ -15,6 +15,19 @@ pub struct State<S, W> {
     size: usize,
     /// Connecting has failed; nobody is to try until `resume`.
     held: bool,
+    /// What an operator said.
+    hold: Option<Hold>,
+}
+
+/// Why nobody gets a server for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// They wait, and servers that come free are closed.
+    Paused,
+    /// They wait, and servers stay.
+    Suspended,
+    /// They are told to leave, and servers that come free are closed.
+    Stopping,
 }
 
 /// The answer to a client that wants a server.
@@ -27,6 +40,8 @@ pub enum Acquire<S> {
     Busy,
     /// There is none, and connecting has failed a moment ago.
     Failing,
+    /// There will be none any more.
+    Stopping,
 }
 
 /// What a waiting client is handed.
@@ -39,10 +54,15 @@ pub enum Handed<S> {
 
 impl<S, W> State<S, W> {
     pub fn new(size: usize) -> Self {
-        Self { idle: Vec::new(), waiting: VecDeque::new(), total: 0, size, held: false }
+        Self { idle: Vec::new(), waiting: VecDeque::new(), total: 0, size, held: false, hold: None }
     }
 
     pub fn acquire(&mut self) -> Acquire<S> {
+        match self.hold {
+            Some(Hold::Stopping) => return Acquire::Stopping,
+            Some(Hold::Paused | Hold::Suspended) => return Acquire::Busy,
+            None => {}
+        }
         // Who waits already goes first.
         if self.waiting.is_empty() {
             if let Some(server) = self.idle.pop() {
@@ -66,6 +86,10 @@ impl<S, W> State<S, W> {
         server: S,
         mut hand: impl FnMut(W, Handed<S>) -> Result<(), Handed<S>>,
     ) {
+        if self.hold.is_some() {
+            self.idle.push(server);
+            return;
+        }
         let mut handed = Handed::Server(server);
         while let Some(waiter) = self.waiting.pop_front() {
             match hand(waiter, handed) {
@@ -82,10 +106,41 @@ impl<S, W> State<S, W> {
     pub fn closed(&mut self, mut hand: impl FnMut(W, Handed<S>) -> Result<(), Handed<S>>) {
         self.total = self.total.saturating_sub(1);
         self.fill_places(&mut hand);
-        if self.held && self.total == 0 {
+        if self.held && self.total == 0 && self.hold.is_none() {
             // Nothing will come free: who waits is to look why.
             self.waiting.clear();
         }
+    }
+
+    /// From now on nobody gets a server, or everybody may again: first who waits.
+    pub fn set_hold(
+        &mut self,
+        hold: Option<Hold>,
+        mut hand: impl FnMut(W, Handed<S>) -> Result<(), Handed<S>>,
+    ) {
+        self.hold = hold;
+        match hold {
+            Some(Hold::Stopping) => self.waiting.clear(),
+            Some(Hold::Paused | Hold::Suspended) => {}
+            None => {
+                for server in std::mem::take(&mut self.idle) {
+                    self.release(server, &mut hand);
+                }
+                self.fill_places(&mut hand);
+                if self.held && self.total == 0 {
+                    self.waiting.clear();
+                }
+            }
+        }
+    }
+
+    /// Servers that come free are closed.
+    pub fn closes(&self) -> bool {
+        matches!(self.hold, Some(Hold::Paused | Hold::Stopping))
+    }
+
+    pub fn hold_now(&self) -> Option<Hold> {
+        self.hold
     }
 
     /// Connecting has failed: until `resume` nobody tries.
@@ -120,7 +175,7 @@ impl<S, W> State<S, W> {
     }
 
     fn fill_places(&mut self, hand: &mut impl FnMut(W, Handed<S>) -> Result<(), Handed<S>>) {
-        while self.total < self.size && !self.held {
+        while self.total < self.size && !self.held && self.hold.is_none() {
             let Some(waiter) = self.waiting.pop_front() else { return };
             if hand(waiter, Handed::Connect).is_ok() {
                 self.total += 1;
@@ -260,6 +315,53 @@ mod tests {
         });
         assert_eq!(served, [('a', Handed::Connect)]);
         assert_eq!(pool.total(), 2);
+    }
+
+    #[test]
+    fn while_it_is_paused_everybody_waits_and_what_comes_free_is_closed() {
+        let mut pool = Pool::new(2);
+        let nobody = |_, _| panic!("nobody is served");
+        assert_eq!(pool.acquire(), Acquire::Connect);
+        pool.set_hold(Some(Hold::Paused), nobody);
+        assert_eq!(pool.acquire(), Acquire::Busy);
+        pool.wait('a');
+        assert!(pool.closes());
+        pool.closed(nobody);
+        assert_eq!((pool.total(), pool.waiting_count()), (0, 1));
+        let mut served = Vec::new();
+        pool.set_hold(None, |waiter, handed| {
+            served.push((waiter, handed));
+            Ok(())
+        });
+        assert_eq!(served, [('a', Handed::Connect)]);
+    }
+
+    #[test]
+    fn while_it_is_suspended_servers_are_kept_for_who_waits() {
+        let mut pool = Pool::new(2);
+        let nobody = |_, _| panic!("nobody is served");
+        assert_eq!(pool.acquire(), Acquire::Connect);
+        pool.set_hold(Some(Hold::Suspended), nobody);
+        pool.wait('a');
+        assert!(!pool.closes());
+        pool.release(7, nobody);
+        assert_eq!(pool.idle_count(), 1);
+        let mut served = Vec::new();
+        pool.set_hold(None, |waiter, handed| {
+            served.push((waiter, handed));
+            Ok(())
+        });
+        assert_eq!(served, [('a', Handed::Server(7))]);
+    }
+
+    #[test]
+    fn when_it_stops_nobody_waits_any_more() {
+        let mut pool = Pool::new(1);
+        assert_eq!(pool.acquire(), Acquire::Connect);
+        pool.wait('a');
+        pool.set_hold(Some(Hold::Stopping), |_, _| panic!("nobody is served"));
+        assert_eq!((pool.waiting_count(), pool.acquire()), (0, Acquire::Stopping));
+        assert!(pool.closes());
     }
 
     #[test]

@@ -134,6 +134,8 @@ pub struct Ends {
     pub address: String,
     pub local: String,
     pub tls: Option<String>,
+    /// Its descriptor in this process.
+    pub fd: i32,
 }
 
 impl Link {
@@ -190,6 +192,7 @@ impl Ends {
             address: text(stream.peer()),
             local: text(stream.local()),
             tls: stream.tls_description(),
+            fd: stream.fd(),
         }
     }
 }
@@ -238,6 +241,16 @@ pub type Rows = Vec<Vec<Option<String>>>;
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
+/// Clients and servers are counted as one, as in PgBouncer.
+pub fn next_id() -> u64 {
+    NEXT_ID.fetch_add(1, Ordering::Relaxed)
+}
+
+/// No server connected so far has a larger one.
+pub fn newest_id() -> u64 {
+    NEXT_ID.load(Ordering::Relaxed).saturating_sub(1)
+}
+
 impl Connection {
     /// Connects, logs in and reads how the session starts. No time-out of its own.
     pub async fn open(target: &Arc<Target>) -> Result<Self, ServerError> {
@@ -250,7 +263,7 @@ impl Connection {
         stream.write_all(&hello).await?;
         let mut input = BytesMut::with_capacity(8192);
         let logged_in = log_in(&mut stream, &mut input, target).await?;
-        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        let id = next_id();
         let reported = logged_in.reported.clone();
         // Nothing is committed before the true home is known.
         let home = Arc::new(Home::new(0));
@@ -345,9 +358,13 @@ impl Connection {
 
 /// A connection of its own that asks PostgreSQL to cancel what a backend does. Returns when
 /// PostgreSQL has closed it, that is when the signal has been sent.
-pub async fn cancel(target: &Target, host: usize, pid: u32, key: &[u8]) -> Result<(), ServerError> {
-    let address = target.hosts.addresses.get(host).ok_or(ServerError::Closed)?;
-    let mut stream = connect(address, &target.tls).await.map_err(ServerError::Connect)?;
+pub async fn cancel(
+    address: &Address,
+    tls: &TlsClientConfig,
+    pid: u32,
+    key: &[u8],
+) -> Result<(), ServerError> {
+    let mut stream = connect(address, tls).await.map_err(ServerError::Connect)?;
     stream.write_all(&startup::cancel_request(pid, key)).await?;
     let mut nothing = BytesMut::with_capacity(64);
     while stream.read(&mut nothing).await? > 0 {
