@@ -547,6 +547,7 @@ mod tests {
         let gateway = gateway();
         gateway.pool("app", "ann").unwrap();
         let hello = crate::client::registry::Hello {
+            id: crate::server::io::next_id(),
             user: "ann".into(),
             database: "app".into(),
             application_name: String::new(),

@@ -18,7 +18,7 @@ use crate::gateway::{Gateway, Opened};
 use crate::net::listen::{Listener, own_uid};
 use crate::net::{Peer, Stream, accept_tls};
 use crate::pool::Reported;
-use crate::server::io::ServerError;
+use crate::server::io::{ServerError, next_id};
 use crate::server::settings::{Settings, replay};
 use crate::wire::frame::{self, HEADER_BYTES};
 use crate::wire::startup::{Packet, Startup, StartupError};
@@ -52,6 +52,7 @@ pub async fn accept(listener: Listener, gateway: Arc<Gateway>, console: bool) {
 
 /// A connection while it has not logged in.
 struct Newcomer {
+    id: u64,
     /// `None` only while TLS is being negotiated over it.
     stream: Option<Stream>,
     input: BytesMut,
@@ -78,7 +79,7 @@ async fn serve(stream: Stream, gateway: Arc<Gateway>, console: bool) {
     }
     let timeout = gateway.config().listen.client_login_timeout;
     let input = BytesMut::with_capacity(1024);
-    let mut newcomer = Newcomer { stream: Some(stream), input, gateway };
+    let mut newcomer = Newcomer { id: next_id(), stream: Some(stream), input, gateway };
     let login = newcomer.log_in(console);
     let known = match timeout {
         Duration::ZERO => login.await,
@@ -341,6 +342,7 @@ impl Newcomer {
         };
         let stream = self.stream.as_ref();
         Hello {
+            id: self.id,
             user: known.user.clone(),
             database: known.database.clone(),
             application_name: known

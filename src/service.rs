@@ -171,7 +171,8 @@ impl Service {
         loop {
             self.stay_away().await;
             let target = self.settings().target;
-            let opened = tokio::time::timeout(ANSWER_TIMEOUT, Connection::open(&target)).await;
+            let opening = Connection::open_uncounted(&target);
+            let opened = tokio::time::timeout(ANSWER_TIMEOUT, opening).await;
             let failed = match opened.unwrap_or(Err(ServerError::Closed)) {
                 Ok(mut connection) => {
                     // Catalogues are large, and the first client waits. If it fails, it waits.

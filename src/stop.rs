@@ -111,6 +111,7 @@ mod tests {
 
     fn hello(console: bool) -> Hello {
         Hello {
+            id: crate::server::io::next_id(),
             user: "ann".into(),
             database: "app".into(),
             application_name: String::new(),

@@ -187,6 +187,8 @@ impl Task {
                 return self.send_group().await;
             }
             Answer::SendIfFree => {
+                // PgBouncer counts whatever has an answer of its own.
+                self.session.common.counters.query.one();
                 if self.lease.is_none() {
                     let Some(lease) = self.pool.try_acquire(self.now) else {
                         self.session.accept_parse(&mut self.out);

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use crate::client::close::CloseReason;
 use crate::metrics::GroupCounters;
-use crate::server::io::{Cancelling, Link, next_id};
+use crate::server::io::{Cancelling, Link};
 
 use super::cancel_key::CancelKey;
 
@@ -174,6 +174,8 @@ impl Entry {
 
 /// What a new client says of itself.
 pub struct Hello {
+    /// Given when it was accepted.
+    pub id: u64,
     pub user: String,
     pub database: String,
     pub application_name: String,
@@ -239,7 +241,7 @@ impl Registry {
         }
         let cancel_key = CancelKey::new(rand::random(), hello.peer_id);
         let entry = Arc::new(Entry {
-            id: next_id(),
+            id: hello.id,
             pid: cancel_key.pid,
             key: cancel_key.secret,
             user: hello.user,

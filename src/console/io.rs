@@ -108,6 +108,15 @@ impl Task {
 
     async fn take(&mut self, tag: u8, body: &[u8]) -> Result<(), CloseReason> {
         let now = Instant::now();
+        // Before: what it shows counts itself, as in PgBouncer.
+        if matches!(tag, frontend::QUERY | frontend::EXECUTE) {
+            self.gateway.console_counters.query.one();
+            self.gateway.console_counters.xact.one();
+            let mut shown =
+                self.registered.entry.shown.lock().unwrap_or_else(PoisonError::into_inner);
+            shown.request_at = Some(now);
+            shown.queries += 1;
+        }
         match self.conversation.take(tag, body, &mut self.out) {
             Step::Next => {}
             Step::Perform(command) => {
@@ -123,14 +132,6 @@ impl Task {
             }
             Step::Close => return Err(CloseReason::ClientClosed),
             Step::Broken => return Err(CloseReason::UnknownMessage { tag }),
-        }
-        if matches!(tag, frontend::QUERY | frontend::EXECUTE) {
-            self.gateway.console_counters.query.one();
-            self.gateway.console_counters.xact.one();
-            let mut shown =
-                self.registered.entry.shown.lock().unwrap_or_else(PoisonError::into_inner);
-            shown.request_at = Some(now);
-            shown.queries += 1;
         }
         Ok(())
     }

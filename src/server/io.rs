@@ -254,6 +254,15 @@ pub fn newest_id() -> u64 {
 impl Connection {
     /// Connects, logs in and reads how the session starts. No time-out of its own.
     pub async fn open(target: &Arc<Target>) -> Result<Self, ServerError> {
+        Self::open_as(target, next_id()).await
+    }
+
+    /// The same for questions of our own, which nobody is shown: not counted among the servers.
+    pub async fn open_uncounted(target: &Arc<Target>) -> Result<Self, ServerError> {
+        Self::open_as(target, 0).await
+    }
+
+    async fn open_as(target: &Arc<Target>, id: u64) -> Result<Self, ServerError> {
         let defaults = defaults_changes();
         let (mut stream, host) = target.hosts.connect(&target.tls).await?;
         let mut hello = Vec::new();
@@ -263,7 +272,6 @@ impl Connection {
         stream.write_all(&hello).await?;
         let mut input = BytesMut::with_capacity(8192);
         let logged_in = log_in(&mut stream, &mut input, target).await?;
-        let id = next_id();
         let reported = logged_in.reported.clone();
         // Nothing is committed before the true home is known.
         let home = Arc::new(Home::new(0));
