@@ -401,7 +401,7 @@ fn all_mistakes_of_all_places_are_told_at_once() {
             ],
             &[("f.toml", toml)]
         ),
-        "f.toml:2: pool.pool_mode: expected session or transaction, found \"transactoin\"\n\
+        "f.toml:2: pool.pool_mode: expected session, transaction or statement, found \"transactoin\"\n\
          f.toml:3: unknown setting pool.banana\n\
          f.toml:5: cache.max_age: expected a duration such as \"60s\" from 1ms to 30d, \
          found \"sixty\"\n\
@@ -560,8 +560,8 @@ fn mistakes_in_pgbouncer_ini_name_line_and_expectation() {
     let check = check_bad_ini;
     check("pool_mod = session", "6: unknown setting pool_mod (did you mean pool_mode?)");
     check(
-        "pool_mode = statement",
-        "6: pool_mode: expected session or transaction, found \"statement\"",
+        "pool_mode = autocommit",
+        "6: pool_mode: expected session, transaction or statement, found \"autocommit\"",
     );
     check("cache = on", "6: unknown setting cache");
     check(
@@ -589,8 +589,8 @@ fn mistakes_in_pgbouncer_ini_name_line_and_expectation() {
     );
     check("auth_type = any", "6: auth.auth_type: any expects a user in every entry of [databases]");
     check(
-        "listen_addr =",
-        "6: listen.listen_addr: expected an address such as 127.0.0.1; clients cannot connect by Unix socket yet",
+        "listen_addr =\nunix_socket_dir =",
+        "6: listen.listen_addr: expected an address such as 127.0.0.1, or a unix_socket_dir",
     );
 }
 
