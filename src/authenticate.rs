@@ -2,7 +2,6 @@
 //! what `auth_type` and the rules say. What a wrong user and a wrong proof are told is alike.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use crate::auth::demand::{check_certificate, check_peer};
 use crate::auth::userlist::Password;
@@ -18,7 +17,7 @@ use crate::net::listen::user_name;
 use crate::net::{Peer, Stream};
 use crate::pool::io::server_login_failed;
 use crate::running::Running;
-use crate::server::io::{ServerError, Target};
+use crate::server::io::ServerError;
 use crate::server::login::LoginError;
 
 /// What is known of a user before it has proven anything.
@@ -62,7 +61,12 @@ pub async fn find(
         return Ok(candidate);
     }
     let Some(auth_user) = auth_user(config, entry) else { return Ok(candidate) };
-    let target = auth_target(gateway, running, entry, database, auth_user)?;
+    let auth_database = auth_database(gateway, config, entry, database)?;
+    let target = gateway.auth_target(running, auth_database, auth_user).ok_or_else(|| {
+        tracing::error!("authentication database \"{auth_database}\" is not configured");
+        CloseReason::PoolerConfig
+    })?;
+    gateway.resumed(auth_database).await;
     let own = entry.and_then(|entry| entry.auth.auth_query.as_deref());
     let query = own.unwrap_or(&config.auth.auth_query);
     let timeout = config.server.server_connect_timeout;
@@ -83,14 +87,13 @@ fn auth_user<'a>(config: &'a Config, entry: Option<&'a DatabaseEntry>) -> Option
     own.or(Some(config.auth.auth_user.as_str()).filter(|name| !name.is_empty()))
 }
 
-fn auth_target(
+/// Where users of a database are looked up.
+fn auth_database<'a>(
     gateway: &Gateway,
-    running: &Running,
-    entry: Option<&DatabaseEntry>,
-    database: &str,
-    auth_user: &str,
-) -> Result<Arc<Target>, CloseReason> {
-    let config = &running.config;
+    config: &'a Config,
+    entry: Option<&'a DatabaseEntry>,
+    database: &'a str,
+) -> Result<&'a str, CloseReason> {
     let own = entry.and_then(|entry| entry.auth.auth_dbname.as_deref());
     let global = Some(config.auth.auth_dbname.as_str()).filter(|name| !name.is_empty());
     let name = own.or(global).unwrap_or(database);
@@ -98,10 +101,11 @@ fn auth_target(
         tracing::error!("cannot use the reserved \"{name}\" database as an auth_dbname");
         return Err(CloseReason::PoolerConfig);
     }
-    gateway.auth_target(running, name, auth_user).ok_or_else(|| {
-        tracing::error!("authentication database \"{name}\" is not configured");
-        CloseReason::PoolerConfig
-    })
+    if gateway.pauses().is_disabled(name) {
+        tracing::error!("authentication database \"{name}\" is disabled");
+        return Err(CloseReason::PoolerConfig);
+    }
+    Ok(name)
 }
 
 fn refused(error: &AskError, database: &str, auth_user: &str) -> CloseReason {

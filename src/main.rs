@@ -8,8 +8,9 @@ use forebay::admin::cache_show;
 use forebay::config::{self, CacheMode, Config, Exit, Loaded};
 use forebay::gateway::{Gateway, Stage};
 use forebay::log::{self, Log};
-use forebay::net::listen::{Listener, listen_tcp, listen_unix};
-use forebay::{listener, reload, stop};
+use forebay::net::listen::{ListenOptions, Listener, Permissions, listen_tcp, listen_unix};
+use forebay::process::{self, Notice, PidFile};
+use forebay::{console, listener, reload, stop};
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
@@ -64,6 +65,13 @@ async fn serve(config: Config, log: Log) -> ExitCode {
         Err(error) => return fail(format!("forebay: {error}")),
     };
     let config = gateway.config();
+    let pidfile = config.admin.pidfile.as_deref().map(|path| {
+        PidFile::write(path).map_err(|error| format!("pidfile {}: {error}", path.display()))
+    });
+    let _pidfile = match pidfile.transpose() {
+        Ok(pidfile) => pidfile,
+        Err(error) => return fail(format!("forebay: {error}")),
+    };
     let listening = match listen(&config).await {
         Ok(listening) => listening,
         Err(error) => return fail(format!("forebay: {error}")),
@@ -77,6 +85,7 @@ async fn serve(config: Config, log: Log) -> ExitCode {
     if let Err(error) = listen_to_signals(&gateway) {
         return fail(format!("forebay: cannot listen to signals: {error}"));
     }
+    process::notify(&Notice::Ready);
     stop::over(&gateway).await;
     tracing::info!("shut down");
     ExitCode::SUCCESS
@@ -86,15 +95,24 @@ async fn serve(config: Config, log: Log) -> ExitCode {
 async fn listen(config: &Config) -> Result<Vec<(Listener, bool)>, String> {
     let clients = config.listen_addresses().map(|address| (address, false));
     let console = config.admin.address.iter().map(|address| (address.clone(), true));
+    let options = ListenOptions {
+        backlog: config.listen.listen_backlog,
+        reuse_port: config.listen.so_reuseport,
+    };
     let mut listening = Vec::new();
     for (address, console) in clients.chain(console) {
-        let listener = listen_tcp(&address.host, address.port).await;
+        let listener = listen_tcp(&address.host, address.port, options).await;
         let listener = listener.map_err(|error| format!("cannot listen on {address}: {error}"))?;
         listening.push((listener, console));
     }
     if let Some(directory) = &config.listen.unix_socket_dir {
-        let (port, mode) = (config.listen.listen_port, config.listen.unix_socket_mode);
-        let listener = listen_unix(directory, port, mode.0).map_err(|error| {
+        let permissions = Permissions {
+            mode: config.listen.unix_socket_mode.0,
+            group: config.listen.unix_socket_group.clone(),
+        };
+        let listener =
+            listen_unix(directory, config.listen.listen_port, &permissions, options.backlog);
+        let listener = listener.map_err(|error| {
             format!("cannot listen on a Unix socket in {}: {error}", directory.display())
         })?;
         listening.push((listener, false));
@@ -140,7 +158,7 @@ fn greet(gateway: &Gateway, listening: &[(Listener, bool)]) {
 }
 
 /// As PgBouncer: HUP reloads; TERM waits for clients, INT for servers, the second of them for
-/// nobody; QUIT at once.
+/// nobody; QUIT at once; USR1 pauses, USR2 resumes.
 fn listen_to_signals(gateway: &Arc<Gateway>) -> std::io::Result<()> {
     let on = |kind: SignalKind, act: fn(&Arc<Gateway>)| {
         let mut signals = signal(kind)?;
@@ -153,23 +171,31 @@ fn listen_to_signals(gateway: &Arc<Gateway>) -> std::io::Result<()> {
         std::io::Result::Ok(())
     };
     on(SignalKind::hangup(), |gateway| {
-        tracing::info!("got SIGHUP, reloading");
+        tracing::info!("got SIGHUP, re-reading config");
         // Its outcome is in the log already, and nobody else asked.
         let _logged = reload::reload(gateway, &|path| std::fs::read_to_string(path));
     })?;
     on(SignalKind::terminate(), |gateway| {
-        tracing::info!("got SIGTERM");
+        tracing::info!("got SIGTERM{}", what_next(gateway, "waiting for all clients disconnect"));
         stop::signalled(gateway, Stage::WaitForClients);
     })?;
     on(SignalKind::interrupt(), |gateway| {
-        tracing::info!("got SIGINT");
+        let waits = "waiting for all servers connections to be released";
+        tracing::info!("got SIGINT{}", what_next(gateway, waits));
         stop::signalled(gateway, Stage::WaitForServers);
     })?;
     on(SignalKind::quit(), |gateway| {
-        tracing::info!("got SIGQUIT");
+        tracing::info!("got SIGQUIT, fast exit");
         stop::begin(gateway, Stage::Now);
     })?;
-    // PgBouncer pauses and resumes; without a handler they would end the program.
-    on(SignalKind::user_defined1(), |_| tracing::warn!("got SIGUSR1, ignoring: no PAUSE yet"))?;
-    on(SignalKind::user_defined2(), |_| tracing::warn!("got SIGUSR2, ignoring: no RESUME yet"))
+    on(SignalKind::user_defined1(), |gateway| console::operate::pause_signalled(gateway))?;
+    on(SignalKind::user_defined2(), |gateway| console::operate::resume_signalled(gateway))
+}
+
+fn what_next(gateway: &Gateway, waits: &str) -> String {
+    if stop::has_begun(gateway) {
+        " while shutting down, fast exit".to_owned()
+    } else {
+        format!(", shutting down, {waits}")
+    }
 }

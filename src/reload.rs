@@ -6,13 +6,16 @@ use std::path::Path;
 
 use crate::config;
 use crate::gateway::Gateway;
+use crate::process::{self, Notice};
 
 /// Reads a file.
 pub type Read<'a> = &'a dyn Fn(&Path) -> io::Result<String>;
 
 /// Sentences for whoever asked; or every mistake, a line each, and nothing has changed.
 pub fn reload(gateway: &Gateway, read: Read<'_>) -> Result<Vec<String>, String> {
+    process::notify(&Notice::Reloading);
     let result = apply(gateway, read);
+    process::notify(&Notice::Ready);
     match &result {
         Ok(notices) => {
             for notice in notices {

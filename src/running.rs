@@ -4,13 +4,15 @@ use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::auth::userlist::Password;
 use crate::auth::{Asking, Demand, Hba, IdentMaps, Refusal, Secret, Userlist};
 use crate::cache::redis::SettingsError;
 use crate::config::{AuthType, Config, SslMode};
 use crate::net::{
-    ClientCertificates, Offer, OfferError, TlsClientConfig, TlsConfigError, TlsServerConfig, Wanted,
+    ClientCertificates, Offer, OfferError, SocketOptions, TlsClientConfig, TlsConfigError,
+    TlsServerConfig, Wanted,
 };
 
 /// Reads a file.
@@ -214,4 +216,17 @@ fn server_tls(
     let identity: Option<(&Path, &Path)> =
         tls.server_tls_cert_file.as_deref().zip(tls.server_tls_key_file.as_deref());
     TlsClientConfig::load(mode, tls.server_tls_ca_file.as_deref(), identity, &offer)
+}
+
+pub fn socket_options(config: &Config) -> SocketOptions {
+    let listen = &config.listen;
+    let seconds = |count: u32| Duration::from_secs(count.into());
+    SocketOptions {
+        keepalive: listen.tcp_keepalive,
+        keepalive_count: listen.tcp_keepcnt,
+        keepalive_idle: seconds(listen.tcp_keepidle),
+        keepalive_interval: seconds(listen.tcp_keepintvl),
+        user_timeout: Duration::from_millis(listen.tcp_user_timeout.into()),
+        buffer_bytes: usize::try_from(listen.tcp_socket_buffer).unwrap_or(0),
+    }
 }

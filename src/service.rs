@@ -17,7 +17,6 @@ use crate::pool::database::Database;
 use crate::server::io::{Connection, Rows, ServerError, Target};
 use crate::server::login::LoginError;
 use crate::server::settings::defaults_changed;
-use crate::server::start::Start;
 use crate::sql::catalog::{Catalog, FINGERPRINT_QUERY, SETUP_QUERIES, SNAPSHOT_QUERIES};
 use crate::wire::sqlstate::UNDEFINED_DATABASE;
 
@@ -74,6 +73,8 @@ pub struct Service {
     connected: watch::Sender<bool>,
     /// Counts attempts to read the catalogue, whatever came of them.
     tried: watch::Sender<u64>,
+    /// One of those who want that is the operator.
+    paused: AtomicBool,
 }
 
 impl Service {
@@ -98,6 +99,7 @@ impl Service {
             away: watch::Sender::new(0),
             connected: watch::Sender::new(false),
             tried: watch::Sender::new(0),
+            paused: AtomicBool::new(false),
         });
         tokio::spawn(Arc::clone(&service).run());
         service
@@ -130,11 +132,46 @@ impl Service {
     }
 
     fn is_idle(&self) -> bool {
-        self.cache.mode() == Mode::Off
+        self.cache.mode() == Mode::Off || *self.away.borrow() > 0
     }
 
     fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Relaxed)
+    }
+
+    /// While a database is paused its operator may do anything to it, and nobody is to be in the
+    /// way: we leave it, and know nothing of it until we are back.
+    pub fn set_paused(&self, paused: bool) {
+        if self.paused.swap(paused, Ordering::Relaxed) == paused {
+            return;
+        }
+        if paused {
+            self.away.send_modify(|count| *count += 1);
+            self.forget();
+        } else {
+            self.come_back();
+        }
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
+    }
+
+    /// Paused and not connected.
+    pub fn is_away(&self) -> bool {
+        self.is_paused() && !*self.connected.borrow()
+    }
+
+    fn come_back(&self) {
+        self.away.send_modify(|count| *count -= 1);
+        self.wake.notify_one();
+    }
+
+    /// What was read there is nobody's answer any more.
+    fn forget(&self) {
+        let home = self.database.home();
+        self.database.catalog_changed(&home);
+        home.coherence.invalidate(&Scope::Database);
     }
 
     /// A server was closed while commits may have been on the wire: their tables stay in flight
@@ -185,18 +222,15 @@ impl Service {
         // is not known.
         let mut seen = Seen::default();
         let mut is_missing = false;
-        let (mut away, mut back) = (self.away.subscribe(), self.away.subscribe());
-        loop {
-            // Neither wait fails: the sender is ours.
-            let _is_back = back.wait_for(|count| *count == 0).await.is_ok();
-            if self.has_ended() {
-                return;
-            }
+        let mut away = self.away.subscribe();
+        while !self.has_ended() {
+            // In this order: who sends it away looks whether it is connected afterwards.
+            self.connected.send_replace(true);
             if self.is_idle() {
+                self.connected.send_replace(false);
                 self.rest().await;
                 continue;
             }
-            self.connected.send_replace(true);
             let failed = tokio::select! {
                 failed = self.connect_and_serve(&mut seen) => Some(failed),
                 _is_sent_away = async { away.wait_for(|count| *count > 0).await.is_ok() } => None,
@@ -219,16 +253,14 @@ impl Service {
                 "service connection failed"
             );
             if is_missing {
-                // What was read there is nobody's answer any more.
-                let home = self.database.home();
-                self.database.catalog_changed(&home);
-                home.coherence.invalidate(&Scope::Database);
+                self.forget();
             }
             tokio::time::sleep(RETRY).await;
         }
     }
 
-    /// Waits for something to do while there is no cache; what was lost is settled by its age.
+    /// Waits for something to do while there is no cache, or it is sent away; what was lost is
+    /// settled by its age.
     async fn rest(&self) {
         self.tried.send_modify(|count| *count += 1);
         self.settle_lost(&[], None);
@@ -241,10 +273,14 @@ impl Service {
 
     async fn connect_and_serve(&self, seen: &mut Seen) -> ServerError {
         let target = self.settings().target;
-        let start = Start::plain();
-        let opened = tokio::time::timeout(ANSWER_TIMEOUT, Connection::open(&target, &start)).await;
+        let opening = Connection::open_uncounted(&target);
+        let opened = tokio::time::timeout(ANSWER_TIMEOUT, opening).await;
         match opened.unwrap_or(Err(ServerError::Closed)) {
-            Ok(mut connection) => self.serve(&mut connection, seen).await,
+            Ok(mut connection) => {
+                // Catalogues are large, and the first client waits. If it fails, it waits.
+                let _slow = connection.stream.widen();
+                self.serve(&mut connection, seen).await
+            }
             Err(error) => error,
         }
     }
@@ -410,7 +446,7 @@ impl Away {
 
 impl Drop for Away {
     fn drop(&mut self) {
-        self.service.away.send_modify(|count| *count -= 1);
+        self.service.come_back();
     }
 }
 

@@ -1,31 +1,50 @@
 //! Stopping as PgBouncer does: who is refused, who may finish, when it is over.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::client::registry::Leave;
 use crate::gateway::{Gateway, Stage};
+use crate::process::{self, Notice};
+
+/// Between two looks at whether servers are in use.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// For clients to be told, and gone.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Goes on to this stage, never back. Nothing waits here.
 pub fn begin(gateway: &Arc<Gateway>, stage: Stage) {
-    let changed = gateway.stage.send_if_modified(|now| {
+    if stage > *gateway.stage.borrow() {
+        // Before: the program may be over once the stage is known.
+        let clients = gateway.shared.registry.count();
+        tracing::info!(stage = ?stage, clients, "shutting down");
+        process::notify(&Notice::Stopping);
+    }
+    gateway.stage.send_if_modified(|now| {
         let later = stage > *now;
         if later {
             *now = stage;
         }
         later
     });
-    if !changed {
-        return;
-    }
-    tracing::info!(stage = ?stage, clients = gateway.shared.registry.count(), "shutting down");
-    if stage == Stage::WaitForServers {
-        // Who logs in from here on finds the stage changed and is refused.
-        for entry in gateway.shared.registry.clients() {
-            if !entry.console {
-                entry.ask_to_leave(Leave::ShuttingDown);
-            }
+    // Who logs in from here on finds the stage changed and is refused.
+    gateway.settle_stage();
+}
+
+/// Tells the clients that are left, none of which has a server.
+fn dismiss(gateway: &Gateway) {
+    for entry in gateway.shared.registry.clients() {
+        if !entry.console {
+            entry.ask_to_leave(Leave::ShuttingDown);
         }
     }
+}
+
+fn has_servers(gateway: &Gateway) -> bool {
+    let now = Instant::now();
+    let leased = gateway.pools().iter().any(|opened| opened.pool.counts(now).active > 0);
+    leased || gateway.shared.registry.clients().iter().any(|entry| entry.current().is_some())
 }
 
 /// A signal to stop: the second one, whichever it is, ends the waiting.
@@ -38,6 +57,13 @@ pub fn has_begun(gateway: &Gateway) -> bool {
     *gateway.stage.borrow() != Stage::Running
 }
 
+/// Resolves when it has.
+pub async fn begun(gateway: &Gateway) {
+    let mut stage = gateway.stage.subscribe();
+    // The sender is the gateway's, so it is there as long as we are.
+    let _begun = stage.wait_for(|stage| *stage != Stage::Running).await.is_ok();
+}
+
 /// Resolves when the program may end.
 pub async fn over(gateway: &Arc<Gateway>) {
     let registry = &gateway.shared.registry;
@@ -47,13 +73,30 @@ pub async fn over(gateway: &Arc<Gateway>) {
         match now {
             Stage::Now => return,
             Stage::WaitForClients | Stage::WaitForServers if registry.count() == 0 => return,
+            Stage::WaitForServers if !has_servers(gateway) => {
+                dismiss(gateway);
+                return all_left(gateway).await;
+            }
             Stage::Running | Stage::WaitForClients | Stage::WaitForServers => {}
         }
         tokio::select! {
             changed = stage.changed() => if changed.is_err() { return },
             () = registry.left.notified() => {}
+            () = tokio::time::sleep(LOOK), if now == Stage::WaitForServers => {}
         }
     }
+}
+
+/// Resolves when the last client has left, or has had its time to.
+async fn all_left(gateway: &Gateway) {
+    let registry = &gateway.shared.registry;
+    let left = async {
+        while registry.count() > 0 {
+            registry.left.notified().await;
+        }
+    };
+    // Whoever does not take the news does without.
+    let _left = tokio::time::timeout(FAREWELL_TIMEOUT, left).await;
 }
 
 #[cfg(test)]
@@ -69,6 +112,7 @@ mod tests {
 
     fn hello(console: bool) -> Hello {
         Hello {
+            id: crate::server::io::next_id(),
             user: "ann".into(),
             server_user: "ann".into(),
             database: "app".into(),
@@ -79,6 +123,8 @@ mod tests {
             console,
             replication: Replication::None,
             long_keys: false,
+            peer_id: 0,
+            fd: 0,
         }
     }
 
@@ -118,13 +164,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn clients_are_told_when_servers_are_waited_for_and_the_console_is_not() {
+    async fn clients_without_a_server_are_told_when_none_is_left_and_the_console_is_not() {
         let gateway = gateway();
         let registry = &gateway.shared.registry;
         let client = registry.enter(hello(false), Room::UNLIMITED).unwrap();
         let watching = registry.enter(hello(true), Room::UNLIMITED).unwrap();
         begin(&gateway, Stage::WaitForServers);
-        assert_eq!(client.entry.asked_to_leave().await, Leave::ShuttingDown);
+        let told = async {
+            assert_eq!(client.entry.asked_to_leave().await, Leave::ShuttingDown);
+            drop(client);
+        };
+        tokio::join!(over(&gateway), told);
         tokio::select! {
             biased;
             leave = watching.entry.asked_to_leave() => panic!("told to leave: {leave:?}"),

@@ -1,7 +1,7 @@
 //! The console's language: one command a query, words in any case.
 
 use super::table::{Column, Columns, int4, text};
-use super::{cache_show, clients_show, show, stats_show};
+use super::{cache_show, clients_show, fds_show, show, stats_show};
 
 /// Longest command that is read; the longest sensible one is a tenth of it.
 const TEXT_BYTES_MAX: usize = 4096;
@@ -25,7 +25,19 @@ pub enum Command {
     FlushCache,
     Reload,
     Shutdown(Shutdown),
-    KillClient(u64),
+    /// Of this database; without a name, of all. The same below.
+    Pause(Option<String>),
+    Resume(Option<String>),
+    Suspend,
+    /// Needs a name.
+    Disable(Option<String>),
+    /// Needs a name.
+    Enable(Option<String>),
+    Reconnect(Option<String>),
+    Kill(Option<String>),
+    /// `None`: what was given is no id.
+    KillClient(Option<u64>),
+    WaitClose(Option<String>),
     /// Nothing but blanks and comments.
     Empty,
 }
@@ -39,8 +51,13 @@ pub enum Show {
     Clients,
     Config,
     Databases,
+    DnsHosts,
+    DnsZones,
+    Fds,
     Lists,
     Mem,
+    PeerPools,
+    Peers,
     Pins,
     Pools,
     Servers,
@@ -124,8 +141,13 @@ static SHOWS: &[(&str, Show, Columns)] = &[
     ("clients", Show::Clients, show::CLIENTS),
     ("config", Show::Config, show::CONFIG),
     ("databases", Show::Databases, show::DATABASES),
+    ("dns_hosts", Show::DnsHosts, show::DNS_HOSTS),
+    ("dns_zones", Show::DnsZones, show::DNS_ZONES),
+    ("fds", Show::Fds, fds_show::FDS),
     ("lists", Show::Lists, show::LISTS),
     ("mem", Show::Mem, show::MEM),
+    ("peer_pools", Show::PeerPools, show::PEER_POOLS),
+    ("peers", Show::Peers, show::PEERS),
     ("pins", Show::Pins, clients_show::PINS),
     ("pools", Show::Pools, show::POOLS),
     ("servers", Show::Servers, show::CLIENTS),
@@ -142,13 +164,23 @@ static SHOWS: &[(&str, Show, Columns)] = &[
 
 pub const HELP: &str = "Console usage
 	SHOW HELP|CONFIG|DATABASES|POOLS|CLIENTS|SERVERS|USERS|VERSION
-	SHOW SOCKETS|ACTIVE_SOCKETS|LISTS|MEM|STATE
+	SHOW PEERS|PEER_POOLS
+	SHOW FDS|SOCKETS|ACTIVE_SOCKETS|LISTS|MEM|STATE
+	SHOW DNS_HOSTS|DNS_ZONES
 	SHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
 	SHOW CACHE|CACHE_REASONS|CLIENT_STATS|SLOW|PINS
 	FLUSH CACHE
 	RELOAD
 	SET key = value
+	PAUSE [<db>]
+	RESUME [<db>]
+	DISABLE <db>
+	ENABLE <db>
+	RECONNECT [<db>]
+	KILL [<db>]
 	KILL_CLIENT <client_id>
+	SUSPEND
+	WAIT_CLOSE [<db>]
 	SHUTDOWN
 	SHUTDOWN WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS";
 
@@ -177,9 +209,31 @@ impl Command {
         {
             return Ok(Self::Set { key, value });
         }
-        let words = words(text).ok_or_else(invalid)?;
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let written = words(text).ok_or_else(invalid)?;
+        let lower: Vec<String> = written.iter().map(|word| word.to_lowercase()).collect();
+        let words: Vec<&str> = lower.iter().map(String::as_str).collect();
+        if let Some(operation) = Self::operation(&words, written.get(1)) {
+            return Ok(operation);
+        }
         Self::from_words(&words).ok_or_else(invalid)
+    }
+
+    /// What has at most one argument: the name of a database, which keeps its case.
+    fn operation(words: &[&str], name: Option<&String>) -> Option<Self> {
+        let ([word] | [word, _]) = words else { return None };
+        let name = name.cloned();
+        Some(match *word {
+            "pause" => Self::Pause(name),
+            "resume" => Self::Resume(name),
+            "suspend" if name.is_none() => Self::Suspend,
+            "disable" => Self::Disable(name),
+            "enable" => Self::Enable(name),
+            "reconnect" => Self::Reconnect(name),
+            "kill" => Self::Kill(name),
+            "kill_client" => Self::KillClient(name.and_then(|id| id.parse().ok())),
+            "wait_close" => Self::WaitClose(name),
+            _ => return None,
+        })
     }
 
     fn from_words(words: &[&str]) -> Option<Self> {
@@ -199,7 +253,6 @@ impl Command {
             ["shutdown"] => Self::Shutdown(Shutdown::Now),
             ["shutdown", "wait_for_servers"] => Self::Shutdown(Shutdown::WaitForServers),
             ["shutdown", "wait_for_clients"] => Self::Shutdown(Shutdown::WaitForClients),
-            ["kill_client", id] => Self::KillClient(id.parse().ok()?),
             _ => return None,
         })
     }
@@ -211,20 +264,26 @@ impl Command {
             .or_else(|| probe.map(|(_, probe)| Self::Probe(*probe)))
     }
 
-    /// Who may only look may do this too.
+    /// Who may only look may do this too. `SHOW FDS` shows the keys to cancel with.
     pub fn only_looks(&self) -> bool {
         match self {
-            Self::Show(_)
-            | Self::Help
-            | Self::Probe(_)
-            | Self::SetIgnored
-            | Self::Transaction(_)
-            | Self::Empty => true,
+            Self::Show(show) => *show != Show::Fds,
+            Self::Help | Self::Probe(_) | Self::SetIgnored | Self::Transaction(_) | Self::Empty => {
+                true
+            }
             Self::Set { .. }
             | Self::FlushCache
             | Self::Reload
             | Self::Shutdown(_)
-            | Self::KillClient(_) => false,
+            | Self::Pause(_)
+            | Self::Resume(_)
+            | Self::Suspend
+            | Self::Disable(_)
+            | Self::Enable(_)
+            | Self::Reconnect(_)
+            | Self::Kill(_)
+            | Self::KillClient(_)
+            | Self::WaitClose(_) => false,
         }
     }
 
@@ -240,7 +299,15 @@ impl Command {
             | Self::FlushCache
             | Self::Reload
             | Self::Shutdown(_)
+            | Self::Pause(_)
+            | Self::Resume(_)
+            | Self::Suspend
+            | Self::Disable(_)
+            | Self::Enable(_)
+            | Self::Reconnect(_)
+            | Self::Kill(_)
             | Self::KillClient(_)
+            | Self::WaitClose(_)
             | Self::Empty => None,
         }
     }
@@ -266,7 +333,7 @@ fn assignment(text: &str) -> Option<(String, String)> {
     set.eq_ignore_ascii_case("set").then(|| (key.to_lowercase(), value))
 }
 
-/// Words in lower case, texts and names without their quotes, `=` and `*` as words of their own;
+/// Words as written, texts and names without their quotes, `=` and `*` as words of their own;
 /// comments and one `;` at the end are dropped. `None`: something is not closed, or comes after
 /// the end.
 fn words(text: &str) -> Option<Vec<String>> {
@@ -293,7 +360,7 @@ fn words(text: &str) -> Option<Vec<String>> {
                 let ends = |c: char| c.is_whitespace() || "'\";=*,()".contains(c);
                 let end = rest.find(ends).unwrap_or(rest.len());
                 let (word, rest) = rest.split_at_checked(end)?;
-                words.push(word.to_lowercase());
+                words.push(word.to_owned());
                 rest
             }
         };
@@ -325,9 +392,28 @@ mod tests {
         check("SHUTDOWN", &Command::Shutdown(Shutdown::Now));
         check("shutdown wait_for_servers;", &Command::Shutdown(Shutdown::WaitForServers));
         check("SHUTDOWN WAIT_FOR_CLIENTS", &Command::Shutdown(Shutdown::WaitForClients));
-        check("kill_client 12", &Command::KillClient(12));
+        check("kill_client 12", &Command::KillClient(Some(12)));
         check(" ; ", &Command::Empty);
         check("", &Command::Empty);
+    }
+
+    #[test]
+    fn operations_take_the_name_of_a_database_as_written() {
+        let name = || Some("App".to_owned());
+        check("PAUSE", &Command::Pause(None));
+        check("pause App;", &Command::Pause(name()));
+        check("Pause \"App\"", &Command::Pause(name()));
+        check("RESUME App", &Command::Resume(name()));
+        check("suspend", &Command::Suspend);
+        check("DISABLE App", &Command::Disable(name()));
+        check("ENABLE", &Command::Enable(None));
+        check("RECONNECT", &Command::Reconnect(None));
+        check("KILL App", &Command::Kill(name()));
+        check("WAIT_CLOSE", &Command::WaitClose(None));
+        check("KILL_CLIENT x", &Command::KillClient(None));
+        for text in ["suspend App", "pause a b", "pauseApp"] {
+            assert!(Command::parse(text).is_err(), "{text}");
+        }
     }
 
     #[test]
@@ -355,7 +441,7 @@ mod tests {
     #[test]
     fn anything_else_is_refused_in_pgbouncers_words() {
         for text in
-            ["foo bar", "show pools; show pools", "show foo", "show pools x", "kill_client x"]
+            ["foo bar", "show pools; show pools", "show foo", "show pools x", "kill_client x y"]
         {
             let expected = format!("invalid command '{text}', use SHOW HELP;");
             assert_eq!(Command::parse(text), Err(Invalid(expected)));

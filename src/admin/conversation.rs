@@ -21,7 +21,7 @@ pub enum Outcome {
     Rows(Table),
     /// Done: the command tag, and sentences for whoever did it.
     Done {
-        tag: &'static str,
+        tag: String,
         notices: Vec<String>,
     },
     /// Not done, and why, a line each.
@@ -32,8 +32,8 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    pub fn done(tag: &'static str) -> Self {
-        Self::Done { tag, notices: Vec::new() }
+    pub fn done(tag: impl Into<String>) -> Self {
+        Self::Done { tag: tag.into(), notices: Vec::new() }
     }
 }
 
@@ -165,9 +165,11 @@ impl Conversation {
             refused(sqlstate::PROTOCOL_VIOLATION, "admin access needed".into())
         } else {
             match command {
-                Command::Help => Outcome::Done { tag: "SHOW", notices: vec![HELP.to_owned()] },
+                Command::Help => {
+                    Outcome::Done { tag: "SHOW".into(), notices: vec![HELP.to_owned()] }
+                }
                 Command::SetIgnored => {
-                    Outcome::Done { tag: "SET", notices: vec!["SET ignored".into()] }
+                    Outcome::Done { tag: "SET".into(), notices: vec!["SET ignored".into()] }
                 }
                 Command::Transaction(transaction) => self.transaction(transaction),
                 Command::Probe(probe) => {
@@ -187,7 +189,15 @@ impl Conversation {
                 | Command::FlushCache
                 | Command::Reload
                 | Command::Shutdown(_)
-                | Command::KillClient(_) => return Step::Perform(command),
+                | Command::Pause(_)
+                | Command::Resume(_)
+                | Command::Suspend
+                | Command::Disable(_)
+                | Command::Enable(_)
+                | Command::Reconnect(_)
+                | Command::Kill(_)
+                | Command::KillClient(_)
+                | Command::WaitClose(_) => return Step::Perform(command),
             }
         };
         self.answer(&outcome, out);
@@ -353,7 +363,7 @@ fn write_value(body: &mut Vec<u8>, value: &Value, kind: Kind, binary: bool) {
 fn binary_value(text: &str, kind: Kind) -> Vec<u8> {
     let number: u64 = text.parse().unwrap_or(0);
     match kind {
-        Kind::Text => text.as_bytes().to_vec(),
+        Kind::Text | Kind::Bytea => text.as_bytes().to_vec(),
         Kind::Int4 => i32::try_from(number).unwrap_or(i32::MAX).to_be_bytes().to_vec(),
         Kind::Int8 => i64::try_from(number).unwrap_or(i64::MAX).to_be_bytes().to_vec(),
         Kind::Numeric => numeric(number),
@@ -424,7 +434,22 @@ mod tests {
     #[test]
     fn who_may_only_look_is_told_so() {
         let mut console = Conversation::new(Access::Look);
-        for command in ["RELOAD", "SHUTDOWN", "FLUSH CACHE", "KILL_CLIENT 1", "SET x = 1"] {
+        for command in [
+            "RELOAD",
+            "SHUTDOWN",
+            "FLUSH CACHE",
+            "KILL_CLIENT 1",
+            "SET x = 1",
+            "PAUSE",
+            "RESUME",
+            "SUSPEND",
+            "DISABLE a",
+            "ENABLE a",
+            "RECONNECT",
+            "KILL",
+            "WAIT_CLOSE",
+            "SHOW FDS",
+        ] {
             let (step, out) = ask(&mut console, command);
             assert_eq!((step, tags(&out).as_str()), (Step::Next, "EZ"));
             assert_eq!(backend::error_field(&out[5..], b'M'), Some(&b"admin access needed"[..]));

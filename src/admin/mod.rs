@@ -8,11 +8,13 @@
 //! `show.rs` and `stats_show.rs`.
 
 pub mod table;
+pub mod pause;
 pub mod command;
 pub mod snapshot;
 pub mod stats_show;
 pub mod history;
 pub mod show;
+pub mod fds_show;
 pub mod cache_show;
 pub mod clients_show;
 pub mod conversation;

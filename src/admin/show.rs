@@ -2,8 +2,11 @@
 
 use crate::config::{Config, Shown};
 
-use super::snapshot::{Database, Lists, Pool, Side, Socket, User};
-use super::table::{Column, Columns, Table, Value, int4, seconds_and_micros, text, time, value};
+use super::pause::Activity;
+use super::snapshot::{Database, Lists, Memory, Peer, Pool, Side, Socket, User};
+use super::table::{
+    Column, Columns, Table, Value, host_and_port, int4, int8, seconds_and_micros, text, time, value,
+};
 
 pub const POOLS: Columns = &[
     text("database"),
@@ -158,15 +161,6 @@ fn socket_row(socket: &Socket, state: String) -> Vec<Value> {
     ]
 }
 
-/// `127.0.0.1:5432`, `[::1]:5432`; a Unix socket has port 0.
-fn host_and_port(address: &str) -> (&str, u16) {
-    let split = address.rsplit_once(':').and_then(|(host, port)| {
-        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-        Some((bare.unwrap_or(host), port.parse().ok()?))
-    });
-    split.unwrap_or((address, 0))
-}
-
 pub const DATABASES: Columns = &[
     text("name"),
     text("host"),
@@ -206,8 +200,8 @@ pub fn databases(databases: &[Database]) -> Table {
             value(database.servers),
             value(database.clients_max),
             value(database.clients),
-            value(0),
-            value(0),
+            value(i32::from(database.paused)),
+            value(i32::from(database.disabled)),
         ]);
     }
     table
@@ -251,9 +245,9 @@ pub fn lists(lists: Lists) -> Table {
     let rows = [
         ("databases", lists.databases),
         ("users", lists.users),
-        ("peers", 0),
+        ("peers", lists.peers),
         ("pools", lists.pools),
-        ("peer_pools", 0),
+        ("peer_pools", lists.peer_pools),
         ("free_clients", lists.clients_max.saturating_sub(lists.clients)),
         ("used_clients", lists.clients),
         ("login_clients", 0),
@@ -283,10 +277,15 @@ pub fn config(config: &Config) -> Table {
 
 pub const STATE: Columns = &[text("key"), text("value")];
 
-pub fn state() -> Table {
+pub fn state(activity: Activity) -> Table {
     let mut table = Table::new(STATE);
-    for (key, is) in [("active", "yes"), ("paused", "no"), ("suspended", "no")] {
-        table.push(vec![value(key), value(is)]);
+    let states = [
+        ("active", Activity::Active),
+        ("paused", Activity::Paused),
+        ("suspended", Activity::Suspended),
+    ];
+    for (key, state) in states {
+        table.push(vec![value(key), value(if state == activity { "yes" } else { "no" })]);
     }
     table
 }
@@ -305,6 +304,58 @@ pub fn version() -> Table {
 pub const MEM: Columns =
     &[text("name"), int4("size"), int4("used"), int4("free"), int4("memtotal")];
 
+/// PgBouncer's rows are its allocators; ours are what there is most of. None keeps free ones.
+pub fn mem(memory: &[Memory]) -> Table {
+    let mut table = Table::new(MEM);
+    // The columns are of a type that ends at two gigabytes.
+    let bounded = |number: u64| value(number.min(i32::MAX.unsigned_abs().into()));
+    for one in memory {
+        let each = one.bytes.checked_div(one.count).unwrap_or(0);
+        table.push(vec![
+            value(one.name),
+            bounded(each),
+            bounded(one.count),
+            value(0),
+            bounded(one.bytes),
+        ]);
+    }
+    table
+}
+
+pub const PEERS: Columns = &[int4("peer_id"), text("host"), int4("port"), int4("pool_size")];
+
+pub fn peers(peers: &[Peer]) -> Table {
+    let mut table = Table::new(PEERS);
+    for peer in peers {
+        let (host, pool_size) = (value(&peer.host), value(peer.pool_size));
+        table.push(vec![value(peer.id), host, value(peer.port), pool_size]);
+    }
+    table
+}
+
+pub const PEER_POOLS: Columns = &[
+    int4("peer_id"),
+    int4("cl_active_cancel_req"),
+    int4("cl_waiting_cancel_req"),
+    int4("sv_active_cancel"),
+    int4("sv_login"),
+];
+
+/// Peers that cancel requests have been passed on to, and how many are on their way.
+pub fn peer_pools(pools: &[(u16, usize)]) -> Table {
+    let mut table = Table::new(PEER_POOLS);
+    for (id, cancels) in pools {
+        table.push(vec![value(id), value(cancels), value(0), value(cancels), value(0)]);
+    }
+    table
+}
+
+/// Names are resolved by the system, which tells nobody what it remembers: no rows.
+pub const DNS_HOSTS: Columns = &[text("hostname"), int8("ttl"), text("addrs")];
+
+/// As above.
+pub const DNS_ZONES: Columns = &[text("zonename"), int8("serial"), int4("count")];
+
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, SystemTime};
@@ -321,6 +372,7 @@ mod tests {
                 Kind::Int4 => format!("{}:i", column.name),
                 Kind::Int8 => format!("{}:q", column.name),
                 Kind::Numeric => format!("{}:N", column.name),
+                Kind::Bytea => format!("{}:b", column.name),
                 Kind::Text => column.name.to_owned(),
             })
             .collect();
@@ -365,6 +417,19 @@ mod tests {
         check(STATE, "key value");
         check(VERSION, "version");
         check(MEM, "name size:i used:i free:i memtotal:i");
+        check(PEERS, "peer_id:i host port:i pool_size:i");
+        check(
+            PEER_POOLS,
+            "peer_id:i cl_active_cancel_req:i cl_waiting_cancel_req:i sv_active_cancel:i \
+             sv_login:i",
+        );
+        check(DNS_HOSTS, "hostname ttl:q addrs");
+        check(DNS_ZONES, "zonename serial:q count:i");
+        check(
+            super::super::fds_show::FDS,
+            "fd:i task user database addr port:i cancel:q link:i client_encoding std_strings \
+             datestyle timezone password scram_client_key:b scram_server_key:b",
+        );
     }
 
     fn socket() -> Socket {
@@ -438,6 +503,8 @@ mod tests {
             clients: 1,
             servers_idle: 4,
             servers_active: 5,
+            peers: 6,
+            peer_pools: 7,
         });
         let rows: Vec<String> = table
             .rows
@@ -446,7 +513,7 @@ mod tests {
             .collect();
         assert_eq!(
             rows.join(" "),
-            "databases=2 users=3 peers=0 pools=1 peer_pools=0 free_clients=99 used_clients=1 \
+            "databases=2 users=3 peers=6 pools=1 peer_pools=7 free_clients=99 used_clients=1 \
              login_clients=0 free_servers=4 used_servers=5 dns_names=0 dns_zones=0 dns_queries=0 \
              dns_pending=0"
         );
@@ -464,9 +531,24 @@ mod tests {
     }
 
     #[test]
-    fn addresses_without_a_port_are_unix_sockets() {
-        assert_eq!(host_and_port("unix"), ("unix", 0));
-        assert_eq!(host_and_port("10.0.0.1:80"), ("10.0.0.1", 80));
-        assert_eq!(host_and_port(""), ("", 0));
+    fn what_is_going_on_is_one_of_three() {
+        let table = state(Activity::Suspended);
+        let rows: Vec<&str> = table.rows.iter().map(|row| row[1].as_deref().unwrap()).collect();
+        assert_eq!(rows, ["no", "no", "yes"]);
+    }
+
+    #[test]
+    fn memory_is_bounded_by_the_type_of_its_columns() {
+        let table = mem(&[
+            Memory { name: "client", count: 2, bytes: 4000 },
+            Memory { name: "cache", count: 1, bytes: 1 << 40 },
+        ]);
+        let rows: Vec<Vec<&str>> = table
+            .rows
+            .iter()
+            .map(|row| row.iter().map(|value| value.as_deref().unwrap()).collect())
+            .collect();
+        assert_eq!(rows[0], ["client", "2000", "2", "0", "4000"]);
+        assert_eq!(rows[1], ["cache", "2147483647", "1", "0", "2147483647"]);
     }
 }

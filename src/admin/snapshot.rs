@@ -84,6 +84,8 @@ pub struct Database {
     /// 0: no limit.
     pub clients_max: usize,
     pub clients: usize,
+    pub paused: bool,
+    pub disabled: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -111,6 +113,39 @@ pub struct Lists {
     pub clients: usize,
     pub servers_idle: usize,
     pub servers_active: usize,
+    pub peers: usize,
+    pub peer_pools: usize,
+}
+
+/// For `SHOW MEM`: how many there are of something, and what they take together.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    pub name: &'static str,
+    pub count: u64,
+    pub bytes: u64,
+}
+
+/// For `SHOW PEERS`.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    pub id: u16,
+    pub host: String,
+    pub port: u16,
+    pub pool_size: u32,
+}
+
+/// For `SHOW FDS`: a socket without TLS.
+#[derive(Clone, Debug)]
+pub struct Descriptor {
+    pub fd: i32,
+    pub task: &'static str,
+    pub user: String,
+    pub database: String,
+    pub address: String,
+    /// Process id and secret, as one number.
+    pub cancel: u64,
+    /// Descriptor of the connection it is joined to; 0 for none.
+    pub link: i32,
 }
 
 /// For `SHOW CACHE`.

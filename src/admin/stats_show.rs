@@ -80,7 +80,7 @@ impl Totals {
         }
     }
 
-    fn values(self) -> [u64; 11] {
+    fn values(self) -> [u64; 12] {
         [
             self.server_assignment,
             self.xact,
@@ -93,6 +93,7 @@ impl Totals {
             self.client_parse,
             self.server_parse,
             self.bind,
+            self.login,
         ]
     }
 }
@@ -110,6 +111,7 @@ pub const STATS: Columns = &[
     numeric("total_client_parse_count"),
     numeric("total_server_parse_count"),
     numeric("total_bind_count"),
+    numeric("total_client_login_count"),
     numeric("avg_server_assignment_count"),
     numeric("avg_xact_count"),
     numeric("avg_query_count"),
@@ -121,6 +123,7 @@ pub const STATS: Columns = &[
     numeric("avg_client_parse_count"),
     numeric("avg_server_parse_count"),
     numeric("avg_bind_count"),
+    numeric("avg_client_login_count"),
 ];
 
 pub const STATS_TOTALS: Columns = &[
@@ -136,6 +139,7 @@ pub const STATS_TOTALS: Columns = &[
     numeric("client_parse_count"),
     numeric("server_parse_count"),
     numeric("bind_count"),
+    numeric("client_login_count"),
 ];
 
 /// The change of names in the middle is PgBouncer's.
@@ -152,12 +156,13 @@ pub const STATS_AVERAGES: Columns = &[
     numeric("avg_client_parse_count"),
     numeric("avg_server_parse_count"),
     numeric("avg_bind_count"),
+    numeric("avg_client_login_count"),
 ];
 
 pub const TOTALS: Columns = &[text("name"), numeric("value")];
 
 /// Names of `SHOW TOTALS` behind `total_` and `avg_`.
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 12] = [
     "server_assignment_count",
     "xact_count",
     "query_count",
@@ -169,6 +174,7 @@ const NAMES: [&str; 11] = [
     "ps_client_parse_count",
     "ps_server_parse_count",
     "ps_bind_count",
+    "client_login_count",
 ];
 
 /// Pools summed by database, in the order of the names.
@@ -280,26 +286,27 @@ mod tests {
     }
 
     #[test]
-    fn columns_are_those_of_pgbouncer_1_25() {
+    fn columns_are_those_of_pgbouncer() {
         assert_eq!(
             names(STATS),
             "database,total_server_assignment_count,total_xact_count,total_query_count,\
              total_received,total_sent,total_xact_time,total_query_time,total_wait_time,\
-             total_client_parse_count,total_server_parse_count,total_bind_count,\
+             total_client_parse_count,total_server_parse_count,total_bind_count,total_client_login_count,\
              avg_server_assignment_count,avg_xact_count,avg_query_count,avg_recv,avg_sent,\
              avg_xact_time,avg_query_time,avg_wait_time,avg_client_parse_count,\
-             avg_server_parse_count,avg_bind_count"
+             avg_server_parse_count,avg_bind_count,avg_client_login_count"
         );
         assert_eq!(
             names(STATS_TOTALS),
             "database,server_assignment_count,xact_count,query_count,bytes_received,bytes_sent,\
-             xact_time,query_time,wait_time,client_parse_count,server_parse_count,bind_count"
+             xact_time,query_time,wait_time,client_parse_count,server_parse_count,bind_count,\
+             client_login_count"
         );
         assert_eq!(
             names(STATS_AVERAGES),
             "database,server_assignment_count,xact_count,query_count,bytes_received,bytes_sent,\
              xact_time,query_time,wait_time,avg_client_parse_count,avg_server_parse_count,\
-             avg_bind_count"
+             avg_bind_count,avg_client_login_count"
         );
         assert_eq!(names(TOTALS), "name,value");
         for columns in [STATS, STATS_TOTALS, STATS_AVERAGES, TOTALS] {
@@ -342,11 +349,11 @@ mod tests {
     fn totals_come_first_then_averages() {
         let table = totals(&[]);
         let names: Vec<&str> = table.rows.iter().map(|row| row[0].as_deref().unwrap()).collect();
-        assert_eq!(names.len(), 22);
+        assert_eq!(names.len(), 24);
         assert_eq!(
-            (names[0], names[11]),
+            (names[0], names[12]),
             ("total_server_assignment_count", "avg_server_assignment_count")
         );
-        assert_eq!((names[3], names[21]), ("total_client_bytes", "avg_ps_bind_count"));
+        assert_eq!((names[3], names[23]), ("total_client_bytes", "avg_client_login_count"));
     }
 }

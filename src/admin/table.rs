@@ -9,6 +9,7 @@ pub enum Kind {
     Int8,
     Numeric,
     Text,
+    Bytea,
 }
 
 impl Kind {
@@ -18,6 +19,7 @@ impl Kind {
             Self::Int8 => 20,
             Self::Numeric => 1700,
             Self::Text => 25,
+            Self::Bytea => 17,
         }
     }
 
@@ -26,7 +28,7 @@ impl Kind {
         match self {
             Self::Int4 => 4,
             Self::Int8 => 8,
-            Self::Numeric | Self::Text => -1,
+            Self::Numeric | Self::Text | Self::Bytea => -1,
         }
     }
 }
@@ -51,6 +53,10 @@ pub const fn numeric(name: &'static str) -> Column {
 
 pub const fn text(name: &'static str) -> Column {
     Column { name, kind: Kind::Text }
+}
+
+pub const fn bytea(name: &'static str) -> Column {
+    Column { name, kind: Kind::Bytea }
 }
 
 pub type Columns = &'static [Column];
@@ -104,6 +110,15 @@ fn date(days: u64) -> (u64, u64, u64) {
     (year, month, day)
 }
 
+/// `127.0.0.1:5432`, `[::1]:5432`; a Unix socket has port 0.
+pub fn host_and_port(address: &str) -> (&str, u16) {
+    let split = address.rsplit_once(':').and_then(|(host, port)| {
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        Some((bare.unwrap_or(host), port.parse().ok()?))
+    });
+    split.unwrap_or((address, 0))
+}
+
 /// Whole seconds and the microseconds beyond them.
 pub fn seconds_and_micros(duration: Duration) -> [Value; 2] {
     [value(duration.as_secs()), value(duration.subsec_micros())]
@@ -129,6 +144,13 @@ mod tests {
         check(951_868_800, "2000-03-01 00:00:00 UTC");
         check(1_735_689_599, "2024-12-31 23:59:59 UTC");
         check(4_107_542_400, "2100-03-01 00:00:00 UTC");
+    }
+
+    #[test]
+    fn addresses_without_a_port_are_unix_sockets() {
+        assert_eq!(host_and_port("unix"), ("unix", 0));
+        assert_eq!(host_and_port("10.0.0.1:80"), ("10.0.0.1", 80));
+        assert_eq!(host_and_port(""), ("", 0));
     }
 
     #[test]

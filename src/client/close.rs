@@ -58,6 +58,10 @@ pub enum CloseReason {
         message: String,
     },
     ShuttingDown,
+    /// The same for one that was here before.
+    Stopping,
+    DatabaseDisabled(String),
+    SuspendTimeout,
     TlsRequired,
     StatementsMax,
     PortalsMax,
@@ -117,6 +121,9 @@ impl CloseReason {
                 "server login has been failing, cached error: {message} (server_login_retry)"
             ),
             Self::ShuttingDown => "pooler is shutting down".into(),
+            Self::Stopping => "server shutting down".into(),
+            Self::DatabaseDisabled(name) => format!("database \"{name}\" is disabled"),
+            Self::SuspendTimeout => "suspend_timeout".into(),
             Self::TlsRequired => "SSL required".into(),
             Self::StatementsMax => "too many prepared statements".into(),
             Self::PortalsMax => "too many portals".into(),
@@ -166,7 +173,12 @@ impl CloseReason {
             Self::ServerFailing { sqlstate, .. } => {
                 sqlstate.as_deref().unwrap_or(sqlstate::CONNECTION_FAILURE)
             }
-            Self::ShuttingDown | Self::AdminKill | Self::Reconfigured => sqlstate::ADMIN_SHUTDOWN,
+            Self::ShuttingDown
+            | Self::Stopping
+            | Self::SuspendTimeout
+            | Self::AdminKill
+            | Self::Reconfigured => sqlstate::ADMIN_SHUTDOWN,
+            Self::DatabaseDisabled(_) => sqlstate::CANNOT_CONNECT_NOW,
             Self::CancelledWaiting | Self::QueryTimeout | Self::QueryTimeoutWaiting => {
                 sqlstate::QUERY_CANCELED
             }

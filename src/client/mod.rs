@@ -14,6 +14,7 @@ pub mod look_up;
 pub mod dispatch;
 pub mod replies;
 pub mod controls;
+pub mod cancel_key;
 pub mod registry;
 pub mod log;
 pub mod startup;
@@ -41,4 +42,6 @@ pub struct Shared {
     pub fast_close: std::sync::atomic::AtomicBool,
     /// Parts from a database on the same hosts; set once there is one.
     pub vacate: std::sync::OnceLock<Vacate>,
+    /// SUSPEND: nothing is read from clients and servers.
+    pub suspended: std::sync::atomic::AtomicBool,
 }

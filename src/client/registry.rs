@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
@@ -19,9 +19,13 @@ use crate::metrics::GroupCounters;
 use crate::server::io::{Cancelling, Link};
 use crate::wire::startup::Replication;
 
+pub use super::cancel_key::Identity;
+
 /// One client as others see it.
 pub struct Entry {
     pub id: u64,
+    /// Of this process among its peers when it came; 0 if there were none.
+    peer_id: u16,
     /// Guards what we tell it in BackendKeyData; nothing else is locked inside.
     identity: Mutex<Identity>,
     pub user: String,
@@ -37,6 +41,8 @@ pub struct Entry {
     pub console: bool,
     pub tls: Option<String>,
     pub replication: Replication,
+    /// The descriptor of its socket.
+    pub fd: i32,
     pub group: Arc<GroupCounters>,
     /// Guards which server it has; nothing else is locked inside.
     current: Mutex<Option<Arc<Link>>>,
@@ -46,15 +52,10 @@ pub struct Entry {
     leaving: Mutex<Leaving>,
     /// How long it may take for what.
     pub timeouts: SharedTimeouts,
+    /// While all is suspended: nothing of it waits to be written.
+    pub at_rest: AtomicBool,
     /// A cancel came while it had no server; only a client that waits for one listens.
     pub cancelled: Notify,
-}
-
-/// By what a cancel request names a client.
-#[derive(Clone, Debug)]
-pub struct Identity {
-    pub pid: u32,
-    pub key: Box<[u8]>,
 }
 
 /// What its task has not heard yet. A `Notify` would do, but cost a waiter made and dropped at
@@ -74,17 +75,20 @@ pub enum Leave {
     ShuttingDown,
     /// What its database is has changed. At the end of its transaction.
     Reconfigured,
+    /// It has not taken what it was sent, and all is to be suspended: at once.
+    SuspendTimeout,
 }
 
 impl Leave {
     pub fn at_once(self) -> bool {
-        self == Self::Killed
+        matches!(self, Self::Killed | Self::SuspendTimeout)
     }
 
     pub fn reason(self) -> CloseReason {
         match self {
             Self::Killed => CloseReason::AdminKill,
-            Self::ShuttingDown => CloseReason::ShuttingDown,
+            Self::ShuttingDown => CloseReason::Stopping,
+            Self::SuspendTimeout => CloseReason::SuspendTimeout,
             Self::Reconfigured => CloseReason::Reconfigured,
         }
     }
@@ -142,6 +146,17 @@ impl Entry {
     /// Other time-outs; its task looks at them when it wakes.
     pub fn set_timeouts(&self, timeouts: Timeouts) {
         self.timeouts.set(timeouts);
+        self.wake();
+    }
+
+    /// It waits for a server.
+    pub fn waits(&self) -> bool {
+        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.waiting_since.is_some()
+    }
+
+    /// Has its task look round.
+    pub fn wake(&self) {
         let waker = {
             let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
             leaving.waker.take()
@@ -179,6 +194,8 @@ impl Entry {
 
 /// What a new client says of itself.
 pub struct Hello {
+    /// Given when it was accepted.
+    pub id: u64,
     pub user: String,
     pub server_user: String,
     pub database: String,
@@ -190,6 +207,9 @@ pub struct Hello {
     pub replication: Replication,
     /// It speaks a protocol in which cancel keys may be longer than four bytes.
     pub long_keys: bool,
+    /// Of this process among its peers; 0 if there are none.
+    pub peer_id: u16,
+    pub fd: i32,
 }
 
 /// How many clients may be connected, one more included; 0 is no limit for the last two.
@@ -206,9 +226,6 @@ impl Room {
     pub const UNLIMITED: Self = Self { clients: usize::MAX, database: 0, user: 0 };
 }
 
-/// Length of the keys we make up where they may be long; that of PostgreSQL 18's.
-const LONG_KEY_BYTES: usize = 32;
-
 /// Who did what, summed over clients that look alike.
 type GroupKey = (String, String, String, String);
 
@@ -217,7 +234,8 @@ const GROUPS_MAX: usize = 1000;
 
 #[derive(Default)]
 struct Connected {
-    /// By pid and id, as servers on several hosts may share a pid.
+    /// By pid and id: servers on several hosts may share a pid, and so may our own, of which half the
+    /// bits are the same where there are peers.
     entries: BTreeMap<(u32, u64), Arc<Entry>>,
     /// How many there are of each database and user, the console's among them.
     databases: HashMap<String, usize>,
@@ -274,7 +292,6 @@ pub struct Registry {
     /// Guards who is connected. Inside, the lock of an identity may be taken.
     connected: Mutex<Connected>,
     groups: Mutex<HashMap<GroupKey, Arc<GroupCounters>>>,
-    next_id: AtomicU64,
     /// Somebody has left; for who waits until all have.
     pub left: Notify,
 }
@@ -288,20 +305,10 @@ impl Registry {
         if let Some(reason) = connected.full(&hello, room) {
             return Err(reason);
         }
-        let pid = loop {
-            // Positive, as process ids are.
-            let pid = rand::random::<u32>() & 0x7fff_ffff;
-            if pid != 0 && connected.of_pid(pid).next().is_none() {
-                break pid;
-            }
-        };
-        let random: [u8; LONG_KEY_BYTES] = rand::random();
-        let (short, _) = random.split_first_chunk::<4>().unwrap_or((&[0; 4], &[]));
-        let key: Box<[u8]> = if hello.long_keys { random.into() } else { short.as_slice().into() };
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed) + 1;
         let entry = Arc::new(Entry {
-            id,
-            identity: Mutex::new(Identity { pid, key }),
+            id: hello.id,
+            peer_id: hello.peer_id,
+            identity: Mutex::new(Identity::made(hello.peer_id, hello.long_keys)),
             user: hello.user,
             server_user: hello.server_user,
             database: hello.database,
@@ -312,11 +319,13 @@ impl Registry {
             connected_at: Instant::now(),
             tls: hello.tls,
             replication: hello.replication,
+            fd: hello.fd,
             group,
             current: Mutex::new(None),
             shown: Mutex::default(),
             leaving: Mutex::default(),
             timeouts: SharedTimeouts::default(),
+            at_rest: AtomicBool::new(false),
             cancelled: Notify::new(),
         });
         entry.group.clients.one();
@@ -384,7 +393,12 @@ pub struct Registered {
 impl Registered {
     /// From now on the client is who its server is. A key too long for the client's protocol
     /// leaves it the one it has.
+    ///
+    /// Where there are peers it keeps its own, which says whose client it is.
     pub fn become_server(&self, pid: u32, key: &[u8]) {
+        if self.entry.peer_id > 0 {
+            return;
+        }
         let mut connected = self.registry.connected();
         let entry = &self.entry;
         let mut identity = entry.identity.lock().unwrap_or_else(PoisonError::into_inner);
@@ -410,6 +424,9 @@ mod tests {
 
     fn hello(database: &str, user: &str) -> Hello {
         Hello {
+            id: crate::server::io::next_id(),
+            peer_id: 0,
+            fd: 0,
             user: user.into(),
             server_user: user.into(),
             database: database.into(),

@@ -132,14 +132,33 @@ fn parse_options(options: &str) -> Result<Vec<(String, String)>, CloseReason> {
     Ok(settings)
 }
 
-/// The messages from AuthenticationOk to ReadyForQuery.
-pub fn welcome(out: &mut Vec<u8>, reported: &[(String, String)], identity: &Identity) {
+/// `application_name_add_host`: `web - 10.0.0.7:4000`.
+pub fn add_host(startup: &mut Startup, address: &str) {
+    let is_name = |(name, _): &&mut (String, String)| name == "application_name";
+    if let Some((_, name)) = startup.parameters.iter_mut().find(is_name) {
+        name.extend([" - ", address]);
+    } else {
+        let name = format!("app - {address}");
+        startup.parameters.push(("application_name".to_owned(), name));
+    }
+}
+
+/// The messages from AuthenticationOk to ReadyForQuery. `notice`: `login_notify_message`.
+pub fn welcome(
+    out: &mut Vec<u8>,
+    reported: &[(String, String)],
+    identity: &Identity,
+    notice: &str,
+) {
     let Identity { pid, key } = identity;
     backend::write_authentication(out, &0_i32.to_be_bytes());
     for (name, value) in reported {
         backend::write_parameter_status(out, name, value);
     }
     backend::write_backend_key_data(out, *pid, key);
+    if !notice.is_empty() {
+        backend::write_notice(out, notice);
+    }
     backend::write_ready(out, Status::Idle);
 }
 
@@ -203,6 +222,19 @@ mod tests {
             &[("datestyle", "'german', 'ymd'"), ("timezone", "'Eur/x'")],
         );
         check(r#"-c search_path=A,"B",c"#, &[("search_path", "'a', 'B', 'c'")]);
+    }
+
+    #[test]
+    fn the_address_goes_behind_the_name_of_the_application() {
+        let check = |parameters: &[(&str, &str)], expected: &str| {
+            let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+            let parameters = parameters.iter().map(own).collect();
+            let mut startup = Startup { minor: 0, parameters };
+            add_host(&mut startup, "10.0.0.7:4000");
+            assert_eq!(startup.parameter("application_name"), Some(expected));
+        };
+        check(&[("user", "ann"), ("application_name", "web")], "web - 10.0.0.7:4000");
+        check(&[("user", "ann")], "app - 10.0.0.7:4000");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::database::{Databases, Elsewhere};
 use super::limits::read_users;
+use super::peer;
 use super::settings::{Applies, SETTINGS, WITHOUT_EFFECT};
 use super::url::{self, ServerUrl};
 use super::value::Raw;
@@ -48,6 +49,9 @@ pub(super) fn check(
         checker.config.default_database = server_url.default_database;
         checker.config.credentials = Some(server_url.credentials);
     }
+    let (peers, mut mistakes) = peer::read(&files.peers);
+    checker.config.peers = peers;
+    checker.mistakes.append(&mut mistakes);
     checker.listening();
     checker.userlist(read_file);
     checker.authentication();

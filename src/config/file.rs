@@ -10,6 +10,9 @@ use super::settings::by_name;
 use super::value::Raw;
 use super::{Mistake, Place, SECTIONS, SETTINGS, Written, WrittenEntry, WrittenKey};
 
+/// Sections of named entries.
+const ENTRIES: [&str; 3] = ["databases", "users", "peers"];
+
 /// Reads the text of a file called `name`.
 pub(super) fn read(name: &str, text: &str) -> Written {
     let lines = Lines { name, text };
@@ -61,13 +64,18 @@ fn read_section(
                 written.users.extend(read_entry(lines, name, user, value, &mut written.mistakes));
             }
         }
+        DeValue::Table(table) if name == "peers" => {
+            for (peer, value) in in_order(table) {
+                written.peers.extend(read_entry(lines, name, peer, value, &mut written.mistakes));
+            }
+        }
         DeValue::Table(table) if SECTIONS.iter().any(|(known, _)| *known == name) => {
             for (key, value) in in_order(table) {
                 read_setting(lines, name, key, value, written);
             }
         }
         DeValue::Table(_) => {
-            let known = SECTIONS.iter().map(|(known, _)| *known).chain(["databases", "users"]);
+            let known = SECTIONS.iter().map(|(known, _)| *known).chain(ENTRIES.iter().copied());
             let hint = suggestion(closest(name, known));
             written.mistake(place, format!("unknown section [{}]{hint}", name.escape_debug()));
         }
@@ -77,17 +85,16 @@ fn read_section(
         | DeValue::Boolean(_)
         | DeValue::Datetime(_)
         | DeValue::Array(_) => {
-            let section = if matches!(name, "databases" | "users")
-                || SECTIONS.iter().any(|(known, _)| *known == name)
-            {
-                format!("expected a section: [{name}]")
-            } else {
-                let hint = suggestion(closest_setting("", name));
-                format!(
-                    "unknown setting {}{hint}; settings belong to sections",
-                    name.escape_debug()
-                )
-            };
+            let section =
+                if ENTRIES.contains(&name) || SECTIONS.iter().any(|(known, _)| *known == name) {
+                    format!("expected a section: [{name}]")
+                } else {
+                    let hint = suggestion(closest_setting("", name));
+                    format!(
+                        "unknown setting {}{hint}; settings belong to sections",
+                        name.escape_debug()
+                    )
+                };
             written.mistake(place, section);
         }
     }
@@ -111,7 +118,7 @@ fn read_setting(
     }
 }
 
-/// One entry of `[databases]` or `[users]`.
+/// One entry of `[databases]`, `[users]` or `[peers]`.
 fn read_entry(
     lines: &Lines<'_>,
     section: &str,
@@ -133,7 +140,7 @@ fn read_entry(
         Some(WrittenEntry { name: name.to_owned(), place, keys })
     } else {
         let name = name.escape_debug();
-        let what = if section == "databases" { " with its host" } else { "" };
+        let what = if matches!(section, "databases" | "peers") { " with its host" } else { "" };
         let text = format!("{section}.{name}: expected a table{what}");
         mistakes.push(Mistake::new(place, text));
         None

@@ -7,6 +7,7 @@ use std::path::Path;
 use super::database::DATABASE_KEYS;
 use super::limits::USER_KEYS;
 use super::mistake::{closest, suggestion};
+use super::peer::PEER_KEYS;
 use super::settings::{Origin, WITHOUT_EFFECT, by_pgbouncer_key};
 use super::value::Raw;
 use super::{Place, SETTINGS, Written, WrittenEntry, WrittenKey};
@@ -15,9 +16,6 @@ use super::{Place, SETTINGS, Written, WrittenEntry, WrittenKey};
 const INCLUDE_DEPTH_MAX: usize = 16;
 /// Depth alone would let a file that includes itself twice read 2^16 files.
 const INCLUDES_MAX: usize = 256;
-
-/// Keys of `[peers]` entries, none of which has an effect yet.
-const PEER_KEYS: &[&str] = &["host", "pool_size", "port"];
 
 /// Reads the text of a file called `name`; `read_file` is for what it includes.
 pub(super) fn read(
@@ -133,7 +131,11 @@ impl Reader<'_> {
                     self.written.users.push(WrittenEntry { name: key, place, keys });
                 }
             }
-            Section::Peers => self.without_effect("peers", &key, value, &place, PEER_KEYS),
+            Section::Peers => {
+                if let Some(keys) = self.pairs("peers", &key, value, &place, PEER_KEYS) {
+                    self.written.peers.push(WrittenEntry { name: key, place, keys });
+                }
+            }
             Section::Unknown => {}
         }
     }
@@ -151,19 +153,6 @@ impl Reader<'_> {
             let known = effective.chain(WITHOUT_EFFECT.iter().map(|(known, _)| *known));
             let hint = suggestion(closest(key, known));
             self.written.mistake(place, format!("unknown setting {}{hint}", key.escape_debug()));
-        }
-    }
-
-    fn without_effect(
-        &mut self,
-        section: &str,
-        name: &str,
-        value: &str,
-        place: &Place,
-        known: &[&str],
-    ) {
-        for key in self.pairs(section, name, value, place, known).unwrap_or_default() {
-            self.written.ignore(&format!("{section}: {}", key.key), key.place);
         }
     }
 

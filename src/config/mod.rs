@@ -10,6 +10,7 @@ mod word;
 mod settings;
 mod limits;
 mod database;
+mod peer;
 mod url;
 mod file;
 mod ini;
@@ -28,6 +29,7 @@ pub use cli::{Exit, load};
 pub use database::{AuthLookup, DatabaseEntry, Host};
 pub use limits::{DatabaseLimits, UserEntry};
 pub use mistake::{Mistake, Place};
+pub use peer::Peer;
 pub use quantity::Size;
 pub use reference::reference;
 pub use secret::SecretText;
@@ -61,6 +63,8 @@ pub struct Config {
     pub databases: Vec<DatabaseEntry>,
     /// What single users have of their own; a name stands here once. Applies on reload.
     pub users: Vec<UserEntry>,
+    /// Who else listens on our address, by id. Applies on reload.
+    pub peers: Vec<Peer>,
     /// The database of clients that name none: that of `server.url`. Without one it is, as
     /// everywhere, the user's name.
     pub default_database: Option<String>,
@@ -121,6 +125,7 @@ impl Config {
             slow: Slow::default(),
             databases: Vec::new(),
             users: Vec::new(),
+            peers: Vec::new(),
             default_database: None,
             credentials: None,
             userlist: None,
@@ -227,6 +232,7 @@ struct Written {
     settings: Vec<WrittenSetting>,
     databases: Vec<WrittenEntry>,
     users: Vec<WrittenEntry>,
+    peers: Vec<WrittenEntry>,
     mistakes: Vec<Mistake>,
     /// Settings without effect, each once, with the place it was first written.
     without_effect: BTreeMap<String, Place>,
@@ -268,6 +274,7 @@ impl Written {
         self.settings.extend(later.settings);
         self.databases.extend(later.databases);
         self.users.extend(later.users);
+        self.peers.extend(later.peers);
         self.mistakes.extend(later.mistakes);
         for (name, place) in later.without_effect {
             self.without_effect.entry(name).or_insert(place);

@@ -10,9 +10,12 @@ const HEADER: &str = "\
 
 const DATABASES: &str = "
 # Databases one by one, instead of or beside server.url; \"*\" is every other name.
+# Peers by their peer_id: each at an address at which that process alone is reached.
 # [databases]
 # shop = { host = \"10.0.0.5\", port = 5432, dbname = \"shop_v2\", pool_size = 40 }
 # \"*\" = { host = \"10.0.0.6\", user = \"app\", password = \"secret\", pool_mode = \"session\" }
+# [peers]
+# 2 = { host = \"/run/forebay2\", port = 6432 }
 ";
 
 /// The text of `config/forebay.toml`.

@@ -159,6 +159,33 @@ settings! {
         client_idle_timeout: Duration = Duration::ZERO, PgBouncer, TIMEOUT, OnReload;
         /// Threads that do the work. 0 is one a core.
         workers: u32 = 0, Forebay, Range::Between(0, 1024), AtStart;
+        /// Group of that Unix socket, by name or number; empty for Forebay's own.
+        unix_socket_group: String = String::new(), PgBouncer, Range::Any, AtStart;
+        /// Connections that wait to be accepted.
+        listen_backlog: u32 = 128, PgBouncer, Range::Between(1, 65_535), AtStart;
+        /// Several Forebays listen on one address and port, and the system shares connections out:
+        /// more processes, or one after another without a gap.
+        so_reuseport: bool = false, PgBouncer, Range::Any, AtStart;
+        /// Which of them this is, so that cancel requests find it: its key in [peers] of the
+        /// others. 0 if it has no peers.
+        peer_id: u16 = 0, PgBouncer, Range::Between(0, 16_383), OnReload;
+        /// Ask peers that say nothing whether they are still there. The times and the count are
+        /// the system's unless given here.
+        tcp_keepalive: bool = true, PgBouncer, Range::Any, OnReload;
+        /// Unanswered questions until the connection is given up.
+        tcp_keepcnt: u32 = 0, PgBouncer, Range::Between(0, 127), OnReload;
+        /// Seconds of silence until the first question.
+        tcp_keepidle: u32 = 0, PgBouncer, Range::Between(0, 32_767), OnReload;
+        /// Seconds between two questions.
+        tcp_keepintvl: u32 = 0, PgBouncer, Range::Between(0, 32_767), OnReload;
+        /// Milliseconds that sent data may go unacknowledged. 0 is the system's.
+        tcp_user_timeout: u32 = 0, PgBouncer, Range::Between(0, 86_400_000), OnReload;
+        /// Bytes of the system's buffers of each socket. 0 is the system's.
+        tcp_socket_buffer: u32 = 0, PgBouncer, Range::Between(0, 1 << 30), OnReload;
+        /// Add the client's address to its `application_name`, for `pg_stat_activity`.
+        application_name_add_host: bool = false, PgBouncer, Range::Any, OnReload;
+        /// A notice for each client that logs in; empty for none.
+        login_notify_message: String = String::new(), PgBouncer, Range::Any, OnReload;
     }
 
     /// The console, for SHOW, PAUSE, RELOAD and the rest.
@@ -172,6 +199,11 @@ settings! {
         admin_users: Vec<String> = Vec::new(), PgBouncer, Range::Any, OnReload;
         /// Users that may only look.
         stats_users: Vec<String> = Vec::new(), PgBouncer, Range::Any, OnReload;
+        /// Clients that have not taken what they were sent by then are disconnected by SUSPEND.
+        /// 0 waits for ever.
+        suspend_timeout: Duration = Duration::from_secs(10), PgBouncer, TIMEOUT, OnReload;
+        /// Write the process id to this file; empty for none.
+        pidfile: Option<PathBuf> = None, PgBouncer, Range::Any, AtStart;
     }
 
     /// Who may connect. The user and password of `server.url` always may.
@@ -393,7 +425,6 @@ settings! {
 /// `SHOW CONFIG` lists them at those defaults, since exporters require some of them (numbers for
 /// `max_user_connections`) and a value that is not in force must not be shown as if it were.
 pub(super) static WITHOUT_EFFECT: &[(&str, &str)] = &[
-    ("application_name_add_host", "0"),
     ("auth_ldap_options", ""),
     ("client_tls_dheparams", "auto"),
     ("client_tls_ecdhcurve", "auto"),
@@ -403,27 +434,14 @@ pub(super) static WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("dns_nxdomain_ttl", "15"),
     ("dns_zone_check_period", "0"),
     ("job_name", "pgbouncer"),
-    ("listen_backlog", "128"),
-    ("login_notify_message", ""),
-    ("peer_id", "0"),
-    ("pidfile", ""),
     ("pkt_buf", "4096"),
     ("resolv_conf", ""),
     ("sbuf_loopcnt", "5"),
     ("service_name", "pgbouncer"),
-    ("so_reuseport", "0"),
-    ("suspend_timeout", "10"),
     ("syslog", "0"),
     ("syslog_facility", "daemon"),
     ("syslog_ident", "pgbouncer"),
     ("tcp_defer_accept", "1"),
-    ("tcp_keepalive", "1"),
-    ("tcp_keepcnt", "0"),
-    ("tcp_keepidle", "0"),
-    ("tcp_keepintvl", "0"),
-    ("tcp_socket_buffer", "0"),
-    ("tcp_user_timeout", "0"),
-    ("unix_socket_group", ""),
     ("user", ""),
     ("verbose", "0"),
 ];

@@ -166,7 +166,7 @@ app = pool_mode=statement query_timeout=2 max_user_connections = 3
 
 [pgbouncer]
 logfile = /var/log/pgbouncer/pgbouncer.log
-pidfile = /var/run/pgbouncer/pgbouncer.pid
+pkt_buf = 8192
 listen_addr = 0.0.0.0, ::1
 listen_port = 7000
 unix_socket_dir = /var/run/postgresql
@@ -262,7 +262,7 @@ fn users_have_their_own_settings_in_either_file() {
 fn what_has_no_effect_is_noticed_once_with_its_place() {
     assert_eq!(
         notices(&["pgbouncer.ini"], PGBOUNCER_FILES),
-        ["pgbouncer.ini:13: pidfile: accepted, has no effect yet"]
+        ["pgbouncer.ini:13: pkt_buf: accepted, has no effect yet"]
     );
 }
 

@@ -6,34 +6,99 @@ use std::time::Instant;
 use crate::admin::command::{Command, Show, Shutdown};
 use crate::admin::conversation::Outcome;
 use crate::admin::table::Table;
-use crate::admin::{cache_show, clients_show, show, stats_show};
+use crate::admin::{cache_show, clients_show, fds_show, show, stats_show};
 use crate::cache::coherence::Scope;
-use crate::client::registry::Leave;
 use crate::gateway::{Gateway, Stage};
 use crate::reload::{self, Read};
 use crate::stop;
 use crate::wire::sqlstate;
 
 use super::collect::Collector;
+use super::operate::{self, Refused, Waiting};
+
+/// What a command has come to so far.
+pub enum Performed {
+    Done(Outcome),
+    /// It is answered with this tag when that has come about.
+    Waits(Waiting, &'static str),
+}
 
 /// `read` reads a file, for RELOAD.
-pub fn perform(gateway: &Arc<Gateway>, command: &Command, now: Instant, read: Read<'_>) -> Outcome {
+pub fn perform(
+    gateway: &Arc<Gateway>,
+    command: &Command,
+    now: Instant,
+    read: Read<'_>,
+) -> Performed {
+    match operation(gateway, command, now) {
+        None => Performed::Done(perform_at_once(gateway, command, now, read)),
+        Some(Ok(performed)) => performed,
+        Some(Err(message)) => {
+            Performed::Done(Outcome::Failed { sqlstate: sqlstate::PROTOCOL_VIOLATION, message })
+        }
+    }
+}
+
+/// `None`: it is no operation.
+fn operation(
+    gateway: &Gateway,
+    command: &Command,
+    now: Instant,
+) -> Option<Result<Performed, Refused>> {
+    Some(match command {
+        Command::Pause(name) => waits(operate::pause(gateway, name.as_deref()), "PAUSE"),
+        Command::Suspend => waits(operate::suspend(gateway, now), "SUSPEND"),
+        Command::Kill(name) => waits(operate::kill(gateway, name.as_deref(), now), "KILL"),
+        Command::KillClient(id) => waits(operate::kill_client(gateway, *id, now), "KILL_CLIENT"),
+        Command::WaitClose(name) => {
+            waits(operate::wait_close(gateway, name.as_deref()), "WAIT_CLOSE")
+        }
+        Command::Resume(name) => done(operate::resume(gateway, name.as_deref()), "RESUME"),
+        Command::Disable(name) => done(operate::disable(gateway, name.as_deref()), "DISABLE"),
+        Command::Enable(name) => done(operate::enable(gateway, name.as_deref()), "ENABLE"),
+        Command::Reconnect(name) => done(operate::reconnect(gateway, name.as_deref()), "RECONNECT"),
+        Command::Show(_)
+        | Command::Help
+        | Command::Probe(_)
+        | Command::SetIgnored
+        | Command::Set { .. }
+        | Command::Transaction(_)
+        | Command::FlushCache
+        | Command::Reload
+        | Command::Shutdown(_)
+        | Command::Empty => return None,
+    })
+}
+
+fn waits(waiting: Result<Waiting, Refused>, tag: &'static str) -> Result<Performed, Refused> {
+    waiting.map(|waiting| Performed::Waits(waiting, tag))
+}
+
+fn done(done: Result<(), Refused>, tag: &'static str) -> Result<Performed, Refused> {
+    done.map(|()| Performed::Done(Outcome::done(tag)))
+}
+
+fn perform_at_once(
+    gateway: &Arc<Gateway>,
+    command: &Command,
+    now: Instant,
+    read: Read<'_>,
+) -> Outcome {
     match command {
         Command::Show(what) => Outcome::Rows(table(gateway, *what, now)),
         Command::FlushCache => {
             flush(gateway);
             Outcome::done("FLUSH")
         }
-        Command::KillClient(id) => kill(gateway, *id),
         Command::Reload => match reload::reload(gateway, read) {
-            Ok(notices) => Outcome::Done { tag: "RELOAD", notices },
+            Ok(notices) => Outcome::Done { tag: "RELOAD".into(), notices },
             Err(mistakes) => {
                 let message = format!("RELOAD failed: {mistakes}");
                 Outcome::Failed { sqlstate: sqlstate::CONFIG_FILE_ERROR, message }
             }
         },
         Command::Set { key, value } => match reload::set(gateway, key, value, read) {
-            Ok(notices) => Outcome::Done { tag: "SET", notices },
+            Ok(notices) => Outcome::Done { tag: format!("SET {key}={value}").into(), notices },
             Err(mistakes) => Outcome::Failed {
                 sqlstate: sqlstate::PROTOCOL_VIOLATION,
                 message: format!("SET failed: {mistakes}"),
@@ -52,6 +117,15 @@ pub fn perform(gateway: &Arc<Gateway>, command: &Command, now: Instant, read: Re
         | Command::Probe(_)
         | Command::SetIgnored
         | Command::Transaction(_)
+        | Command::Pause(_)
+        | Command::Suspend
+        | Command::Kill(_)
+        | Command::KillClient(_)
+        | Command::WaitClose(_)
+        | Command::Resume(_)
+        | Command::Disable(_)
+        | Command::Enable(_)
+        | Command::Reconnect(_)
         | Command::Empty => Outcome::done("SHOW"),
     }
 }
@@ -71,13 +145,17 @@ fn table(gateway: &Gateway, what: Show, now: Instant) -> Table {
         Show::Config => show::config(&gateway.config()),
         Show::Databases => show::databases(&now.databases()),
         Show::Lists => show::lists(now.lists()),
-        // Its rows are PgBouncer's own allocators, of which there are none here.
-        Show::Mem => Table::new(show::MEM),
+        Show::DnsHosts => Table::new(show::DNS_HOSTS),
+        Show::DnsZones => Table::new(show::DNS_ZONES),
+        Show::Fds => fds_show::fds(&now.descriptors()),
+        Show::Mem => show::mem(&now.memory()),
+        Show::PeerPools => show::peer_pools(&now.peer_pools()),
+        Show::Peers => show::peers(&now.peers()),
         Show::Pins => clients_show::pins(&now.pins()),
         Show::Pools => show::pools(&now.pools()),
         Show::Servers => show::clients(&now.servers()),
         Show::Slow => clients_show::slow(&gateway.shared.insight.slow()),
-        Show::State => show::state(),
+        Show::State => show::state(gateway.pauses().activity()),
         Show::Stats => stats_show::stats(&now.pools()),
         Show::StatsAverages => stats_show::stats_averages(&now.pools()),
         Show::StatsTotals => stats_show::stats_totals(&now.pools()),
@@ -94,18 +172,4 @@ fn flush(gateway: &Gateway) {
     }
     gateway.cache.clear();
     tracing::info!("cache flushed");
-}
-
-fn kill(gateway: &Gateway, id: u64) -> Outcome {
-    let clients = gateway.shared.registry.clients();
-    match clients.iter().find(|entry| entry.id == id) {
-        Some(entry) => {
-            entry.ask_to_leave(Leave::Killed);
-            Outcome::done("KILL_CLIENT")
-        }
-        None => Outcome::Failed {
-            sqlstate: sqlstate::PROTOCOL_VIOLATION,
-            message: format!("client not found: {id}"),
-        },
-    }
 }

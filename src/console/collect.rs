@@ -22,10 +22,10 @@ use super::DATABASE;
 
 /// One moment, and what it is called on the wall clock.
 pub struct Collector<'a> {
-    gateway: &'a Gateway,
-    config: Arc<Config>,
+    pub(super) gateway: &'a Gateway,
+    pub(super) config: Arc<Config>,
     now: Instant,
-    clients: Vec<(Arc<Entry>, Shown)>,
+    pub(super) clients: Vec<(Arc<Entry>, Shown)>,
 }
 
 /// What a client is doing, in PgBouncer's words.
@@ -242,6 +242,10 @@ impl<'a> Collector<'a> {
     }
 
     fn database(&self, name: &str, entry: &DatabaseEntry, pools: &[Pool]) -> Database {
+        let (paused, disabled) = {
+            let pauses = self.gateway.pauses();
+            (pauses.is_paused(name), pauses.is_disabled(name))
+        };
         let config = &self.config;
         let host = match &entry.host {
             Host::SocketDirectory(_) => None,
@@ -268,6 +272,8 @@ impl<'a> Collector<'a> {
             servers: servers(pools, |pool| pool.database == name),
             clients_max: plan::room(config, name, "").database,
             clients: clients(pools, |pool| pool.database == name),
+            paused,
+            disabled,
         }
     }
 
@@ -288,6 +294,8 @@ impl<'a> Collector<'a> {
             servers: 0,
             clients_max: plan::room(&self.config, DATABASE, "").database,
             clients: clients(pools, |pool| pool.database == DATABASE),
+            paused: false,
+            disabled: false,
         }
     }
 
@@ -325,6 +333,8 @@ impl<'a> Collector<'a> {
             clients: self.clients.len(),
             servers_idle: idle,
             servers_active: servers(&pools, |_| true).saturating_sub(idle),
+            peers: self.config.peers.len(),
+            peer_pools: self.peer_pools().len(),
         }
     }
 

@@ -1,23 +1,30 @@
 //! The task of one console connection: bytes in, commands performed, bytes out.
 
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
 use crate::admin::command::Command;
-use crate::admin::conversation::{Access, Conversation, Step};
+use crate::admin::conversation::{Access, Conversation, Outcome, Step};
 use crate::client::close::CloseReason;
 use crate::client::registry::Registered;
 use crate::gateway::Gateway;
 use crate::net::Stream;
 use crate::wire::frame::{self, HEADER_BYTES};
-use crate::wire::frontend;
+use crate::wire::{frontend, sqlstate};
 
-use super::act;
+use super::act::{self, Performed};
+use super::operate::{self, Waiting};
 
 /// Longest message; commands are short, and so are the groups drivers send.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+
+/// Between two looks at whether what a command waits for has come about.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A console that does not take what it is told at the end by then does not hear it.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Replies over this many bytes are sent before the next message is taken.
 const BACKLOG_BYTES: usize = 256 * 1024;
@@ -72,7 +79,7 @@ impl Task {
         };
         reason.tell(&mut self.out);
         // It is leaving: what it does not take is lost, and that is all.
-        let _told = self.flush().await;
+        let _told = tokio::time::timeout(FAREWELL_TIMEOUT, self.flush()).await;
         (reason, self.registered)
     }
 
@@ -95,24 +102,13 @@ impl Task {
             };
             let message = self.input.split_to(header.total).freeze();
             let body = message.get(HEADER_BYTES..).unwrap_or_default();
-            self.take(header.tag, body)?;
+            self.take(header.tag, body).await?;
         }
     }
 
-    fn take(&mut self, tag: u8, body: &[u8]) -> Result<(), CloseReason> {
+    async fn take(&mut self, tag: u8, body: &[u8]) -> Result<(), CloseReason> {
         let now = Instant::now();
-        match self.conversation.take(tag, body, &mut self.out) {
-            Step::Next => {}
-            Step::Perform(command) => {
-                self.log(&command);
-                let outcome = act::perform(&self.gateway, &command, now, &|path| {
-                    std::fs::read_to_string(path)
-                });
-                self.conversation.answer(&outcome, &mut self.out);
-            }
-            Step::Close => return Err(CloseReason::ClientClosed),
-            Step::Broken => return Err(CloseReason::UnknownMessage { tag }),
-        }
+        // Before: what it shows counts itself, as in PgBouncer.
         if matches!(tag, frontend::QUERY | frontend::EXECUTE) {
             self.gateway.console_counters.query.one();
             self.gateway.console_counters.xact.one();
@@ -121,7 +117,59 @@ impl Task {
             shown.request_at = Some(now);
             shown.queries += 1;
         }
+        match self.conversation.take(tag, body, &mut self.out) {
+            Step::Next => {}
+            Step::Perform(command) => {
+                self.log(&command);
+                let performed = act::perform(&self.gateway, &command, now, &|path| {
+                    std::fs::read_to_string(path)
+                });
+                let outcome = match performed {
+                    Performed::Done(outcome) => outcome,
+                    Performed::Waits(waiting, tag) => self.wait_for(&waiting, tag).await?,
+                };
+                self.conversation.answer(&outcome, &mut self.out);
+            }
+            Step::Close => return Err(CloseReason::ClientClosed),
+            Step::Broken => return Err(CloseReason::UnknownMessage { tag }),
+        }
         Ok(())
+    }
+
+    /// Waits until it has come about, or a cancel request says that nobody wants it any more.
+    async fn wait_for(
+        &mut self,
+        waiting: &Waiting,
+        tag: &'static str,
+    ) -> Result<Outcome, CloseReason> {
+        self.flush().await?;
+        let entry = Arc::clone(&self.registered.entry);
+        let mut cancelled = std::pin::pin!(entry.cancelled.notified());
+        let mut every = tokio::time::interval(LOOK);
+        loop {
+            let room = self.input.len() < MESSAGE_BYTES_MAX;
+            self.input.reserve(1024);
+            tokio::select! {
+                _ = every.tick() => {
+                    if operate::is_done(&self.gateway, waiting, Instant::now()) {
+                        return Ok(Outcome::done(tag));
+                    }
+                }
+                () = &mut cancelled => {
+                    operate::give_up(&self.gateway, waiting);
+                    return Ok(Outcome::Failed {
+                        sqlstate: sqlstate::QUERY_CANCELED,
+                        message: CloseReason::CancelledWaiting.text(),
+                    });
+                }
+                leave = entry.asked_to_leave() => return Err(leave.reason()),
+                read = self.stream.read(&mut self.input), if room => {
+                    if !read.is_ok_and(|count| count > 0) {
+                        return Err(CloseReason::ClientLost);
+                    }
+                }
+            }
+        }
     }
 
     /// Who changes something is on record.

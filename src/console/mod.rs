@@ -1,7 +1,9 @@
 //! The console's side of the program: who gets in, the picture `admin` prints, the commands it
-//! names, the totals in the log, and (`io.rs`) the bytes.
+//! names (what operators do in `operate.rs`), the totals in the log, and (`io.rs`) the bytes.
 
 pub mod collect;
+mod inventory;
+pub mod operate;
 pub mod act;
 pub mod report;
 pub mod io;

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use crate::admin::stats_show::Totals;
 use crate::gateway::Gateway;
+use crate::process::{self, Notice};
 
 use super::collect::Collector;
 
@@ -29,27 +30,59 @@ impl Report {
         let totals = Collector::new(gateway, now).totals();
         let sum = totals.values().fold(Totals::default(), |sum, totals| sum.plus(*totals));
         gateway.history.lock().unwrap_or_else(PoisonError::into_inner).turn(now, totals);
+        let average = sum.average_since(self.sum, since);
         if config.log.log_stats {
-            log(sum.average_since(self.sum, since));
+            tracing::info!("{}", line(average, "us"));
         }
+        process::notify(&Notice::Status(line(average, "\u{3bc}s")));
         *self = Self { at: now, sum };
     }
 }
 
 /// PgBouncer's line of totals.
-fn log(average: Totals) {
-    tracing::info!(
+fn line(average: Totals, micros: &str) -> String {
+    format!(
         "stats: {} xacts/s, {} queries/s, {} client parses/s, {} server parses/s, {} binds/s, \
-         in {} B/s, out {} B/s, xact {} us, query {} us, wait {} us",
+         {} client logins/s, in {} B/s, out {} B/s, xact {} {micros}, query {} {micros}, \
+         wait {} {micros}",
         average.xact,
         average.query,
         average.client_parse,
         average.server_parse,
         average.bind,
+        average.login,
         average.received,
         average.sent,
         average.xact_time,
         average.query_time,
         average.wait_time,
-    );
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_of_totals_is_pgbouncers() {
+        let average = Totals {
+            server_assignment: 0,
+            xact: 1,
+            query: 2,
+            received: 7,
+            sent: 8,
+            xact_time: 9,
+            query_time: 10,
+            wait_time: 11,
+            client_parse: 3,
+            server_parse: 4,
+            bind: 5,
+            login: 6,
+        };
+        assert_eq!(
+            line(average, "us"),
+            "stats: 1 xacts/s, 2 queries/s, 3 client parses/s, 4 server parses/s, 5 binds/s, \
+             6 client logins/s, in 7 B/s, out 8 B/s, xact 9 us, query 10 us, wait 11 us"
+        );
+    }
 }

@@ -1,10 +1,13 @@
 //! Which pool a client gets: users and their secrets, databases and where they are, pools made
 //! when first asked for. One for the whole process.
 
+mod apply;
+mod pauses;
+mod target;
 mod upkeep;
 mod vacate;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,32 +15,29 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
 use crate::admin::history::History;
-use crate::auth::userlist::Password;
-use crate::auth::{AllLearned, Learned, Secret};
+use crate::admin::pause::Pauses;
+use crate::auth::AllLearned;
 use crate::auth_query::AuthQueries;
-use crate::cache::coherence::Scope;
 use crate::cache::redis::{Redis, Settings as RedisSettings};
 use crate::cache::{Cache, Limits, Mode};
 use crate::client::Shared;
 use crate::client::deadline::Timeouts;
-use crate::client::registry::{Leave, Registry};
-use crate::config::{
-    AuthLookup, CacheMode, Config, DatabaseEntry, DatabaseLimits, Host, LoadBalance, PinPolicy,
-};
+use crate::client::registry::Registry;
+use crate::config::{CacheMode, Config, DatabaseEntry, Host, PinPolicy};
 use crate::insight::Insight;
 use crate::metrics::{CacheCounters, PoolCounters};
-use crate::net::{Address, TlsConfigError};
+use crate::net::{TlsConfigError, set_socket_options};
 use crate::plan;
 use crate::pool::database::Database;
-use crate::pool::io::{Pool, Quotas, limit};
+use crate::pool::io::{Pool, Quotas};
 use crate::pool::quota::Quota;
 use crate::pool::{self, ClientLimits, Common, statements};
-use crate::running::{GatewayError, Running};
-use crate::server::hosts::Hosts;
+use crate::running::{GatewayError, Running, socket_options};
 use crate::server::io::{ServerTls, Target};
 use crate::service::Service;
+use target::service_target;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// Statements that the clients of one pool share, at most; a forgotten one is parsed again.
 const SHARED_STATEMENTS_MAX: usize = 10_000;
@@ -73,6 +73,14 @@ pub struct Gateway {
     pub learned: AllLearned,
     /// Towards every server.
     server_tls: Arc<ServerTls>,
+    /// Guards who may work; nothing else is locked inside.
+    pauses: Mutex<Pauses>,
+    /// Told when that has changed.
+    pauses_changed: Notify,
+    /// Whether newcomers have to wait.
+    pub suspended: watch::Sender<bool>,
+    /// Cancel requests on their way to peers. Guards a map by peer; nothing else is locked inside.
+    pub peer_cancels: Mutex<BTreeMap<u16, usize>>,
 }
 
 /// How far the program has got in stopping; never back.
@@ -134,6 +142,7 @@ impl Gateway {
         let ring = usize::try_from(config.slow.ring_size).unwrap_or(usize::MAX);
         let started = (Instant::now(), std::time::SystemTime::now());
         let redis = redis(config, limits(config), started.0)?;
+        set_socket_options(socket_options(config));
         let insight = Insight::new(config.slow.threshold, ring, config.slow.rate_limit, started);
         Ok(Self {
             cache: Arc::new(
@@ -148,6 +157,7 @@ impl Gateway {
                 reset_always: AtomicBool::new(config.server.server_reset_query_always),
                 fast_close: AtomicBool::new(config.server.server_fast_close),
                 vacate: OnceLock::new(),
+                suspended: AtomicBool::new(false),
             }),
             process_secret: rand::random(),
             made: Mutex::default(),
@@ -160,6 +170,10 @@ impl Gateway {
             auth_queries: AuthQueries::default(),
             learned: AllLearned::default(),
             server_tls: Arc::new(ServerTls::new(running.tls.server.clone())),
+            pauses: Mutex::default(),
+            pauses_changed: Notify::new(),
+            suspended: watch::Sender::new(false),
+            peer_cancels: Mutex::default(),
             running: RwLock::new(Arc::new(running)),
         })
     }
@@ -226,6 +240,10 @@ impl Gateway {
                 gateway.upgrade().map_or_else(Vec::new, |gateway| gateway.vacate(target, name))
             })
         });
+        match self.hold(database) {
+            Some(_) => self.settle(&made),
+            None => opened.service.set_paused(false),
+        }
         Some(opened)
     }
 
@@ -313,135 +331,6 @@ impl Gateway {
         names
     }
 
-    /// Where `auth_query` is asked for users of this database, as this user. `None`: there is no
-    /// such database.
-    pub fn auth_target(
-        &self,
-        running: &Running,
-        database: &str,
-        user: &str,
-    ) -> Option<Arc<Target>> {
-        let entry = running.config.database(database)?;
-        let target = self.target(running, entry, database, user);
-        // The entry's user and password are for those who query.
-        let secret = match entry.user.as_deref() {
-            Some(forced) if forced == user => target.secret.clone(),
-            Some(_) | None => running.users.get(user).cloned(),
-        };
-        Some(Arc::new(Target { user: user.to_owned(), secret, learned: None, ..target }))
-    }
-
-    fn target(
-        &self,
-        running: &Running,
-        entry: &DatabaseEntry,
-        database: &str,
-        client_user: &str,
-    ) -> Target {
-        let user = entry.user.as_deref().unwrap_or(client_user);
-        // What one user's log-in has told is for that user's servers alone.
-        let own = user == client_user && entry.password.is_none();
-        let learned = own.then(|| self.learned.of(database, user));
-        target(running, entry, database, user, learned, Arc::clone(&self.server_tls))
-    }
-
-    /// Makes the running program that of these settings, and gives what the operator should hear.
-    pub fn apply(&self, config: Config) -> Result<Vec<String>, GatewayError> {
-        Ok(self.run(Running::load(config, &read_file)?))
-    }
-
-    /// The same for settings that come one by one, between two of which files may not fit each
-    /// other: TLS that cannot be made stays as it was.
-    pub fn apply_one(&self, config: Config) -> Result<Vec<String>, GatewayError> {
-        let before = self.running();
-        Ok(self.run(Running::load_after(&before, config, &read_file)?))
-    }
-
-    /// Makes the running program that of these settings. Pools whose servers would be others, or
-    /// whose clients would be treated otherwise, are made anew; their clients leave at the end of
-    /// their transactions, so that no session changes its database under way.
-    fn run(&self, new: Running) -> Vec<String> {
-        let new = Arc::new(new);
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        let old = {
-            let mut running = self.running.write().unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *running, Arc::clone(&new))
-        };
-        self.set_shared(&made, &new);
-        let other_tls = !old.tls.server.is_same(&new.tls.server);
-        if other_tls {
-            self.server_tls.set(new.tls.server.clone());
-        }
-        self.auth_queries.clear();
-        let mut replaced = Vec::new();
-        let Made { databases, pools, database_quotas, user_quotas, .. } = &mut *made;
-        for (name, quota) in database_quotas {
-            limit(quota, plan::database_servers(&new.config, name));
-        }
-        for (name, quota) in user_quotas {
-            limit(quota, plan::user_servers(&new.config, name));
-        }
-        pools.retain(|name, opened| {
-            let entry = new.config.database(&name.0);
-            if let Some(entry) = entry.filter(|_| is_same_pool(&old, &new, name, &opened.pool)) {
-                opened.pool.set(plan::rules(&new.config, entry, &name.1));
-                if other_tls {
-                    opened.pool.retire_all();
-                }
-                return true;
-            }
-            if let Some(entry) = entry {
-                let target = self.target(&new, entry, &name.0, &name.1);
-                let key = (format!("{:?}", target.hosts.addresses), target.database.clone());
-                if let Some((_, service)) = databases.get(&key) {
-                    service.set_target(service_target(&target));
-                }
-            }
-            opened.pool.retire_all();
-            replaced.push(name.clone());
-            false
-        });
-        for (_, service) in databases.values() {
-            // The cache may have been switched on.
-            service.wake();
-            service.set_times(new.config.cache.catalog_poll, new.config.cache.max_age);
-        }
-        drop(made);
-        if let Some(call) = self.on_reload.get() {
-            call(&new.config);
-        }
-        for entry in self.shared.registry.clients() {
-            if entry.console {
-                continue;
-            }
-            if replaced.contains(&(entry.database.clone(), entry.server_user.clone())) {
-                entry.ask_to_leave(Leave::Reconfigured);
-            }
-            let times = timeouts(&new.config, &entry.database, &entry.user, &entry.server_user);
-            entry.set_timeouts(times);
-        }
-        new.notices.clone()
-    }
-
-    /// What all pools and clients share.
-    fn set_shared(&self, made: &Made, new: &Running) {
-        if self.cache.mode() == Mode::Off {
-            // What was written meanwhile has not been noted.
-            for (database, _) in made.databases.values() {
-                database.home().coherence.invalidate(&Scope::Database);
-            }
-            self.cache.clear();
-        }
-        self.cache.set(mode(&new.config), limits(&new.config));
-        let reset_query = new.config.server.server_reset_query.clone();
-        *self.shared.reset_query.lock().unwrap_or_else(PoisonError::into_inner) = reset_query;
-        let server = &new.config.server;
-        self.shared.reset_always.store(server.server_reset_query_always, Ordering::Relaxed);
-        self.shared.fast_close.store(server.server_fast_close, Ordering::Relaxed);
-        let slow = &new.config.slow;
-        self.shared.insight.set(slow.threshold, slow.rate_limit);
-    }
-
     pub fn databases(&self) -> Vec<(Arc<Database>, Arc<Service>)> {
         let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         let mut databases: Vec<_> = made.databases.values().cloned().collect();
@@ -492,86 +381,6 @@ fn tell(notices: &[String]) {
     }
 }
 
-fn target(
-    running: &Running,
-    entry: &DatabaseEntry,
-    database: &str,
-    user: &str,
-    learned: Option<Arc<Learned>>,
-    tls: Arc<ServerTls>,
-) -> Target {
-    let secret = match &entry.password {
-        Some(password) => Some(Secret::Plain(Password::new(password.reveal().to_owned()))),
-        None => running.users.get(user).cloned(),
-    };
-    let hosts = match &entry.host {
-        Host::Several(hosts) => hosts.iter().map(|host| address(host, entry.port)).collect(),
-        host @ (Host::Name(_) | Host::SocketDirectory(_)) => Box::from([address(host, entry.port)]),
-    };
-    let round_robin = entry.load_balance_hosts == LoadBalance::RoundRobin;
-    let application = entry.application_name.iter().map(|name| ("application_name", name));
-    let options = entry.options.iter().map(|options| ("options", options));
-    let more = entry.parameters.iter().map(|(name, value)| (*name, value));
-    let statements = usize::try_from(running.config.pool.max_prepared_statements).unwrap_or(1);
-    Target {
-        hosts: Arc::new(Hosts::new(hosts, round_robin)),
-        tls,
-        database: entry.dbname.clone().unwrap_or_else(|| database.to_owned()),
-        user: user.to_owned(),
-        secret,
-        learned,
-        parameters: application
-            .chain(options)
-            .chain(more)
-            .map(|(name, value)| (name.to_owned(), value.clone()))
-            .collect(),
-        statements_max: NonZeroUsize::new(statements).unwrap_or(NonZeroUsize::MIN),
-        connect_query: entry.connect_query.as_deref().map(Arc::from),
-    }
-}
-
-fn address(host: &Host, port: u16) -> Address {
-    Address::new(&host.to_string(), port)
-}
-
-/// Whether a pool of the old settings is what the new ones would make, but for its size, times and
-/// TLS, which can change under way, and who may use it.
-fn is_same_pool(old: &Running, new: &Running, (name, user): &PoolKey, pool: &Pool) -> bool {
-    let without_limits = |running: &Running| {
-        running.config.database(name).map(|entry| {
-            let mode = plan::mode(&running.config, entry, user);
-            let limits = DatabaseLimits::default();
-            let auth = AuthLookup::default();
-            (
-                mode,
-                DatabaseEntry { pool_size: None, pool_mode: None, limits, auth, ..entry.clone() },
-            )
-        })
-    };
-    let user = &pool.target.user;
-    let own = new.config.database(name).is_some_and(|entry| entry.password.is_some());
-    let has_own_secret_or_same = || {
-        own || match (old.users.get(user), new.users.get(user)) {
-            (Some(old), Some(new)) => old.is_same(new),
-            (None, None) => true,
-            (Some(_), None) | (None, Some(_)) => false,
-        }
-    };
-    let made_of = |running: &Running| {
-        let pool = &running.config.pool;
-        let statements = (pool.max_prepared_statements, pool.max_client_prepared_statements);
-        (pool.pins, statements, running.config.listen.max_packet_size)
-    };
-    without_limits(old) == without_limits(new)
-        && has_own_secret_or_same()
-        && made_of(old) == made_of(new)
-}
-
-/// The same for the questions of our own.
-fn service_target(target: &Target) -> Arc<Target> {
-    Arc::new(Target { statements_max: NonZeroUsize::MIN, ..target.clone() })
-}
-
 fn mode(config: &Config) -> Mode {
     match config.cache.mode {
         CacheMode::Off => Mode::Off,
@@ -599,7 +408,9 @@ fn timeouts(config: &Config, database: &str, user: &str, server_user: &str) -> T
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::registry::Leave;
     use crate::client::registry::Room;
+    use crate::config::{AuthLookup, DatabaseLimits, LoadBalance};
     use crate::config::{Base, PoolMode};
     use crate::wire::startup::Replication;
 
@@ -665,6 +476,7 @@ mod tests {
         let gateway = gateway();
         gateway.pool("app", "ann").unwrap();
         let hello = crate::client::registry::Hello {
+            id: crate::server::io::next_id(),
             user: "ann".into(),
             server_user: "ann".into(),
             database: "app".into(),
@@ -675,6 +487,8 @@ mod tests {
             console: false,
             replication: Replication::None,
             long_keys: false,
+            peer_id: 0,
+            fd: 0,
         };
         let client = gateway.shared.registry.enter(hello, Room::UNLIMITED).unwrap();
         gateway.apply(Config { databases: Vec::new(), ..config() }).unwrap();

@@ -116,7 +116,7 @@ pub async fn connect(address: &Address, tls: &TlsClientConfig) -> Result<Stream,
         Address::Unix { path } => Ok(Stream::Unix(UnixStream::connect(path).await?)),
         Address::Tcp { host, port } => {
             let stream = connect_tcp(host, *port).await?;
-            stream.set_nodelay(true)?;
+            super::tune::tune(&stream)?;
             start_tls(stream, host, tls).await
         }
     }

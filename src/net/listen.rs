@@ -2,13 +2,13 @@
 
 use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::os::unix::net as unix;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use tokio::net::{TcpListener, UnixListener};
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::net::{TcpListener, TcpSocket, UnixListener, lookup_host};
 
 use super::Stream;
 
@@ -19,39 +19,99 @@ pub enum Listener {
     Unix { listener: UnixListener, path: PathBuf },
 }
 
+/// How a socket listens.
+#[derive(Clone, Copy, Debug)]
+pub struct ListenOptions {
+    /// Connections that wait to be accepted, at most.
+    pub backlog: u32,
+    /// Other processes may listen on the same address; the system shares connections out.
+    pub reuse_port: bool,
+}
+
 /// `*` is every address: both families where the system has them.
-pub async fn listen_tcp(host: &str, port: u16) -> io::Result<Listener> {
-    if host != "*" {
-        return TcpListener::bind((host, port)).await.map(Listener::Tcp);
+pub async fn listen_tcp(host: &str, port: u16, options: ListenOptions) -> io::Result<Listener> {
+    if host == "*" {
+        let any: SocketAddr = (Ipv6Addr::UNSPECIFIED, port).into();
+        return listen_at(any, options)
+            .or_else(|_no_such_family| listen_at((Ipv4Addr::UNSPECIFIED, port).into(), options));
     }
-    match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
-        Ok(listener) => Ok(Listener::Tcp(listener)),
-        Err(_no_such_family) => {
-            TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await.map(Listener::Tcp)
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for address in lookup_host((host, port)).await? {
+        match listen_at(address, options) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = error,
         }
     }
+    Err(last)
+}
+
+fn listen_at(address: SocketAddr, options: ListenOptions) -> io::Result<Listener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    if options.reuse_port {
+        socket.set_reuseport(true)?;
+    }
+    socket.bind(address)?;
+    socket.listen(options.backlog).map(Listener::Tcp)
+}
+
+/// Who may connect to a Unix socket.
+#[derive(Clone, Debug)]
+pub struct Permissions {
+    /// As `chmod` takes it.
+    pub mode: u32,
+    /// Name or number; empty for this process's own.
+    pub group: String,
 }
 
 /// A socket that a dead process left behind is replaced, one that answers is in use. A directory
-/// that begins with `@` names a socket without a file. `mode` as `chmod` takes it.
-pub fn listen_unix(directory: &Path, port: u16, mode: u32) -> io::Result<Listener> {
+/// that begins with `@` names a socket without a file, which has no permissions.
+pub fn listen_unix(
+    directory: &Path,
+    port: u16,
+    permissions: &Permissions,
+    backlog: u32,
+) -> io::Result<Listener> {
     let path = directory.join(format!(".s.PGSQL.{port}"));
-    let abstract_name = path.to_str().and_then(|path| path.strip_prefix('@'));
-    let listener = if let Some(name) = abstract_name {
-        unix::UnixListener::bind_addr(&unix::SocketAddr::from_abstract_name(name.as_bytes())?)?
+    let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    if let Some(name) = path.to_str().and_then(|path| path.strip_prefix('@')) {
+        socket.bind(&SockAddr::unix(format!("\0{name}"))?)?;
     } else {
         if path.exists() {
-            if unix::UnixStream::connect(&path).is_ok() {
+            if UnixStream::connect(&path).is_ok() {
                 return Err(io::ErrorKind::AddrInUse.into());
             }
             std::fs::remove_file(&path)?;
         }
-        let listener = unix::UnixListener::bind(&path)?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))?;
-        listener
-    };
-    listener.set_nonblocking(true)?;
-    Ok(Listener::Unix { listener: UnixListener::from_std(listener)?, path })
+        socket.bind(&SockAddr::unix(&path)?)?;
+        if !permissions.group.is_empty() {
+            chown(&path, None, Some(group_id(&permissions.group)?))?;
+        }
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(permissions.mode))?;
+    }
+    socket.listen(backlog)?;
+    socket.set_nonblocking(true)?;
+    Ok(Listener::Unix { listener: UnixListener::from_std(socket.into())?, path })
+}
+
+fn group_id(group: &str) -> io::Result<u32> {
+    if let Ok(id) = group.parse() {
+        return Ok(id);
+    }
+    let groups = std::fs::read_to_string("/etc/group")?;
+    find_group(&groups, group).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::NotFound, format!("there is no group {group}"))
+    })
+}
+
+/// `name:password:id:members`, a line each.
+fn find_group(groups: &str, name: &str) -> Option<u32> {
+    groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let is_it = fields.next() == Some(name);
+        fields.nth(1).filter(|_| is_it)?.parse().ok()
+    })
 }
 
 impl Listener {
@@ -114,5 +174,13 @@ mod tests {
     fn the_first_user_is_root() {
         assert_eq!(user_name(0).as_deref(), Some("root"));
         assert_eq!(user_name(u32::MAX - 7), None);
+    }
+
+    #[test]
+    fn a_group_is_found_by_its_whole_name() {
+        let groups = "root:x:0:\npostgres:x:108:ann,bob\npost:x:7:\n";
+        assert_eq!(find_group(groups, "post"), Some(7));
+        assert_eq!(find_group(groups, "postgres"), Some(108));
+        assert_eq!(find_group(groups, "ann"), None);
     }
 }

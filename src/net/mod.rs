@@ -6,6 +6,7 @@
 mod verify;
 pub mod ciphers;
 pub mod tls;
+mod tune;
 pub mod connect;
 pub mod listen;
 
@@ -13,6 +14,7 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
@@ -25,6 +27,7 @@ use tokio_rustls::rustls::ProtocolVersion;
 pub use ciphers::{Offer, OfferError, Wanted};
 pub use connect::{AcceptError, Address, ConnectError, accept_direct_tls, accept_tls, connect};
 pub use tls::{ClientCertificates, SslMode, TlsClientConfig, TlsConfigError, TlsServerConfig};
+pub use tune::{SocketOptions, set_socket_options};
 
 /// What a buffer that has been written out keeps for the next time.
 const KEPT_BYTES: usize = 16 * 1024;
@@ -180,9 +183,23 @@ impl Stream {
         poll_fn(|cx| self.poll_flush(cx)).await
     }
 
-    /// Sends small messages at once; a Unix socket always does.
-    pub fn set_nodelay(&self) -> io::Result<()> {
-        self.tcp().map_or(Ok(()), |tcp| tcp.set_nodelay(true))
+    /// Gives a TCP socket the options that all have; a Unix socket needs none.
+    pub fn tune(&self) -> io::Result<()> {
+        self.tcp().map_or(Ok(()), tune::tune)
+    }
+
+    /// Takes a `tcp_socket_buffer` back: with a small one, much data takes seconds.
+    pub fn widen(&self) -> io::Result<()> {
+        self.tcp().map_or(Ok(()), tune::widen)
+    }
+
+    /// The number of its descriptor, for people.
+    pub fn fd(&self) -> i32 {
+        match self {
+            Self::Tcp(stream) => stream.as_raw_fd(),
+            Self::Unix(stream) => stream.as_raw_fd(),
+            Self::Tls(stream) => stream.get_ref().0.as_raw_fd(),
+        }
     }
 
     /// Asks the kernel each time, so callers keep the answer.

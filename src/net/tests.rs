@@ -234,13 +234,13 @@ async fn a_stream_says_who_is_at_the_other_end() {
         assert_eq!(client.local().expect("bound"), server.peer().expect("connected"));
         assert!(server.peer().expect("connected").to_string().starts_with("127.0.0.1:"));
         assert_eq!(server.peer_uid().expect("no uid"), None);
-        server.set_nodelay().expect("a TCP option");
+        server.tune().expect("a TCP option");
     }
     let (client, server) = &unix;
     assert_eq!(server.peer().expect("connected").to_string(), "unix");
     assert_eq!(server.peer_uid().expect("a uid"), client.peer_uid().expect("a uid"));
     assert!(server.peer_uid().expect("a uid").is_some());
-    server.set_nodelay().expect("nothing to do");
+    server.tune().expect("nothing to do");
     assert_eq!(tcp.0.tls_description(), None);
     let description = tls.1.tls_description().expect("under TLS");
     assert!(description.starts_with("TLSv1.3/TLS_"), "{description}");

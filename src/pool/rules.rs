@@ -42,6 +42,8 @@ pub enum Retirement {
     TestFailed,
     /// It gave way to a server of another pool.
     Evicted,
+    /// The operator wants no connection to the database.
+    Paused,
 }
 
 impl Retirement {
@@ -55,6 +57,7 @@ impl Retirement {
             Self::Gone => "server conn crashed?",
             Self::TestFailed => "test query failed",
             Self::Evicted => "evicted",
+            Self::Paused => "pause mode",
         }
     }
 }

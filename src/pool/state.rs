@@ -15,6 +15,19 @@ pub struct State<S, W> {
     total: usize,
     sizes: Sizes,
     connecting: Connecting,
+    /// What an operator said.
+    hold: Option<Hold>,
+}
+
+/// Why nobody gets a server for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// They wait, and servers that come free are closed.
+    Paused,
+    /// They wait, and servers stay.
+    Suspended,
+    /// They are told to leave, and servers that come free are closed.
+    Stopping,
 }
 
 /// What a reload may change.
@@ -48,6 +61,8 @@ pub enum Acquire<S, C> {
     Busy,
     /// There is none, and logging in has failed a moment ago.
     Failing,
+    /// There will be none any more.
+    Stopping,
 }
 
 /// What a waiting client is handed.
@@ -73,10 +88,16 @@ impl<S, W> State<S, W> {
             total: 0,
             sizes,
             connecting: Connecting::Allowed,
+            hold: None,
         }
     }
 
     pub fn acquire<C>(&mut self, claim: impl FnOnce() -> Option<C>) -> Acquire<S, C> {
+        match self.hold {
+            Some(Hold::Stopping) => return Acquire::Stopping,
+            Some(Hold::Paused | Hold::Suspended) => return Acquire::Busy,
+            None => {}
+        }
         if let Some(server) = self.take_free() {
             return Acquire::Granted(server);
         }
@@ -97,7 +118,7 @@ impl<S, W> State<S, W> {
 
     /// A server that is free, for who will not wait.
     pub fn take_free(&mut self) -> Option<S> {
-        if self.waiting.is_empty() { self.next_idle() } else { None }
+        if self.waiting.is_empty() && self.hold.is_none() { self.next_idle() } else { None }
     }
 
     fn next_idle(&mut self) -> Option<S> {
@@ -105,7 +126,11 @@ impl<S, W> State<S, W> {
     }
 
     fn may_connect(&self) -> bool {
-        self.total < self.sizes.size && self.connecting == Connecting::Allowed
+        self.total < self.sizes.size && self.allows_connecting()
+    }
+
+    fn allows_connecting(&self) -> bool {
+        self.connecting == Connecting::Allowed && self.hold.is_none()
     }
 
     /// Has `acquire` take an idle server of this kind, if there is one.
@@ -129,6 +154,10 @@ impl<S, W> State<S, W> {
         server: S,
         mut hand: impl FnMut(W, Handed<S, C>) -> Result<(), Handed<S, C>>,
     ) -> Released {
+        if self.hold.is_some() {
+            self.idle.push_back(server);
+            return Released::Idle;
+        }
         let mut handed = Handed::Server(server);
         while let Some(waiter) = self.waiting.pop_front() {
             match hand(waiter, handed) {
@@ -152,11 +181,49 @@ impl<S, W> State<S, W> {
     ) -> Option<C> {
         self.total = self.total.saturating_sub(1);
         let spare = self.fill_places(claim, hand);
-        if self.connecting == Connecting::Refused && self.total == 0 {
-            // Nothing will come free: who waits is to look why.
+        self.send_away_if_hopeless();
+        spare
+    }
+
+    /// Where nothing will come free, who waits is to look why.
+    fn send_away_if_hopeless(&mut self) {
+        if self.connecting == Connecting::Refused && self.total == 0 && self.hold.is_none() {
             self.waiting.clear();
         }
-        spare
+    }
+
+    /// From now on nobody gets a server, or everybody may again: first who waits. As `closed` for
+    /// the result.
+    #[must_use]
+    pub fn set_hold<C>(
+        &mut self,
+        hold: Option<Hold>,
+        claim: impl FnMut() -> Option<C>,
+        mut hand: impl FnMut(W, Handed<S, C>) -> Result<(), Handed<S, C>>,
+    ) -> Option<C> {
+        self.hold = hold;
+        match hold {
+            Some(Hold::Stopping) => self.waiting.clear(),
+            Some(Hold::Paused | Hold::Suspended) => {}
+            None => {
+                for server in std::mem::take(&mut self.idle) {
+                    self.release(server, &mut hand);
+                }
+                let spare = self.fill_places(claim, hand);
+                self.send_away_if_hopeless();
+                return spare;
+            }
+        }
+        None
+    }
+
+    /// Servers that come free are closed.
+    pub fn closes(&self) -> bool {
+        matches!(self.hold, Some(Hold::Paused | Hold::Stopping))
+    }
+
+    pub fn hold_now(&self) -> Option<Hold> {
+        self.hold
     }
 
     /// Connecting has failed: until `resume` nobody tries.
@@ -214,7 +281,7 @@ impl<S, W> State<S, W> {
     pub fn take_reserve<C>(&mut self, claim: impl FnOnce() -> Option<C>) -> Option<C> {
         let Sizes { size, reserve, .. } = self.sizes;
         let room = self.total < size.saturating_add(reserve);
-        if !room || self.connecting != Connecting::Allowed {
+        if !room || !self.allows_connecting() {
             return None;
         }
         let claimed = claim()?;
@@ -436,6 +503,47 @@ mod tests {
         assert_eq!(pool.resume(some, to(&mut served)), None);
         assert_eq!(served, [('a', Handed::Connect(()))]);
         assert_eq!(pool.total(), 1);
+    }
+
+    #[test]
+    fn while_it_is_paused_everybody_waits_and_what_comes_free_is_closed() {
+        let mut pool = pool(2);
+        assert_eq!(pool.acquire(some), Acquire::Connect(()));
+        assert_eq!(pool.set_hold(Some(Hold::Paused), some, nobody), None);
+        assert_eq!(pool.acquire(some), Acquire::Busy);
+        assert_eq!((pool.take_free(), pool.take_reserve(some)), (None, None));
+        assert_eq!(pool.warm(2, some), []);
+        pool.wait('a');
+        assert!(pool.closes());
+        assert_eq!(pool.closed(some, nobody), None);
+        assert_eq!((pool.total(), pool.waiting_count()), (0, 1));
+        let mut served = Served::new();
+        assert_eq!(pool.set_hold(None, some, to(&mut served)), None);
+        assert_eq!(served, [('a', Handed::Connect(()))]);
+    }
+
+    #[test]
+    fn while_it_is_suspended_servers_are_kept_for_who_waits() {
+        let mut pool = pool(2);
+        assert_eq!(pool.acquire(some), Acquire::Connect(()));
+        assert_eq!(pool.set_hold(Some(Hold::Suspended), some, nobody), None);
+        pool.wait('a');
+        assert!(!pool.closes());
+        assert_eq!(pool.release(7, nobody), Released::Idle);
+        assert_eq!(pool.idle_count(), 1);
+        let mut served = Served::new();
+        assert_eq!(pool.set_hold(None, some, to(&mut served)), None);
+        assert_eq!(served, [('a', Handed::Server(7))]);
+    }
+
+    #[test]
+    fn when_it_stops_nobody_waits_any_more() {
+        let mut pool = pool(1);
+        assert_eq!(pool.acquire(some), Acquire::Connect(()));
+        pool.wait('a');
+        assert_eq!(pool.set_hold(Some(Hold::Stopping), some, nobody), None);
+        assert_eq!((pool.waiting_count(), pool.acquire(some)), (0, Acquire::Stopping));
+        assert!(pool.closes());
     }
 
     #[test]

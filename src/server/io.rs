@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 use crate::auth::{Knowledge, Learned, Secret, certificate};
 use crate::cache::home::{Ambiguous, Home, Homes, Identity};
-use crate::net::{ConnectError, Peer, SslMode, Stream, TlsClientConfig, connect};
+use crate::net::{Address, ConnectError, Peer, SslMode, Stream, TlsClientConfig, connect};
 use crate::wire::backend::{self, Status};
 use crate::wire::frame::{self, HEADER_BYTES};
 use crate::wire::startup::Replication;
@@ -114,9 +114,19 @@ pub struct Ends {
     pub address: String,
     pub local: String,
     pub tls: Option<String>,
+    /// Its descriptor in this process.
+    pub fd: i32,
 }
 
 impl Link {
+    /// Asks PostgreSQL, by a connection of its own, to cancel what this backend does.
+    pub async fn cancel(&self) -> Result<(), ServerError> {
+        let address = self.target.hosts.addresses.get(self.host).ok_or(ServerError::Closed)?;
+        // Which nobody is refused for.
+        let tls = self.target.tls.get().first_try();
+        cancel(address, &tls, self.pid, &self.key).await
+    }
+
     fn new(
         target: &Arc<Target>,
         host: usize,
@@ -177,6 +187,7 @@ impl Ends {
             address: text(stream.peer()),
             local: text(stream.local()),
             tls: stream.tls_description(),
+            fd: stream.fd(),
         }
     }
 }
@@ -228,21 +239,35 @@ pub type Rows = Vec<Vec<Option<String>>>;
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
-/// The id of the newest server there is.
+/// Clients and servers are counted as one, as in PgBouncer.
+pub fn next_id() -> u64 {
+    NEXT_ID.fetch_add(1, Ordering::Relaxed)
+}
+
+/// No server connected so far has a larger one.
 pub fn newest_id() -> u64 {
-    NEXT_ID.load(Ordering::Relaxed) - 1
+    NEXT_ID.load(Ordering::Relaxed).saturating_sub(1)
 }
 
 impl Connection {
     /// Connects, logs in and reads how the session starts. No time-out of its own.
     pub async fn open(target: &Arc<Target>, start: &Start) -> Result<Self, ServerError> {
+        Self::open_as(target, start, next_id()).await
+    }
+
+    /// The same for questions of our own, which nobody is shown: not counted among the servers.
+    pub async fn open_uncounted(target: &Arc<Target>) -> Result<Self, ServerError> {
+        Self::open_as(target, &Start::plain(), 0).await
+    }
+
+    async fn open_as(target: &Arc<Target>, start: &Start, id: u64) -> Result<Self, ServerError> {
         let tls = target.tls.get();
-        match Self::open_by(target, &tls.first_try(), start).await {
+        match Self::open_by(target, &tls.first_try(), start, id).await {
             // A server that has no rule for connections in the clear may have one for TLS.
             Err(ServerError::Login(LoginError::Refused { sqlstate, .. }))
                 if tls.mode() == SslMode::Allow && sqlstate == sqlstate::INVALID_AUTHORIZATION =>
             {
-                Box::pin(Self::open_by(target, &tls, start)).await
+                Box::pin(Self::open_by(target, &tls, start, id)).await
             }
             opened => opened,
         }
@@ -252,10 +277,10 @@ impl Connection {
         target: &Arc<Target>,
         tls: &TlsClientConfig,
         start: &Start,
+        id: u64,
     ) -> Result<Self, ServerError> {
         let defaults = defaults_changes();
         let Greeted { stream, host, input, logged_in } = greet(target, tls, start).await?;
-        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let reported = logged_in.reported.clone();
         // Nothing is committed before the true home is known.
         let home = Arc::new(Home::new(0));
@@ -391,13 +416,14 @@ impl Connection {
     }
 }
 
-/// A connection of its own that asks PostgreSQL to cancel what a backend does. Returns when
-/// PostgreSQL has closed it, that is when the signal has been sent.
-pub async fn cancel(target: &Target, host: usize, pid: u32, key: &[u8]) -> Result<(), ServerError> {
-    let address = target.hosts.addresses.get(host).ok_or(ServerError::Closed)?;
-    // Which nobody is refused for.
-    let tls = target.tls.get().first_try();
-    let mut stream = connect(address, &tls).await.map_err(ServerError::Connect)?;
+/// Sends a cancel request by a connection of its own. Returns when PostgreSQL has closed it, that is when the signal has been sent.
+pub async fn cancel(
+    address: &Address,
+    tls: &TlsClientConfig,
+    pid: u32,
+    key: &[u8],
+) -> Result<(), ServerError> {
+    let mut stream = connect(address, tls).await.map_err(ServerError::Connect)?;
     stream.write_all(&startup::cancel_request(pid, key)).await?;
     let mut nothing = BytesMut::with_capacity(64);
     while stream.read(&mut nothing).await? > 0 {

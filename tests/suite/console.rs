@@ -63,6 +63,7 @@ fn check_columns(console: &mut RawClient, sql: &str, expected: &str) {
             23 => format!("{name}:i"),
             20 => format!("{name}:q"),
             1700 => format!("{name}:N"),
+            17 => format!("{name}:b"),
             other => panic!("{sql}: {name} has type {other}"),
         })
         .collect();
@@ -107,6 +108,18 @@ fn every_show_of_pgbouncer_has_its_columns_names_types_and_order() {
     check("SHOW STATE", "key value");
     check("SHOW MEM", "name size:i used:i free:i memtotal:i");
     check("SHOW TOTALS", "name value:N");
+    check(
+        "SHOW FDS",
+        "fd:i task user database addr port:i cancel:q link:i client_encoding std_strings \
+         datestyle timezone password scram_client_key:b scram_server_key:b",
+    );
+    check("SHOW PEERS", "peer_id:i host port:i pool_size:i");
+    check(
+        "SHOW PEER_POOLS",
+        "peer_id:i cl_active_cancel_req:i cl_waiting_cancel_req:i sv_active_cancel:i sv_login:i",
+    );
+    check("SHOW DNS_HOSTS", "hostname ttl:q addrs");
+    check("SHOW DNS_ZONES", "zonename serial:q count:i");
 }
 
 #[test]
@@ -114,7 +127,8 @@ fn statistics_have_pgbouncers_columns() {
     let (_database, _forebay, mut console) = start("", &[]);
     let mut check = |sql: &str, expected: &str| check_columns(&mut console, sql, expected);
     let counted = "server_assignment_count xact_count query_count received sent xact_time \
-                   query_time wait_time client_parse_count server_parse_count bind_count";
+                   query_time wait_time client_parse_count server_parse_count bind_count \
+                   client_login_count";
     let stats = |prefix: &str| -> String {
         let names = counted.split_whitespace().map(|name| match (prefix, name) {
             ("avg", "received") => " avg_recv:N".to_owned(),
@@ -127,13 +141,13 @@ fn statistics_have_pgbouncers_columns() {
         "SHOW STATS_TOTALS",
         "database server_assignment_count:N xact_count:N query_count:N bytes_received:N \
          bytes_sent:N xact_time:N query_time:N wait_time:N client_parse_count:N \
-         server_parse_count:N bind_count:N",
+         server_parse_count:N bind_count:N client_login_count:N",
     );
     check(
         "SHOW STATS_AVERAGES",
         "database server_assignment_count:N xact_count:N query_count:N bytes_received:N \
          bytes_sent:N xact_time:N query_time:N wait_time:N avg_client_parse_count:N \
-         avg_server_parse_count:N avg_bind_count:N",
+         avg_server_parse_count:N avg_bind_count:N avg_client_login_count:N",
     );
 }
 

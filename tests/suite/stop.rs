@@ -1,8 +1,10 @@
 //! SHUTDOWN and the signals: who may finish, who is refused, and when the program is gone.
 
+use std::net::TcpStream;
+
 use crate::support::forebay::Forebay;
-use crate::support::postgres::{Database, PASSWORD, USER};
-use crate::support::raw::{Login, RawClient, query};
+use crate::support::postgres::Database;
+use crate::support::raw::{RawClient, query};
 use crate::support::wait_until;
 
 fn start() -> (Database<'static>, Forebay, RawClient) {
@@ -12,9 +14,9 @@ fn start() -> (Database<'static>, Forebay, RawClient) {
     (database, forebay, client)
 }
 
-fn refused(database: &Database<'_>, forebay: &Forebay) -> String {
-    let login = Login::new(USER, PASSWORD, &database.name);
-    forebay.log_in(&login).err().unwrap().message
+/// Nobody listens any more, for whoever comes next to do so.
+fn refuses(forebay: &Forebay) {
+    wait_until("nobody listens", || TcpStream::connect(("127.0.0.1", forebay.port)).is_err());
 }
 
 fn gone(forebay: &Forebay) {
@@ -24,12 +26,12 @@ fn gone(forebay: &Forebay) {
 
 /// Clients work on as long as they like, nobody new comes in, the last one ends it.
 fn check_waits_for_clients(stop: impl FnOnce(&Forebay)) {
-    let (database, forebay, mut one) = start();
+    let (_database, forebay, mut one) = start();
     let mut two = forebay.client();
     two.run("BEGIN; INSERT INTO t VALUES (1)");
     stop(&forebay);
     forebay.log_contains("shutting down");
-    assert_eq!(refused(&database, &forebay), "pooler is shutting down");
+    refuses(&forebay);
     one.run("INSERT INTO t VALUES (2)");
     two.run("COMMIT");
     one.close();
@@ -42,17 +44,21 @@ fn check_waits_for_clients(stop: impl FnOnce(&Forebay)) {
     gone(&forebay);
 }
 
-/// Clients leave as soon as they have no server; transactions are finished.
+/// Transactions are finished, and nobody gets a server any more.
 fn check_waits_for_servers(stop: impl FnOnce(&Forebay)) {
     let (database, forebay, mut idle) = start();
     let mut busy = forebay.client();
     busy.run("BEGIN; INSERT INTO t VALUES (1)");
+    let mut silent = forebay.client();
     stop(&forebay);
+    refuses(&forebay);
+    idle.send(&query("SELECT 1"));
     assert_eq!(idle.until_closed(), "E(57P01)");
-    assert_eq!(refused(&database, &forebay), "pooler is shutting down");
     busy.run("INSERT INTO t VALUES (2)");
     assert_eq!(busy.query("COMMIT"), "C(COMMIT) Z(I)");
+    // With the last server gone, who is left is told.
     assert_eq!(busy.until_closed(), "E(57P01)");
+    assert_eq!(silent.until_closed(), "E(57P01)");
     gone(&forebay);
     assert_eq!(database.direct().one("SELECT count(*) FROM t"), "2");
 }

@@ -46,6 +46,9 @@ const CATALOG_WAIT: Duration = Duration::from_millis(250);
 /// Leaving a database takes no round trip, so this is long.
 const VACATE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// A client that does not take what it is told at the end by then does not hear it.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// How long a group waits for its end. Far longer than it takes to send one in two packets, and
 /// hardly felt by a client that waits for an error.
 const GROUP_WAIT: Duration = Duration::from_millis(5);
@@ -113,7 +116,7 @@ impl Task {
             reason.tell(&mut self.out);
         }
         // The client is leaving: what it does not take is lost, and that is all.
-        let _told = self.flush().await;
+        let _told = timeout(FAREWELL_TIMEOUT, self.flush()).await;
     }
 
     async fn serve(&mut self) -> Result<CloseReason, CloseReason> {
@@ -222,6 +225,8 @@ impl Task {
                 return self.send_group().await;
             }
             Answer::SendIfFree => {
+                // PgBouncer counts whatever has an answer of its own.
+                self.session.common.counters.query.one();
                 if self.lease.is_none() {
                     let Some(lease) = self.pool.try_acquire(self.now) else {
                         self.session.accept_parse(&mut self.out);
@@ -305,12 +310,35 @@ impl Task {
             if let Poll::Ready(leave) = self.entry.poll_asked_to_leave(cx) {
                 return Poll::Ready(Woken::Leave(leave));
             }
+            if self.shared.suspended.load(Ordering::Relaxed) {
+                return self.poll_suspended(cx);
+            }
             match self.poll_event(cx) {
                 Poll::Ready(event) => Poll::Ready(event),
                 Poll::Pending => self.poll_deadline(cx).map(Woken::Expired),
             }
         })
         .await
+    }
+
+    /// Writes what there is and reads nothing. `Entry::wake` ends it.
+    fn poll_suspended(&mut self, cx: &mut Context<'_>) -> Poll<Woken> {
+        let mut at_rest = true;
+        if let Some(lease) = &mut self.lease {
+            let connection = &mut *lease.connection;
+            let to_server = &mut connection.server.to_server;
+            match connection.stream.poll_write_out(cx, to_server, &mut connection.written) {
+                Poll::Ready(Err(_)) => return Poll::Ready(Woken::ServerGone),
+                Poll::Ready(Ok(_)) | Poll::Pending => at_rest &= to_server.is_empty(),
+            }
+        }
+        match self.stream.poll_write_out(cx, &mut self.out, &mut self.written) {
+            Poll::Ready(Err(_)) => return Poll::Ready(Woken::ClientGone),
+            Poll::Ready(Ok(count)) => self.count_sent(count),
+            Poll::Pending => {}
+        }
+        self.entry.at_rest.store(at_rest && self.out.is_empty(), Ordering::Relaxed);
+        Poll::Pending
     }
 
     /// Ready when the client has to go for the time it has taken. The clock is not read, and no

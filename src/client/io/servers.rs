@@ -16,7 +16,7 @@ use crate::client::statistics;
 use crate::net::Stream;
 use crate::pool::failure::Failure;
 use crate::pool::io::{AcquireError, Lease};
-use crate::server::io::{ServerError, cancel};
+use crate::server::io::ServerError;
 use crate::server::login::LoginError;
 use crate::wire::backend;
 
@@ -114,7 +114,7 @@ impl Task {
         let Some(cancelling) = self.entry.begin_cancel() else { return };
         tokio::spawn(async move {
             let link = &cancelling.link;
-            let sent = cancel(&link.target, link.host, link.pid, &link.key);
+            let sent = link.cancel();
             // Without it the statement runs to its end.
             let _sent = tokio::time::timeout(CANCEL_TIMEOUT, sent).await;
         });
@@ -143,6 +143,7 @@ pub async fn client_gone(stream: &mut Stream, input: &mut BytesMut) {
 /// `expired`: why, if it was for the time.
 pub fn close_reason(error: &AcquireError, expired: Option<CloseReason>) -> CloseReason {
     match error {
+        AcquireError::Stopping => CloseReason::Stopping,
         AcquireError::Timeout => expired.unwrap_or(CloseReason::QueryWaitTimeout),
         AcquireError::Server(ServerError::Login(LoginError::Refused { sqlstate, message }))
         | AcquireError::Failed(Some(Failure { sqlstate: Some(sqlstate), message, .. })) => {

@@ -1,6 +1,8 @@
 //! The handle clients await: connects servers, tests them, hands them on.
 
 mod claim;
+mod connect;
+mod hold;
 mod line;
 mod upkeep;
 
@@ -9,16 +11,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use crate::server::io::{Connection, ServerError, Target};
-use crate::server::login::LoginError;
 use crate::server::settings::defaults_changes;
 use crate::server::start::Start;
-use crate::wire::startup::Replication;
 
 use super::Common;
-use super::failure::{Failure, hinders};
+use super::failure::Failure;
 use super::rules::{Retirement, Rules};
 use super::state::{Acquire, Connecting, Handed, Released, State};
 pub use claim::{Claim, Quotas, limit};
+pub use connect::server_login_failed;
 use line::{Line, Waiter, WaitingSince, hand};
 
 /// A server that does not answer when it is tested is closed after this time, where there is no
@@ -69,6 +70,8 @@ pub enum AcquireError {
     Failed(Option<Failure>),
     /// Nobody tries to connect for now, since this is what came of it.
     Failing(Option<Failure>),
+    /// The program is stopping.
+    Stopping,
 }
 
 /// Counts for `SHOW POOLS`.
@@ -99,6 +102,7 @@ enum Next {
     /// A place in line.
     Line(Line),
     Failing,
+    Stopping,
 }
 
 /// A client of the pool, counted until dropped.
@@ -206,9 +210,10 @@ impl Pool {
                     let since = since.get_or_insert_with(|| WaitingSince::new(self));
                     // The pool hangs up on who waits when nothing can come free.
                     let handed = line.wait(since.at).await;
-                    handed.ok_or_else(|| AcquireError::Failed(self.failure()))?
+                    handed.ok_or_else(|| self.sent_away())?
                 }
                 Next::Failing => return Err(AcquireError::Failing(self.failure())),
+                Next::Stopping => return Err(AcquireError::Stopping),
             };
             let place = match handed {
                 Handed::Server(idle) if start.fits(&idle.connection.server) => {
@@ -267,6 +272,7 @@ impl Pool {
                         Next::Line(line)
                     }
                     Acquire::Failing => Next::Failing,
+                    Acquire::Stopping => Next::Stopping,
                 };
                 ((next, state.connecting() == Connecting::Starved), None)
             });
@@ -308,87 +314,6 @@ impl Pool {
             }
             lease.give_back();
             return None;
-        }
-    }
-
-    async fn connect(self: &Arc<Self>, place: Place, start: &Start) -> Result<Lease, AcquireError> {
-        let _connecting = BeingConnected::new(self);
-        let connecting = Connection::open(&self.target, start);
-        let opened = match self.rules().connect_timeout {
-            Duration::ZERO => connecting.await,
-            limit => tokio::time::timeout(limit, connecting).await.unwrap_or_else(|_elapsed| {
-                tracing::info!(
-                    database = %self.name,
-                    user = %self.common.user,
-                    "closing because: connect timeout"
-                );
-                let error = std::io::Error::new(std::io::ErrorKind::TimedOut, "connect timeout");
-                Err(ServerError::Io(error))
-            }),
-        };
-        let connection = Box::new(opened.map_err(|error| self.failed(error, start))?);
-        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        if start.replication == Replication::None {
-            self.common.database.move_to(&connection.server.home);
-        }
-        if start.is_plain() {
-            self.learn_base(&connection);
-        }
-        if self.rules().log_connections {
-            tracing::info!(
-                server_id = connection.server.id,
-                database = %self.name,
-                user = %self.common.user,
-                address = %connection.link.ends.address,
-                server_pid = connection.server.pid,
-                "new connection to server (from {})",
-                connection.link.ends.local
-            );
-        }
-        Ok(Lease { connection, place })
-    }
-
-    /// Connects a server that nobody asked for.
-    async fn connect_ahead(self: Arc<Self>, claim: Claim) {
-        // Why it failed is noted, and whoever needs a server hears of it.
-        if let Ok(lease) = self.connect(self.place(claim), &self.plain).await {
-            lease.release(Instant::now());
-        }
-    }
-
-    /// Notes why no server could be had; for `login_retry` nobody tries again.
-    fn failed(&self, error: ServerError, start: &Start) -> AcquireError {
-        tracing::warn!(
-            database = %self.name,
-            user = %self.common.user,
-            "{}",
-            server_login_failed(&error)
-        );
-        if let ServerError::Login(LoginError::Refused { message, .. }) = &error {
-            let (database, user) = (&self.name, &self.common.user);
-            tracing::info!(%database, %user, "closing because: {message} (age=0s)");
-        }
-        let of_client = matches!(
-            &error,
-            ServerError::Login(LoginError::Refused { sqlstate, .. }) if start.may_cause(sqlstate)
-        );
-        if !of_client && !self.rules().login_retry.is_zero() {
-            let failure = Failure::new(&error, Instant::now());
-            *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
-            self.state().hold(hinders(&error));
-        }
-        AcquireError::Server(error)
-    }
-
-    /// The newest server says how sessions start now; older ones that start otherwise go.
-    fn learn_base(&self, connection: &Connection) {
-        let known = self.common.base();
-        if known.id != connection.server.base.id {
-            if known.id != 0 {
-                self.retired.fetch_max(connection.server.id, Ordering::Relaxed);
-            }
-            let server = &connection.server;
-            self.common.set_base(Arc::clone(&server.base), server.defaults);
         }
     }
 
@@ -486,8 +411,19 @@ impl Pool {
     }
 
     /// A server is free again: for who waits, here or, at a limit, in another pool.
-    fn put_back(&self, idle: Idle) {
-        let released = self.state().release(idle, hand);
+    fn put_back(self: &Arc<Self>, idle: Idle) {
+        let mut state = self.state();
+        if state.closes() {
+            drop(state);
+            self.log_end(&idle.connection, Retirement::Paused);
+            // The place is free only when the server is gone.
+            let place = self.place(idle.claim);
+            drop(idle.connection);
+            drop(place);
+            return;
+        }
+        let released = state.release(idle, hand);
+        drop(state);
         if released == Released::Idle && self.quotas.is_wanted() {
             self.quotas.evict();
         }
@@ -562,37 +498,6 @@ impl Lease {
     }
 }
 
-/// Counts a server while it is being connected.
-struct BeingConnected<'a>(&'a Pool);
-
-impl<'a> BeingConnected<'a> {
-    fn new(pool: &'a Pool) -> Self {
-        pool.connecting.fetch_add(1, Ordering::Relaxed);
-        Self(pool)
-    }
-}
-
-impl Drop for BeingConnected<'_> {
-    fn drop(&mut self) {
-        self.0.connecting.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
-/// In PgBouncer's words.
-pub fn server_login_failed(error: &ServerError) -> String {
-    let severity = match error {
-        ServerError::Login(LoginError::Refused { .. }) => "FATAL ",
-        ServerError::Login(_)
-        | ServerError::Connect(_)
-        | ServerError::Io(_)
-        | ServerError::Closed
-        | ServerError::Protocol
-        | ServerError::Ambiguous
-        | ServerError::Query { .. } => "",
-    };
-    format!("server login failed: {severity}{error}")
 }

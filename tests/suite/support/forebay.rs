@@ -12,7 +12,7 @@ pub struct Forebay {
     pub admin_port: u16,
     pub daemon: Daemon,
     directory: PathBuf,
-    database: String,
+    pub database: String,
 }
 
 impl Forebay {
@@ -26,16 +26,45 @@ impl Forebay {
         Self::launch(&database.url(), &database.name, toml, options)
     }
 
+    /// On the same port as another one.
+    pub fn beside(other: &Self, database: &Database<'_>, toml: &str) -> Self {
+        Self::run(&database.url(), &database.name, toml, &[], &[], other.port)
+    }
+
+    /// With these variables in its environment.
+    pub fn in_environment(
+        database: &Database<'_>,
+        toml: &str,
+        environment: &[(&str, &str)],
+    ) -> Self {
+        Self::run(&database.url(), &database.name, toml, &[], environment, free_port())
+    }
+
     /// In front of any server at all.
     pub fn launch(url: &str, database: &str, toml: &str, options: &[&str]) -> Self {
+        Self::run(url, database, toml, options, &[], free_port())
+    }
+
+    fn run(
+        url: &str,
+        database: &str,
+        toml: &str,
+        options: &[&str],
+        environment: &[(&str, &str)],
+        port: u16,
+    ) -> Self {
         let directory = scratch();
         let settings = directory.join("forebay.toml");
         std::fs::write(&settings, toml).unwrap();
-        let (port, admin_port) = (free_port(), free_port());
+        let admin_port = free_port();
         let program = std::env::var("FOREBAY_BIN")
             .unwrap_or_else(|_unset| env!("CARGO_BIN_EXE_forebay").to_owned());
         let (listen, admin) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{admin_port}"));
-        let mut command = vec![program.as_str(), url, settings.to_str().unwrap()];
+        let environment: Vec<String> =
+            environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let mut command = vec!["env"];
+        command.extend(environment.iter().map(String::as_str));
+        command.extend([program.as_str(), url, settings.to_str().unwrap()]);
         command.extend(["--listen", &listen, "--admin-listen", &admin, "--log-level", "debug"]);
         command.extend(options);
         let log = directory.join("log");
@@ -44,7 +73,7 @@ impl Forebay {
         let forebay = Self { port, admin_port, daemon, directory, database: database.to_owned() };
         wait_until("Forebay accepts", || {
             assert!(forebay.daemon.runs(), "Forebay did not start:\n{}", forebay.log());
-            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+            std::net::TcpStream::connect(("127.0.0.1", admin_port)).is_ok()
         });
         forebay
     }

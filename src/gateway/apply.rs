@@ -1,0 +1,149 @@
+//! Other settings for the running program: RELOAD, and SET on the console.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use crate::cache::Mode;
+use crate::cache::coherence::Scope;
+use crate::client::registry::Leave;
+use crate::config::{AuthLookup, Config, DatabaseEntry, DatabaseLimits};
+use crate::net::set_socket_options;
+use crate::plan;
+use crate::pool::io::{Pool, limit};
+use crate::running::{GatewayError, Running, socket_options};
+
+use super::target::service_target;
+use super::{Gateway, Made, PoolKey, limits, mode, read_file, timeouts};
+
+impl Gateway {
+    /// Makes the running program that of these settings, and gives what the operator should hear.
+    pub fn apply(&self, config: Config) -> Result<Vec<String>, GatewayError> {
+        Ok(self.run(Running::load(config, &read_file)?))
+    }
+
+    /// The same for settings that come one by one, between two of which files may not fit each
+    /// other: TLS that cannot be made stays as it was.
+    pub fn apply_one(&self, config: Config) -> Result<Vec<String>, GatewayError> {
+        let before = self.running();
+        Ok(self.run(Running::load_after(&before, config, &read_file)?))
+    }
+
+    /// Makes the running program that of these settings. Pools whose servers would be others, or
+    /// whose clients would be treated otherwise, are made anew; their clients leave at the end of
+    /// their transactions, so that no session changes its database under way.
+    fn run(&self, new: Running) -> Vec<String> {
+        let new = Arc::new(new);
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = {
+            let mut running = self.running.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *running, Arc::clone(&new))
+        };
+        self.set_shared(&made, &new);
+        set_socket_options(socket_options(&new.config));
+        let other_tls = !old.tls.server.is_same(&new.tls.server);
+        if other_tls {
+            self.server_tls.set(new.tls.server.clone());
+        }
+        self.auth_queries.clear();
+        let mut replaced = Vec::new();
+        let Made { databases, pools, database_quotas, user_quotas, .. } = &mut *made;
+        for (name, quota) in database_quotas {
+            limit(quota, plan::database_servers(&new.config, name));
+        }
+        for (name, quota) in user_quotas {
+            limit(quota, plan::user_servers(&new.config, name));
+        }
+        pools.retain(|name, opened| {
+            let entry = new.config.database(&name.0);
+            if let Some(entry) = entry.filter(|_| is_same_pool(&old, &new, name, &opened.pool)) {
+                opened.pool.set(plan::rules(&new.config, entry, &name.1));
+                if other_tls {
+                    opened.pool.retire_all();
+                }
+                return true;
+            }
+            if let Some(entry) = entry {
+                let target = self.target(&new, entry, &name.0, &name.1);
+                let key = (format!("{:?}", target.hosts.addresses), target.database.clone());
+                if let Some((_, service)) = databases.get(&key) {
+                    service.set_target(service_target(&target));
+                }
+            }
+            opened.pool.retire_all();
+            replaced.push(name.clone());
+            false
+        });
+        for (_, service) in databases.values() {
+            // The cache may have been switched on.
+            service.wake();
+            service.set_times(new.config.cache.catalog_poll, new.config.cache.max_age);
+        }
+        drop(made);
+        if let Some(call) = self.on_reload.get() {
+            call(&new.config);
+        }
+        for entry in self.shared.registry.clients() {
+            if entry.console {
+                continue;
+            }
+            if replaced.contains(&(entry.database.clone(), entry.server_user.clone())) {
+                entry.ask_to_leave(Leave::Reconfigured);
+            }
+            let times = timeouts(&new.config, &entry.database, &entry.user, &entry.server_user);
+            entry.set_timeouts(times);
+        }
+        new.notices.clone()
+    }
+
+    /// What all pools and clients share.
+    fn set_shared(&self, made: &Made, new: &Running) {
+        if self.cache.mode() == Mode::Off {
+            // What was written meanwhile has not been noted.
+            for (database, _) in made.databases.values() {
+                database.home().coherence.invalidate(&Scope::Database);
+            }
+            self.cache.clear();
+        }
+        self.cache.set(mode(&new.config), limits(&new.config));
+        let reset_query = new.config.server.server_reset_query.clone();
+        *self.shared.reset_query.lock().unwrap_or_else(PoisonError::into_inner) = reset_query;
+        let server = &new.config.server;
+        self.shared.reset_always.store(server.server_reset_query_always, Ordering::Relaxed);
+        self.shared.fast_close.store(server.server_fast_close, Ordering::Relaxed);
+        let slow = &new.config.slow;
+        self.shared.insight.set(slow.threshold, slow.rate_limit);
+    }
+}
+
+/// Whether a pool of the old settings is what the new ones would make, but for its size, times and
+/// TLS, which can change under way, and who may use it.
+fn is_same_pool(old: &Running, new: &Running, (name, user): &PoolKey, pool: &Pool) -> bool {
+    let without_limits = |running: &Running| {
+        running.config.database(name).map(|entry| {
+            let mode = plan::mode(&running.config, entry, user);
+            let limits = DatabaseLimits::default();
+            let auth = AuthLookup::default();
+            (
+                mode,
+                DatabaseEntry { pool_size: None, pool_mode: None, limits, auth, ..entry.clone() },
+            )
+        })
+    };
+    let user = &pool.target.user;
+    let own = new.config.database(name).is_some_and(|entry| entry.password.is_some());
+    let has_own_secret_or_same = || {
+        own || match (old.users.get(user), new.users.get(user)) {
+            (Some(old), Some(new)) => old.is_same(new),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        }
+    };
+    let made_of = |running: &Running| {
+        let pool = &running.config.pool;
+        let statements = (pool.max_prepared_statements, pool.max_client_prepared_statements);
+        (pool.pins, statements, running.config.listen.max_packet_size)
+    };
+    without_limits(old) == without_limits(new)
+        && has_own_secret_or_same()
+        && made_of(old) == made_of(new)
+}
