@@ -93,7 +93,7 @@ impl Session {
             snapshot.generation == plan.generation && Arc::ptr_eq(&snapshot.home, &server.home);
         if let Some(stamp) = stamp.filter(|_| current) {
             let limit = cache.limits().entry_bytes_max;
-            self.fill = Some(Fill::begin(&self.key, cache.seed(), stamp, now, limit));
+            self.fill = Some(Box::new(Fill::begin(&self.key, cache.seed(), stamp, now, limit)));
         } else {
             self.common.cache_counters.refused.one();
         }

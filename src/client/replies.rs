@@ -338,7 +338,7 @@ impl Session {
             self.restamp_fill();
         }
         if let Some(fill) = self.fill.take() {
-            let kept = self.common.cache.store(fill).is_some();
+            let kept = self.common.cache.store(*fill).is_some();
             let counters = &self.common.cache_counters;
             if kept { counters.fills.one() } else { counters.refused.one() }
         }

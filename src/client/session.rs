@@ -58,7 +58,7 @@ pub struct Session {
     /// Commits that messages sent since the last Sync may make.
     pub armed: Armed,
     /// Recording of the answer under way.
-    pub fill: Option<Fill>,
+    pub fill: Option<Box<Fill>>,
     /// The read that the group is, if it may fill the cache once sent.
     pub plan: Option<FillPlan>,
     pub key: KeyBuffer,

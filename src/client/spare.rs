@@ -1,5 +1,5 @@
-//! One read buffer a thread, lent to whichever client has something to read: a client that waits
-//! holds none, and none is allocated for a query.
+//! One buffer a thread to read into and one to answer from, lent to whichever client has something
+//! to read: a client that waits holds none, and none is allocated for a query.
 
 use std::cell::Cell;
 
@@ -10,6 +10,19 @@ pub const READ_BYTES: usize = 16 * 1024;
 
 thread_local! {
     static SPARE: Cell<BytesMut> = Cell::default();
+    static SPARE_OUTPUT: Cell<Vec<u8>> = Cell::default();
+}
+
+/// An empty buffer for answers.
+pub fn take_output() -> Vec<u8> {
+    SPARE_OUTPUT.take()
+}
+
+/// Takes back a buffer whose content has been written. One that grew for a long answer is freed.
+pub fn give_output(buffer: Vec<u8>) {
+    if buffer.is_empty() && buffer.capacity() <= 2 * READ_BYTES {
+        SPARE_OUTPUT.set(buffer);
+    }
 }
 
 /// An empty buffer of at least `READ_BYTES`.
@@ -45,6 +58,19 @@ mod tests {
         let again = take();
         assert_eq!((again.as_ptr(), again.len()), (place, 0));
         assert!(again.capacity() >= READ_BYTES);
+    }
+
+    #[test]
+    fn answers_have_one_buffer_too_unless_it_grew() {
+        let mut buffer = take_output();
+        buffer.reserve_exact(READ_BYTES);
+        let place = buffer.as_ptr();
+        give_output(buffer);
+        let mut again = take_output();
+        assert_eq!(again.as_ptr(), place);
+        again.reserve_exact(2 * READ_BYTES + 1);
+        give_output(again);
+        assert_eq!(take_output().capacity(), 0);
     }
 
     #[test]

@@ -98,7 +98,7 @@ fn perform_at_once(
             }
         },
         Command::Set { key, value } => match reload::set(gateway, key, value, read) {
-            Ok(notices) => Outcome::Done { tag: format!("SET {key}={value}").into(), notices },
+            Ok(notices) => Outcome::Done { tag: format!("SET {key}={value}"), notices },
             Err(mistakes) => Outcome::Failed {
                 sqlstate: sqlstate::PROTOCOL_VIOLATION,
                 message: format!("SET failed: {mistakes}"),

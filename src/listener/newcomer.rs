@@ -62,7 +62,7 @@ impl Newcomer {
         Self {
             id: next_id(),
             stream: Some(stream),
-            input: BytesMut::with_capacity(1024),
+            input: BytesMut::new(),
             gateway,
             since: Instant::now(),
             database: String::new(),

@@ -212,11 +212,12 @@ impl Task {
     async fn answer_or_send(&mut self) -> Result<(), CloseReason> {
         let mut answer = self.answer();
         if answer == Answer::AwaitCatalog {
-            self.service.catalog_read(CATALOG_WAIT).await;
+            // What waits seldom is boxed: every idle client has room for what is not.
+            Box::pin(self.service.catalog_read(CATALOG_WAIT)).await;
             answer = self.answer();
         }
         if answer == Answer::AskRedis {
-            answer = self.ask_redis().await;
+            answer = Box::pin(self.ask_redis()).await;
         }
         match answer {
             Answer::Done => return Ok(()),
@@ -267,7 +268,7 @@ impl Task {
             self.session.dispatch(&mut lease.connection.server, self.now);
         }
         if !self.session.vacate.is_empty() {
-            self.vacate().await;
+            Box::pin(self.vacate()).await;
         }
         Ok(())
     }
@@ -474,12 +475,18 @@ impl Task {
             Poll::Ready(Ok(count)) => {
                 self.session.common.counters.received.add(count as u64);
                 self.entry.group.received.add(count as u64);
+                if self.out.capacity() == 0 {
+                    self.out = spare::take_output();
+                }
                 Poll::Ready(Woken::Client)
             }
             Poll::Pending => {
                 if self.input.is_empty() {
                     // No buffer is held while there is nothing to read into it.
                     spare::give(std::mem::take(&mut self.input));
+                    if self.out.is_empty() && self.lease.is_none() {
+                        spare::give_output(std::mem::take(&mut self.out));
+                    }
                 }
                 Poll::Pending
             }

@@ -34,6 +34,10 @@ impl Task {
             self.take_lease(lease);
             return Ok(());
         }
+        Box::pin(self.acquire_slowly()).await
+    }
+
+    async fn acquire_slowly(&mut self) -> Result<(), CloseReason> {
         self.flush().await.or(Err(CloseReason::ClientLost))?;
         let began = Instant::now();
         self.show(|shown| shown.waiting_since = Some(began));
