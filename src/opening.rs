@@ -1,13 +1,14 @@
 //! What a client waits for at the end of its login: a server, if it is to have one of its own, or
 //! what PostgreSQL reports to sessions like this.
 
+use std::pin::pin;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use bytes::BytesMut;
 
 use crate::client::close::CloseReason;
-use crate::client::io::{client_gone, close_reason, reported as ask_reported};
+use crate::client::io::{WAIT_NOTICE, at, client_gone, close_reason, reported as ask_reported};
 use crate::client::registry::{Entry, Registered};
 use crate::client::startup::{self, Accepted};
 use crate::client::statistics::micros;
@@ -18,6 +19,7 @@ use crate::pool::io::Lease;
 use crate::server::io::Reported;
 use crate::server::settings::Settings;
 use crate::server::start::Start;
+use crate::wire::backend;
 use crate::wire::startup::{Replication, Startup};
 
 /// How long, and what ends the wait.
@@ -39,26 +41,45 @@ pub fn start(
     Ok(Start { replication, settings, parameters })
 }
 
+/// A client that is not let in yet.
+pub struct Newcomer<'a> {
+    pub stream: &'a mut Stream,
+    pub input: &'a mut BytesMut,
+    /// What it is to hear first; sent with the notice that it has to wait.
+    pub out: &'a mut Vec<u8>,
+}
+
 /// A server that starts as the client wants, after waiting in line. From then on the client is
 /// that server to others: it has its process id, and its cancel key.
 pub async fn take_server(
     opened: &Opened,
     start: &Start,
     registered: &Registered,
-    stream: &mut Stream,
-    input: &mut BytesMut,
+    newcomer: Newcomer<'_>,
     patience: Patience,
 ) -> Result<Lease, CloseReason> {
+    let Newcomer { stream, input, out } = newcomer;
     let entry = &registered.entry;
     let began = Instant::now();
     show_wait(entry, Some(began));
     // Counted from the first, or a pool could be forgotten while its first client waits.
     let _guest = opened.pool.enter();
     let (until, expired) = patience.unzip();
-    let acquired = tokio::select! {
-        acquired = opened.pool.acquire_for(start, until) => acquired,
-        () = client_gone(stream, input) => return Err(CloseReason::ClientLost),
-        leave = entry.asked_to_leave() => return Err(leave.reason()),
+    let mut acquiring = pin!(opened.pool.acquire_for(start, until));
+    let wait_notice = entry.timeouts.get().wait_notice;
+    let mut notice_at = wait_notice.and_then(|after| began.checked_add(after));
+    let acquired = loop {
+        tokio::select! {
+            acquired = &mut acquiring => break acquired,
+            () = client_gone(stream, input) => return Err(CloseReason::ClientLost),
+            leave = entry.asked_to_leave() => return Err(leave.reason()),
+            () = at(notice_at) => {
+                notice_at = None;
+                backend::write_notice(out, WAIT_NOTICE);
+                stream.write_all(out).await.or(Err(CloseReason::ClientLost))?;
+                out.clear();
+            }
+        }
     };
     show_wait(entry, None);
     let waited = micros(began.elapsed());

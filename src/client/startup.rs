@@ -143,7 +143,12 @@ pub fn add_host(startup: &mut Startup, address: &str) {
     }
 }
 
-/// The messages from AuthenticationOk to ReadyForQuery. `notice`: `login_notify_message`.
+pub fn authenticated(out: &mut Vec<u8>) {
+    backend::write_authentication(out, &0_i32.to_be_bytes());
+}
+
+/// The messages from AuthenticationOk, not included, to ReadyForQuery. `notice`:
+/// `login_notify_message`.
 pub fn welcome(
     out: &mut Vec<u8>,
     reported: &[(String, String)],
@@ -151,7 +156,6 @@ pub fn welcome(
     notice: &str,
 ) {
     let Identity { pid, key } = identity;
-    backend::write_authentication(out, &0_i32.to_be_bytes());
     for (name, value) in reported {
         backend::write_parameter_status(out, name, value);
     }

@@ -104,6 +104,7 @@ impl Newcomer {
         let (stream, input) = self.take_stream()?;
         let mut out = known.out;
         let entry = &registered.entry;
+        startup::authenticated(&mut out);
         startup::welcome(&mut out, &console::io::reported(), &entry.identity(), "");
         self.gateway.console_counters.login.one();
         log_connection(&self.gateway.config(), entry);
@@ -158,7 +159,8 @@ impl Newcomer {
             .ok_or_else(|| CloseReason::NoSuchDatabase(known.database.clone()))?;
         let start = opening::start(&known.startup, known.replication, &config)?;
         let registered = self.register(&known, &opened, &config)?;
-        let lease = self.take_server(&opened, &start, &registered).await?;
+        startup::authenticated(&mut known.out);
+        let lease = self.take_server(&opened, &start, &registered, &mut known.out).await?;
         let reported = &lease.connection.reported;
         startup::welcome(&mut known.out, reported, &registered.entry.identity(), "");
         opened.pool.common.counters.login.one();
@@ -196,10 +198,12 @@ impl Newcomer {
         opened: &Opened,
         start: &Start,
         registered: &Registered,
+        out: &mut Vec<u8>,
     ) -> Result<Lease, CloseReason> {
         let patience = self.patience(&registered.entry);
         let Some(stream) = &mut self.stream else { return Err(CloseReason::ClientLost) };
-        opening::take_server(opened, start, registered, stream, &mut self.input, patience).await
+        let newcomer = opening::Newcomer { stream, input: &mut self.input, out };
+        opening::take_server(opened, start, registered, newcomer, patience).await
     }
 
     /// Makes the client's session: its pool, its settings, its place in the registry, and in
@@ -214,8 +218,9 @@ impl Newcomer {
         let settings = Arc::clone(&start.settings);
         let registered = self.register(&known, &opened, &config)?;
         let entry = &registered.entry;
+        startup::authenticated(&mut known.out);
         let (reported, lease) = if opened.pool.common.mode == PoolMode::Session {
-            let lease = self.take_server(&opened, &start, &registered).await?;
+            let lease = self.take_server(&opened, &start, &registered, &mut known.out).await?;
             (Arc::clone(&lease.connection.reported), Some(lease))
         } else {
             (opening::reported(&opened, &settings, entry, self.patience(entry)).await?, None)

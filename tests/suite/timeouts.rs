@@ -98,6 +98,22 @@ fn who_waits_for_a_server_is_told_and_then_given_up() {
 }
 
 #[test]
+fn who_waits_for_its_server_when_it_logs_in_is_told_so_too() {
+    let (database, forebay) = start(
+        "[pool]\npool_mode = \"session\"\ndefault_pool_size = 1\nquery_wait_notify = \"50ms\"\n\
+         query_wait_timeout = \"400ms\"\n",
+    );
+    let holder = forebay.client();
+    let login = Login::new(USER, PASSWORD, &database.name);
+    let mut waiter = RawClient::connect(forebay.port);
+    waiter.send(&login.startup());
+    assert_eq!(waiter.authenticate(&login).unwrap_err().message, "query_wait_timeout");
+    let told: Vec<String> = waiter.greeting.iter().map(|message| message.field(b'M')).collect();
+    assert_eq!(told, ["No server connection available in postgres backend, client being queued"]);
+    holder.close();
+}
+
+#[test]
 fn clients_wait_while_postgresql_is_away_and_are_served_when_it_is_back() {
     let mut postgres = crate::support::postgres::Postgres::private("");
     let (url, name) = {

@@ -23,7 +23,7 @@ use crate::wire::frame;
 use crate::wire::frontend;
 
 pub use reported::{login_patience, reported};
-pub use servers::{client_gone, close_reason};
+pub use servers::{WAIT_NOTICE, at, client_gone, close_reason};
 
 use super::close::CloseReason;
 use super::deadline::Doing;

@@ -25,7 +25,8 @@ use super::{BACKLOG_BYTES, Task};
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// In PgBouncer's words.
-const WAIT_NOTICE: &str = "No server connection available in postgres backend, client being queued";
+pub const WAIT_NOTICE: &str =
+    "No server connection available in postgres backend, client being queued";
 
 impl Task {
     /// Waits in line for a server; what the client is owed already is sent first.
@@ -60,12 +61,7 @@ impl Task {
         let entry = Arc::clone(&self.entry);
         let mut acquiring = pin!(pool.acquire(until));
         loop {
-            let notice = async {
-                match notice_at {
-                    Some(at) => tokio::time::sleep_until(at.into()).await,
-                    None => pending().await,
-                }
-            };
+            let notice = at(notice_at);
             tokio::select! {
                 acquired = &mut acquiring => {
                     return acquired.map_err(|error| close_reason(&error, expired));
@@ -122,6 +118,14 @@ impl Task {
             // Without it the statement runs to its end.
             let _sent = tokio::time::timeout(CANCEL_TIMEOUT, sent).await;
         });
+    }
+}
+
+/// Resolves at a moment, or never.
+pub async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => pending().await,
     }
 }
 
