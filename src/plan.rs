@@ -34,7 +34,10 @@ pub fn rules(config: &Config, entry: &DatabaseEntry, user: &str) -> Rules {
     };
     Rules {
         sizes: Sizes {
-            size: whole(size.unwrap_or(config.pool.default_pool_size)),
+            size: match size.unwrap_or(config.pool.default_pool_size) {
+                0 => usize::MAX,
+                size => whole(size),
+            },
             reserve: whole(reserve(config, entry, own)),
             round_robin: server.server_round_robin,
         },
@@ -184,6 +187,8 @@ mod tests {
         entry.pool_mode = Some(PoolMode::Session);
         assert_eq!(sizes(&config, &entry, "bob"), (3, 2, "session"));
         assert_eq!(sizes(&config, &entry, "ann"), (1, 0, "statement"));
+        entry.pool_size = Some(0);
+        assert_eq!(sizes(&config, &entry, "bob"), (usize::MAX, 2, "session"));
     }
 
     #[test]

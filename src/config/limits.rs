@@ -50,7 +50,7 @@ pub(super) const USER_KEYS: &[&str] = &[
 ];
 
 /// The size of a pool that an entry sets.
-pub(super) const POOL_SIZE: Range = Range::Between(1, 100_000);
+pub(super) const POOL_SIZE: Range = Range::Between(0, 100_000);
 
 impl DatabaseLimits {
     /// Whether the key was one of these.

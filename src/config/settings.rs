@@ -239,8 +239,8 @@ settings! {
         /// transaction, session or statement: when a server goes back to its pool. statement is
         /// transaction without BEGIN.
         pool_mode: PoolMode = PoolMode::Transaction, PgBouncer, Range::Any, OnReload;
-        /// Servers for each pair of database and user.
-        default_pool_size: u32 = 20, PgBouncer, Range::Between(1, 100_000), OnReload;
+        /// Servers for each pair of database and user; 0 is no limit.
+        default_pool_size: u32 = 20, PgBouncer, Range::Between(0, 100_000), OnReload;
         /// A client that has waited this long for a server is disconnected. 0 waits for ever.
         query_wait_timeout: Duration = Duration::from_mins(2), PgBouncer, TIMEOUT, OnReload;
         /// Prepared statements kept on each server for clients that come and go.

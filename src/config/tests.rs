@@ -434,16 +434,16 @@ fn all_mistakes_of_all_places_are_told_at_once() {
 fn values_in_toml_must_fit_their_setting() {
     let check = check_bad_toml;
     check(
-        "[pool]\ndefault_pool_size = 0",
-        "4: pool.default_pool_size: expected a whole number from 1 to 100000, found 0",
+        "[pool]\ndefault_pool_size = -1",
+        "4: pool.default_pool_size: expected a whole number from 0 to 100000, found -1",
     );
     check(
         "[pool]\ndefault_pool_size = \"5\"",
-        "4: pool.default_pool_size: expected a whole number from 1 to 100000, found \"5\"",
+        "4: pool.default_pool_size: expected a whole number from 0 to 100000, found \"5\"",
     );
     check(
         "[pool]\ndefault_pool_size = 99999999999999999999",
-        "4: pool.default_pool_size: expected a whole number from 1 to 100000, found a number that is too large",
+        "4: pool.default_pool_size: expected a whole number from 0 to 100000, found a number that is too large",
     );
 }
 

@@ -127,7 +127,7 @@ fn a_broken_file_changes_nothing_and_says_why() {
     database.until_hit(&mut client, READ);
     let mut console = forebay.console();
     for (broken, words) in [
-        ("[pool]\ndefault_pool_size = 0\n[cache]\nmode = \"off\"\n", "2: pool.default_pool_size"),
+        ("[pool]\ndefault_pool_size = -1\n[cache]\nmode = \"off\"\n", "2: pool.default_pool_size"),
         ("[cache]\nmode = \"of\"\n", "2: cache.mode"),
         ("[cache]\nmodus = \"off\"\n", "2: "),
         ("[cache\n", "forebay.toml:1"),
