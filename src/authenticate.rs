@@ -102,8 +102,7 @@ fn auth_database<'a>(
         return Err(CloseReason::PoolerConfig);
     }
     if gateway.pauses().is_disabled(name) {
-        tracing::error!("authentication database \"{name}\" is disabled");
-        return Err(CloseReason::PoolerConfig);
+        return Err(CloseReason::AuthDatabaseDisabled(name.to_owned()));
     }
     Ok(name)
 }

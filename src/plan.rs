@@ -7,9 +7,9 @@ use std::time::Duration;
 use crate::client::deadline::Timeouts;
 use crate::client::registry::Room;
 use crate::config::{Config, DatabaseEntry, PoolMode, UserEntry};
-use crate::pool;
 use crate::pool::rules::Rules;
 use crate::pool::state::Sizes;
+use crate::pool::{self, ClientLimits};
 
 /// `server_check_query` for a query without text.
 const EMPTY_QUERY: &str = "<empty>";
@@ -58,6 +58,14 @@ pub fn reserve(config: &Config, entry: &DatabaseEntry, own: Option<&UserEntry>) 
     own.and_then(|own| own.reserve_pool_size)
         .or(entry.limits.reserve_pool_size)
         .unwrap_or(config.pool.reserve_pool_size)
+}
+
+pub fn client_limits(config: &Config) -> ClientLimits {
+    ClientLimits {
+        statements_max: whole(config.pool.max_client_prepared_statements),
+        server_statements_max: whole(config.pool.max_prepared_statements).max(1),
+        message_bytes_max: whole(config.listen.max_packet_size),
+    }
 }
 
 pub fn min_pool_size(config: &Config, entry: &DatabaseEntry) -> u32 {

@@ -1,8 +1,8 @@
-//! Who does what: `SHOW CLIENT_STATS`, `SHOW SLOW`, `SHOW PINS`.
+//! Who does what: `SHOW CLIENT_STATS`, `SHOW SLOW`, `SHOW PINS`, `SHOW ABANDONED`.
 
 use crate::insight::Slow;
 
-use super::snapshot::{Group, Pinned};
+use super::snapshot::{Abandoned, Group, Pinned, Pool};
 use super::table::{Columns, Table, int4, int8, percent, text, time, value};
 
 pub const CLIENT_STATS: Columns = &[
@@ -107,6 +107,25 @@ pub fn pins(clients: &[Pinned]) -> Table {
             value(client.pins.join(",")),
             client.since.map(time),
             client.server_pid.map(|pid| pid.to_string()),
+        ]);
+    }
+    table
+}
+
+pub const ABANDONED: Columns =
+    &[text("database"), text("user"), int8("drained"), int8("rolled_back"), int8("closed")];
+
+/// Servers whose client went in the middle of something, and what became of them.
+pub fn abandoned(pools: &[Pool]) -> Table {
+    let mut table = Table::new(ABANDONED);
+    for pool in pools {
+        let Abandoned { drained, rolled_back, closed } = pool.abandoned;
+        table.push(vec![
+            value(&pool.database),
+            value(&pool.user),
+            value(drained),
+            value(rolled_back),
+            value(closed),
         ]);
     }
     table

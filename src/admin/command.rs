@@ -44,6 +44,7 @@ pub enum Command {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Show {
+    Abandoned,
     ActiveSockets,
     Cache,
     CacheReasons,
@@ -134,6 +135,7 @@ const SET_IGNORED: &[&str] = &[
 ];
 
 static SHOWS: &[(&str, Show, Columns)] = &[
+    ("abandoned", Show::Abandoned, clients_show::ABANDONED),
     ("active_sockets", Show::ActiveSockets, show::SOCKETS),
     ("cache", Show::Cache, cache_show::CACHE),
     ("cache_reasons", Show::CacheReasons, cache_show::CACHE_REASONS),
@@ -168,7 +170,7 @@ pub const HELP: &str = "Console usage
 	SHOW FDS|SOCKETS|ACTIVE_SOCKETS|LISTS|MEM|STATE
 	SHOW DNS_HOSTS|DNS_ZONES
 	SHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
-	SHOW CACHE|CACHE_REASONS|CLIENT_STATS|SLOW|PINS
+	SHOW CACHE|CACHE_REASONS|CLIENT_STATS|SLOW|PINS|ABANDONED
 	FLUSH CACHE
 	RELOAD
 	SET key = value

@@ -25,6 +25,16 @@ pub struct Pool {
     pub max_wait: Duration,
     pub totals: Totals,
     pub averages: Totals,
+    pub abandoned: Abandoned,
+}
+
+/// What became of servers whose client went in the middle of something.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Abandoned {
+    /// Replies were taken until the server was free.
+    pub drained: u64,
+    pub rolled_back: u64,
+    pub closed: u64,
 }
 
 /// The other end of a client's or server's connection, and ours.

@@ -271,6 +271,7 @@ mod tests {
             max_wait: Duration::ZERO,
             totals,
             averages,
+            abandoned: Default::default(),
         }
     }
 

@@ -61,6 +61,8 @@ pub enum CloseReason {
     /// The same for one that was here before.
     Stopping,
     DatabaseDisabled(String),
+    /// The one where its user would be looked up.
+    AuthDatabaseDisabled(String),
     SuspendTimeout,
     TlsRequired,
     StatementsMax,
@@ -123,6 +125,9 @@ impl CloseReason {
             Self::ShuttingDown => "pooler is shutting down".into(),
             Self::Stopping => "server shutting down".into(),
             Self::DatabaseDisabled(name) => format!("database \"{name}\" is disabled"),
+            Self::AuthDatabaseDisabled(name) => {
+                format!("authentication database \"{name}\" is disabled")
+            }
             Self::SuspendTimeout => "suspend_timeout".into(),
             Self::TlsRequired => "SSL required".into(),
             Self::StatementsMax => "too many prepared statements".into(),
@@ -178,7 +183,7 @@ impl CloseReason {
             | Self::SuspendTimeout
             | Self::AdminKill
             | Self::Reconfigured => sqlstate::ADMIN_SHUTDOWN,
-            Self::DatabaseDisabled(_) => sqlstate::CANNOT_CONNECT_NOW,
+            Self::DatabaseDisabled(_) | Self::AuthDatabaseDisabled(_) => sqlstate::CANNOT_CONNECT_NOW,
             Self::CancelledWaiting | Self::QueryTimeout | Self::QueryTimeoutWaiting => {
                 sqlstate::QUERY_CANCELED
             }

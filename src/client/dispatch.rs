@@ -150,13 +150,18 @@ impl Session {
         } else if server.statements.get(&statement.id).is_some() {
             server.outstanding.push(Owed::Invented(backend::PARSE_COMPLETE_MESSAGE));
         } else {
-            server.make_room();
+            server.make_room(self.common.limits.server_statements_max());
             server.statements.put(statement.id, ());
             self.owe_parse(server, parse.name, &statement);
             let name = shared_name(statement.id);
             frontend::write_parse(&mut server.to_server, &name, parse.sql, parse.types);
         }
         self.names.insert(parse.name, Prepared { statement, generation });
+    }
+
+    fn ensure_prepared(&self, server: &mut Server, statement: &Statement) {
+        let max = self.common.limits.server_statements_max();
+        server.ensure_prepared(statement.id, &statement.sql, &statement.types, max);
     }
 
     fn owe_parse(&mut self, server: &mut Server, name: &[u8], statement: &Arc<Statement>) {
@@ -204,7 +209,7 @@ impl Session {
             }
             Some(statement) => {
                 let statement = self.current(bind.statement, statement);
-                server.ensure_prepared(statement.id, &statement.sql, &statement.types);
+                self.ensure_prepared(server, &statement);
                 server.outstanding.push(Owed::forward(Reply::Bind, 0));
                 let name = shared_name(statement.id);
                 frontend::write_bind(&mut server.to_server, bind.portal, &name, bind.tail);
@@ -258,7 +263,7 @@ impl Session {
             }
             Some(statement) => {
                 let statement = self.current(name, statement);
-                server.ensure_prepared(statement.id, &statement.sql, &statement.types);
+                self.ensure_prepared(server, &statement);
                 shared_name(statement.id)
             }
             None => unknown_name(name),

@@ -102,7 +102,7 @@ impl Session {
 impl Session {
     fn has_too_many_statements(&self, body: &[u8]) -> bool {
         let prepared = &self.names.prepared;
-        let left = self.common.limits.statements_max.saturating_sub(prepared.len());
+        let left = self.common.limits.statements_max().saturating_sub(prepared.len());
         self.group.names(frontend::PARSE, left)
             && Parse::read(body)
                 .is_ok_and(|parse| !parse.name.is_empty() && !prepared.contains_key(parse.name))

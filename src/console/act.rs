@@ -93,7 +93,8 @@ fn perform_at_once(
         Command::Reload => match reload::reload(gateway, read) {
             Ok(notices) => Outcome::Done { tag: "RELOAD".into(), notices },
             Err(mistakes) => {
-                let message = format!("RELOAD failed: {mistakes}");
+                // The first line is PgBouncer's.
+                let message = format!("RELOAD failed, see logs for additional details\n{mistakes}");
                 Outcome::Failed { sqlstate: sqlstate::CONFIG_FILE_ERROR, message }
             }
         },
@@ -151,6 +152,7 @@ fn table(gateway: &Gateway, what: Show, now: Instant) -> Table {
         Show::Mem => show::mem(&now.memory()),
         Show::PeerPools => show::peer_pools(&now.peer_pools()),
         Show::Peers => show::peers(&now.peers()),
+        Show::Abandoned => clients_show::abandoned(&now.pools()),
         Show::Pins => clients_show::pins(&now.pins()),
         Show::Pools => show::pools(&now.pools()),
         Show::Servers => show::clients(&now.servers()),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::admin::history::PoolName;
 use crate::admin::snapshot::{
-    Cache, Database, Ends, Group, Lists, Pinned, Pool, Redis, Side, Socket, User,
+    Abandoned, Cache, Database, Ends, Group, Lists, Pinned, Pool, Redis, Side, Socket, User,
 };
 use crate::admin::stats_show::Totals;
 use crate::client::pins::Pin;
@@ -96,6 +96,11 @@ impl<'a> Collector<'a> {
             max_wait: counts.max_wait,
             totals,
             averages,
+            abandoned: Abandoned {
+                drained: pool.common.counters.abandoned_drained.value(),
+                rolled_back: pool.common.counters.abandoned_rolled_back.value(),
+                closed: pool.common.counters.abandoned_closed.value(),
+            },
         }
     }
 
@@ -118,6 +123,7 @@ impl<'a> Collector<'a> {
             max_wait: Duration::ZERO,
             totals,
             averages,
+            abandoned: Abandoned::default(),
         }
     }
 

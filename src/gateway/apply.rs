@@ -12,7 +12,6 @@ use crate::plan;
 use crate::pool::io::{Pool, limit};
 use crate::running::{GatewayError, Running, socket_options};
 
-use super::target::service_target;
 use super::{Gateway, Made, PoolKey, limits, mode, read_file, timeouts};
 
 impl Gateway {
@@ -57,8 +56,10 @@ impl Gateway {
             let entry = new.config.database(&name.0);
             if let Some(entry) = entry.filter(|_| is_same_pool(&old, &new, name, &opened.pool)) {
                 opened.pool.set(plan::rules(&new.config, entry, &name.1));
+                opened.pool.common.limits.set(plan::client_limits(&new.config));
                 if other_tls {
                     opened.pool.retire_all();
+                    opened.pool.forget_failure();
                 }
                 return true;
             }
@@ -66,7 +67,7 @@ impl Gateway {
                 let target = self.target(&new, entry, &name.0, &name.1);
                 let key = (format!("{:?}", target.hosts.addresses), target.database.clone());
                 if let Some((_, service)) = databases.get(&key) {
-                    service.set_target(service_target(&target));
+                    service.set_target(Arc::new(target));
                 }
             }
             opened.pool.retire_all();
@@ -138,12 +139,7 @@ fn is_same_pool(old: &Running, new: &Running, (name, user): &PoolKey, pool: &Poo
             (Some(_), None) | (None, Some(_)) => false,
         }
     };
-    let made_of = |running: &Running| {
-        let pool = &running.config.pool;
-        let statements = (pool.max_prepared_statements, pool.max_client_prepared_statements);
-        (pool.pins, statements, running.config.listen.max_packet_size)
-    };
     without_limits(old) == without_limits(new)
         && has_own_secret_or_same()
-        && made_of(old) == made_of(new)
+        && old.config.pool.pins == new.config.pool.pins
 }

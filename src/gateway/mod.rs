@@ -31,11 +31,10 @@ use crate::plan;
 use crate::pool::database::Database;
 use crate::pool::io::{Pool, Quotas};
 use crate::pool::quota::Quota;
-use crate::pool::{self, ClientLimits, Common, statements};
+use crate::pool::{self, Common, statements};
 use crate::running::{GatewayError, Running, socket_options};
 use crate::server::io::{ServerTls, Target};
 use crate::service::Service;
-use target::service_target;
 
 use tokio::sync::{Notify, watch};
 
@@ -229,7 +228,7 @@ impl Gateway {
             database: quota(database_quotas, database, of_database),
             user: quota(user_quotas, &server_user, of_user),
         };
-        let common = Arc::new(self.make_common(config, entry, server_user, &target, behind));
+        let common = Arc::new(self.make_common(config, entry, server_user, behind));
         let rules = plan::rules(config, entry, &common.user);
         let pool = Pool::new(common, target, database.to_owned(), rules, quotas);
         let opened = Opened { pool, service };
@@ -268,7 +267,7 @@ impl Gateway {
         let service = Service::start(
             Arc::clone(&database),
             Arc::clone(&self.cache),
-            service_target(target),
+            Arc::new(target.clone()),
             config.cache.catalog_poll,
             config.cache.max_age,
         );
@@ -280,7 +279,6 @@ impl Gateway {
         config: &Config,
         entry: &DatabaseEntry,
         server_user: String,
-        target: &Target,
         database: Arc<Database>,
     ) -> Common {
         let mode = plan::mode(config, entry, &server_user);
@@ -290,12 +288,7 @@ impl Gateway {
             PinPolicy::Refuse => pool::PinPolicy::Refuse,
         };
         let shared_max = NonZeroUsize::new(SHARED_STATEMENTS_MAX).unwrap_or(NonZeroUsize::MIN);
-        let limits = ClientLimits {
-            statements_max: usize::try_from(config.pool.max_client_prepared_statements)
-                .unwrap_or(usize::MAX),
-            server_statements_max: target.statements_max,
-            message_bytes_max: usize::try_from(config.listen.max_packet_size).unwrap_or(usize::MAX),
-        };
+        let limits = plan::client_limits(config);
         Common::new(pool::Parts {
             user: server_user,
             database,

@@ -1,6 +1,5 @@
 //! Where servers of a pool are, and as whom they log in.
 
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use crate::auth::userlist::Password;
@@ -67,7 +66,6 @@ fn target(
     let application = entry.application_name.iter().map(|name| ("application_name", name));
     let options = entry.options.iter().map(|options| ("options", options));
     let more = entry.parameters.iter().map(|(name, value)| (*name, value));
-    let statements = usize::try_from(running.config.pool.max_prepared_statements).unwrap_or(1);
     Target {
         hosts: Arc::new(Hosts::new(hosts, round_robin)),
         tls,
@@ -80,16 +78,10 @@ fn target(
             .chain(more)
             .map(|(name, value)| (name.to_owned(), value.clone()))
             .collect(),
-        statements_max: NonZeroUsize::new(statements).unwrap_or(NonZeroUsize::MIN),
         connect_query: entry.connect_query.as_deref().map(Arc::from),
     }
 }
 
 fn address(host: &Host, port: u16) -> Address {
     Address::new(&host.to_string(), port)
-}
-
-/// The same for the questions of our own.
-pub(super) fn service_target(target: &Target) -> Arc<Target> {
-    Arc::new(Target { statements_max: NonZeroUsize::MIN, ..target.clone() })
 }

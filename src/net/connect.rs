@@ -6,10 +6,12 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::net::{TcpSocket, TcpStream, UnixStream, lookup_host};
 use tokio_rustls::TlsStream;
 use tokio_rustls::rustls::{self, pki_types::ServerName};
 
@@ -116,7 +118,6 @@ pub async fn connect(address: &Address, tls: &TlsClientConfig) -> Result<Stream,
         Address::Unix { path } => Ok(Stream::Unix(UnixStream::connect(path).await?)),
         Address::Tcp { host, port } => {
             let stream = connect_tcp(host, *port).await?;
-            super::tune::tune(&stream)?;
             start_tls(stream, host, tls).await
         }
     }
@@ -127,12 +128,19 @@ async fn connect_tcp(host: &str, port: u16) -> Result<TcpStream, ConnectError> {
     let addresses = lookup_host((host, port)).await.map_err(ConnectError::Lookup)?;
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for address in addresses {
-        match TcpStream::connect(address).await {
+        match connect_at(address).await {
             Ok(stream) => return Ok(stream),
             Err(error) => last = error,
         }
     }
     Err(ConnectError::Io(last))
+}
+
+async fn connect_at(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // Before it connects: what it may take at once is told with its first packet.
+    super::tune::tune(&SockRef::from(&socket))?;
+    socket.connect(address).await
 }
 
 async fn start_tls(

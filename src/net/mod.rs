@@ -19,6 +19,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut, BytesMut};
+use socket2::SockRef;
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
@@ -185,7 +186,7 @@ impl Stream {
 
     /// Gives a TCP socket the options that all have; a Unix socket needs none.
     pub fn tune(&self) -> io::Result<()> {
-        self.tcp().map_or(Ok(()), tune::tune)
+        self.tcp().map_or(Ok(()), |stream| tune::tune(&SockRef::from(stream)))
     }
 
     /// Takes a `tcp_socket_buffer` back: with a small one, much data takes seconds.

@@ -31,10 +31,10 @@ pub fn set_socket_options(options: SocketOptions) {
 }
 
 /// Small messages are sent at once, and the rest is as set.
-pub(super) fn tune(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
+pub(super) fn tune(socket: &SockRef<'_>) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
     let options = *OPTIONS.read().unwrap_or_else(PoisonError::into_inner);
-    options.map_or(Ok(()), |options| apply(&SockRef::from(stream), options))
+    options.map_or(Ok(()), |options| apply(socket, options))
 }
 
 pub(super) fn widen(stream: &TcpStream) -> io::Result<()> {

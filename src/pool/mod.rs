@@ -9,7 +9,7 @@ pub mod failure;
 pub mod io;
 
 use std::collections::HashMap;
-use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::cache::Cache;
@@ -62,7 +62,7 @@ pub struct Common {
     pub statements: statements::Shared,
     pub counters: PoolCounters,
     pub cache_counters: Arc<CacheCounters>,
-    pub limits: ClientLimits,
+    pub limits: SharedLimits,
     /// Guards what clients with certain settings are told at login, by base and settings.
     reported: Mutex<HashMap<(u64, u64), Reported>>,
 }
@@ -75,10 +75,46 @@ const REPORTED_MAX: usize = 1000;
 pub struct ClientLimits {
     /// Named statements of one client; one more is an error.
     pub statements_max: usize,
-    /// Shared statements on one server; the least recently used is closed.
-    pub server_statements_max: NonZeroUsize,
+    /// Shared statements on one server, at least one; the least recently used is closed.
+    pub server_statements_max: usize,
     /// Longest message a client may send once logged in.
     pub message_bytes_max: usize,
+}
+
+/// The same, which a reload may change under way.
+#[derive(Debug)]
+pub struct SharedLimits {
+    statements: AtomicUsize,
+    server_statements: AtomicUsize,
+    message_bytes: AtomicUsize,
+}
+
+impl SharedLimits {
+    pub fn new(limits: ClientLimits) -> Self {
+        Self {
+            statements: limits.statements_max.into(),
+            server_statements: limits.server_statements_max.into(),
+            message_bytes: limits.message_bytes_max.into(),
+        }
+    }
+
+    pub fn set(&self, limits: ClientLimits) {
+        self.statements.store(limits.statements_max, Ordering::Relaxed);
+        self.server_statements.store(limits.server_statements_max, Ordering::Relaxed);
+        self.message_bytes.store(limits.message_bytes_max, Ordering::Relaxed);
+    }
+
+    pub fn statements_max(&self) -> usize {
+        self.statements.load(Ordering::Relaxed)
+    }
+
+    pub fn server_statements_max(&self) -> usize {
+        self.server_statements.load(Ordering::Relaxed)
+    }
+
+    pub fn message_bytes_max(&self) -> usize {
+        self.message_bytes.load(Ordering::Relaxed)
+    }
 }
 
 /// What a pool is made of.
@@ -107,7 +143,7 @@ impl Common {
             statements: parts.statements,
             counters: PoolCounters::default(),
             cache_counters: parts.cache_counters,
-            limits: parts.limits,
+            limits: SharedLimits::new(parts.limits),
             reported: Mutex::default(),
         }
     }

@@ -94,6 +94,11 @@ impl<M> Quota<M> {
         self.wanted.load(Ordering::Acquire)
     }
 
+    /// The members that found no room, as far as they have not been told since.
+    pub fn waiting(&self) -> Vec<Arc<M>> {
+        self.counts().waiting.iter().filter_map(Weak::upgrade).collect()
+    }
+
     pub fn is_full(&self) -> bool {
         !self.counts().has_room()
     }

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::{Context, Waker};
@@ -58,7 +57,6 @@ pub struct Target {
     pub learned: Option<Arc<Learned>>,
     /// `application_name`, `options` and the like of servers, beside user and database.
     pub parameters: Vec<(String, String)>,
-    pub statements_max: NonZeroUsize,
     /// Run on each new connection, and again whenever its settings have been taken back.
     pub connect_query: Option<Arc<str>>,
 }
@@ -284,8 +282,7 @@ impl Connection {
         let reported = logged_in.reported.clone();
         // Nothing is committed before the true home is known.
         let home = Arc::new(Home::new(0));
-        let (statements, now) = (target.statements_max, Instant::now());
-        let server = Server::new(id, logged_in, defaults, home, &start.settings, statements, now);
+        let server = Server::new(id, logged_in, defaults, home, &start.settings, Instant::now());
         let ends = Ends::of(&stream);
         let link = Arc::new(Link::new(target, host, &server, start.replication, ends));
         let mut connection = Self {

@@ -9,7 +9,6 @@ pub mod login;
 pub mod hosts;
 pub mod io;
 
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -73,7 +72,6 @@ impl Server {
         defaults: u64,
         home: Arc<Home>,
         initial: &Arc<Settings>,
-        statements_max: NonZeroUsize,
         now: Instant,
     ) -> Self {
         Self {
@@ -90,7 +88,7 @@ impl Server {
             untidy: false,
             status: Status::Idle,
             outstanding: Outstanding::default(),
-            statements: LruCache::new(statements_max),
+            statements: LruCache::unbounded(),
             unnamed: None,
             connected_at: now,
             idle_since: now,
@@ -153,23 +151,21 @@ impl Server {
     }
 
     /// Makes sure that a shared statement is prepared here; at most one more message or two in
-    /// front of the client's own.
-    pub fn ensure_prepared(&mut self, id: u64, sql: &[u8], types: &[u8]) {
+    /// front of the client's own. `max`: how many it may hold.
+    pub fn ensure_prepared(&mut self, id: u64, sql: &[u8], types: &[u8], max: usize) {
         if self.statements.get(&id).is_some() {
             return;
         }
-        self.make_room();
+        self.make_room(max);
         frontend::write_parse(&mut self.to_server, &shared_name(id), sql, types);
         self.outstanding.push(Owed::prepare(id, Deliver::Swallow));
         self.statements.put(id, ());
     }
 
-    /// Closes the least recently used statement when the server holds as many as it may.
-    pub fn make_room(&mut self) {
-        if self.statements.len() < self.statements.cap().get() {
-            return;
-        }
-        if let Some((evicted, ())) = self.statements.pop_lru() {
+    /// Closes the statements least recently used until the server may hold one more.
+    pub fn make_room(&mut self, max: usize) {
+        while self.statements.len() >= max {
+            let Some((evicted, ())) = self.statements.pop_lru() else { return };
             let name = shared_name(evicted);
             frontend::write_target(&mut self.to_server, frontend::CLOSE, Target::Statement, &name);
             self.outstanding.push(Owed::expect(Reply::Close, Deliver::Swallow));

@@ -2,7 +2,7 @@
 //! that is cheap.
 
 use crate::support::forebay::Forebay;
-use crate::support::postgres::Database;
+use crate::support::postgres::{Database, USER};
 use crate::support::raw::{bind, execute, flush, parse, query};
 use crate::support::wait_until;
 
@@ -20,6 +20,9 @@ fn an_abandoned_transaction_is_rolled_back_and_its_server_kept() {
     assert_eq!(two.one("SELECT pg_backend_pid()"), pid);
     assert_eq!(two.one("SELECT count(*) FROM t"), "0");
     assert_eq!(two.one("SHOW work_mem"), "4MB");
+    let told = forebay.console().query("SHOW ABANDONED");
+    let row = format!("D({},{USER},0,1,0)", database.name);
+    assert!(told.contains(&row), "{told}");
 }
 
 #[test]

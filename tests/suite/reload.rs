@@ -2,7 +2,7 @@
 
 use crate::support::forebay::Forebay;
 use crate::support::postgres::{Database, PASSWORD, USER};
-use crate::support::raw::{Login, query};
+use crate::support::raw::{Login, bind, execute, parse, query, sync};
 use crate::support::wait_until;
 
 const TABLE: &str = "CREATE TABLE t (v text); INSERT INTO t VALUES ('one')";
@@ -17,6 +17,31 @@ fn start(toml: &str) -> (Database<'static>, Forebay) {
 fn reload(forebay: &Forebay, toml: &str) {
     forebay.write_settings(toml);
     assert_eq!(forebay.console().query("RELOAD"), "C(RELOAD) Z(I)");
+}
+
+#[test]
+fn how_many_statements_a_server_keeps_changes_under_its_clients() {
+    let database = Database::with("");
+    let toml =
+        |max: u32| format!("[pool]\nmax_prepared_statements = {max}\n[cache]\nmode = \"off\"\n");
+    let forebay = Forebay::with_config(&database, &toml(2), &["--pool-size", "1"]);
+    let mut client = forebay.client();
+    let mut prepare = |numbers: std::ops::Range<u32>| {
+        for number in numbers {
+            let name = format!("s{number}");
+            let sql = format!("SELECT {number}");
+            client.send(
+                &[parse(&name, &sql, &[]), bind("", &name, &[]), execute("", 0), sync()].concat(),
+            );
+            assert_eq!(client.replies(), format!("1 2 D({number}) C(SELECT 1) Z(I)"));
+        }
+        client.one("SELECT count(*) FROM pg_prepared_statements WHERE name LIKE 'forebay%'")
+    };
+    assert_eq!(prepare(0..4), "2");
+    reload(&forebay, &toml(5));
+    assert_eq!(prepare(4..10), "5");
+    reload(&forebay, &toml(1));
+    assert_eq!(prepare(10..11), "1");
 }
 
 #[test]

@@ -162,7 +162,7 @@ impl Task {
 
     /// Takes every whole message there is, answering or sending on as it goes.
     async fn take_messages(&mut self) -> Result<Option<CloseReason>, CloseReason> {
-        let message_max = self.session.common.limits.message_bytes_max;
+        let message_max = self.session.common.limits.message_bytes_max();
         loop {
             if self.is_full() {
                 return Ok(None);

@@ -54,8 +54,12 @@ impl Quotas {
         feed(&self.user);
     }
 
+    /// Whether a pool that found no room still has somebody waiting; it may have served them by
+    /// servers of its own since.
     pub(super) fn is_wanted(&self) -> bool {
-        self.database.is_wanted() || self.user.is_wanted()
+        [&self.database, &self.user].into_iter().any(|quota| {
+            quota.is_wanted() && quota.waiting().iter().any(|pool| pool.state().waiting_count() > 0)
+        })
     }
 
     pub(super) fn is_full(&self) -> bool {

@@ -69,6 +69,12 @@ impl Pool {
         }
     }
 
+    /// Servers are connected otherwise now: what failed may work.
+    pub fn forget_failure(&self) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.resume_if_due(Instant::now());
+    }
+
     /// Closes every idle server.
     pub fn close_idle(&self) {
         let gone = self.state().take_idle(|_| true);
