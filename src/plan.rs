@@ -63,7 +63,7 @@ pub fn reserve(config: &Config, entry: &DatabaseEntry, own: Option<&UserEntry>) 
 pub fn client_limits(config: &Config) -> ClientLimits {
     ClientLimits {
         statements_max: whole(config.pool.max_client_prepared_statements),
-        server_statements_max: whole(config.pool.max_prepared_statements).max(1),
+        server_statements_max: whole(config.pool.max_prepared_statements),
         message_bytes_max: whole(config.listen.max_packet_size),
     }
 }

@@ -271,7 +271,7 @@ mod tests {
             max_wait: Duration::ZERO,
             totals,
             averages,
-            abandoned: Default::default(),
+            abandoned: crate::admin::snapshot::Abandoned::default(),
         }
     }
 

@@ -133,7 +133,9 @@ impl Session {
     fn send_parse(&mut self, server: &mut Server, message: &[u8], body: &[u8]) {
         self.unsynced = true;
         let Ok(parse) = Parse::read(body) else { return };
-        self.common.counters.client_parse.one();
+        if self.counts_statement(parse.name) {
+            self.common.counters.client_parse.one();
+        }
         if !parse.name.is_empty() && self.names.find(parse.name).is_some() {
             self.send_duplicate(server, message, parse.name);
             return;
@@ -161,11 +163,20 @@ impl Session {
 
     fn ensure_prepared(&self, server: &mut Server, statement: &Statement) {
         let max = self.common.limits.server_statements_max();
-        server.ensure_prepared(statement.id, &statement.sql, &statement.types, max);
+        if server.ensure_prepared(statement.id, &statement.sql, &statement.types, max) {
+            self.common.counters.server_parse.one();
+        }
+    }
+
+    /// As PgBouncer counts: statements with a name, where such are kept for clients.
+    pub(super) fn counts_statement(&self, name: &[u8]) -> bool {
+        !name.is_empty() && self.common.limits.keeps_statements()
     }
 
     fn owe_parse(&mut self, server: &mut Server, name: &[u8], statement: &Arc<Statement>) {
-        self.common.counters.server_parse.one();
+        if self.counts_statement(name) {
+            self.common.counters.server_parse.one();
+        }
         let kind = RequestKind::Parse { name: name.into(), statement: Arc::clone(statement) };
         let request = self.request(kind);
         server.outstanding.push(Owed::Expect {
@@ -191,7 +202,9 @@ impl Session {
     fn send_bind(&mut self, server: &mut Server, message: &[u8], body: &[u8]) {
         self.unsynced = true;
         let Ok(bind) = Bind::read(body) else { return };
-        self.common.counters.bind.one();
+        if self.counts_statement(bind.statement) {
+            self.common.counters.bind.one();
+        }
         let generation = self.common.database.generation();
         let known = self.names.find(bind.statement);
         let stale = known.is_some_and(|known| known.generation != generation);

@@ -329,7 +329,9 @@ impl Session {
                     if let Ok(parse) = Parse::read(body) {
                         let statement = self.statement(parse.name, parse.sql, parse.types);
                         self.names.insert(parse.name, Prepared { statement, generation });
-                        self.common.counters.client_parse.one();
+                        if self.counts_statement(parse.name) {
+                            self.common.counters.client_parse.one();
+                        }
                         out.extend_from_slice(backend::PARSE_COMPLETE_MESSAGE);
                     }
                 }

@@ -75,7 +75,7 @@ const REPORTED_MAX: usize = 1000;
 pub struct ClientLimits {
     /// Named statements of one client; one more is an error.
     pub statements_max: usize,
-    /// Shared statements on one server, at least one; the least recently used is closed.
+    /// Shared statements on one server; the least recently used is closed.
     pub server_statements_max: usize,
     /// Longest message a client may send once logged in.
     pub message_bytes_max: usize,
@@ -109,7 +109,12 @@ impl SharedLimits {
     }
 
     pub fn server_statements_max(&self) -> usize {
-        self.server_statements.load(Ordering::Relaxed)
+        self.server_statements.load(Ordering::Relaxed).max(1)
+    }
+
+    /// Not so where `max_prepared_statements` is 0.
+    pub fn keeps_statements(&self) -> bool {
+        self.server_statements.load(Ordering::Relaxed) > 0
     }
 
     pub fn message_bytes_max(&self) -> usize {

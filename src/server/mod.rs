@@ -152,14 +152,16 @@ impl Server {
 
     /// Makes sure that a shared statement is prepared here; at most one more message or two in
     /// front of the client's own. `max`: how many it may hold.
-    pub fn ensure_prepared(&mut self, id: u64, sql: &[u8], types: &[u8], max: usize) {
+    /// Whether it was not there yet.
+    pub fn ensure_prepared(&mut self, id: u64, sql: &[u8], types: &[u8], max: usize) -> bool {
         if self.statements.get(&id).is_some() {
-            return;
+            return false;
         }
         self.make_room(max);
         frontend::write_parse(&mut self.to_server, &shared_name(id), sql, types);
         self.outstanding.push(Owed::prepare(id, Deliver::Swallow));
         self.statements.put(id, ());
+        true
     }
 
     /// Closes the statements least recently used until the server may hold one more.
