@@ -10,6 +10,7 @@ pub mod transaction;
 pub mod facts;
 pub mod session;
 pub mod group;
+pub mod judge;
 pub mod look_up;
 pub mod dispatch;
 pub mod replies;
