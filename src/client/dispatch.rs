@@ -50,8 +50,9 @@ impl Session {
         if server.is_clean() && !self.unsynced {
             server.assume(&self.settings);
         }
+        let begun = self.send_kept_back(server);
         if !self.unsynced {
-            let owed_nothing = server.outstanding.is_empty();
+            let owed_nothing = begun || server.outstanding.is_empty();
             self.in_block = self.status() == Status::InTransaction && owed_nothing;
         }
         self.begin_fill(server, now);

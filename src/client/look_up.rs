@@ -18,6 +18,7 @@ use crate::twin::{self, Twin};
 use crate::wire::backend::{self, Status};
 use crate::wire::frontend::{self, Bind, Parse, Target};
 
+use super::group::Group;
 use super::pins::{Pin, Pins};
 use super::session::{FillPlan, Found, Outcome, Running, Session, Shape};
 use super::statements::Prepared;
@@ -41,12 +42,14 @@ pub enum Answer {
     Refuse(Pin),
 }
 
-/// The one read of an extended group, and the messages round it.
-struct Single<'a> {
-    parse: Option<Parse<'a>>,
-    bind: Bind<'a>,
+/// The statement at the front of an extended group, run through the unnamed portal.
+pub(super) struct Single<'a> {
+    pub(super) parse: Option<Parse<'a>>,
+    pub(super) bind: Bind<'a>,
     /// Describe of the portal was asked for.
-    describe: bool,
+    pub(super) describe: bool,
+    /// Of its Execute; 0 for all.
+    rows_max: u32,
 }
 
 impl Session {
@@ -91,7 +94,10 @@ impl Session {
     }
 
     fn answer_group(&mut self, owed_nothing: bool, now: Instant, out: &mut Vec<u8>) -> Answer {
-        let group = std::mem::take(&mut self.group);
+        let mut group = std::mem::take(&mut self.group);
+        if owed_nothing && group.parts.last().is_some_and(|part| part.tag == frontend::SYNC) {
+            self.transact_front(&mut group, now, out);
+        }
         let answer = match group.parts.as_slice() {
             [query] if query.tag == frontend::QUERY => {
                 let sql = frontend::query(group.body(query)).unwrap_or_default();
@@ -137,6 +143,12 @@ impl Session {
             backend::write_ready(out, self.status());
             return Answer::Done;
         }
+        if owed_nothing && let Some(tag) = self.transact_query(&verdict, sql) {
+            backend::write_command_complete(out, tag);
+            backend::write_ready(out, self.status());
+            self.note_transacted(Shape::Text(known), now);
+            return Answer::Done;
+        }
         let shape = Shape::Text(known);
         let writes = verdict.write != Write::None;
         let reason = self
@@ -175,6 +187,14 @@ impl Session {
         backend::write_ready(out, self.status());
         self.note_hit(shape, now, &entry);
         Answer::Done
+    }
+
+    /// `transact` for the text that was lexed last.
+    fn transact_query(&mut self, verdict: &Verdict, sql: &[u8]) -> Option<&'static str> {
+        let lexed = std::mem::take(&mut self.lexed);
+        let tag = self.transact(verdict, &lexed.text, sql);
+        self.lexed = lexed;
+        tag
     }
 
     /// Whether a catalogue would make a difference that is worth a short wait, once a group.
@@ -264,7 +284,7 @@ impl Session {
     }
 
     /// The statement a single read runs, as the client named it or as it parses it just now.
-    fn prepared_for(&mut self, single: &Single<'_>) -> Option<Prepared> {
+    pub(super) fn prepared_for(&mut self, single: &Single<'_>) -> Option<Prepared> {
         match &single.parse {
             // A second Parse of a live name is an error that PostgreSQL shall raise.
             Some(parse) if !parse.name.is_empty() && self.names.find(parse.name).is_some() => None,
@@ -277,7 +297,7 @@ impl Session {
     }
 
     /// Groups of Parse, Close and Sync that need no answer from PostgreSQL.
-    fn answer_without_rows(&mut self, group: &super::group::Group, out: &mut Vec<u8>) -> Answer {
+    fn answer_without_rows(&mut self, group: &Group, out: &mut Vec<u8>) -> Answer {
         if self.status() == Status::Failed {
             return Answer::Send;
         }
@@ -318,7 +338,7 @@ impl Session {
         self.group.clear();
     }
 
-    fn accept_without_server(&mut self, group: &super::group::Group, out: &mut Vec<u8>) {
+    fn accept_without_server(&mut self, group: &Group, out: &mut Vec<u8>) {
         let generation = self.common.database.generation();
         for part in &group.parts {
             let body = group.body(part);
@@ -407,7 +427,7 @@ impl Session {
     }
 
     /// Remembers what is under way and counts what the cache had to do with it.
-    fn note(&mut self, outcome: Outcome, shape: Shape, now: Instant, writes: bool) {
+    pub(super) fn note(&mut self, outcome: Outcome, shape: Shape, now: Instant, writes: bool) {
         let counters = &self.common.cache_counters;
         match outcome {
             Outcome::Hit => counters.hits.one(),
@@ -434,7 +454,15 @@ fn pipelined(owed_nothing: bool) -> BypassReason {
 }
 
 /// The group as one read: `[Parse] Bind [Describe portal] Execute Sync`, unnamed portal, all rows.
-fn single(group: &super::group::Group) -> Option<Single<'_>> {
+fn single(group: &Group) -> Option<Single<'_>> {
+    let (single, count) = front(group)?;
+    let rest = group.parts.get(count..).unwrap_or_default();
+    let alone = matches!(rest, [sync] if sync.tag == frontend::SYNC);
+    (alone && single.rows_max == 0).then_some(single)
+}
+
+/// The statement at the front of the group and how many messages it is.
+pub(super) fn front(group: &Group) -> Option<(Single<'_>, usize)> {
     let mut parts = group.parts.iter().peekable();
     let parse = match parts.peek()?.tag {
         frontend::PARSE => Some(Parse::read(group.body(parts.next()?)).ok()?),
@@ -455,11 +483,9 @@ fn single(group: &super::group::Group) -> Option<Single<'_>> {
         describe = true;
     }
     let execute = parts.next().filter(|part| part.tag == frontend::EXECUTE)?;
-    if frontend::execute(group.body(execute)).ok()? != (&b""[..], 0) {
-        return None;
-    }
-    let sync = parts.next().filter(|part| part.tag == frontend::SYNC);
-    (sync.is_some() && parts.next().is_none()).then_some(Single { parse, bind, describe })
+    let (portal, rows_max) = frontend::execute(group.body(execute)).ok()?;
+    let count = group.parts.len() - parts.len();
+    portal.is_empty().then_some((Single { parse, bind, describe, rows_max }, count))
 }
 
 /// Rule R29: a literal or a text parameter that may be read as a moment.

@@ -4,6 +4,7 @@
 
 pub mod close;
 pub mod deadline;
+pub mod patience;
 pub mod pins;
 pub mod statements;
 pub mod transaction;
@@ -12,6 +13,7 @@ pub mod session;
 pub mod group;
 pub mod judge;
 pub mod look_up;
+pub mod kept_back;
 pub mod dispatch;
 pub mod replies;
 pub mod controls;

@@ -113,7 +113,9 @@ impl Session {
             backend::ERROR_RESPONSE => {
                 show = self.error(server, body, forward)?;
             }
-            backend::COMMAND_COMPLETE => self.command_complete(server, message, body, now),
+            backend::COMMAND_COMPLETE => {
+                self.command_complete(server, message, body, forward, now);
+            }
             backend::EMPTY_QUERY_RESPONSE | backend::PORTAL_SUSPENDED => {
                 self.spoil_fill();
                 self.pop_execute(server);
@@ -212,8 +214,16 @@ impl Session {
         }
     }
 
-    fn command_complete(&mut self, server: &mut Server, message: &[u8], body: &[u8], now: Instant) {
-        if let Some(fill) = &mut self.fill {
+    fn command_complete(
+        &mut self,
+        server: &mut Server,
+        message: &[u8],
+        body: &[u8],
+        forward: bool,
+        now: Instant,
+    ) {
+        // What is swallowed in front of a read is none of its answer.
+        if forward && let Some(fill) = &mut self.fill {
             fill.complete(message, now);
         }
         let rolled_back = body == b"ROLLBACK\0";

@@ -347,6 +347,7 @@ impl<'a> Collector<'a> {
             fills: counters.fills.value(),
             refused: counters.refused.value(),
             hit_bytes: counters.hit_bytes.value(),
+            transactions: counters.transactions.value(),
             invalidated_tables: counters.invalidated_tables.value(),
             invalidated_database: counters.invalidated_database.value(),
             max_age: cache.limits().max_age,

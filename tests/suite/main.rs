@@ -21,6 +21,7 @@ mod console;
 mod databases;
 mod defaults;
 mod invalidation;
+mod kept_back;
 mod limits;
 mod loss;
 mod names;
