@@ -37,6 +37,8 @@ pub struct CacheCounters {
     /// Dry run: what would have been hits.
     pub would_hit: Counter,
     pub hit_bytes: Counter,
+    /// Of statements, given without asking PostgreSQL.
+    pub descriptions: Counter,
     /// That ended without ever having taken a server.
     pub transactions: Counter,
     /// Writes whose commit was settled, by what they made fresh.

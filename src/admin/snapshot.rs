@@ -129,6 +129,7 @@ pub struct Cache {
     pub refused: u64,
     pub hit_bytes: u64,
     pub transactions: u64,
+    pub descriptions: u64,
     pub invalidated_tables: u64,
     pub invalidated_database: u64,
     pub max_age: Duration,

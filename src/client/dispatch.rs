@@ -73,6 +73,7 @@ impl Session {
         }
         self.group = group;
         self.group.clear();
+        self.describing = false;
         if let Some(running) = &mut self.running {
             running.sent_at.get_or_insert(now);
         }
@@ -211,6 +212,7 @@ impl Session {
                 frontend::write_bind(&mut server.to_server, bind.portal, &name, bind.tail);
             }
             None => {
+                forget_unnamed(server, bind.statement);
                 server.outstanding.push(Owed::forward(Reply::Bind, 0));
                 let name = unknown_name(bind.statement);
                 frontend::write_bind(&mut server.to_server, bind.portal, &name, bind.tail);
@@ -252,19 +254,22 @@ impl Session {
                 return;
             }
         };
-        let server_name = match known {
+        let (server_name, statement) = match known {
             Some(statement) if name.is_empty() => {
                 ensure_unnamed(server, &statement);
-                Vec::new()
+                (Vec::new(), Some(statement))
             }
             Some(statement) => {
                 let statement = self.current(name, statement);
                 server.ensure_prepared(statement.id, &statement.sql, &statement.types);
-                shared_name(statement.id)
+                (shared_name(statement.id), Some(statement))
             }
-            None => unknown_name(name),
+            None => {
+                forget_unnamed(server, name);
+                (unknown_name(name), None)
+            }
         };
-        server.outstanding.push(Owed::forward(Reply::Describe, 0));
+        self.owe_description(server, statement.as_deref());
         let out = &mut server.to_server;
         frontend::write_target(out, frontend::DESCRIBE, Target::Statement, &server_name);
     }
@@ -488,6 +493,14 @@ fn ensure_unnamed(server: &mut Server, statement: &Statement) {
         server.outstanding.push(Owed::expect(Reply::Parse, Deliver::Swallow));
         frontend::write_parse(&mut server.to_server, b"", &statement.sql, &statement.types);
         server.unnamed = Some(statement.id);
+    }
+}
+
+/// The client has no unnamed statement, so PostgreSQL shall not find another client's.
+fn forget_unnamed(server: &mut Server, name: &[u8]) {
+    if name.is_empty() && server.outstanding.push(Owed::expect(Reply::Close, Deliver::Swallow)) {
+        frontend::write_target(&mut server.to_server, frontend::CLOSE, Target::Statement, b"");
+        server.unnamed = None;
     }
 }
 

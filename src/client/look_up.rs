@@ -18,6 +18,7 @@ use crate::twin::{self, Twin};
 use crate::wire::backend::{self, Status};
 use crate::wire::frontend::{self, Bind, Parse, Target};
 
+use super::describe::Preparing;
 use super::group::Group;
 use super::pins::{Pin, Pins};
 use super::session::{FillPlan, Found, Outcome, Running, Session, Shape};
@@ -57,6 +58,7 @@ impl Session {
     pub fn answer(&mut self, server: Option<&Server>, now: Instant, out: &mut Vec<u8>) -> Answer {
         let owed_nothing = self.is_owed_nothing(server);
         self.plan = None;
+        self.describing = false;
         for scope in std::mem::take(&mut self.unsettled) {
             self.common.database.home().coherence.invalidate(&scope);
         }
@@ -296,36 +298,19 @@ impl Session {
         }
     }
 
-    /// Groups of Parse, Close and Sync that need no answer from PostgreSQL.
+    /// Groups of Parse, Describe, Close and Sync that need no answer from PostgreSQL.
     fn answer_without_rows(&mut self, group: &Group, out: &mut Vec<u8>) -> Answer {
         if self.status() == Status::Failed {
             return Answer::Send;
         }
-        let mut parses = false;
-        for part in &group.parts {
-            match part.tag {
-                frontend::SYNC => {}
-                frontend::PARSE => match Parse::read(group.body(part)) {
-                    Ok(parse)
-                        if !parse.name.is_empty() && self.names.find(parse.name).is_none() =>
-                    {
-                        let statement = self.statement(parse.name, parse.sql, parse.types);
-                        parses |= !statement.accepted.load(std::sync::atomic::Ordering::Relaxed);
-                    }
-                    Ok(_) | Err(_) => return Answer::Send,
-                },
-                frontend::CLOSE => match frontend::target(group.body(part)) {
-                    Ok((Target::Statement, _)) => {}
-                    Ok((Target::Portal, _)) | Err(_) => return Answer::Send,
-                },
-                _ => return Answer::Send,
+        match self.prepare(group) {
+            Preparing::Known(descriptions) => {
+                self.common.cache_counters.descriptions.add(descriptions.len() as u64);
+                self.accept_without_server(group, descriptions, out);
+                Answer::Done
             }
+            Preparing::Otherwise(answer) => answer,
         }
-        if parses {
-            return Answer::SendIfFree;
-        }
-        self.accept_without_server(group, out);
-        Answer::Done
     }
 
     /// Answers a group of Parse, Close and Sync here. A statement that PostgreSQL would refuse is
@@ -333,12 +318,18 @@ impl Session {
     /// server while other clients of the same program hold them all.
     pub fn accept_parse(&mut self, out: &mut Vec<u8>) {
         let group = std::mem::take(&mut self.group);
-        self.accept_without_server(&group, out);
+        self.accept_without_server(&group, Vec::new(), out);
         self.group = group;
         self.group.clear();
     }
 
-    fn accept_without_server(&mut self, group: &Group, out: &mut Vec<u8>) {
+    fn accept_without_server(
+        &mut self,
+        group: &Group,
+        descriptions: Vec<Arc<[u8]>>,
+        out: &mut Vec<u8>,
+    ) {
+        let mut descriptions = descriptions.into_iter();
         let generation = self.common.database.generation();
         for part in &group.parts {
             let body = group.body(part);
@@ -351,8 +342,14 @@ impl Session {
                         out.extend_from_slice(backend::PARSE_COMPLETE_MESSAGE);
                     }
                 }
+                frontend::DESCRIBE => {
+                    out.extend_from_slice(&descriptions.next().unwrap_or_default());
+                }
                 frontend::CLOSE => {
                     if let Ok((_, name)) = frontend::target(body) {
+                        if name.is_empty() {
+                            self.names.unnamed = None;
+                        }
                         self.names.prepared.remove(name);
                         out.extend_from_slice(backend::CLOSE_COMPLETE_MESSAGE);
                     }

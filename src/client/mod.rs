@@ -14,6 +14,7 @@ pub mod group;
 pub mod judge;
 pub mod look_up;
 pub mod kept_back;
+pub mod describe;
 pub mod dispatch;
 pub mod replies;
 pub mod controls;

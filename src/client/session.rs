@@ -59,6 +59,8 @@ pub struct Session {
     pub armed: Armed,
     /// Recording of the answer under way.
     pub fill: Option<Fill>,
+    /// The group asks for descriptions and for nothing else, so that they may be kept.
+    pub describing: bool,
     /// The read that the group is, if it may fill the cache once sent.
     pub plan: Option<FillPlan>,
     pub key: KeyBuffer,
@@ -134,6 +136,8 @@ pub struct Request {
 pub enum RequestKind {
     /// The client's own Parse; undone if it fails.
     Parse { name: Box<[u8]>, statement: Arc<Statement> },
+    /// Describe of a statement: the key to keep it under, and what has come of it.
+    Describe { key: Box<[u8]>, messages: Vec<u8> },
     /// An Execute; its controls take effect when it completes.
     Execute {
         verdict: Arc<Verdict>,
@@ -291,6 +295,7 @@ impl Session {
             next_request: 1,
             armed: Armed::default(),
             fill: None,
+            describing: false,
             plan: None,
             key: KeyBuffer::default(),
             found: Found::NotAsked,

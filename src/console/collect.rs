@@ -348,6 +348,7 @@ impl<'a> Collector<'a> {
             refused: counters.refused.value(),
             hit_bytes: counters.hit_bytes.value(),
             transactions: counters.transactions.value(),
+            descriptions: counters.descriptions.value(),
             invalidated_tables: counters.invalidated_tables.value(),
             invalidated_database: counters.invalidated_database.value(),
             max_age: cache.limits().max_age,

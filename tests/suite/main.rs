@@ -20,6 +20,7 @@ mod commit;
 mod console;
 mod databases;
 mod defaults;
+mod descriptions;
 mod invalidation;
 mod kept_back;
 mod limits;
