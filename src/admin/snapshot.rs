@@ -128,6 +128,7 @@ pub struct Cache {
     pub fills: u64,
     pub refused: u64,
     pub hit_bytes: u64,
+    pub shared_fills: u64,
     pub transactions: u64,
     pub descriptions: u64,
     pub invalidated_tables: u64,

@@ -95,7 +95,8 @@ impl Session {
             snapshot.generation == plan.generation && Arc::ptr_eq(&snapshot.home, &server.home);
         if let Some(stamp) = stamp.filter(|_| current) {
             let limit = cache.limits().entry_bytes_max;
-            self.fill = Some(Fill::begin(&self.key, cache.seed(), stamp, now, limit));
+            let fill = Fill::begin(&self.key, cache.seed(), stamp, now, limit);
+            self.fill = Some(fill.led_by(plan.leader));
         } else {
             self.common.cache_counters.refused.one();
         }

@@ -9,6 +9,7 @@ use std::time::Instant;
 use crate::cache::Mode;
 use crate::cache::entry::Entry;
 use crate::cache::key::StatementKey;
+use crate::cache::turns::Turn;
 use crate::pool::statements::Statement;
 use crate::pool::{PinPolicy, PoolMode};
 use crate::server::Server;
@@ -39,6 +40,9 @@ pub enum Answer {
     /// The answer may be in Redis: look there, then `Session::answer_again`. Until then no other
     /// message of this client may be taken.
     AskRedis,
+    /// Another client is asking the same: wait for its fill a moment, then `answer_shared`. Until
+    /// then no other message of this client may be taken.
+    AwaitFill,
     /// It would tie the client to a server, and the policy forbids that.
     Refuse(Pin),
 }
@@ -59,6 +63,7 @@ impl Session {
         let owed_nothing = self.is_owed_nothing(server);
         self.plan = None;
         self.describing = false;
+        self.may_await_fill = server.is_none();
         for scope in std::mem::take(&mut self.unsettled) {
             self.common.database.home().coherence.invalidate(&scope);
         }
@@ -91,6 +96,17 @@ impl Session {
         self.found = Found::NotAsked;
         if answer == Answer::Done {
             self.group.clear();
+        }
+        answer
+    }
+
+    /// Answers the group after another's fill was waited for. Whatever came of that, it is served
+    /// only what is true now, and waits no more.
+    pub fn answer_shared(&mut self, now: Instant, out: &mut Vec<u8>) -> Answer {
+        self.may_await_fill = false;
+        let answer = self.answer_again(None, now, out);
+        if answer == Answer::Done {
+            self.common.cache_counters.shared_fills.one();
         }
         answer
     }
@@ -175,12 +191,7 @@ impl Session {
             return Answer::Send;
         }
         let Some(entry) = self.hit(true, now) else {
-            if self.should_ask_redis() {
-                return Answer::AskRedis;
-            }
-            self.note(Outcome::Miss, shape, now, false);
-            self.plan = Some(FillPlan { tables: verdict, generation });
-            return Answer::Send;
+            return self.miss(shape, verdict, generation, now);
         };
         if let Some(row_description) = &entry.row_description {
             out.extend_from_slice(row_description);
@@ -262,12 +273,7 @@ impl Session {
             return Answer::Send;
         }
         let Some(entry) = self.hit(single.describe, now) else {
-            if self.should_ask_redis() {
-                return Answer::AskRedis;
-            }
-            self.note(Outcome::Miss, shape, now, false);
-            self.plan = Some(FillPlan { tables: verdict, generation });
-            return Answer::Send;
+            return self.miss(shape, verdict, generation, now);
         };
         if let Some(parse) = &single.parse {
             out.extend_from_slice(backend::PARSE_COMPLETE_MESSAGE);
@@ -421,6 +427,30 @@ impl Session {
 
     fn should_ask_redis(&self) -> bool {
         matches!(self.found, Found::NotAsked) && self.common.cache.may_be_in_redis(&self.key)
+    }
+
+    /// The key that has been set is not in memory.
+    fn miss(
+        &mut self,
+        shape: Shape,
+        verdict: Arc<Verdict>,
+        generation: u64,
+        now: Instant,
+    ) -> Answer {
+        if self.should_ask_redis() {
+            return Answer::AskRedis;
+        }
+        let leader = match self.common.cache.take_turn(&self.key, self.may_await_fill) {
+            Turn::Lead(leader) => Some(leader),
+            Turn::Wait(gate) => {
+                self.awaited_fill = Some(gate);
+                return Answer::AwaitFill;
+            }
+            Turn::Alone => None,
+        };
+        self.note(Outcome::Miss, shape, now, false);
+        self.plan = Some(FillPlan { tables: verdict, generation, leader });
+        Answer::Send
     }
 
     /// Remembers what is under way and counts what the cache had to do with it.

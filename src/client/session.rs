@@ -15,6 +15,7 @@ use crate::cache::entry::Entry;
 use crate::cache::fill::Fill;
 use crate::cache::home::Home;
 use crate::cache::key::KeyBuffer;
+use crate::cache::turns::{Gate, Leader};
 use crate::pool::statements::Statement;
 use crate::pool::{Common, database};
 use crate::server::Server;
@@ -66,6 +67,9 @@ pub struct Session {
     pub key: KeyBuffer,
     /// What Redis had for it, once it was asked.
     pub found: Found,
+    /// Whose fill the group is to wait for, and whether it may.
+    pub awaited_fill: Option<Arc<Gate>>,
+    pub may_await_fill: bool,
     pub lexed: Lexed,
     pub material: Vec<u8>,
     /// A statement under way that the log may call slow.
@@ -106,6 +110,8 @@ pub struct FillPlan {
     pub tables: Arc<Verdict>,
     /// Of the catalogue the verdict was made under.
     pub generation: u64,
+    /// Others wait for it.
+    pub leader: Option<Leader>,
 }
 
 impl FillPlan {
@@ -299,6 +305,8 @@ impl Session {
             plan: None,
             key: KeyBuffer::default(),
             found: Found::NotAsked,
+            awaited_fill: None,
+            may_await_fill: false,
             lexed: Lexed::default(),
             material: Vec::new(),
             running: None,

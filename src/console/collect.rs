@@ -347,6 +347,7 @@ impl<'a> Collector<'a> {
             fills: counters.fills.value(),
             refused: counters.refused.value(),
             hit_bytes: counters.hit_bytes.value(),
+            shared_fills: counters.shared_fills.value(),
             transactions: counters.transactions.value(),
             descriptions: counters.descriptions.value(),
             invalidated_tables: counters.invalidated_tables.value(),

@@ -35,6 +35,7 @@ mod replication;
 mod retry;
 mod scripts;
 mod session;
+mod shared_fills;
 mod shares;
 mod stop;
 mod timeouts;

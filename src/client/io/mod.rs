@@ -215,10 +215,13 @@ impl Task {
         if answer == Answer::AskRedis {
             answer = self.ask_redis().await;
         }
+        if answer == Answer::AwaitFill {
+            answer = self.await_fill().await?;
+        }
         match answer {
             Answer::Done => return Ok(()),
             Answer::Refuse(pin) => return Err(CloseReason::PinRefused(pin)),
-            Answer::Send | Answer::AwaitCatalog | Answer::AskRedis => {
+            Answer::Send | Answer::AwaitCatalog | Answer::AskRedis | Answer::AwaitFill => {
                 return self.send_group().await;
             }
             Answer::SendIfFree => {
