@@ -204,6 +204,9 @@ impl Session {
 
     /// `transact` for the text that was lexed last.
     fn transact_query(&mut self, verdict: &Verdict, sql: &[u8]) -> Option<&'static str> {
+        if verdict.controls.is_empty() {
+            return None;
+        }
         let lexed = std::mem::take(&mut self.lexed);
         let tag = self.transact(verdict, &lexed.text, sql);
         self.lexed = lexed;
