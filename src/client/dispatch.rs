@@ -55,6 +55,7 @@ impl Session {
             let owed_nothing = begun || server.outstanding.is_empty();
             self.in_block = self.status() == Status::InTransaction && owed_nothing;
         }
+        self.count_hits_as_queries(server);
         self.begin_fill(server, now);
         let group = std::mem::take(&mut self.group);
         for part in &group.parts {

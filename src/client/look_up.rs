@@ -474,6 +474,8 @@ impl Session {
         self.common.counters.query.one();
         if self.status() == Status::Idle {
             self.common.counters.xact.one();
+        } else {
+            self.transaction.served = true;
         }
         self.finish_running(now, 0, false, None);
     }

@@ -70,6 +70,8 @@ pub struct Transaction {
     pub local_settings: bool,
     /// Nothing of it has been sent to PostgreSQL.
     pub kept_back: Option<KeptBack>,
+    /// It was served from the cache, which PostgreSQL does not know.
+    pub served: bool,
     /// Settings when it began, and at each savepoint.
     begun_with: Option<Arc<Settings>>,
     savepoints: Vec<(String, Arc<Settings>)>,
@@ -89,6 +91,7 @@ impl Default for Transaction {
             defaults: false,
             local_settings: false,
             kept_back: None,
+            served: false,
             begun_with: None,
             savepoints: Vec::new(),
         }

@@ -133,6 +133,16 @@ fn a_client_cannot_tell_that_its_begin_was_kept_back() {
         hit("BEGIN", &["nonsense", "ROLLBACK"]),
         hit("BEGIN", &["DECLARE c CURSOR FOR SELECT v FROM t", "FETCH c", "CLOSE c", "COMMIT"]),
         vec![[extended("BEGIN"), extended("SELECT 1/0"), extended(READ), sync()].concat()],
+        hit("BEGIN", &["SET TRANSACTION ISOLATION LEVEL SERIALIZABLE", READ, "COMMIT"]),
+        hit(
+            "BEGIN",
+            &["SAVEPOINT a", READ, "set transaction_isolation = 'serializable'", "COMMIT"],
+        ),
+        vec![
+            [extended("BEGIN"), extended(READ), sync()].concat(),
+            [extended("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE"), sync()].concat(),
+            query("COMMIT"),
+        ],
         vec![query("ROLLBACK")],
         ["BEGIN", "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE", READ, "COMMIT"].map(query).into(),
         vec![[extended("BEGIN"), extended(READ), extended("COMMIT"), sync()].concat()],
