@@ -37,6 +37,12 @@ pub struct CacheCounters {
     /// Dry run: what would have been hits.
     pub would_hit: Counter,
     pub hit_bytes: Counter,
+    /// Hits on what another client had asked for already, and this one waited for.
+    pub shared_fills: Counter,
+    /// Of statements, given without asking PostgreSQL.
+    pub descriptions: Counter,
+    /// That ended without ever having taken a server.
+    pub transactions: Counter,
     /// Writes whose commit was settled, by what they made fresh.
     pub invalidated_tables: Counter,
     pub invalidated_database: Counter,

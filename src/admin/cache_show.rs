@@ -21,6 +21,9 @@ pub const CACHE: Columns = &[
     int8("refused"),
     text("hit_rate"),
     int8("hit_bytes"),
+    int8("shared_fills"),
+    int8("transactions"),
+    int8("descriptions"),
     int8("invalidated_tables"),
     int8("invalidated_database"),
     text("max_age"),
@@ -56,6 +59,9 @@ pub fn cache(cache: &Cache) -> Table {
         value(cache.refused),
         value(percent(cache.hits, cache.hits.saturating_add(cache.misses))),
         value(cache.hit_bytes),
+        value(cache.shared_fills),
+        value(cache.transactions),
+        value(cache.descriptions),
         value(cache.invalidated_tables),
         value(cache.invalidated_database),
         value(&max_age),
@@ -156,6 +162,9 @@ mod tests {
             fills: 100,
             refused: 27,
             hit_bytes: 4000,
+            shared_fills: 6,
+            transactions: 12,
+            descriptions: 34,
             invalidated_tables: 3,
             invalidated_database: 1,
             max_age: Duration::from_millis(1500),
@@ -185,7 +194,7 @@ mod tests {
         assert_eq!(
             row.join(" "),
             "mode=on entries=2 bytes=300 bytes_max=1000 hits=873 hits_redis=0 misses=127 \
-             would_hit=0 bypasses=5 fills=100 refused=27 hit_rate=87.3 hit_bytes=4000 \
+             would_hit=0 bypasses=5 fills=100 refused=27 hit_rate=87.3 hit_bytes=4000 shared_fills=6 transactions=12 descriptions=34 \
              invalidated_tables=3 invalidated_database=1 max_age=1.5s redis=down \
              redis_error=no answer in time redis_look_ups=40 redis_misses=10 redis_stores=90 \
              redis_errors=1 redis_timeouts=5 redis_dropped=9 redis_forged=2 redis_skipped=8 \

@@ -10,6 +10,7 @@ use crate::sql::verdict::TableId;
 use super::coherence::Stamp;
 use super::entry::Entry;
 use super::key::KeyBuffer;
+use super::turns::Leader;
 
 /// Recording of one answer; begun before Bind or Query is sent, since that is when PostgreSQL
 /// takes the snapshot (hazard H2).
@@ -24,6 +25,8 @@ pub struct Fill {
     rows: Vec<u8>,
     state: State,
     finished_at: Instant,
+    /// Those who wait for it are let go when it ends.
+    leader: Option<Leader>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +49,17 @@ impl Fill {
             rows: Vec::new(),
             state: State::Recording,
             finished_at: now,
+            leader: None,
         }
+    }
+
+    #[must_use]
+    pub fn led_by(self, leader: Option<Leader>) -> Self {
+        Self { leader, ..self }
+    }
+
+    pub(super) fn take_leader(&mut self) -> Option<Leader> {
+        self.leader.take()
     }
 
     /// A RowDescription message, whole.
@@ -88,6 +101,7 @@ impl Fill {
     pub fn spoil(&mut self) {
         self.state = State::Spoiled;
         self.rows = Vec::new();
+        self.leader = None;
     }
 
     /// Only a complete answer becomes an entry.

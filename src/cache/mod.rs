@@ -6,6 +6,7 @@ pub mod coherence;
 pub mod home;
 pub mod key;
 pub mod entry;
+pub mod turns;
 pub mod fill;
 pub mod memory;
 pub mod sealed;
@@ -22,6 +23,7 @@ use fill::Fill;
 use key::KeyBuffer;
 use memory::Memory;
 use redis::Redis;
+use turns::{Turn, Turns};
 
 /// Whether answers are kept and served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +45,7 @@ pub struct Limits {
 /// The tiers with their limits; shared by every client.
 pub struct Cache {
     memory: Memory,
+    turns: Arc<Turns>,
     /// Asked for what memory has lost.
     pub redis: Option<Arc<Redis>>,
     /// `Mode` as a number; a reload changes it and the two limits below.
@@ -56,6 +59,7 @@ impl Cache {
     pub fn new(mode: Mode, limits: Limits, seed: u64) -> Self {
         let cache = Self {
             memory: Memory::new(limits.size_bytes, seed),
+            turns: Arc::default(),
             redis: None,
             mode: AtomicU8::new(0),
             entry_bytes_max: AtomicUsize::new(0),
@@ -113,6 +117,15 @@ impl Cache {
         self.mode() == Mode::On && !self.memory.has(key) && redis.should_ask(key.hash(self.seed()))
     }
 
+    /// Who is to fill this key that was not found. `waits`: whether the caller would wait for
+    /// another.
+    pub fn take_turn(&self, key: &KeyBuffer, waits: bool) -> Turn {
+        match self.mode() {
+            Mode::On => self.turns.take(key.hash(self.seed()), waits),
+            Mode::Off | Mode::DryRun => Turn::Alone,
+        }
+    }
+
     /// Keeps an entry that came from Redis.
     pub fn promote(&self, entry: &Arc<Entry>) {
         self.memory.insert(Arc::clone(entry));
@@ -120,7 +133,8 @@ impl Cache {
 
     /// Stores a finished fill unless something it read has moved since its stamp was taken.
     /// Tells whether it was admitted.
-    pub fn store(&self, fill: Fill) -> Option<Arc<Entry>> {
+    pub fn store(&self, mut fill: Fill) -> Option<Arc<Entry>> {
+        let leader = fill.take_leader();
         let entry = Arc::new(fill.into_entry()?);
         // Invariant: an entry is stored only if its stamp still holds. Attacked by the
         // simulation's twin that stores unchecked.
@@ -128,6 +142,9 @@ impl Cache {
             self.memory.insert(Arc::clone(&entry));
             if let Some(redis) = self.redis.as_ref().filter(|_| self.mode() == Mode::On) {
                 redis.offer(&entry);
+            }
+            if let Some(leader) = leader {
+                leader.stored();
             }
             entry
         })

@@ -45,6 +45,9 @@ pub enum CloseReason {
     QueryTimeout,
     IdleTransactionTimeout,
     TransactionTimeout,
+    /// PostgreSQL's own time-outs, in a transaction it has not been told of.
+    PostgresIdleTransactionTimeout,
+    PostgresTransactionTimeout,
     ClientIdleTimeout,
     ServerLost,
     ServerLogin {
@@ -116,6 +119,12 @@ impl CloseReason {
             Self::QueryTimeout => "query timeout".into(),
             Self::IdleTransactionTimeout => "idle transaction timeout".into(),
             Self::TransactionTimeout => "transaction timeout".into(),
+            Self::PostgresIdleTransactionTimeout => {
+                "terminating connection due to idle-in-transaction timeout".into()
+            }
+            Self::PostgresTransactionTimeout => {
+                "terminating connection due to transaction timeout".into()
+            }
             Self::ClientIdleTimeout => "client_idle_timeout".into(),
             Self::ServerLost => "server conn crashed?".into(),
             Self::ServerUnreachable(message) => format!("server login failed: {message}"),
@@ -173,6 +182,8 @@ impl CloseReason {
             Self::TooManyClients | Self::TooManyDatabaseClients | Self::TooManyUserClients => {
                 sqlstate::TOO_MANY_CONNECTIONS
             }
+            Self::PostgresIdleTransactionTimeout => sqlstate::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+            Self::PostgresTransactionTimeout => sqlstate::TRANSACTION_TIMEOUT,
             Self::ClientIdleTimeout => sqlstate::IDLE_SESSION_TIMEOUT,
             Self::ServerLogin { sqlstate, .. } => sqlstate,
             Self::ServerFailing { sqlstate, .. } => {

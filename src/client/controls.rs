@@ -109,7 +109,7 @@ impl Session {
         self.change(&settings, &on_server, false, server);
     }
 
-    fn default_isolation(&self) -> Isolation {
+    pub(super) fn default_isolation(&self) -> Isolation {
         self.facts.as_ref().map_or(Isolation::Serializable, |facts| facts.isolation)
     }
 

@@ -50,10 +50,12 @@ impl Session {
         if server.is_clean() && !self.unsynced {
             server.assume(&self.settings);
         }
+        let begun = self.send_kept_back(server);
         if !self.unsynced {
-            let owed_nothing = server.outstanding.is_empty();
+            let owed_nothing = begun || server.outstanding.is_empty();
             self.in_block = self.status() == Status::InTransaction && owed_nothing;
         }
+        self.count_hits_as_queries(server);
         self.begin_fill(server, now);
         let group = std::mem::take(&mut self.group);
         for part in &group.parts {
@@ -72,6 +74,7 @@ impl Session {
         }
         self.group = group;
         self.group.clear();
+        self.describing = false;
         if let Some(running) = &mut self.running {
             running.sent_at.get_or_insert(now);
         }
@@ -93,7 +96,8 @@ impl Session {
             snapshot.generation == plan.generation && Arc::ptr_eq(&snapshot.home, &server.home);
         if let Some(stamp) = stamp.filter(|_| current) {
             let limit = cache.limits().entry_bytes_max;
-            self.fill = Some(Box::new(Fill::begin(&self.key, cache.seed(), stamp, now, limit)));
+            let fill = Fill::begin(&self.key, cache.seed(), stamp, now, limit);
+            self.fill = Some(Box::new(fill.led_by(plan.leader)));
         } else {
             self.common.cache_counters.refused.one();
         }
@@ -228,6 +232,7 @@ impl Session {
                 frontend::write_bind(&mut server.to_server, bind.portal, &name, bind.tail);
             }
             None => {
+                forget_unnamed(server, bind.statement);
                 server.outstanding.push(Owed::forward(Reply::Bind, 0));
                 let name = unknown_name(bind.statement);
                 frontend::write_bind(&mut server.to_server, bind.portal, &name, bind.tail);
@@ -269,19 +274,22 @@ impl Session {
                 return;
             }
         };
-        let server_name = match known {
+        let (server_name, statement) = match known {
             Some(statement) if name.is_empty() => {
                 ensure_unnamed(server, &statement);
-                Vec::new()
+                (Vec::new(), Some(statement))
             }
             Some(statement) => {
                 let statement = self.current(name, statement);
                 self.ensure_prepared(server, &statement);
-                shared_name(statement.id)
+                (shared_name(statement.id), Some(statement))
             }
-            None => unknown_name(name),
+            None => {
+                forget_unnamed(server, name);
+                (unknown_name(name), None)
+            }
         };
-        server.outstanding.push(Owed::forward(Reply::Describe, 0));
+        self.owe_description(server, statement.as_deref());
         let out = &mut server.to_server;
         frontend::write_target(out, frontend::DESCRIBE, Target::Statement, &server_name);
     }
@@ -505,6 +513,14 @@ fn ensure_unnamed(server: &mut Server, statement: &Statement) {
         server.outstanding.push(Owed::expect(Reply::Parse, Deliver::Swallow));
         frontend::write_parse(&mut server.to_server, b"", &statement.sql, &statement.types);
         server.unnamed = Some(statement.id);
+    }
+}
+
+/// The client has no unnamed statement, so PostgreSQL shall not find another client's.
+fn forget_unnamed(server: &mut Server, name: &[u8]) {
+    if name.is_empty() && server.outstanding.push(Owed::expect(Reply::Close, Deliver::Swallow)) {
+        frontend::write_target(&mut server.to_server, frontend::CLOSE, Target::Statement, b"");
+        server.unnamed = None;
     }
 }
 

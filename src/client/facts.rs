@@ -9,6 +9,7 @@ use crate::sql::verdict::Isolation;
 
 use crate::twin::{self, Twin};
 
+use super::patience::Patience;
 use super::transaction::isolation;
 
 /// Derived from one set of settings over one base.
@@ -19,6 +20,8 @@ pub struct Facts {
     settings: u64,
     pub search_path: Vec<String>,
     pub isolation: Isolation,
+    /// `None` if it is not understood.
+    pub patience: Option<Patience>,
     /// Literals end where the lexer thinks they end, and the path is understood.
     pub readable: bool,
     /// Where only a backslash keeps a text from being read.
@@ -48,6 +51,7 @@ impl Facts {
             readable: plain_strings && search_path.is_some(),
             readable_without_backslash: search_path.is_some(),
             search_path: search_path.unwrap_or_default(),
+            patience: Patience::read(value),
             isolation: default.map_or(Isolation::ReadCommitted, |value| {
                 // A level we do not know bypasses as the strictest does.
                 isolation(&value).unwrap_or(Isolation::Serializable)

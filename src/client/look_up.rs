@@ -9,17 +9,18 @@ use std::time::Instant;
 use crate::cache::Mode;
 use crate::cache::entry::Entry;
 use crate::cache::key::StatementKey;
-use crate::pool::statements::{Known, Statement};
-use crate::pool::{PinPolicy, PoolMode, database};
+use crate::cache::turns::Turn;
+use crate::pool::statements::Statement;
+use crate::pool::{PinPolicy, PoolMode};
 use crate::server::Server;
-use crate::sql::classify::{Context, classify};
-use crate::sql::lex::{contains_time_word, lex};
+use crate::sql::lex::contains_time_word;
 use crate::sql::verdict::{BypassReason, Control, Read, Verdict, Write};
 use crate::twin::{self, Twin};
 use crate::wire::backend::{self, Status};
 use crate::wire::frontend::{self, Bind, Parse, Target};
 
-use super::facts::Facts;
+use super::describe::Preparing;
+use super::group::Group;
 use super::pins::{Pin, Pins};
 use super::session::{FillPlan, Found, Outcome, Running, Session, Shape};
 use super::statements::Prepared;
@@ -39,16 +40,21 @@ pub enum Answer {
     /// The answer may be in Redis: look there, then `Session::answer_again`. Until then no other
     /// message of this client may be taken.
     AskRedis,
+    /// Another client is asking the same: wait for its fill a moment, then `answer_shared`. Until
+    /// then no other message of this client may be taken.
+    AwaitFill,
     /// It would tie the client to a server, and the policy forbids that.
     Refuse(Pin),
 }
 
-/// The one read of an extended group, and the messages round it.
-struct Single<'a> {
-    parse: Option<Parse<'a>>,
-    bind: Bind<'a>,
+/// The statement at the front of an extended group, run through the unnamed portal.
+pub(super) struct Single<'a> {
+    pub(super) parse: Option<Parse<'a>>,
+    pub(super) bind: Bind<'a>,
     /// Describe of the portal was asked for.
-    describe: bool,
+    pub(super) describe: bool,
+    /// Of its Execute; 0 for all.
+    rows_max: u32,
 }
 
 impl Session {
@@ -56,6 +62,8 @@ impl Session {
     pub fn answer(&mut self, server: Option<&Server>, now: Instant, out: &mut Vec<u8>) -> Answer {
         let owed_nothing = self.is_owed_nothing(server);
         self.plan = None;
+        self.describing = false;
+        self.may_await_fill = server.is_none();
         for scope in std::mem::take(&mut self.unsettled) {
             self.common.database.home().coherence.invalidate(&scope);
         }
@@ -92,8 +100,22 @@ impl Session {
         answer
     }
 
+    /// Answers the group after another's fill was waited for. Whatever came of that, it is served
+    /// only what is true now, and waits no more.
+    pub fn answer_shared(&mut self, now: Instant, out: &mut Vec<u8>) -> Answer {
+        self.may_await_fill = false;
+        let answer = self.answer_again(None, now, out);
+        if answer == Answer::Done {
+            self.common.cache_counters.shared_fills.one();
+        }
+        answer
+    }
+
     fn answer_group(&mut self, owed_nothing: bool, now: Instant, out: &mut Vec<u8>) -> Answer {
-        let group = std::mem::take(&mut self.group);
+        let mut group = std::mem::take(&mut self.group);
+        if owed_nothing && group.parts.last().is_some_and(|part| part.tag == frontend::SYNC) {
+            self.transact_front(&mut group, now, out);
+        }
         let answer = match group.parts.as_slice() {
             [query] if query.tag == frontend::QUERY => {
                 let sql = frontend::query(group.body(query)).unwrap_or_default();
@@ -139,6 +161,12 @@ impl Session {
             backend::write_ready(out, self.status());
             return Answer::Done;
         }
+        if owed_nothing && let Some(tag) = self.transact_query(&verdict, sql) {
+            backend::write_command_complete(out, tag);
+            backend::write_ready(out, self.status());
+            self.note_transacted(Shape::Text(known), now);
+            return Answer::Done;
+        }
         let shape = Shape::Text(known);
         let writes = verdict.write != Write::None;
         let reason = self
@@ -163,12 +191,7 @@ impl Session {
             return Answer::Send;
         }
         let Some(entry) = self.hit(true, now) else {
-            if self.should_ask_redis() {
-                return Answer::AskRedis;
-            }
-            self.note(Outcome::Miss, shape, now, false);
-            self.plan = Some(FillPlan { tables: verdict, generation });
-            return Answer::Send;
+            return self.miss(shape, verdict, generation, now);
         };
         if let Some(row_description) = &entry.row_description {
             out.extend_from_slice(row_description);
@@ -177,6 +200,17 @@ impl Session {
         backend::write_ready(out, self.status());
         self.note_hit(shape, now, &entry);
         Answer::Done
+    }
+
+    /// `transact` for the text that was lexed last.
+    fn transact_query(&mut self, verdict: &Verdict, sql: &[u8]) -> Option<&'static str> {
+        if verdict.controls.is_empty() {
+            return None;
+        }
+        let lexed = std::mem::take(&mut self.lexed);
+        let tag = self.transact(verdict, &lexed.text, sql);
+        self.lexed = lexed;
+        tag
     }
 
     /// Whether a catalogue would make a difference that is worth a short wait, once a group.
@@ -242,12 +276,7 @@ impl Session {
             return Answer::Send;
         }
         let Some(entry) = self.hit(single.describe, now) else {
-            if self.should_ask_redis() {
-                return Answer::AskRedis;
-            }
-            self.note(Outcome::Miss, shape, now, false);
-            self.plan = Some(FillPlan { tables: verdict, generation });
-            return Answer::Send;
+            return self.miss(shape, verdict, generation, now);
         };
         if let Some(parse) = &single.parse {
             out.extend_from_slice(backend::PARSE_COMPLETE_MESSAGE);
@@ -266,7 +295,7 @@ impl Session {
     }
 
     /// The statement a single read runs, as the client named it or as it parses it just now.
-    fn prepared_for(&mut self, single: &Single<'_>) -> Option<Prepared> {
+    pub(super) fn prepared_for(&mut self, single: &Single<'_>) -> Option<Prepared> {
         match &single.parse {
             // A second Parse of a live name is an error that PostgreSQL shall raise.
             Some(parse) if !parse.name.is_empty() && self.names.find(parse.name).is_some() => None,
@@ -278,36 +307,19 @@ impl Session {
         }
     }
 
-    /// Groups of Parse, Close and Sync that need no answer from PostgreSQL.
-    fn answer_without_rows(&mut self, group: &super::group::Group, out: &mut Vec<u8>) -> Answer {
+    /// Groups of Parse, Describe, Close and Sync that need no answer from PostgreSQL.
+    fn answer_without_rows(&mut self, group: &Group, out: &mut Vec<u8>) -> Answer {
         if self.status() == Status::Failed {
             return Answer::Send;
         }
-        let mut parses = false;
-        for part in &group.parts {
-            match part.tag {
-                frontend::SYNC => {}
-                frontend::PARSE => match Parse::read(group.body(part)) {
-                    Ok(parse)
-                        if !parse.name.is_empty() && self.names.find(parse.name).is_none() =>
-                    {
-                        let statement = self.statement(parse.name, parse.sql, parse.types);
-                        parses |= !statement.accepted.load(std::sync::atomic::Ordering::Relaxed);
-                    }
-                    Ok(_) | Err(_) => return Answer::Send,
-                },
-                frontend::CLOSE => match frontend::target(group.body(part)) {
-                    Ok((Target::Statement, _)) => {}
-                    Ok((Target::Portal, _)) | Err(_) => return Answer::Send,
-                },
-                _ => return Answer::Send,
+        match self.prepare(group) {
+            Preparing::Known(descriptions) => {
+                self.common.cache_counters.descriptions.add(descriptions.len() as u64);
+                self.accept_without_server(group, descriptions, out);
+                Answer::Done
             }
+            Preparing::Otherwise(answer) => answer,
         }
-        if parses {
-            return Answer::SendIfFree;
-        }
-        self.accept_without_server(group, out);
-        Answer::Done
     }
 
     /// Answers a group of Parse, Close and Sync here. A statement that PostgreSQL would refuse is
@@ -315,12 +327,18 @@ impl Session {
     /// server while other clients of the same program hold them all.
     pub fn accept_parse(&mut self, out: &mut Vec<u8>) {
         let group = std::mem::take(&mut self.group);
-        self.accept_without_server(&group, out);
+        self.accept_without_server(&group, Vec::new(), out);
         self.group = group;
         self.group.clear();
     }
 
-    fn accept_without_server(&mut self, group: &super::group::Group, out: &mut Vec<u8>) {
+    fn accept_without_server(
+        &mut self,
+        group: &Group,
+        descriptions: Vec<Arc<[u8]>>,
+        out: &mut Vec<u8>,
+    ) {
+        let mut descriptions = descriptions.into_iter();
         let generation = self.common.database.generation();
         for part in &group.parts {
             let body = group.body(part);
@@ -335,8 +353,14 @@ impl Session {
                         out.extend_from_slice(backend::PARSE_COMPLETE_MESSAGE);
                     }
                 }
+                frontend::DESCRIBE => {
+                    out.extend_from_slice(&descriptions.next().unwrap_or_default());
+                }
                 frontend::CLOSE => {
                     if let Ok((_, name)) = frontend::target(body) {
+                        if name.is_empty() {
+                            self.names.unnamed = None;
+                        }
                         self.names.prepared.remove(name);
                         out.extend_from_slice(backend::CLOSE_COMPLETE_MESSAGE);
                     }
@@ -410,8 +434,32 @@ impl Session {
         matches!(self.found, Found::NotAsked) && self.common.cache.may_be_in_redis(&self.key)
     }
 
+    /// The key that has been set is not in memory.
+    fn miss(
+        &mut self,
+        shape: Shape,
+        verdict: Arc<Verdict>,
+        generation: u64,
+        now: Instant,
+    ) -> Answer {
+        if self.should_ask_redis() {
+            return Answer::AskRedis;
+        }
+        let leader = match self.common.cache.take_turn(&self.key, self.may_await_fill) {
+            Turn::Lead(leader) => Some(leader),
+            Turn::Wait(gate) => {
+                self.awaited_fill = Some(gate);
+                return Answer::AwaitFill;
+            }
+            Turn::Alone => None,
+        };
+        self.note(Outcome::Miss, shape, now, false);
+        self.plan = Some(FillPlan { tables: verdict, generation, leader });
+        Answer::Send
+    }
+
     /// Remembers what is under way and counts what the cache had to do with it.
-    fn note(&mut self, outcome: Outcome, shape: Shape, now: Instant, writes: bool) {
+    pub(super) fn note(&mut self, outcome: Outcome, shape: Shape, now: Instant, writes: bool) {
         let counters = &self.common.cache_counters;
         match outcome {
             Outcome::Hit => counters.hits.one(),
@@ -428,113 +476,10 @@ impl Session {
         self.common.counters.query.one();
         if self.status() == Status::Idle {
             self.common.counters.xact.one();
+        } else {
+            self.transaction.served = true;
         }
         self.finish_running(now, 0, false, None);
-    }
-
-    /// The verdict on a text under the client's settings, from memory if it is known. Leaves the
-    /// lexed text in `self.lexed`.
-    pub fn verdict_of_text(&mut self, sql: &[u8]) -> (Arc<database::Known>, u64) {
-        let mut lexed = std::mem::take(&mut self.lexed);
-        let plain = lex(sql, &mut lexed).is_ok();
-        if !plain {
-            lexed.shape.clear();
-            lexed.text.clear();
-        }
-        let known = self.classified(sql, &[], plain.then_some(lexed.shape.as_slice()));
-        self.lexed = lexed;
-        known
-    }
-
-    /// The verdict on a prepared statement and the catalogue generation it holds under.
-    pub fn verdict_of(&mut self, statement: &Statement) -> (Arc<Verdict>, u64) {
-        let (key, generation) = {
-            let facts = self.refresh_facts();
-            (facts.key, facts.generation)
-        };
-        if let Some(verdict) = statement.known(generation, key.settings, key.base) {
-            return (verdict, generation);
-        }
-        let shape = statement.lexed.as_ref().map(|lexed| lexed.shape.as_slice());
-        let (known, generation) = self.classified(&statement.sql, &statement.types, shape);
-        let verdict = Arc::clone(&known.verdict);
-        statement.remember(Known {
-            generation,
-            settings_key: key.settings,
-            base: key.base,
-            verdict: Arc::clone(&verdict),
-        });
-        (verdict, generation)
-    }
-
-    fn classified(
-        &mut self,
-        sql: &[u8],
-        types: &[u8],
-        shape: Option<&[u8]>,
-    ) -> (Arc<database::Known>, u64) {
-        self.refresh_facts();
-        let snapshot = self.common.database.snapshot();
-        let unreadable = || database::Known::unshaped(unreadable());
-        let Some(facts) = &self.facts else { return (unreadable(), 0) };
-        let plain = facts.readable_without_backslash && !sql.contains(&b'\\');
-        if !facts.readable && !plain {
-            return (unreadable(), snapshot.generation);
-        }
-        let Ok(text) = std::str::from_utf8(sql) else {
-            return (unreadable(), snapshot.generation);
-        };
-        let parameter_types: Vec<u32> = Parse::type_oids(types).collect();
-        let context = Context {
-            catalog: snapshot.catalog.as_deref(),
-            search_path: &facts.search_path,
-            parameter_types: &parameter_types,
-        };
-        let Some(shape) = shape else {
-            let mut verdict = classify(text, &context);
-            if matches!(verdict.read, Read::Cacheable(_)) {
-                verdict.read = Read::Bypass(BypassReason::Unparsable);
-            }
-            return (database::Known::unshaped(verdict), snapshot.generation);
-        };
-        self.material.clear();
-        for id in [snapshot.generation, facts.key.settings, facts.key.base] {
-            self.material.extend_from_slice(&id.to_be_bytes());
-        }
-        self.material.extend_from_slice(&u32::try_from(types.len()).unwrap_or(0).to_be_bytes());
-        self.material.extend_from_slice(types);
-        let shape_at = self.material.len();
-        self.material.extend_from_slice(shape);
-        let database = &self.common.database;
-        let known = database.verdict(&self.material, shape_at, || classify(text, &context));
-        (known, snapshot.generation)
-    }
-
-    fn refresh_facts(&mut self) -> FactsNow {
-        let base_id = self.base.as_ref().map_or_else(|| self.common.base_id(), |base| base.id);
-        if self.facts.as_ref().is_none_or(|facts| !facts.is_of(base_id, &self.settings)) {
-            let base = self.base.clone().unwrap_or_else(|| self.common.base());
-            self.facts = Some(Facts::new(&self.common, &base, &self.settings));
-        }
-        let key = self.facts.as_ref().map_or_else(Default::default, |facts| facts.key);
-        FactsNow { key, generation: self.common.database.generation() }
-    }
-}
-
-struct FactsNow {
-    key: crate::cache::key::SessionKey,
-    generation: u64,
-}
-
-/// A text that we cannot read may do anything.
-fn unreadable() -> Verdict {
-    Verdict {
-        controls: Vec::new(),
-        write: Write::Opaque { commits_inside: true, taints: true },
-        read: Read::Bypass(BypassReason::Unparsable),
-        statements: 2,
-        tag: "UNKNOWN",
-        exact_text: true,
     }
 }
 
@@ -543,7 +488,15 @@ fn pipelined(owed_nothing: bool) -> BypassReason {
 }
 
 /// The group as one read: `[Parse] Bind [Describe portal] Execute Sync`, unnamed portal, all rows.
-fn single(group: &super::group::Group) -> Option<Single<'_>> {
+fn single(group: &Group) -> Option<Single<'_>> {
+    let (single, count) = front(group)?;
+    let rest = group.parts.get(count..).unwrap_or_default();
+    let alone = matches!(rest, [sync] if sync.tag == frontend::SYNC);
+    (alone && single.rows_max == 0).then_some(single)
+}
+
+/// The statement at the front of the group and how many messages it is.
+pub(super) fn front(group: &Group) -> Option<(Single<'_>, usize)> {
     let mut parts = group.parts.iter().peekable();
     let parse = match parts.peek()?.tag {
         frontend::PARSE => Some(Parse::read(group.body(parts.next()?)).ok()?),
@@ -564,11 +517,9 @@ fn single(group: &super::group::Group) -> Option<Single<'_>> {
         describe = true;
     }
     let execute = parts.next().filter(|part| part.tag == frontend::EXECUTE)?;
-    if frontend::execute(group.body(execute)).ok()? != (&b""[..], 0) {
-        return None;
-    }
-    let sync = parts.next().filter(|part| part.tag == frontend::SYNC);
-    (sync.is_some() && parts.next().is_none()).then_some(Single { parse, bind, describe })
+    let (portal, rows_max) = frontend::execute(group.body(execute)).ok()?;
+    let count = group.parts.len() - parts.len();
+    portal.is_empty().then_some((Single { parse, bind, describe, rows_max }, count))
 }
 
 /// Rule R29: a literal or a text parameter that may be read as a moment.

@@ -4,13 +4,17 @@
 
 pub mod close;
 pub mod deadline;
+pub mod patience;
 pub mod pins;
 pub mod statements;
 pub mod transaction;
 pub mod facts;
 pub mod session;
 pub mod group;
+pub mod judge;
 pub mod look_up;
+pub mod kept_back;
+pub mod describe;
 pub mod dispatch;
 pub mod replies;
 pub mod controls;

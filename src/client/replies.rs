@@ -113,7 +113,9 @@ impl Session {
             backend::ERROR_RESPONSE => {
                 show = self.error(server, body, forward)?;
             }
-            backend::COMMAND_COMPLETE => self.command_complete(server, message, body, now),
+            backend::COMMAND_COMPLETE => {
+                self.command_complete(server, message, body, forward, now);
+            }
             backend::EMPTY_QUERY_RESPONSE | backend::PORTAL_SUSPENDED => {
                 self.spoil_fill();
                 self.pop_execute(server);
@@ -127,10 +129,12 @@ impl Session {
             }
             backend::CLOSE_COMPLETE => pop_if(server, Reply::Close),
             backend::ROW_DESCRIPTION => self.row_description(server, message, forward),
-            backend::NO_DATA => pop_if(server, Reply::Describe),
-            backend::PARAMETER_DESCRIPTION
-            | backend::COPY_DONE
-            | backend::FUNCTION_CALL_RESPONSE => {}
+            backend::NO_DATA => {
+                self.note_description(server, message, true);
+                pop_if(server, Reply::Describe);
+            }
+            backend::PARAMETER_DESCRIPTION => self.note_description(server, message, false),
+            backend::COPY_DONE | backend::FUNCTION_CALL_RESPONSE => {}
             backend::COPY_IN_RESPONSE
             | backend::COPY_OUT_RESPONSE
             | backend::COPY_BOTH_RESPONSE => {
@@ -178,6 +182,7 @@ impl Session {
         if forward && let Some(fill) = &mut self.fill {
             fill.describe(message);
         }
+        self.note_description(server, message, true);
         pop_if(server, Reply::Describe);
     }
 
@@ -212,8 +217,16 @@ impl Session {
         }
     }
 
-    fn command_complete(&mut self, server: &mut Server, message: &[u8], body: &[u8], now: Instant) {
-        if let Some(fill) = &mut self.fill {
+    fn command_complete(
+        &mut self,
+        server: &mut Server,
+        message: &[u8],
+        body: &[u8],
+        forward: bool,
+        now: Instant,
+    ) {
+        // What is swallowed in front of a read is none of its answer.
+        if forward && let Some(fill) = &mut self.fill {
             fill.complete(message, now);
         }
         let rolled_back = body == b"ROLLBACK\0";
@@ -255,7 +268,9 @@ impl Session {
         self.requests.iter_mut().find(|request| request.id == id).and_then(|request| {
             match &mut request.kind {
                 RequestKind::Unit(unit) => Some(unit),
-                RequestKind::Parse { .. } | RequestKind::Execute { .. } => None,
+                RequestKind::Parse { .. }
+                | RequestKind::Describe { .. }
+                | RequestKind::Execute { .. } => None,
             }
         })
     }
@@ -359,7 +374,7 @@ impl Session {
             match &request.kind {
                 RequestKind::Execute { verdict, .. } => Some(verdict),
                 RequestKind::Unit(unit) => unit.verdict.as_ref(),
-                RequestKind::Parse { .. } => None,
+                RequestKind::Parse { .. } | RequestKind::Describe { .. } => None,
             }
         });
         let resets = verdict.is_some_and(|verdict| {

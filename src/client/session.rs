@@ -15,6 +15,7 @@ use crate::cache::entry::Entry;
 use crate::cache::fill::Fill;
 use crate::cache::home::Home;
 use crate::cache::key::KeyBuffer;
+use crate::cache::turns::{Gate, Leader};
 use crate::pool::statements::Statement;
 use crate::pool::{Common, database};
 use crate::server::Server;
@@ -59,11 +60,16 @@ pub struct Session {
     pub armed: Armed,
     /// Recording of the answer under way.
     pub fill: Option<Box<Fill>>,
+    /// The group asks for descriptions and for nothing else, so that they may be kept.
+    pub describing: bool,
     /// The read that the group is, if it may fill the cache once sent.
     pub plan: Option<FillPlan>,
     pub key: KeyBuffer,
     /// What Redis had for it, once it was asked.
     pub found: Found,
+    /// Whose fill the group is to wait for, and whether it may.
+    pub awaited_fill: Option<Arc<Gate>>,
+    pub may_await_fill: bool,
     pub lexed: Lexed,
     pub material: Vec<u8>,
     /// A statement under way that the log may call slow.
@@ -104,6 +110,8 @@ pub struct FillPlan {
     pub tables: Arc<Verdict>,
     /// Of the catalogue the verdict was made under.
     pub generation: u64,
+    /// Others wait for it.
+    pub leader: Option<Leader>,
 }
 
 impl FillPlan {
@@ -134,6 +142,8 @@ pub struct Request {
 pub enum RequestKind {
     /// The client's own Parse; undone if it fails.
     Parse { name: Box<[u8]>, statement: Arc<Statement> },
+    /// Describe of a statement: the key to keep it under, and what has come of it.
+    Describe { key: Box<[u8]>, messages: Vec<u8> },
     /// An Execute; its controls take effect when it completes.
     Execute {
         verdict: Arc<Verdict>,
@@ -291,9 +301,12 @@ impl Session {
             next_request: 1,
             armed: Armed::default(),
             fill: None,
+            describing: false,
             plan: None,
             key: KeyBuffer::default(),
             found: Found::NotAsked,
+            awaited_fill: None,
+            may_await_fill: false,
             lexed: Lexed::default(),
             material: Vec::new(),
             running: None,

@@ -53,7 +53,7 @@ impl Session {
         {
             return Arc::clone(statement);
         }
-        let statement = Arc::new(Statement::new(sql, types, settings));
+        let statement = Arc::new(Statement::new(sql, types, settings, generation));
         self.names.made = (!statement.folds_at_parse())
             .then(|| Prepared { statement: Arc::clone(&statement), generation });
         statement

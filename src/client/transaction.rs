@@ -9,6 +9,8 @@ use crate::server::settings::Settings;
 use crate::sql::verdict::{BypassReason, Isolation, TableId, Write};
 use crate::wire::backend::Status;
 
+use super::patience::Patience;
+
 /// What a transaction wrote so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Dirty {
@@ -40,6 +42,16 @@ impl Dirty {
     }
 }
 
+/// A BEGIN that was answered here; PostgreSQL is sent it in front of the first statement that
+/// needs it.
+#[derive(Debug)]
+pub struct KeptBack {
+    pub sql: String,
+    /// As it says; `None`: the session's default.
+    pub isolation: Option<Isolation>,
+    pub patience: Patience,
+}
+
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Transaction {
@@ -56,6 +68,10 @@ pub struct Transaction {
     pub defaults: bool,
     /// SET LOCAL is in force.
     pub local_settings: bool,
+    /// Nothing of it has been sent to PostgreSQL.
+    pub kept_back: Option<KeptBack>,
+    /// It was served from the cache, which PostgreSQL does not know.
+    pub served: bool,
     /// Settings when it began, and at each savepoint.
     begun_with: Option<Arc<Settings>>,
     savepoints: Vec<(String, Arc<Settings>)>,
@@ -74,6 +90,8 @@ impl Default for Transaction {
             catalog: false,
             defaults: false,
             local_settings: false,
+            kept_back: None,
+            served: false,
             begun_with: None,
             savepoints: Vec::new(),
         }
@@ -86,6 +104,13 @@ impl Transaction {
             self.isolation = Some(isolation);
             self.begun_with = Some(Arc::clone(settings));
         }
+    }
+
+    /// The BEGIN is answered here, and not sent for now.
+    pub fn begin_here(&mut self, kept_back: KeptBack, settings: &Arc<Settings>) {
+        self.begin(kept_back.isolation.unwrap_or(Isolation::ReadCommitted), settings);
+        self.status = Status::InTransaction;
+        self.kept_back = Some(kept_back);
     }
 
     pub fn set_isolation(&mut self, isolation: Option<Isolation>) {

@@ -2,6 +2,7 @@
 
 pub mod database;
 pub mod statements;
+pub mod descriptions;
 pub mod state;
 pub mod quota;
 pub mod rules;
@@ -60,6 +61,7 @@ pub struct Common {
     /// clone or replace the `Arc`.
     base: RwLock<(Arc<Base>, u64)>,
     pub statements: statements::Shared,
+    pub descriptions: descriptions::Descriptions,
     pub counters: PoolCounters,
     pub cache_counters: Arc<CacheCounters>,
     pub limits: SharedLimits,
@@ -146,6 +148,7 @@ impl Common {
             pin_policy: parts.pin_policy,
             base: RwLock::default(),
             statements: parts.statements,
+            descriptions: descriptions::Descriptions::default(),
             counters: PoolCounters::default(),
             cache_counters: parts.cache_counters,
             limits: SharedLimits::new(parts.limits),

@@ -20,6 +20,8 @@ pub struct Statement {
     pub types: Box<[u8]>,
     /// Settings (`Settings::id`) it was parsed under.
     pub settings: u64,
+    /// Catalogue generation under which it was first parsed; its parameters have the types of then.
+    pub generation: u64,
     /// `None` if the lexer cannot vouch for the text.
     pub lexed: Option<Lexed>,
     /// Some server has accepted it.
@@ -40,7 +42,7 @@ pub struct Known {
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 impl Statement {
-    pub fn new(sql: &[u8], types: &[u8], settings: u64) -> Self {
+    pub fn new(sql: &[u8], types: &[u8], settings: u64, generation: u64) -> Self {
         let mut lexed = Lexed::default();
         let lexed = lex(sql, &mut lexed).is_ok().then_some(lexed);
         Self {
@@ -48,6 +50,7 @@ impl Statement {
             sql: sql.into(),
             types: types.into(),
             settings,
+            generation,
             lexed,
             accepted: AtomicBool::new(false),
             known: Mutex::new(None),
@@ -117,7 +120,7 @@ impl Shared {
         if let Some(known) = statements.get(&key) {
             return Arc::clone(known);
         }
-        let statement = Arc::new(Statement::new(sql, types, settings));
+        let statement = Arc::new(Statement::new(sql, types, settings, generation));
         // 'today' and reg* literals are folded at Parse and would be another client's moment.
         if !statement.folds_at_parse() {
             statements.put(key, Arc::clone(&statement));

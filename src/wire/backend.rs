@@ -30,10 +30,11 @@ pub const PORTAL_SUSPENDED: u8 = b's';
 pub const READY_FOR_QUERY: u8 = b'Z';
 pub const ROW_DESCRIPTION: u8 = b'T';
 
-/// ParseComplete, BindComplete and CloseComplete as whole messages.
+/// ParseComplete, BindComplete, CloseComplete and NoData as whole messages.
 pub const PARSE_COMPLETE_MESSAGE: &[u8] = &[PARSE_COMPLETE, 0, 0, 0, 4];
 pub const BIND_COMPLETE_MESSAGE: &[u8] = &[BIND_COMPLETE, 0, 0, 0, 4];
 pub const CLOSE_COMPLETE_MESSAGE: &[u8] = &[CLOSE_COMPLETE, 0, 0, 0, 4];
+pub const NO_DATA_MESSAGE: &[u8] = &[NO_DATA, 0, 0, 0, 4];
 
 /// The status byte of ReadyForQuery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -105,7 +105,7 @@ fn a_client_that_waits_for_a_server_can_be_cancelled() {
     let database = Database::with("");
     let forebay = Forebay::start(&database, &["--pool-size", "1"]);
     let (mut one, mut two) = (forebay.client(), forebay.client());
-    one.run("BEGIN");
+    one.hold_server();
     two.send(&query("SELECT 1"));
     for _ in 0..50 {
         one.run("SELECT 1");

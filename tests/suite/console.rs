@@ -162,7 +162,7 @@ fn pools_show_clients_that_wait_and_servers_in_use() {
     let row = find(&mut console, "SHOW POOLS", "database", name);
     assert_eq!(fields(&row, &columns), [USER, "2", "0", "0", "1", "transaction"]);
     assert_eq!(fields(&row, &["maxwait", "maxwait_us", "load_balance_hosts"]), ["0", "0", "NULL"]);
-    one.run("BEGIN");
+    one.hold_server();
     let row = find(&mut console, "SHOW POOLS", "database", name);
     assert_eq!(fields(&row, &columns), [USER, "2", "0", "1", "0", "transaction"]);
     two.send(&query("SELECT 2"));

@@ -129,7 +129,7 @@ fn a_transaction_begun_under_the_old_default_is_judged_by_it() {
         "CREATE TABLE t (v text); INSERT INTO t VALUES ('public');
          CREATE SCHEMA b; CREATE TABLE b.t (v text); INSERT INTO b.t VALUES ('b')",
     );
-    client.run("BEGIN");
+    client.hold_server();
     let mut other = forebay.client();
     other.run(&format!("ALTER ROLE {USER} IN DATABASE {} SET search_path = b", database.name));
     let mut next = forebay.client();

@@ -63,7 +63,7 @@ fn after_a_restart_of_postgres_clients_work_and_nothing_old_is_served() {
         let forebay = Forebay::with_config(&database, retry, &["--max-age", "1h"]);
         let mut client = forebay.client();
         database.until_hit(&mut client, READ);
-        client.run("BEGIN");
+        client.hold_server();
         drop(database);
         (forebay, client)
     };

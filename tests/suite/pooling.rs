@@ -53,7 +53,7 @@ fn clients_share_a_server_in_transaction_pooling() {
 fn a_transaction_keeps_its_server_and_others_wait() {
     let (_database, forebay) = start("CREATE TABLE t (v int)", &["--pool-size", "1"]);
     let (mut one, mut two) = (forebay.client(), forebay.client());
-    one.run("BEGIN");
+    one.hold_server();
     two.send(&query("SELECT count(*) FROM t"));
     settle(&mut one);
     one.run("INSERT INTO t VALUES (1)");
@@ -66,7 +66,7 @@ fn clients_get_a_server_in_the_order_in_which_they_asked() {
     let (_database, forebay) = start("CREATE TABLE t (n serial, v int)", &["--pool-size", "1"]);
     let mut holder = forebay.client();
     let mut clients: Vec<RawClient> = (0..5).map(|_| forebay.client()).collect();
-    holder.run("BEGIN");
+    holder.hold_server();
     for (number, client) in clients.iter_mut().enumerate() {
         client.send(&query(&format!("INSERT INTO t (v) VALUES ({number})")));
         settle(&mut holder);
@@ -85,7 +85,7 @@ fn who_waits_too_long_for_a_server_is_told_so_and_disconnected() {
     let toml = "[pool]\nquery_wait_timeout = \"300ms\"\n";
     let forebay = Forebay::with_config(&database, toml, &["--pool-size", "1"]);
     let (mut one, mut two) = (forebay.client(), forebay.client());
-    one.run("BEGIN");
+    one.hold_server();
     two.send(&query("SELECT 1"));
     let error = two.message();
     assert_eq!(

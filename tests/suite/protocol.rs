@@ -231,6 +231,22 @@ fn an_unknown_statement_is_refused_under_the_clients_own_name() {
 }
 
 #[test]
+fn the_unnamed_statement_of_another_client_and_one_that_is_closed_are_not_there() {
+    let database = Database::with("");
+    let forebay = Forebay::start(&database, &["--pool-size", "1"]);
+    let (mut client, mut other) = (forebay.client(), forebay.client());
+    assert_eq!(client.ask(&[parse("", "SELECT 7", &[]), sync()]), "1 Z(I)");
+    let run = [bind("", "", &[]), execute("", 0), sync()];
+    let describe = [describe_statement(""), sync()];
+    assert_eq!(other.ask(&run), "E(26000) Z(I)");
+    assert_eq!(other.ask(&describe), "E(26000) Z(I)");
+    assert_eq!(client.ask(&run), "2 D(7) C(SELECT 1) Z(I)");
+    assert_eq!(client.ask(&[close_statement(""), sync()]), "3 Z(I)");
+    assert_eq!(client.ask(&describe), "E(26000) Z(I)");
+    assert_eq!(client.ask(&run), "E(26000) Z(I)");
+}
+
+#[test]
 fn a_statement_whose_result_changed_is_refused_by_a_server_that_has_it() {
     let database = Database::with("CREATE TABLE t (v int); INSERT INTO t VALUES (1)");
     let forebay = Forebay::start(&database, &["--pool-size", "1"]);

@@ -48,7 +48,7 @@ fn how_many_statements_a_server_keeps_changes_under_its_clients() {
 fn a_larger_pool_serves_who_waits_at_once() {
     let (_database, forebay) = start("[pool]\ndefault_pool_size = 1\n");
     let mut one = forebay.client();
-    one.run("BEGIN");
+    one.hold_server();
     let mut two = forebay.client();
     two.send(&query("SELECT 2"));
     let mut console = forebay.console();
@@ -62,8 +62,8 @@ fn a_larger_pool_serves_who_waits_at_once() {
 fn a_smaller_pool_closes_what_is_too_much_once_it_is_free() {
     let (database, forebay) = start("[pool]\ndefault_pool_size = 2\n");
     let (mut one, mut two) = (forebay.client(), forebay.client());
-    one.run("BEGIN");
-    two.run("BEGIN");
+    one.hold_server();
+    two.hold_server();
     let before = database.servers().len();
     reload(&forebay, "[pool]\ndefault_pool_size = 1\n");
     assert_eq!(one.one("SELECT 1") + &two.one("SELECT 2"), "12");
@@ -77,7 +77,7 @@ fn a_smaller_pool_closes_what_is_too_much_once_it_is_free() {
 fn how_long_a_client_waits_is_reloaded() {
     let (_database, forebay) = start("[pool]\ndefault_pool_size = 1\n");
     let (mut one, mut two) = (forebay.client(), forebay.client());
-    one.run("BEGIN");
+    one.hold_server();
     reload(&forebay, "[pool]\ndefault_pool_size = 1\nquery_wait_timeout = \"50ms\"\n");
     two.send(&query("SELECT 2"));
     let error = two.message();

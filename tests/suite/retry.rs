@@ -116,7 +116,7 @@ fn who_waits_is_told_the_error_when_no_server_is_left() {
 fn while_others_live_a_failed_connection_is_waited_out() {
     let world = World::start("2", "1h");
     let (mut holder, mut other) = (world.client(), world.client());
-    holder.run("BEGIN");
+    holder.hold_server();
     world.admit("NOLOGIN");
     other.send(&query("SELECT 2"));
     world.waiting(1);
@@ -128,7 +128,7 @@ fn while_others_live_a_failed_connection_is_waited_out() {
 fn who_waits_is_served_when_logins_succeed_again() {
     let world = World::start("2", "50ms");
     let (mut holder, mut other) = (world.client(), world.client());
-    holder.run("BEGIN");
+    holder.hold_server();
     world.admit("NOLOGIN");
     other.send(&query("SELECT 2"));
     world.waiting(1);

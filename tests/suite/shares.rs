@@ -59,7 +59,7 @@ fn toml(database: &Database<'_>, settings: &str, entries: &[(&str, &str)]) -> St
 }
 
 fn begin(client: &mut RawClient) {
-    client.run("BEGIN");
+    client.hold_server();
 }
 
 #[test]

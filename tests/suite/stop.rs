@@ -114,7 +114,7 @@ fn a_client_that_waits_for_a_server_is_told_that_it_will_get_none() {
     let database = Database::with("CREATE TABLE t (v int)");
     let forebay = Forebay::start(&database, &["--pool-size", "1"]);
     let (mut holder, mut waiter) = (forebay.client(), forebay.client());
-    holder.run("BEGIN");
+    holder.hold_server();
     waiter.send(&query("INSERT INTO t VALUES (1)"));
     let mut console = forebay.console();
     wait_until("the second client waits", || console.query("SHOW CLIENTS").contains(",waiting,"));

@@ -84,7 +84,7 @@ fn who_waits_for_a_server_is_told_and_then_given_up() {
     );
     let login = Login::new(USER, PASSWORD, &database.name);
     let (mut holder, mut waiter) = (forebay.client(), forebay.log_in(&login).unwrap());
-    holder.run("BEGIN");
+    holder.hold_server();
     waiter.send(&query("SELECT 1"));
     let notice = waiter.message();
     assert_eq!((notice.tag, notice.field(b'S').as_str()), (b'N', "NOTICE"));

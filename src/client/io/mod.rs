@@ -122,7 +122,7 @@ impl Task {
     async fn serve(&mut self) -> Result<CloseReason, CloseReason> {
         loop {
             if let Some(leave) = self.leaving
-                && (self.lease.is_none() || self.may_leave_fast(leave))
+                && (self.is_between_transactions(leave) || self.may_leave_fast(leave))
             {
                 return Ok(leave.reason());
             }
@@ -219,10 +219,13 @@ impl Task {
         if answer == Answer::AskRedis {
             answer = Box::pin(self.ask_redis()).await;
         }
+        if answer == Answer::AwaitFill {
+            answer = self.await_fill().await?;
+        }
         match answer {
             Answer::Done => return Ok(()),
             Answer::Refuse(pin) => return Err(CloseReason::PinRefused(pin)),
-            Answer::Send | Answer::AwaitCatalog | Answer::AskRedis => {
+            Answer::Send | Answer::AwaitCatalog | Answer::AskRedis | Answer::AwaitFill => {
                 return self.send_group().await;
             }
             Answer::SendIfFree => {
@@ -345,8 +348,16 @@ impl Task {
     /// Ready when the client has to go for the time it has taken. The clock is not read, and no
     /// timer moved, while no time-out is set, or while one only moves further away.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
-        let Some(timeouts) = self.entry.timeouts.get_any() else { return Poll::Pending };
-        let Some((at, reason)) = timeouts.deadline(&self.doing(), self.now) else {
+        let timeouts = self.entry.timeouts.get_any();
+        let kept_back = self.session.transaction.kept_back.as_ref();
+        if timeouts.is_none() && kept_back.is_none() {
+            return Poll::Pending;
+        }
+        let began = self.transaction_began.unwrap_or(self.now);
+        let of_postgres = kept_back.and_then(|kept| kept.patience.deadline(began, self.now));
+        let ours = timeouts.and_then(|timeouts| timeouts.deadline(&self.doing(), self.now));
+        let Some((at, reason)) = ours.into_iter().chain(of_postgres).min_by_key(|(at, _)| *at)
+        else {
             self.alarm = None;
             return Poll::Pending;
         };
@@ -372,13 +383,22 @@ impl Task {
         let server = self.lease.as_ref().map(|lease| &lease.connection.server);
         let owed = server.is_some_and(|server| !server.outstanding.is_empty());
         self.answer_owed = owed.then(|| self.answer_owed.unwrap_or(self.now));
-        let in_transaction =
-            server.is_some_and(|server| server.status != Status::Idle) || self.session.unsynced;
+        let kept_back = self.session.transaction.kept_back.is_some();
+        let in_transaction = server.is_some_and(|server| server.status != Status::Idle)
+            || self.session.unsynced
+            || kept_back;
         Doing {
-            has_server: server.is_some(),
+            has_server: server.is_some() || kept_back,
             answer_owed: self.answer_owed,
             transaction: in_transaction.then(|| self.transaction_began.unwrap_or(self.now)),
         }
+    }
+
+    /// It has no server. A transaction that is kept back may come to its end all the same, unless
+    /// it would have to begin where it no longer should.
+    fn is_between_transactions(&self, leave: Leave) -> bool {
+        let kept_back = self.session.transaction.kept_back.is_some();
+        self.lease.is_none() && (!kept_back || leave == Leave::Reconfigured)
     }
 
     /// A server that is to be closed is not kept for its client between transactions, if that is

@@ -354,6 +354,12 @@ impl RawClient {
         drop(messages);
     }
 
+    /// Begins a transaction and takes a server for it, which BEGIN alone need not do.
+    pub fn hold_server(&mut self) {
+        self.run("BEGIN");
+        self.run("SELECT 1");
+    }
+
     pub fn run_for_messages(&mut self, sql: &str) -> Vec<Message> {
         self.send(&query(sql));
         let messages = self.until(b'Z');

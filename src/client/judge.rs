@@ -1,0 +1,122 @@
+//! What a client's statements are: verdicts under its settings and the catalogue of now, from
+//! memory where they are known. Decides nothing by them.
+
+use std::sync::Arc;
+
+use crate::cache::key::SessionKey;
+use crate::pool::database;
+use crate::pool::statements::{Known, Statement};
+use crate::sql::classify::{Context, classify};
+use crate::sql::lex::lex;
+use crate::sql::verdict::{BypassReason, Read, Verdict, Write};
+use crate::wire::frontend::Parse;
+
+use super::facts::Facts;
+use super::session::Session;
+
+impl Session {
+    /// The verdict on a text under the client's settings, from memory if it is known. Leaves the
+    /// lexed text in `self.lexed`.
+    pub fn verdict_of_text(&mut self, sql: &[u8]) -> (Arc<database::Known>, u64) {
+        let mut lexed = std::mem::take(&mut self.lexed);
+        let plain = lex(sql, &mut lexed).is_ok();
+        if !plain {
+            lexed.shape.clear();
+            lexed.text.clear();
+        }
+        let known = self.classified(sql, &[], plain.then_some(lexed.shape.as_slice()));
+        self.lexed = lexed;
+        known
+    }
+
+    /// The verdict on a prepared statement and the catalogue generation it holds under.
+    pub fn verdict_of(&mut self, statement: &Statement) -> (Arc<Verdict>, u64) {
+        let (key, generation) = {
+            let facts = self.refresh_facts();
+            (facts.key, facts.generation)
+        };
+        if let Some(verdict) = statement.known(generation, key.settings, key.base) {
+            return (verdict, generation);
+        }
+        let shape = statement.lexed.as_ref().map(|lexed| lexed.shape.as_slice());
+        let (known, generation) = self.classified(&statement.sql, &statement.types, shape);
+        let verdict = Arc::clone(&known.verdict);
+        statement.remember(Known {
+            generation,
+            settings_key: key.settings,
+            base: key.base,
+            verdict: Arc::clone(&verdict),
+        });
+        (verdict, generation)
+    }
+
+    fn classified(
+        &mut self,
+        sql: &[u8],
+        types: &[u8],
+        shape: Option<&[u8]>,
+    ) -> (Arc<database::Known>, u64) {
+        self.refresh_facts();
+        let snapshot = self.common.database.snapshot();
+        let unreadable = || database::Known::unshaped(unreadable());
+        let Some(facts) = &self.facts else { return (unreadable(), 0) };
+        let plain = facts.readable_without_backslash && !sql.contains(&b'\\');
+        if !facts.readable && !plain {
+            return (unreadable(), snapshot.generation);
+        }
+        let Ok(text) = std::str::from_utf8(sql) else {
+            return (unreadable(), snapshot.generation);
+        };
+        let parameter_types: Vec<u32> = Parse::type_oids(types).collect();
+        let context = Context {
+            catalog: snapshot.catalog.as_deref(),
+            search_path: &facts.search_path,
+            parameter_types: &parameter_types,
+        };
+        let Some(shape) = shape else {
+            let mut verdict = classify(text, &context);
+            if matches!(verdict.read, Read::Cacheable(_)) {
+                verdict.read = Read::Bypass(BypassReason::Unparsable);
+            }
+            return (database::Known::unshaped(verdict), snapshot.generation);
+        };
+        self.material.clear();
+        for id in [snapshot.generation, facts.key.settings, facts.key.base] {
+            self.material.extend_from_slice(&id.to_be_bytes());
+        }
+        self.material.extend_from_slice(&u32::try_from(types.len()).unwrap_or(0).to_be_bytes());
+        self.material.extend_from_slice(types);
+        let shape_at = self.material.len();
+        self.material.extend_from_slice(shape);
+        let database = &self.common.database;
+        let known = database.verdict(&self.material, shape_at, || classify(text, &context));
+        (known, snapshot.generation)
+    }
+
+    pub fn refresh_facts(&mut self) -> FactsNow {
+        let base_id = self.base.as_ref().map_or_else(|| self.common.base_id(), |base| base.id);
+        if self.facts.as_ref().is_none_or(|facts| !facts.is_of(base_id, &self.settings)) {
+            let base = self.base.clone().unwrap_or_else(|| self.common.base());
+            self.facts = Some(Facts::new(&self.common, &base, &self.settings));
+        }
+        let key = self.facts.as_ref().map_or_else(Default::default, |facts| facts.key);
+        FactsNow { key, generation: self.common.database.generation() }
+    }
+}
+
+pub struct FactsNow {
+    pub key: SessionKey,
+    pub generation: u64,
+}
+
+/// A text that we cannot read may do anything.
+fn unreadable() -> Verdict {
+    Verdict {
+        controls: Vec::new(),
+        write: Write::Opaque { commits_inside: true, taints: true },
+        read: Read::Bypass(BypassReason::Unparsable),
+        statements: 2,
+        tag: "UNKNOWN",
+        exact_text: true,
+    }
+}
