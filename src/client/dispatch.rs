@@ -15,6 +15,7 @@ use crate::pool::PoolMode;
 use crate::pool::statements::Statement;
 use crate::server::outstanding::{Deliver, Owed, Reply};
 use crate::server::{Server, shared_name};
+use crate::sql::footprint::Doubt;
 use crate::sql::verdict::{Control, Verdict, Write};
 use crate::twin::{self, Twin};
 use crate::wire::backend::{self, Status};
@@ -42,6 +43,10 @@ impl Session {
 
     /// Sends the collected group on. The server is ours and set to nobody else's state.
     pub fn dispatch(&mut self, server: &mut Server, now: Instant) {
+        if self.is_answered() {
+            self.take_footprint(server);
+            self.moment = None;
+        }
         if let Some(hit) = self.early_hit.take() {
             server.outstanding.push(Owed::Invented(hit.leak()));
             self.group.clear();
@@ -110,9 +115,11 @@ impl Session {
         let unit = Unit { extent, verdict: Some(verdict), armed };
         self.unsynced = false;
         self.common.counters.query.one();
+        self.open_block(server);
         let request = self.request(RequestKind::Unit(unit));
         server.outstanding.push(Owed::forward(Reply::Query, request));
         server.to_server.extend_from_slice(message);
+        self.ask_behind(server);
         server.unnamed = None;
         self.names.remove_portal(b"");
     }
@@ -321,6 +328,9 @@ impl Session {
             server.to_server.extend_from_slice(message);
             return;
         }
+        if self.ask_before_sync(server) {
+            return;
+        }
         let unit = Unit {
             armed: std::mem::take(&mut self.armed),
             extent: std::mem::take(&mut self.extent),
@@ -363,26 +373,37 @@ impl Session {
         }
         self.transaction.defaults |= verdict.controls.contains(&Control::ChangeDefaults);
         let may_commit = if self.in_block {
-            ends_block(verdict) || commits_inside(verdict)
+            ends_block(verdict) || (commits_inside(verdict) && !is_atomic_in_block(verdict))
         } else {
             *write != Write::None || ends_block(verdict)
         };
-        if ends_block(verdict) || commits_inside(verdict) || rolls_back(verdict) {
+        let stays = self.in_block && is_atomic_in_block(verdict);
+        if ends_block(verdict) || (commits_inside(verdict) && !stays) || rolls_back(verdict) {
             self.in_block = false;
         }
-        let scope = match self.transaction.dirty.scope() {
-            Some(scope) if may_commit => scope,
-            Some(_) | None => return Armed::default(),
+        if !may_commit || self.is_bracketed_later() {
+            return Armed::default();
+        }
+        self.arm(server, unjudged, verdict.tag)
+    }
+
+    /// Puts in flight what the transaction wrote so far; its commit may be sent from here on.
+    pub(super) fn arm(&mut self, server: &Server, unjudged: bool, tag: &str) -> Armed {
+        let Some(scope) = self.transaction.dirty.scope() else { return Armed::default() };
+        let doubt = match self.transaction.doubt {
+            Some(doubt) => doubt,
+            None if self.transaction.catalog => Doubt::Ddl,
+            None => Doubt::NoMoment,
         };
         let mut armed = Armed {
             home: Some(Arc::clone(&server.home)),
-            database: scope == Scope::Database,
+            database: (scope == Scope::Database).then_some(doubt),
             catalog: self.transaction.catalog,
             defaults: self.transaction.defaults,
             ..Armed::default()
         };
-        if armed.database {
-            tracing::debug!(tag = verdict.tag, ?write, "invalidates the whole database");
+        if armed.database.is_some() {
+            tracing::debug!(tag, ?doubt, "invalidates the whole database");
         }
         if unjudged && !armed.catalog && !armed.defaults {
             // Nothing is remembered; should that have changed when this is over, it is as if it
@@ -405,7 +426,7 @@ impl Session {
 
     /// What the statement may write, given what this client's session holds: temporary objects
     /// shadow the names that the verdict resolved.
-    fn effect(&mut self, verdict: &Verdict) -> Write {
+    pub(super) fn effect(&mut self, verdict: &Verdict) -> Write {
         self.temporary_code |= self.makes_temporary_code(verdict);
         if self.fetches_known_cursor(verdict) {
             return Write::None;
@@ -448,7 +469,7 @@ impl Session {
     fn fetches_known_cursor(&self, verdict: &Verdict) -> bool {
         matches!(verdict.tag, "FETCH" | "MOVE")
             && verdict.statements == 1
-            && self.transaction.dirty != Dirty::Database
+            && matches!(self.transaction.dirty, Dirty::Nothing | Dirty::Tables(_))
             && !self.tainted
     }
 }
@@ -502,6 +523,11 @@ fn ends_block(verdict: &Verdict) -> bool {
 
 fn rolls_back(verdict: &Verdict) -> bool {
     verdict.controls.iter().any(|control| matches!(control, Control::Rollback { .. }))
+}
+
+/// In a block PostgreSQL lets neither procedures nor DO commit.
+fn is_atomic_in_block(verdict: &Verdict) -> bool {
+    verdict.statements == 1 && matches!(verdict.tag, "DO" | "CALL")
 }
 
 fn commits_inside(verdict: &Verdict) -> bool {

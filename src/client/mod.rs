@@ -12,6 +12,7 @@ pub mod session;
 pub mod group;
 pub mod look_up;
 pub mod dispatch;
+pub mod moment;
 pub mod replies;
 pub mod controls;
 pub mod registry;

@@ -120,6 +120,11 @@ impl Task {
             if replies.is_err() || taken > DRAIN_BYTES {
                 return Drained::InVain;
             }
+            // The end of a block that was put round its statement.
+            let end = std::mem::take(&mut server.to_server);
+            if stream.write_all(&end).await.is_err() {
+                return Drained::InVain;
+            }
         }
         Drained::All
     }

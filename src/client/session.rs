@@ -19,6 +19,7 @@ use crate::pool::statements::Statement;
 use crate::pool::{Common, database};
 use crate::server::Server;
 use crate::server::settings::{Base, Settings, defaults_changes};
+use crate::sql::footprint::Doubt;
 use crate::sql::lex::Lexed;
 use crate::sql::verdict::{BypassReason, TableId, Verdict};
 use crate::wire::backend::Status;
@@ -26,6 +27,7 @@ use crate::wire::backend::Status;
 use super::close::CloseReason;
 use super::facts::Facts;
 use super::group::Group;
+use super::moment::Moment;
 use super::pins::Pins;
 use super::statements::Names;
 use super::transaction::Transaction;
@@ -61,6 +63,8 @@ pub struct Session {
     pub fill: Option<Fill>,
     /// The read that the group is, if it may fill the cache once sent.
     pub plan: Option<FillPlan>,
+    /// A commit waits to be told what it would commit.
+    pub moment: Option<Moment>,
     pub key: KeyBuffer,
     /// What Redis had for it, once it was asked.
     pub found: Found,
@@ -203,7 +207,6 @@ pub enum Ending {
 
 /// Commits that may happen from here on: their tables are in flight until the outcome is known.
 #[derive(Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "independent facts, not a state")]
 pub struct Armed {
     /// Where they happen; it is not torn down while their outcome is unknown.
     pub home: Option<Arc<Home>>,
@@ -214,8 +217,8 @@ pub struct Armed {
     pub catalog: bool,
     /// One of them changes what sessions start with.
     pub defaults: bool,
-    /// The whole database is among them.
-    pub database: bool,
+    /// Why the whole database is among them, if it is.
+    pub database: Option<Doubt>,
     /// Some are not in flight, since there was no cache when they were sent.
     pub unbracketed: bool,
 }
@@ -231,7 +234,7 @@ impl Armed {
         self.late.append(&mut other.late);
         self.catalog |= other.catalog;
         self.defaults |= other.defaults;
-        self.database |= other.database;
+        self.database = self.database.or(other.database);
         self.unbracketed |= other.unbracketed;
     }
 }
@@ -292,6 +295,7 @@ impl Session {
             armed: Armed::default(),
             fill: None,
             plan: None,
+            moment: None,
             key: KeyBuffer::default(),
             found: Found::NotAsked,
             lexed: Lexed::default(),
@@ -373,6 +377,7 @@ impl Session {
         }
         self.fill = None;
         self.plan = None;
+        self.moment = None;
         lost
     }
 

@@ -14,4 +14,5 @@ pub mod names;
 pub mod reading;
 pub mod resolve;
 pub mod closure;
+pub mod footprint;
 pub mod classify;

@@ -36,3 +36,4 @@ mod session;
 mod shares;
 mod stop;
 mod timeouts;
+mod writes;
