@@ -11,6 +11,7 @@ pub mod facts;
 pub mod session;
 pub mod group;
 pub mod look_up;
+pub mod bracket;
 pub mod dispatch;
 pub mod moment;
 pub mod replies;
