@@ -1,9 +1,12 @@
 //! What an opaque statement wrote is asked of PostgreSQL: the tables it wrote are fresh, all
 //! others are still answered from the cache.
 
-use crate::support::forebay::Forebay;
+use crate::support::forebay::{Forebay, UNFORESEEN};
 use crate::support::postgres::Database;
-use crate::support::raw::{RawClient, bind, describe_portal, execute, parse, query, show, sync};
+use crate::support::raw::{
+    RawClient, bind, describe_portal, execute, message, parse, query, show, sync,
+};
+use crate::support::wait_until;
 
 /// Two tables, and a function that writes to the first.
 const TABLES: &str = "CREATE TABLE a (id int PRIMARY KEY, v int);
@@ -48,6 +51,8 @@ impl Stage<'static> {
         self.forebay.console().column("SHOW CACHE", name).parse().unwrap()
     }
 }
+
+const AUDIT: &str = "[cache]\nopaque_writes = \"audit\"\ncatalog_poll = \"1h\"\n";
 
 /// These statements write `a` in ways that their text does not tell, and `b` stays cached.
 fn check(setup: &str, statements: &[&str]) {
@@ -334,4 +339,79 @@ fn the_question_means_postgresqls_own_names() {
     }
     assert!(stage.b_is_kept());
     assert!(stage.a_is_fresh());
+}
+
+/// An audit sees what the catalogue as it was known did not foretell, and makes that fresh too.
+#[test]
+fn an_audit_reports_tables_that_nobody_foresaw() {
+    for statements in
+        [&["BEGIN", "INSERT INTO c VALUES (1)", "COMMIT"][..], &["INSERT INTO c VALUES (1)"]]
+    {
+        let mut stage = Stage::with_config("CREATE TABLE c (id int);", AUDIT);
+        stage.forebay.overlooks = true;
+        stage.database.direct().run(&TRIGGER[TRIGGER.find("CREATE FUNCTION").unwrap()..]);
+        let mut writer = stage.forebay.client();
+        for statement in statements {
+            writer.run(statement);
+        }
+        assert_eq!(stage.counter("unforeseen"), 1);
+        assert!(stage.forebay.log().contains(UNFORESEEN));
+        assert!(stage.a_is_fresh());
+        assert!(stage.b_is_kept());
+    }
+}
+
+#[test]
+fn an_audit_finds_nothing_where_all_was_foreseen() {
+    let setup = format!(
+        "{TRIGGER}; CREATE TABLE p (k int) PARTITION BY LIST (k);
+         CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1);
+         CREATE TABLE parent (id int PRIMARY KEY);
+         CREATE TABLE child (p int REFERENCES parent ON DELETE CASCADE ON UPDATE CASCADE);
+         CREATE VIEW v AS SELECT id, v FROM a"
+    );
+    let stage = Stage::with_config(&setup, AUDIT);
+    let mut writer = stage.forebay.client();
+    let writes = [
+        "INSERT INTO p VALUES (1)",
+        "DELETE FROM p1",
+        "INSERT INTO parent VALUES (1) ON CONFLICT DO NOTHING",
+        "INSERT INTO child SELECT id FROM parent",
+        "UPDATE parent SET id = id + 1",
+        "DELETE FROM parent",
+        "UPDATE v SET v = 3",
+        "INSERT INTO c VALUES (1)",
+        "WITH w AS (DELETE FROM c RETURNING id) INSERT INTO child SELECT NULL FROM w",
+        "SELECT wr()",
+    ];
+    for write in writes {
+        writer.run(write);
+        for statement in ["BEGIN", write, "COMMIT"] {
+            writer.run(statement);
+        }
+    }
+    assert_eq!(stage.counter("unforeseen"), 0);
+    assert!(stage.counter("asked") >= 20);
+}
+
+/// Who sends a statement and goes has it committed, as by PostgreSQL.
+#[test]
+fn a_statement_whose_client_goes_at_once_is_committed() {
+    let mut stage = Stage::new("");
+    let mut direct = stage.database.direct();
+    let mut writer = stage.forebay.client();
+    writer.send(&[query("UPDATE b SET v = 2"), message(b'X', &[])].concat());
+    drop(writer);
+    wait_until("the plain write is there", || direct.one("SELECT v FROM b") == "2");
+    let mut writer = stage.forebay.client();
+    writer.send(&[query("SELECT wr()"), message(b'X', &[])].concat());
+    drop(writer);
+    let read = "SELECT v FROM a WHERE id = 1";
+    wait_until("the write is there", || direct.one(read) == "2");
+    wait_until("the write is seen", || stage.reader.one(read) == "2");
+    let mut writer = stage.forebay.client();
+    writer.run("BEGIN; SELECT wr()");
+    writer.send(&[query("COMMIT"), message(b'X', &[])].concat());
+    drop(writer);
+    wait_until("the commit is there", || direct.one(read) == "3");
 }
