@@ -349,7 +349,7 @@ fn an_audit_reports_tables_that_nobody_foresaw() {
     {
         let mut stage = Stage::with_config("CREATE TABLE c (id int);", AUDIT);
         stage.forebay.overlooks = true;
-        stage.database.direct().run(&TRIGGER[TRIGGER.find("CREATE FUNCTION").unwrap()..]);
+        stage.database.direct().run(TRIGGER.split_once(';').unwrap().1);
         let mut writer = stage.forebay.client();
         for statement in statements {
             writer.run(statement);
@@ -372,7 +372,7 @@ fn an_audit_finds_nothing_where_all_was_foreseen() {
     );
     let stage = Stage::with_config(&setup, AUDIT);
     let mut writer = stage.forebay.client();
-    let writes = [
+    let statements = [
         "INSERT INTO p VALUES (1)",
         "DELETE FROM p1",
         "INSERT INTO parent VALUES (1) ON CONFLICT DO NOTHING",
@@ -384,7 +384,7 @@ fn an_audit_finds_nothing_where_all_was_foreseen() {
         "WITH w AS (DELETE FROM c RETURNING id) INSERT INTO child SELECT NULL FROM w",
         "SELECT wr()",
     ];
-    for write in writes {
+    for write in statements {
         writer.run(write);
         for statement in ["BEGIN", write, "COMMIT"] {
             writer.run(statement);

@@ -23,13 +23,16 @@ pub struct Forebay {
 /// With `FOREBAY_AUDIT` set, every Forebay of the suite asks PostgreSQL before each commit whether
 /// it knows of all tables that were written; where it does not, the test fails.
 fn audited(toml: &str) -> String {
-    const AUDIT: &str = "[cache]\nopaque_writes = \"audit\"\n";
+    const AUDIT: &str = "opaque_writes = \"audit\"\n";
+    let last_section = toml.lines().rfind(|line| line.starts_with('['));
     if std::env::var_os("FOREBAY_AUDIT").is_none() || toml.contains("opaque_writes") {
         toml.to_owned()
-    } else if toml.contains("[cache]\n") {
-        toml.replace("[cache]\n", AUDIT)
-    } else {
+    } else if last_section == Some("[cache]") {
         format!("{toml}\n{AUDIT}")
+    } else if toml.contains("[cache]\n") {
+        toml.replace("[cache]\n", &format!("[cache]\n{AUDIT}"))
+    } else {
+        format!("{toml}\n[cache]\n{AUDIT}")
     }
 }
 
