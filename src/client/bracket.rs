@@ -11,7 +11,7 @@ use crate::cache::coherence::Scope;
 use crate::pool::PoolMode;
 use crate::server::Server;
 use crate::sql::footprint::Doubt;
-use crate::sql::verdict::{Control, Verdict, Write};
+use crate::sql::verdict::{BypassReason, Control, Read, Verdict, Write};
 use crate::twin::{self, Twin};
 
 use super::pins::Pin;
@@ -34,11 +34,13 @@ impl Session {
             server.tainted = true;
             self.tainted = true;
         }
-        self.transaction.dirty.add(write);
+        // What it writes was judged as if the catalogue had not been changed before.
+        let late = self.transaction.catalog && !matches!(write, Write::None | Write::Schema(_));
+        self.transaction.dirty.add(if late { &Write::Catalog } else { write });
         if *write != Write::None {
             self.transaction.own = true;
         }
-        if *write == Write::Catalog {
+        if matches!(write, Write::Catalog | Write::Schema(_)) {
             self.transaction.catalog = true;
         }
         self.transaction.defaults |= verdict.controls.contains(&Control::ChangeDefaults);
@@ -59,7 +61,10 @@ impl Session {
 
     /// Puts in flight what the transaction wrote so far; its commit may be sent from here on.
     pub(super) fn arm(&mut self, server: &Server, unjudged: bool, tag: &str) -> Armed {
-        let Some(scope) = self.transaction.dirty.scope() else { return Armed::default() };
+        let nothing_but_catalogue = || self.transaction.catalog.then(|| Scope::Tables([].into()));
+        let Some(scope) = self.transaction.dirty.scope().or_else(nothing_but_catalogue) else {
+            return Armed::default();
+        };
         let doubt = match self.transaction.doubt {
             Some(doubt) => doubt,
             None if self.transaction.catalog => Doubt::Ddl,
@@ -103,7 +108,7 @@ impl Session {
         }
         let shadowed = match verdict.write {
             // A temporary table may have triggers and defaults of its own.
-            Write::Plain(_) => {
+            Write::Plain(_) | Write::Schema(_) => {
                 self.pins.has(Pin::TemporaryObjects) || self.tainted || !self.knows_defaults()
             }
             // A temporary view may call anything; a table may not.
@@ -114,6 +119,9 @@ impl Session {
             }
             Write::Opaque { .. } | Write::Catalog => false,
         };
+        if shadowed && matches!(verdict.write, Write::Schema(_)) {
+            return Write::Catalog;
+        }
         if shadowed {
             return Write::Opaque { commits_inside: false, taints: true };
         }
@@ -125,7 +133,7 @@ impl Session {
     fn makes_temporary_code(&self, verdict: &Verdict) -> bool {
         let creates = verdict.controls.contains(&Control::CreateTemporary { code: true });
         let may_alter = match verdict.write {
-            Write::Catalog => {
+            Write::Catalog | Write::Schema(_) => {
                 verdict.statements != 1 || !matches!(verdict.tag, "DROP" | "GRANT" | "REVOKE")
             }
             Write::Opaque { .. } => true,
@@ -185,6 +193,17 @@ pub(super) fn commits_inside(verdict: &Verdict) -> bool {
     match verdict.write {
         Write::Opaque { commits_inside, .. } => commits_inside || verdict.statements > 1,
         Write::Catalog => true,
-        Write::None | Write::Plain(_) => verdict.statements > 1 && !verdict.controls.is_empty(),
+        Write::None | Write::Plain(_) | Write::Schema(_) => {
+            verdict.statements > 1 && !verdict.controls.is_empty()
+        }
+    }
+}
+
+/// With a catalogue it may turn out to write less than the whole database.
+pub(super) fn may_be_finer(verdict: &Verdict) -> bool {
+    match verdict.write {
+        Write::Opaque { .. } => true,
+        Write::Catalog => verdict.read == Read::Bypass(BypassReason::CatalogLoading),
+        Write::None | Write::Plain(_) | Write::Schema(_) => false,
     }
 }

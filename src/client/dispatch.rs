@@ -341,10 +341,15 @@ impl Session {
     }
 }
 
+/// CREATE INDEX CONCURRENTLY and DROP INDEX CONCURRENTLY.
+fn may_commit_twice(verdict: &Verdict) -> bool {
+    matches!(verdict.write, Write::Schema(_))
+}
+
 fn extent(verdict: &Verdict) -> Extent {
     if verdict.statements > 1 {
         Extent::Several
-    } else if commits_inside(verdict) || ends_block(verdict) {
+    } else if commits_inside(verdict) || ends_block(verdict) || may_commit_twice(verdict) {
         Extent::Committing
     } else {
         Extent::Plain

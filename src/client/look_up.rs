@@ -19,10 +19,12 @@ use crate::twin::{self, Twin};
 use crate::wire::backend::{self, Status};
 use crate::wire::frontend::{self, Bind, Parse, Target};
 
+use super::bracket::may_be_finer;
 use super::facts::Facts;
 use super::pins::{Pin, Pins};
 use super::session::{FillPlan, Found, Outcome, Running, Session, Shape};
 use super::statements::Prepared;
+use super::transaction::Dirty;
 
 /// Whether the group is done with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,7 +184,8 @@ impl Session {
     /// Whether a catalogue would make a difference that is worth a short wait, once a group.
     fn awaits_catalog(&mut self, verdict: &Verdict) -> bool {
         let worth = self.common.cache.mode() != Mode::Off
-            && matches!(verdict.write, Write::Opaque { .. })
+            && may_be_finer(verdict)
+            && self.transaction.dirty != Dirty::Database
             && self.common.database.snapshot().catalog.is_none();
         let first = !std::mem::replace(&mut self.awaited_catalog, worth);
         worth && first

@@ -141,7 +141,7 @@ impl Session {
                 let needed = match self.effect(&verdict) {
                     Write::Opaque { commits_inside, .. } => !commits_inside,
                     Write::Plain(_) => audits,
-                    Write::None | Write::Catalog => false,
+                    Write::None | Write::Schema(_) | Write::Catalog => false,
                 };
                 needed.then_some(way)
             }

@@ -25,7 +25,8 @@ impl Dirty {
     pub fn add(&mut self, write: &Write) {
         match write {
             Write::None => {}
-            Write::Plain(tables) => match self {
+            Write::Schema(tables) if tables.is_empty() => {}
+            Write::Plain(tables) | Write::Schema(tables) => match self {
                 Self::Nothing => *self = Self::Tables(tables.iter().copied().collect()),
                 Self::Tables(known) | Self::Unknown(known) => known.extend(tables.iter().copied()),
                 Self::Database => {}

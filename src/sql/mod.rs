@@ -15,4 +15,5 @@ pub mod reading;
 pub mod resolve;
 pub mod closure;
 pub mod footprint;
+pub mod schema;
 pub mod classify;

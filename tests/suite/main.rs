@@ -23,6 +23,7 @@ mod defaults;
 mod invalidation;
 mod limits;
 mod loss;
+mod maintenance;
 mod names;
 mod parting;
 mod pooling;
