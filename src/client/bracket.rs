@@ -38,6 +38,10 @@ impl Session {
         let late = self.transaction.catalog && !matches!(write, Write::None | Write::Schema(_));
         self.transaction.dirty.add(if late { &Write::Catalog } else { write });
         if *write != Write::None {
+            let generation = self.common.database.generation();
+            self.transaction.judged_under.get_or_insert(generation);
+        }
+        if *write != Write::None {
             self.transaction.own = true;
         }
         if matches!(write, Write::Catalog | Write::Schema(_)) {
@@ -60,7 +64,16 @@ impl Session {
     }
 
     /// Puts in flight what the transaction wrote so far; its commit may be sent from here on.
+    ///
+    /// A table may have become part of another since its write was judged, which then waited for
+    /// that: after any change of the catalogue nobody knows what the write touched.
     pub(super) fn arm(&mut self, server: &Server, unjudged: bool, tag: &str) -> Armed {
+        let generation = self.common.database.generation();
+        let moved = self.transaction.judged_under.is_some_and(|under| under != generation);
+        if moved && self.transaction.dirty != Dirty::Nothing {
+            self.transaction.dirty = Dirty::Database;
+            self.transaction.doubt.get_or_insert(Doubt::Ddl);
+        }
         let nothing_but_catalogue = || self.transaction.catalog.then(|| Scope::Tables([].into()));
         let Some(scope) = self.transaction.dirty.scope().or_else(nothing_but_catalogue) else {
             return Armed::default();
@@ -75,6 +88,7 @@ impl Session {
             database: (scope == Scope::Database).then_some(doubt),
             catalog: self.transaction.catalog,
             defaults: self.transaction.defaults,
+            generation: Some(generation),
             ..Armed::default()
         };
         if armed.database.is_some() {

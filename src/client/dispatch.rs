@@ -96,6 +96,7 @@ impl Session {
     }
 
     fn send_query(&mut self, server: &mut Server, message: &[u8], body: &[u8]) {
+        self.forget_old_verdict();
         let verdict = self.query_verdict.take().unwrap_or_else(|| {
             let (known, _) = self.verdict_of_text(frontend::query(body).unwrap_or_default());
             Arc::clone(&known.verdict)
@@ -113,6 +114,13 @@ impl Session {
         self.ask_behind(server);
         server.unnamed = None;
         self.names.remove_portal(b"");
+    }
+
+    /// The catalogue may have changed while the Query waited for a server.
+    pub(super) fn forget_old_verdict(&mut self) {
+        if self.query_generation != self.common.database.generation() {
+            self.query_verdict = None;
+        }
     }
 
     /// FunctionCall runs a function by its OID: an opaque statement.

@@ -129,7 +129,7 @@ impl Session {
     ) -> Answer {
         let (known, generation) = self.verdict_of_text(sql);
         let verdict = Arc::clone(&known.verdict);
-        self.query_verdict = Some(Arc::clone(&verdict));
+        (self.query_verdict, self.query_generation) = (Some(Arc::clone(&verdict)), generation);
         if self.awaits_catalog(&verdict) {
             return Answer::AwaitCatalog;
         }

@@ -167,6 +167,7 @@ impl Session {
         let group = std::mem::take(&mut self.group);
         let found = match group.parts.as_slice() {
             [query] if query.tag == frontend::QUERY => {
+                self.forget_old_verdict();
                 self.query_verdict.clone().map(|verdict| (Way::Query, verdict))
             }
             _ => self.extended_verdict(&group).map(|verdict| (Way::Sync, verdict)),

@@ -12,6 +12,7 @@ use crate::pool::PoolMode;
 use crate::server::Server;
 use crate::server::outstanding::{Deliver, Owed, Reply};
 use crate::server::settings::defaults_changed;
+use crate::sql::footprint::Doubt;
 use crate::sql::verdict::Control;
 use crate::twin::{self, Twin};
 use crate::wire::backend::{self, Status};
@@ -454,6 +455,13 @@ impl Session {
             return;
         }
         let home = armed.home;
+        let moved =
+            armed.generation.is_some_and(|before| before != self.common.database.generation());
+        if let Some(home) = home.as_ref().filter(|_| moved && !proven_rollback) {
+            home.coherence.invalidate(&Scope::Database);
+            self.common.cache_counters.invalidated_database.one();
+            self.common.cache_counters.doubt(Doubt::Ddl);
+        }
         if let Some(home) = home.as_ref().filter(|_| armed.catalog && !proven_rollback) {
             self.common.database.catalog_changed(home);
         }

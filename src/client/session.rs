@@ -74,6 +74,8 @@ pub struct Session {
     pub running: Option<Running>,
     /// The verdict on the Query that the group is.
     pub query_verdict: Option<Arc<Verdict>>,
+    /// Of the catalogue that verdict was made under.
+    pub query_generation: u64,
     /// What the settings mean; `None` until first needed.
     pub facts: Option<Facts>,
     /// Code we do not know ran on the server we keep, so our settings are unknown.
@@ -221,6 +223,8 @@ pub struct Armed {
     pub database: Option<Doubt>,
     /// Some are not in flight, since there was no cache when they were sent.
     pub unbracketed: bool,
+    /// Of the catalogue when they were put in flight.
+    pub generation: Option<u64>,
 }
 
 impl Armed {
@@ -236,6 +240,7 @@ impl Armed {
         self.defaults |= other.defaults;
         self.database = self.database.or(other.database);
         self.unbracketed |= other.unbracketed;
+        self.generation = self.generation.or(other.generation);
     }
 }
 
@@ -302,6 +307,7 @@ impl Session {
             material: Vec::new(),
             running: None,
             query_verdict: None,
+            query_generation: 0,
             facts: None,
             tainted: false,
             told_fatal: false,

@@ -83,6 +83,8 @@ pub struct Transaction {
     pub own: bool,
     /// It changed the catalogue.
     pub catalog: bool,
+    /// Of the catalogue under which its first write was judged.
+    pub judged_under: Option<u64>,
     /// It changed what sessions start with.
     pub defaults: bool,
     /// SET LOCAL is in force.
@@ -104,6 +106,7 @@ impl Default for Transaction {
             doubt: None,
             own: false,
             catalog: false,
+            judged_under: None,
             defaults: false,
             local_settings: false,
             begun_with: None,

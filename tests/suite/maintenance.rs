@@ -3,6 +3,8 @@
 
 use crate::support::forebay::Forebay;
 use crate::support::postgres::Database;
+use crate::support::raw::query;
+use crate::support::wait_until;
 
 const SETUP: &str = "CREATE TABLE b (id int PRIMARY KEY, v int); INSERT INTO b VALUES (1, 1);
     CREATE TABLE p (k int, v int) PARTITION BY LIST (k);
@@ -86,6 +88,29 @@ fn a_write_behind_ddl_in_one_transaction_is_seen_whatever_it_does() {
         admin.run(statement);
     }
     assert_eq!(reader.one(read), "1");
+}
+
+/// The write was judged before the table became a part of another, and had to wait for that.
+#[test]
+fn a_write_judged_before_ddl_and_committed_after_it_is_seen() {
+    let database = Database::with(SETUP);
+    let forebay = Forebay::with_config(&database, SLOW_POLL, &[]);
+    let (mut reader, mut admin) = (forebay.client(), forebay.client());
+    let mut writer = forebay.client();
+    database.until_hit(&mut reader, READ_P);
+    admin.run("BEGIN");
+    admin.run("ALTER TABLE p ATTACH PARTITION later FOR VALUES IN (3)");
+    writer.run("BEGIN");
+    writer.send(&query("UPDATE later SET v = 4"));
+    let mut direct = database.admin();
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'
+                 AND datname = current_database()";
+    wait_until("the write waits", || direct.one(waits) == "1");
+    admin.run("COMMIT");
+    assert_eq!(writer.replies(), "C(UPDATE 1) Z(T)");
+    database.until_hit(&mut reader, READ_P);
+    writer.run("COMMIT");
+    assert_eq!(reader.query(READ_P), "T(k,v) D(1,1) D(3,4) C(SELECT 2) Z(I)");
 }
 
 /// A table that hides another is no new name.
