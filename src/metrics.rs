@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::sql::footprint::Doubt;
 use crate::sql::verdict::BypassReason;
 
 /// A number that only grows; relaxed, since nothing is decided by it.
@@ -46,6 +47,14 @@ pub struct CacheCounters {
     /// Writes whose commit was settled, by what they made fresh.
     pub invalidated_tables: Counter,
     pub invalidated_database: Counter,
+    /// PostgreSQL was asked what a transaction wrote.
+    pub asked: Counter,
+    /// Of those, it told which tables, or that there were none.
+    pub asked_known: Counter,
+    /// Tables written that were not going to be made fresh; a bug of ours, seen by audit alone.
+    pub unforeseen: Counter,
+    /// Why the whole database was, by `Doubt`.
+    doubts: [Counter; Doubt::ALL.len()],
     bypasses: Bypasses,
 }
 
@@ -85,6 +94,17 @@ impl CacheCounters {
         if let Some(counter) = self.bypasses.0.get(reason as usize) {
             counter.one();
         }
+    }
+
+    pub fn doubt(&self, doubt: Doubt) {
+        if let Some(counter) = self.doubts.get(doubt as usize) {
+            counter.one();
+        }
+    }
+
+    /// Counts in the order of `Doubt::ALL`.
+    pub fn doubts(&self) -> [u64; Doubt::ALL.len()] {
+        std::array::from_fn(|index| self.doubts.get(index).map_or(0, Counter::value))
     }
 
     /// Every reason with its count, in the order of the declaration.

@@ -26,6 +26,17 @@ pub const CACHE: Columns = &[
     int8("descriptions"),
     int8("invalidated_tables"),
     int8("invalidated_database"),
+    int8("asked"),
+    int8("asked_known"),
+    int8("unforeseen"),
+    int8("database_off"),
+    int8("database_slow"),
+    int8("database_no_moment"),
+    int8("database_ddl"),
+    int8("database_catalogue"),
+    int8("database_lock"),
+    int8("database_unknown"),
+    int8("database_deferred"),
     text("max_age"),
     text("redis"),
     text("redis_error"),
@@ -45,7 +56,7 @@ pub fn cache(cache: &Cache) -> Table {
     let mut table = Table::new(CACHE);
     let max_age = seconds(cache.max_age);
     let redis = &cache.redis;
-    table.push(vec![
+    let mut row = Vec::from([
         value(cache.mode),
         value(cache.entries),
         value(cache.bytes),
@@ -64,6 +75,12 @@ pub fn cache(cache: &Cache) -> Table {
         value(cache.descriptions),
         value(cache.invalidated_tables),
         value(cache.invalidated_database),
+        value(cache.asked),
+        value(cache.asked_known),
+        value(cache.unforeseen),
+    ]);
+    row.extend(cache.doubts.map(value));
+    row.extend([
         value(&max_age),
         value(redis.state),
         // The last one there was, and NULL if there was none.
@@ -79,6 +96,7 @@ pub fn cache(cache: &Cache) -> Table {
         // No answer is older, so whoever writes past Forebay is seen by then.
         value(max_age),
     ]);
+    table.push(row);
     table
 }
 
@@ -167,6 +185,10 @@ mod tests {
             descriptions: 34,
             invalidated_tables: 3,
             invalidated_database: 1,
+            asked: 6,
+            asked_known: 4,
+            unforeseen: 0,
+            doubts: [1, 2, 3, 4, 5, 6, 7, 8],
             max_age: Duration::from_millis(1500),
             redis: Redis {
                 state: "down",
@@ -194,9 +216,12 @@ mod tests {
         assert_eq!(
             row.join(" "),
             "mode=on entries=2 bytes=300 bytes_max=1000 hits=873 hits_redis=0 misses=127 \
-             would_hit=0 bypasses=5 fills=100 refused=27 hit_rate=87.3 hit_bytes=4000 shared_fills=6 transactions=12 descriptions=34 \
-             invalidated_tables=3 invalidated_database=1 max_age=1.5s redis=down \
-             redis_error=no answer in time redis_look_ups=40 redis_misses=10 redis_stores=90 \
+             would_hit=0 bypasses=5 fills=100 refused=27 hit_rate=87.3 hit_bytes=4000 \
+             shared_fills=6 transactions=12 descriptions=34 \
+             invalidated_tables=3 invalidated_database=1 asked=6 asked_known=4 unforeseen=0 \
+             database_off=1 database_slow=2 database_no_moment=3 database_ddl=4 \
+             database_catalogue=5 database_lock=6 database_unknown=7 database_deferred=8 \
+             max_age=1.5s redis=down redis_error=no answer in time redis_look_ups=40 redis_misses=10 redis_stores=90 \
              redis_errors=1 redis_timeouts=5 redis_dropped=9 redis_forged=2 redis_skipped=8 \
              outside_writes_seen_within=1.5s"
         );

@@ -4,6 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use crate::pool::PoolMode;
+use crate::sql::footprint::Doubt;
 
 use super::stats_show::Totals;
 
@@ -178,6 +179,11 @@ pub struct Cache {
     pub descriptions: u64,
     pub invalidated_tables: u64,
     pub invalidated_database: u64,
+    pub asked: u64,
+    pub asked_known: u64,
+    pub unforeseen: u64,
+    /// In the order of `Doubt::ALL`.
+    pub doubts: [u64; Doubt::ALL.len()],
     pub max_age: Duration,
     pub redis: Redis,
 }

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::asking::Asking;
 use super::coherence::{Coherence, Scope};
 
 /// More homes than this, and those that nobody lives in are torn down.
@@ -25,12 +26,17 @@ pub struct Identity {
 #[derive(Debug)]
 pub struct Home {
     pub coherence: Coherence,
+    pub asking: Asking,
     catalog_changes: AtomicU64,
 }
 
 impl Home {
     pub fn new(seed: u64) -> Self {
-        Self { coherence: Coherence::new(seed), catalog_changes: AtomicU64::new(0) }
+        Self {
+            coherence: Coherence::new(seed),
+            asking: Asking::default(),
+            catalog_changes: AtomicU64::new(0),
+        }
     }
 
     /// The catalogue has changed, or may have; to be called before what did it leaves flight.

@@ -3,6 +3,7 @@
 //! Knows no protocol state and no client. Versions are compared in `coherence.rs` alone.
 
 pub mod coherence;
+pub mod asking;
 pub mod home;
 pub mod key;
 pub mod entry;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::config::OpaqueWrites;
 use entry::Entry;
 use fill::Fill;
 use key::KeyBuffer;
@@ -40,6 +42,10 @@ pub struct Limits {
     pub size_bytes: u64,
     pub entry_bytes_max: usize,
     pub max_age: Duration,
+    /// Whether PostgreSQL is asked what opaque statements wrote, and how long its answers may
+    /// take.
+    pub opaque_writes: OpaqueWrites,
+    pub ask_median_max: Duration,
 }
 
 /// The tiers with their limits; shared by every client.
@@ -52,6 +58,8 @@ pub struct Cache {
     mode: AtomicU8,
     entry_bytes_max: AtomicUsize,
     max_age_us: AtomicU64,
+    opaque_writes: AtomicU8,
+    ask_median_max_us: AtomicU64,
     size_bytes: u64,
 }
 
@@ -64,6 +72,8 @@ impl Cache {
             mode: AtomicU8::new(0),
             entry_bytes_max: AtomicUsize::new(0),
             max_age_us: AtomicU64::new(0),
+            opaque_writes: AtomicU8::new(0),
+            ask_median_max_us: AtomicU64::new(0),
             size_bytes: limits.size_bytes,
         };
         cache.set(mode, limits);
@@ -72,8 +82,10 @@ impl Cache {
 
     /// Takes effect with the next look-up or fill; the size stays.
     pub fn set(&self, mode: Mode, limits: Limits) {
-        let max_age_us = u64::try_from(limits.max_age.as_micros()).unwrap_or(u64::MAX);
-        self.max_age_us.store(max_age_us, Ordering::Relaxed);
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.max_age_us.store(micros(limits.max_age), Ordering::Relaxed);
+        self.ask_median_max_us.store(micros(limits.ask_median_max), Ordering::Relaxed);
+        self.opaque_writes.store(limits.opaque_writes as u8, Ordering::Relaxed);
         self.entry_bytes_max.store(limits.entry_bytes_max, Ordering::Relaxed);
         self.mode.store(mode as u8, Ordering::Relaxed);
     }
@@ -91,6 +103,16 @@ impl Cache {
             size_bytes: self.size_bytes,
             entry_bytes_max: self.entry_bytes_max.load(Ordering::Relaxed),
             max_age: Duration::from_micros(self.max_age_us.load(Ordering::Relaxed)),
+            opaque_writes: self.opaque_writes(),
+            ask_median_max: Duration::from_micros(self.ask_median_max_us.load(Ordering::Relaxed)),
+        }
+    }
+
+    pub fn opaque_writes(&self) -> OpaqueWrites {
+        match self.opaque_writes.load(Ordering::Relaxed) {
+            1 => OpaqueWrites::Database,
+            2 => OpaqueWrites::Audit,
+            _ => OpaqueWrites::Ask,
         }
     }
 

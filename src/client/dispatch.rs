@@ -1,29 +1,21 @@
-//! Sending a group to a server: names rewritten, settings assumed, commits bracketed, a fill
-//! begun, all in the server's one buffer for one write.
-//!
-//! Invariant: whatever may commit puts its tables in flight before its bytes are in the buffer.
-//! Attacked by the simulation and by the twin that acknowledges first.
+//! Sending a group to a server: names rewritten, settings assumed, commits bracketed
+//! (`bracket.rs`), a fill begun, all in the server's one buffer for one write.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use crate::cache::Mode;
-use crate::cache::coherence::Scope;
 use crate::cache::fill::Fill;
-use crate::pool::PoolMode;
 use crate::pool::statements::Statement;
 use crate::server::outstanding::{Deliver, Owed, Reply};
 use crate::server::{Server, shared_name};
-use crate::sql::verdict::{Control, Verdict, Write};
-use crate::twin::{self, Twin};
+use crate::sql::verdict::{Verdict, Write};
 use crate::wire::backend::{self, Status};
 use crate::wire::frontend::{self, Bind, Parse, Target};
 
-use super::pins::Pin;
-use super::session::{Armed, Extent, RequestKind, Session, Unit};
+use super::bracket::{commits_inside, ends_block};
+use super::session::{Extent, RequestKind, Session, Unit};
 use super::statements::{Portal, Prepared};
-use super::transaction::Dirty;
 
 impl Session {
     /// Makes a server that is just handed over this client's: what others left is taken back, and
@@ -42,6 +34,10 @@ impl Session {
 
     /// Sends the collected group on. The server is ours and set to nobody else's state.
     pub fn dispatch(&mut self, server: &mut Server, now: Instant) {
+        if self.is_answered() {
+            self.take_footprint(server);
+            self.moment = None;
+        }
         if let Some(hit) = self.early_hit.take() {
             server.outstanding.push(Owed::Invented(hit.leak()));
             self.group.clear();
@@ -104,6 +100,7 @@ impl Session {
     }
 
     fn send_query(&mut self, server: &mut Server, message: &[u8], body: &[u8]) {
+        self.forget_old_verdict();
         let verdict = self.query_verdict.take().unwrap_or_else(|| {
             let (known, _) = self.verdict_of_text(frontend::query(body).unwrap_or_default());
             Arc::clone(&known.verdict)
@@ -114,11 +111,20 @@ impl Session {
         let unit = Unit { extent, verdict: Some(verdict), armed };
         self.unsynced = false;
         self.common.counters.query.one();
+        self.open_block(server);
         let request = self.request(RequestKind::Unit(unit));
         server.outstanding.push(Owed::forward(Reply::Query, request));
         server.to_server.extend_from_slice(message);
+        self.ask_behind(server);
         server.unnamed = None;
         self.names.remove_portal(b"");
+    }
+
+    /// The catalogue may have changed while the Query waited for a server.
+    pub(super) fn forget_old_verdict(&mut self) {
+        if self.query_generation != self.common.database.generation() {
+            self.query_verdict = None;
+        }
     }
 
     /// FunctionCall runs a function by its OID: an opaque statement.
@@ -347,6 +353,9 @@ impl Session {
             server.to_server.extend_from_slice(message);
             return;
         }
+        if self.ask_before_sync(server) {
+            return;
+        }
         let unit = Unit {
             armed: std::mem::take(&mut self.armed),
             extent: std::mem::take(&mut self.extent),
@@ -364,143 +373,17 @@ impl Session {
             server.outstanding.push(Owed::expect(Reply::Sync, Deliver::Swallow));
         }
     }
-
-    /// Notes what the statement may write, and puts in flight what it may commit.
-    fn bracket(&mut self, verdict: &Verdict, server: &mut Server) -> Armed {
-        for control in &verdict.controls {
-            if let Control::Vacate(name) = control {
-                self.vacate.push(name.clone());
-            }
-        }
-        let write = &self.effect(verdict);
-        let unjudged = matches!(write, Write::Opaque { .. }) && self.is_unjudged();
-        if let Write::Opaque { taints: true, .. } = write
-            && !unjudged
-        {
-            server.tainted = true;
-            self.tainted = true;
-        }
-        self.transaction.dirty.add(write);
-        if *write != Write::None {
-            self.transaction.own = true;
-        }
-        if *write == Write::Catalog {
-            self.transaction.catalog = true;
-        }
-        self.transaction.defaults |= verdict.controls.contains(&Control::ChangeDefaults);
-        let may_commit = if self.in_block {
-            ends_block(verdict) || commits_inside(verdict)
-        } else {
-            *write != Write::None || ends_block(verdict)
-        };
-        if ends_block(verdict) || commits_inside(verdict) || rolls_back(verdict) {
-            self.in_block = false;
-        }
-        let scope = match self.transaction.dirty.scope() {
-            Some(scope) if may_commit => scope,
-            Some(_) | None => return Armed::default(),
-        };
-        let mut armed = Armed {
-            home: Some(Arc::clone(&server.home)),
-            database: scope == Scope::Database,
-            catalog: self.transaction.catalog,
-            defaults: self.transaction.defaults,
-            ..Armed::default()
-        };
-        if armed.database {
-            tracing::debug!(tag = verdict.tag, ?write, "invalidates the whole database");
-        }
-        if unjudged && !armed.catalog && !armed.defaults {
-            // Nothing is remembered; should that have changed when this is over, it is as if it
-            // had been in flight only then.
-            armed.unbracketed = true;
-        } else if twin::is(Twin::NoInFlight) || twin::is(Twin::AckBeforeInvalidation) {
-            armed.late.push(scope);
-        } else {
-            armed.guards.push(server.home.coherence.begin_write(&scope));
-        }
-        armed
-    }
-
-    /// Without a cache nobody reads the catalogue, and every statement would count as code that
-    /// may change the session out of sight. As in PgBouncer it is trusted not to.
-    fn is_unjudged(&self) -> bool {
-        self.common.main_cache.mode() == Mode::Off
-            && self.common.database.snapshot().catalog.is_none()
-    }
-
-    /// What the statement may write, given what this client's session holds: temporary objects
-    /// shadow the names that the verdict resolved.
-    fn effect(&mut self, verdict: &Verdict) -> Write {
-        self.temporary_code |= self.makes_temporary_code(verdict);
-        if self.fetches_known_cursor(verdict) {
-            return Write::None;
-        }
-        let shadowed = match verdict.write {
-            // A temporary table may have triggers and defaults of its own.
-            Write::Plain(_) => {
-                self.pins.has(Pin::TemporaryObjects) || self.tainted || !self.knows_defaults()
-            }
-            // A temporary view may call anything; a table may not.
-            Write::None => {
-                let unknown = self.tainted && self.common.mode == PoolMode::Session;
-                let names = self.temporary_code || unknown || !self.knows_defaults();
-                names && may_read_relations(verdict)
-            }
-            Write::Opaque { .. } | Write::Catalog => false,
-        };
-        if shadowed {
-            return Write::Opaque { commits_inside: false, taints: true };
-        }
-        verdict.write.clone()
-    }
-
-    /// After it, reading a temporary object may run code: it may be a view, or a table that has
-    /// been given a policy or a rule.
-    fn makes_temporary_code(&self, verdict: &Verdict) -> bool {
-        let creates = verdict.controls.contains(&Control::CreateTemporary { code: true });
-        let may_alter = match verdict.write {
-            Write::Catalog => {
-                verdict.statements != 1 || !matches!(verdict.tag, "DROP" | "GRANT" | "REVOKE")
-            }
-            Write::Opaque { .. } => true,
-            Write::None | Write::Plain(_) => false,
-        };
-        creates || (may_alter && self.pins.has(Pin::TemporaryObjects))
-    }
-
-    /// FETCH and MOVE do what their cursor's query does. DECLARE of one that may write is opaque
-    /// itself, so while nothing opaque ran, every cursor there is only reads.
-    fn fetches_known_cursor(&self, verdict: &Verdict) -> bool {
-        matches!(verdict.tag, "FETCH" | "MOVE")
-            && verdict.statements == 1
-            && self.transaction.dirty != Dirty::Database
-            && !self.tainted
-    }
 }
 
-/// Of statements that write nothing: whether it runs what stands behind a relation's name.
-fn may_read_relations(verdict: &Verdict) -> bool {
-    let reads = matches!(
-        verdict.tag,
-        "SELECT"
-            | "SELECT INTO"
-            | "CREATE TABLE AS"
-            | "EXPLAIN"
-            | "COPY"
-            | "DECLARE CURSOR"
-            | "ANALYZE"
-            | "VACUUM"
-            | "CLUSTER"
-            | "REINDEX"
-    );
-    reads || verdict.statements != 1
+/// CREATE INDEX CONCURRENTLY and DROP INDEX CONCURRENTLY.
+fn may_commit_twice(verdict: &Verdict) -> bool {
+    matches!(verdict.write, Write::Schema(_))
 }
 
 fn extent(verdict: &Verdict) -> Extent {
     if verdict.statements > 1 {
         Extent::Several
-    } else if commits_inside(verdict) || ends_block(verdict) {
+    } else if commits_inside(verdict) || ends_block(verdict) || may_commit_twice(verdict) {
         Extent::Committing
     } else {
         Extent::Plain
@@ -521,28 +404,6 @@ fn forget_unnamed(server: &mut Server, name: &[u8]) {
     if name.is_empty() && server.outstanding.push(Owed::expect(Reply::Close, Deliver::Swallow)) {
         frontend::write_target(&mut server.to_server, frontend::CLOSE, Target::Statement, b"");
         server.unnamed = None;
-    }
-}
-
-/// It ends a transaction in a way that may commit.
-fn ends_block(verdict: &Verdict) -> bool {
-    verdict.controls.iter().any(|control| {
-        matches!(
-            control,
-            Control::Commit { .. } | Control::PrepareTransaction | Control::CommitPrepared
-        )
-    })
-}
-
-fn rolls_back(verdict: &Verdict) -> bool {
-    verdict.controls.iter().any(|control| matches!(control, Control::Rollback { .. }))
-}
-
-fn commits_inside(verdict: &Verdict) -> bool {
-    match verdict.write {
-        Write::Opaque { commits_inside, .. } => commits_inside || verdict.statements > 1,
-        Write::Catalog => true,
-        Write::None | Write::Plain(_) => verdict.statements > 1 && !verdict.controls.is_empty(),
     }
 }
 

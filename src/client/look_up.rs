@@ -19,11 +19,13 @@ use crate::twin::{self, Twin};
 use crate::wire::backend::{self, Status};
 use crate::wire::frontend::{self, Bind, Parse, Target};
 
+use super::bracket::may_be_finer;
 use super::describe::Preparing;
 use super::group::Group;
 use super::pins::{Pin, Pins};
 use super::session::{FillPlan, Found, Outcome, Running, Session, Shape};
 use super::statements::Prepared;
+use super::transaction::Dirty;
 
 /// Whether the group is done with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,7 +151,7 @@ impl Session {
     ) -> Answer {
         let (known, generation) = self.verdict_of_text(sql);
         let verdict = Arc::clone(&known.verdict);
-        self.query_verdict = Some(Arc::clone(&verdict));
+        (self.query_verdict, self.query_generation) = (Some(Arc::clone(&verdict)), generation);
         if self.awaits_catalog(&verdict) {
             return Answer::AwaitCatalog;
         }
@@ -216,7 +218,8 @@ impl Session {
     /// Whether a catalogue would make a difference that is worth a short wait, once a group.
     fn awaits_catalog(&mut self, verdict: &Verdict) -> bool {
         let worth = self.common.cache.mode() != Mode::Off
-            && matches!(verdict.write, Write::Opaque { .. })
+            && may_be_finer(verdict)
+            && self.transaction.dirty != Dirty::Database
             && self.common.database.snapshot().catalog.is_none();
         let first = !std::mem::replace(&mut self.awaited_catalog, worth);
         worth && first

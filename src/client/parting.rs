@@ -98,7 +98,7 @@ impl Task {
     async fn drain(&mut self) -> Drained {
         let Some(lease) = &mut self.lease else { return Drained::Nothing };
         let server = &lease.connection.server;
-        if self.session.unsynced || server.outstanding.is_empty() || !server.to_server.is_empty() {
+        if self.session.unsynced || server.outstanding.is_empty() {
             return Drained::Nothing;
         }
         let connection = &mut *lease.connection;
@@ -107,6 +107,11 @@ impl Task {
         let mut taken = 0;
         let deadline = tokio::time::Instant::now() + DRAIN_TIME;
         while !connection.server.outstanding.is_empty() {
+            // What came with its goodbye, and the end of a block that was put round its statement.
+            let sent = tokio::time::timeout_at(deadline, send_rest(connection)).await;
+            if !matches!(sent, Ok(Ok(()))) {
+                return Drained::InVain;
+            }
             let Connection { server, input, stream, .. } = connection;
             input.reserve(READ_BYTES);
             let read = tokio::time::timeout_at(deadline, stream.read(input)).await;
@@ -123,6 +128,18 @@ impl Task {
         }
         Drained::All
     }
+}
+
+/// Sends what the server has not taken yet.
+async fn send_rest(connection: &mut Connection) -> std::io::Result<()> {
+    let Connection { server, stream, written, .. } = connection;
+    let rest = server.to_server.get(*written..).unwrap_or_default();
+    if !rest.is_empty() {
+        stream.write_all(rest).await?;
+    }
+    server.to_server.clear();
+    *written = 0;
+    Ok(())
 }
 
 /// What came of waiting for replies.

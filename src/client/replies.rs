@@ -12,11 +12,13 @@ use crate::pool::PoolMode;
 use crate::server::Server;
 use crate::server::outstanding::{Deliver, Owed, Reply};
 use crate::server::settings::defaults_changed;
+use crate::sql::footprint::Doubt;
 use crate::sql::verdict::Control;
 use crate::twin::{self, Twin};
 use crate::wire::backend::{self, Status};
 use crate::wire::frame::{self, HEADER_BYTES};
 
+use super::moment::{ANSWER_BYTES_MAX, is_question};
 use super::session::{Ending, RequestKind, Session, Unit};
 
 /// Longest message taken from a server, rows and copy data aside: those stream.
@@ -65,7 +67,10 @@ impl Session {
                 server.outstanding.front(),
                 Some(Owed::Expect { deliver: Deliver::Forward, .. })
             );
-            if matches!(header.tag, backend::DATA_ROW | backend::COPY_DATA) {
+            let answer = header.tag == backend::DATA_ROW
+                && is_question(server)
+                && header.total <= ANSWER_BYTES_MAX;
+            if matches!(header.tag, backend::DATA_ROW | backend::COPY_DATA) && !answer {
                 server.partial = header.total;
                 server.partial_forward = forward;
                 self.rows += u64::from(forward);
@@ -75,6 +80,11 @@ impl Session {
                 return Ok(());
             }
             let message = input.get(..header.total).unwrap_or_default();
+            if answer {
+                self.answered(server, message.get(HEADER_BYTES..).unwrap_or_default());
+                input.advance(header.total);
+                continue;
+            }
             self.reply(server, header.tag, message, forward, now, out)?;
             input.advance(header.total);
             invented(server, out);
@@ -113,8 +123,13 @@ impl Session {
             backend::ERROR_RESPONSE => {
                 show = self.error(server, body, forward)?;
             }
+            backend::COMMAND_COMPLETE if is_question(server) => self.question_completed(server),
             backend::COMMAND_COMPLETE => {
                 self.command_complete(server, message, body, forward, now);
+                if forward && let Some(completion) = self.completion(message) {
+                    show = false;
+                    out.extend_from_slice(&completion);
+                }
             }
             backend::EMPTY_QUERY_RESPONSE | backend::PORTAL_SUSPENDED => {
                 self.spoil_fill();
@@ -285,6 +300,7 @@ impl Session {
         self.spoil_fill();
         let front = server.outstanding.front();
         let unasked = front.is_none();
+        let question = is_question(server);
         let own_query = matches!(
             front,
             Some(Owed::Expect { reply: Reply::Query, deliver: Deliver::Swallow, .. })
@@ -297,9 +313,11 @@ impl Session {
             front,
             Some(Owed::Expect { reply: Reply::Parse, deliver: Deliver::Swallow, .. })
         );
+        // Its statement has failed, and so the question behind it.
+        let told_before = question && server.status == Status::Failed;
         if is_doubtful(body) {
             self.ending = Ending::Doubtful;
-        } else if self.ending != Ending::Doubtful {
+        } else if self.ending != Ending::Doubtful && !told_before {
             self.ending = Ending::Failed;
         }
         let skipped = server.outstanding.skip_to_sync();
@@ -317,8 +335,10 @@ impl Session {
                 self.names.remove(&name, statement.id);
             }
         }
-        // What nobody asked for, such as the end of the backend, is for the client that has it.
-        let shown = forward || inserted_parse || unasked;
+        self.moment_failed(server);
+        // What nobody asked for, such as the end of the backend, is for the client that has it;
+        // so is what keeps its commit from being sent.
+        let shown = (forward || inserted_parse || unasked || question) && !told_before;
         self.told_fatal |= shown && backend::error_field(body, b'V') == Some(b"FATAL");
         Ok(shown)
     }
@@ -338,11 +358,13 @@ impl Session {
         };
         server.status = status;
         if deliver == Deliver::Swallow {
+            self.question_ready(request, server);
             return Ok(false);
         }
         let Some(RequestKind::Unit(unit)) = self.take_request(request) else {
             return Err(unexpected);
         };
+        let Some(unit) = self.unit_completed(unit, server) else { return Ok(false) };
         if status != Status::Idle && self.common.mode == PoolMode::Statement {
             return Err(ServerFault::TransactionBlock);
         }
@@ -446,6 +468,13 @@ impl Session {
             return;
         }
         let home = armed.home;
+        let moved =
+            armed.generation.is_some_and(|before| before != self.common.database.generation());
+        if let Some(home) = home.as_ref().filter(|_| moved && !proven_rollback) {
+            home.coherence.invalidate(&Scope::Database);
+            self.common.cache_counters.invalidated_database.one();
+            self.common.cache_counters.doubt(Doubt::Ddl);
+        }
         if let Some(home) = home.as_ref().filter(|_| armed.catalog && !proven_rollback) {
             self.common.database.catalog_changed(home);
         }
@@ -464,12 +493,13 @@ impl Session {
         }
         let counters = &self.common.cache_counters;
         if !proven_rollback {
-            let counter = if armed.database {
-                &counters.invalidated_database
-            } else {
-                &counters.invalidated_tables
-            };
-            counter.one();
+            match armed.database {
+                Some(doubt) => {
+                    counters.invalidated_database.one();
+                    counters.doubt(doubt);
+                }
+                None => counters.invalidated_tables.one(),
+            }
         }
         if !proven_rollback {
             self.settle_late(armed.late);

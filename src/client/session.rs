@@ -20,6 +20,7 @@ use crate::pool::statements::Statement;
 use crate::pool::{Common, database};
 use crate::server::Server;
 use crate::server::settings::{Base, Settings, defaults_changes};
+use crate::sql::footprint::Doubt;
 use crate::sql::lex::Lexed;
 use crate::sql::verdict::{BypassReason, TableId, Verdict};
 use crate::wire::backend::Status;
@@ -27,6 +28,7 @@ use crate::wire::backend::Status;
 use super::close::CloseReason;
 use super::facts::Facts;
 use super::group::Group;
+use super::moment::Moment;
 use super::pins::Pins;
 use super::statements::Names;
 use super::transaction::Transaction;
@@ -64,6 +66,8 @@ pub struct Session {
     pub describing: bool,
     /// The read that the group is, if it may fill the cache once sent.
     pub plan: Option<FillPlan>,
+    /// A commit waits to be told what it would commit.
+    pub moment: Option<Moment>,
     pub key: KeyBuffer,
     /// What Redis had for it, once it was asked.
     pub found: Found,
@@ -76,6 +80,8 @@ pub struct Session {
     pub running: Option<Running>,
     /// The verdict on the Query that the group is.
     pub query_verdict: Option<Arc<Verdict>>,
+    /// Of the catalogue that verdict was made under.
+    pub query_generation: u64,
     /// What the settings mean; `None` until first needed.
     pub facts: Option<Facts>,
     /// Code we do not know ran on the server we keep, so our settings are unknown.
@@ -213,7 +219,6 @@ pub enum Ending {
 
 /// Commits that may happen from here on: their tables are in flight until the outcome is known.
 #[derive(Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "independent facts, not a state")]
 pub struct Armed {
     /// Where they happen; it is not torn down while their outcome is unknown.
     pub home: Option<Arc<Home>>,
@@ -224,10 +229,12 @@ pub struct Armed {
     pub catalog: bool,
     /// One of them changes what sessions start with.
     pub defaults: bool,
-    /// The whole database is among them.
-    pub database: bool,
+    /// Why the whole database is among them, if it is.
+    pub database: Option<Doubt>,
     /// Some are not in flight, since there was no cache when they were sent.
     pub unbracketed: bool,
+    /// Of the catalogue when they were put in flight.
+    pub generation: Option<u64>,
 }
 
 impl Armed {
@@ -241,8 +248,9 @@ impl Armed {
         self.late.append(&mut other.late);
         self.catalog |= other.catalog;
         self.defaults |= other.defaults;
-        self.database |= other.database;
+        self.database = self.database.or(other.database);
         self.unbracketed |= other.unbracketed;
+        self.generation = self.generation.or(other.generation);
     }
 }
 
@@ -303,6 +311,7 @@ impl Session {
             fill: None,
             describing: false,
             plan: None,
+            moment: None,
             key: KeyBuffer::default(),
             found: Found::NotAsked,
             awaited_fill: None,
@@ -311,6 +320,7 @@ impl Session {
             material: Vec::new(),
             running: None,
             query_verdict: None,
+            query_generation: 0,
             facts: None,
             tainted: false,
             told_fatal: false,
@@ -386,6 +396,7 @@ impl Session {
         }
         self.fill = None;
         self.plan = None;
+        self.moment = None;
         lost
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::cache::coherence::Scope;
 use crate::server::settings::Settings;
+use crate::sql::footprint::Doubt;
 use crate::sql::verdict::{BypassReason, Isolation, TableId, Write};
 use crate::wire::backend::Status;
 
@@ -17,6 +18,8 @@ pub enum Dirty {
     #[default]
     Nothing,
     Tables(BTreeSet<TableId>),
+    /// Something opaque ran: these tables, and others that PostgreSQL can tell.
+    Unknown(BTreeSet<TableId>),
     Database,
 }
 
@@ -24,20 +27,46 @@ impl Dirty {
     pub fn add(&mut self, write: &Write) {
         match write {
             Write::None => {}
-            Write::Plain(tables) => match self {
+            Write::Schema(tables) if tables.is_empty() => {}
+            Write::Plain(tables) | Write::Schema(tables) => match self {
                 Self::Nothing => *self = Self::Tables(tables.iter().copied().collect()),
-                Self::Tables(known) => known.extend(tables.iter().copied()),
+                Self::Tables(known) | Self::Unknown(known) => known.extend(tables.iter().copied()),
                 Self::Database => {}
             },
-            Write::Opaque { .. } | Write::Catalog => *self = Self::Database,
+            Write::Opaque { .. } => match self {
+                Self::Nothing => *self = Self::Unknown(BTreeSet::new()),
+                Self::Tables(known) => *self = Self::Unknown(std::mem::take(known)),
+                Self::Unknown(_) | Self::Database => {}
+            },
+            Write::Catalog => *self = Self::Database,
         }
+    }
+
+    /// PostgreSQL has told all that was written. Gives what should have been known before.
+    pub fn add_told(&mut self, told: BTreeSet<TableId>) -> Vec<TableId> {
+        let (known, opaque) = match std::mem::take(self) {
+            Self::Nothing => (BTreeSet::new(), false),
+            Self::Tables(known) => (known, false),
+            Self::Unknown(known) => (known, true),
+            Self::Database => {
+                *self = Self::Database;
+                return Vec::new();
+            }
+        };
+        let news = told.difference(&known).copied();
+        let unforeseen = if opaque { Vec::new() } else { news.collect() };
+        let tables: BTreeSet<TableId> = known.into_iter().chain(told).collect();
+        if !tables.is_empty() {
+            *self = Self::Tables(tables);
+        }
+        unforeseen
     }
 
     pub fn scope(&self) -> Option<Scope> {
         match self {
             Self::Nothing => None,
             Self::Tables(tables) => Some(Scope::Tables(tables.iter().copied().collect())),
-            Self::Database => Some(Scope::Database),
+            Self::Unknown(_) | Self::Database => Some(Scope::Database),
         }
     }
 }
@@ -60,10 +89,14 @@ pub struct Transaction {
     /// Of the current transaction; `None` outside one.
     isolation: Option<Isolation>,
     pub dirty: Dirty,
+    /// Why the whole database will be made fresh, if that is known.
+    pub doubt: Option<Doubt>,
     /// It wrote, ran something opaque, locked, or imported a snapshot: its reads are its own.
     pub own: bool,
     /// It changed the catalogue.
     pub catalog: bool,
+    /// Of the catalogue under which its first write was judged.
+    pub judged_under: Option<u64>,
     /// It changed what sessions start with.
     pub defaults: bool,
     /// SET LOCAL is in force.
@@ -86,8 +119,10 @@ impl Default for Transaction {
             status: Status::Idle,
             isolation: None,
             dirty: Dirty::Nothing,
+            doubt: None,
             own: false,
             catalog: false,
+            judged_under: None,
             defaults: false,
             local_settings: false,
             kept_back: None,
@@ -240,6 +275,19 @@ mod tests {
         let restored = transaction.roll_back_to("a").unwrap();
         assert_eq!(restored.id, before.id);
         assert_eq!(transaction.bypass(RC), Some(BypassReason::OwnWrites));
+    }
+
+    #[test]
+    fn what_postgresql_tells_of_an_opaque_write_adds_to_what_is_known() {
+        let table = |id| BTreeSet::from([TableId(id)]);
+        let mut dirty = Dirty::Tables(table(1));
+        dirty.add(&Write::Opaque { commits_inside: false, taints: true });
+        assert_eq!(dirty.add_told(table(2)), []);
+        assert_eq!(dirty, Dirty::Tables([TableId(1), TableId(2)].into()));
+        assert_eq!(dirty.add_told(table(3)), [TableId(3)]);
+        let mut nothing = Dirty::Unknown(BTreeSet::new());
+        assert_eq!(nothing.add_told(BTreeSet::new()), []);
+        assert_eq!(nothing, Dirty::Nothing);
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::value::{Range, Raw, Style, Value};
 use super::{
-    AuthType, CacheMode, Config, FileMode, ListenAddress, LogFormat, LogLevel, PinPolicy, PoolMode,
-    SecretText, Size, SslMode,
+    AuthType, CacheMode, Config, FileMode, ListenAddress, LogFormat, LogLevel, OpaqueWrites,
+    PinPolicy, PoolMode, SecretText, Size, SslMode,
 };
 
 /// Whose setting it is, which decides its name and spelling on the console.
@@ -366,6 +366,14 @@ settings! {
         /// without Forebay.
         catalog_poll: Duration = Duration::from_secs(5), Forebay,
             Range::Between(100, 3600 * SECOND), OnReload;
+        /// What functions, triggers, rules and DO blocks wrote: ask has PostgreSQL tell, in the
+        /// same transaction before its commit is sent; database makes the whole database fresh
+        /// instead; audit asks before every commit, and logs an error for each table that was
+        /// written unforeseen.
+        opaque_writes: OpaqueWrites = OpaqueWrites::Ask, Forebay, Range::Any, OnReload;
+        /// While PostgreSQL takes longer than this to answer, half of the time, it is not asked.
+        ask_median_max: Duration = Duration::from_millis(1), Forebay,
+            Range::Between(1, 10 * SECOND), OnReload;
     }
 
     /// A second tier for answers. Without it the cache is this process's memory alone.

@@ -104,6 +104,17 @@ words! {
         DryRun = "dry_run",
     }
 
+    /// What becomes of writes that no text tells the tables of.
+    OpaqueWrites {
+        /// PostgreSQL is asked, before the commit is sent.
+        Ask = "ask",
+        /// They count as writing the whole database.
+        Database = "database",
+        /// PostgreSQL is asked before every commit, also where the text told, and what was not
+        /// foreseen is reported.
+        Audit = "audit",
+    }
+
     LogLevel {
         Error = "error",
         Warn = "warn",

@@ -368,6 +368,10 @@ impl<'a> Collector<'a> {
             descriptions: counters.descriptions.value(),
             invalidated_tables: counters.invalidated_tables.value(),
             invalidated_database: counters.invalidated_database.value(),
+            asked: counters.asked.value(),
+            asked_known: counters.asked_known.value(),
+            unforeseen: counters.unforeseen.value(),
+            doubts: counters.doubts(),
             max_age: cache.limits().max_age,
             redis: redis(cache.redis_state(), cache.redis.as_deref()),
         }

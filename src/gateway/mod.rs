@@ -387,6 +387,8 @@ fn limits(config: &Config) -> Limits {
         size_bytes: config.cache.size.bytes(),
         entry_bytes_max: usize::try_from(config.cache.max_entry_size.bytes()).unwrap_or(usize::MAX),
         max_age: config.cache.max_age,
+        opaque_writes: config.cache.opaque_writes,
+        ask_median_max: config.cache.ask_median_max,
     }
 }
 

@@ -546,6 +546,14 @@ AND name NOT IN ('application_name', 'transaction_isolation', 'transaction_read_
 UNION ALL SELECT 'role', pg_catalog.current_setting('role') \
 UNION ALL SELECT 'forebay may ask', \
 pg_catalog.has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')::text \
+UNION ALL SELECT 'forebay may see writes', (pg_catalog.bool_and( \
+pg_catalog.has_function_privilege('public', p.oid, 'EXECUTE')) \
+AND pg_catalog.has_table_privilege('public', 'pg_catalog.pg_class', 'SELECT') \
+AND pg_catalog.has_table_privilege('public', 'pg_catalog.pg_trigger', 'SELECT'))::text \
+FROM pg_catalog.pg_proc p WHERE p.pronamespace = 'pg_catalog'::pg_catalog.regnamespace \
+AND p.proname IN ('txid_current_if_assigned', 'pg_cursor', 'pg_lock_status', \
+'pg_stat_get_xact_tuples_inserted', 'pg_stat_get_xact_tuples_updated', \
+'pg_stat_get_xact_tuples_deleted') \
 UNION ALL SELECT 'forebay identity', pg_catalog.concat_ws(' ', d.oid, r.oid, r.rolsuper, \
 pg_catalog.pg_postmaster_start_time(), pg_catalog.inet_server_addr(), \
 pg_catalog.inet_server_port()) \

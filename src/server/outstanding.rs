@@ -155,6 +155,13 @@ impl Outstanding {
         self.queue.is_empty() && !self.skipping
     }
 
+    /// Whether no reply is to be forwarded; some may have to be swallowed.
+    pub fn owes_nobody(&self) -> bool {
+        let swallowed =
+            |owed: &Owed| matches!(owed, Owed::Expect { deliver: Deliver::Swallow, .. });
+        !self.skipping && self.queue.iter().all(swallowed)
+    }
+
     pub fn len(&self) -> usize {
         self.queue.len()
     }

@@ -21,6 +21,12 @@ impl Base {
     pub fn value(&self, name: &str) -> Option<&str> {
         self.values.get(name).map(String::as_str)
     }
+
+    /// Whether every role may ask what a transaction wrote: a refusal would fail the very
+    /// transaction.
+    pub fn may_see_writes(&self) -> bool {
+        self.value("forebay may see writes") == Some("true")
+    }
 }
 
 /// Changes of what sessions start with, anywhere: they are rare, and a server too many that is

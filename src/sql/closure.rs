@@ -111,7 +111,7 @@ fn follow(mut waiting: Vec<(TableId, Operations)>, catalog: &Catalog) -> Option<
         }
         seen.push((root, operations));
         tables.insert(root);
-        if members.is_empty() || !members.iter().all(|member| plain(member)) {
+        if members.is_empty() || !members.iter().all(|member| is_plain(member)) {
             return None;
         }
         for key in members.iter().flat_map(|member| catalog.foreign_keys(member.oid)) {
@@ -128,7 +128,7 @@ fn follow(mut waiting: Vec<(TableId, Operations)>, catalog: &Catalog) -> Option<
 }
 
 /// Writing a row of it runs nothing but PostgreSQL's own code.
-fn plain(table: &Relation) -> bool {
+pub(super) fn is_plain(table: &Relation) -> bool {
     table.kind == RelationKind::Table
         && !table.trigger
         && !table.rule

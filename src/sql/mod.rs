@@ -14,4 +14,6 @@ pub mod names;
 pub mod reading;
 pub mod resolve;
 pub mod closure;
+pub mod footprint;
+pub mod schema;
 pub mod classify;

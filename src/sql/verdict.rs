@@ -42,6 +42,9 @@ pub enum Write {
         /// server is reset before the next client has it.
         taints: bool,
     },
+    /// Changes the catalogue, so the snapshot is read again, but no answer that reads none of
+    /// these tables. Sorted, unique, may be empty.
+    Schema(Box<[TableId]>),
     /// DDL, grants, and whatever else changes the catalogue: the whole database, and the
     /// snapshot is read again.
     Catalog,

@@ -55,15 +55,15 @@ pub(crate) const KINDS: &[Kind] = &[
     kind("savepoint", Place::Row, 8, savepoint),
     kind("rollback", Place::Row, 12, rollback),
     kind("failing_group", Place::Row, 8, failing_group),
-    kind("trigger", Place::Row, 2, |write| write.sql("UPDATE t{w} SET v = {n} WHERE id = 1")),
+    kind("trigger", Place::Row, 10, |write| write.sql("UPDATE t{w} SET v = {n} WHERE id = 1")),
     kind("cascade", Place::Cascade, 12, |write| write.sql("UPDATE p{w} SET id = {n}")),
-    kind("default_function", Place::Row, 2, |write| {
+    kind("default_function", Place::Row, 10, |write| {
         let answer =
             write.connection.simple(&write.fill("INSERT INTO df{w} DEFAULT VALUES RETURNING x"))?;
         let value = answer.first();
         Ok(outcome(answer, value.unwrap_or_default()))
     }),
-    kind("writing_function", Place::Row, 2, |write| write.sql("SELECT wr{w}({n})")),
+    kind("writing_function", Place::Row, 10, |write| write.sql("SELECT wr{w}({n})")),
     kind("copy", Place::Row, 12, copy),
     kind("truncate", Place::Row, 8, |write| {
         write.block(&["TRUNCATE r{w}", "INSERT INTO r{w} (id, v) VALUES (1, {n})"])
@@ -82,7 +82,7 @@ pub(crate) const KINDS: &[Kind] = &[
     kind("writing_cte", Place::Row, 8, |write| {
         write.sql("WITH u AS (UPDATE r{w} SET v = {n} WHERE id = 1 RETURNING v) SELECT v FROM u")
     }),
-    kind("view", Place::Row, 3, |write| write.sql("UPDATE rv{w} SET v = {n} WHERE id = 1")),
+    kind("view", Place::Row, 10, |write| write.sql("UPDATE rv{w} SET v = {n} WHERE id = 1")),
     kind("do_block", Place::Row, 2, |write| {
         write.sql("DO $$ BEGIN UPDATE checker.r{w} SET v = {n} WHERE id = 1; END $$")
     }),
@@ -93,14 +93,14 @@ pub(crate) const KINDS: &[Kind] = &[
              SELECT count(*) FROM filler x, filler y, filler z",
         )
     }),
-    kind("cursor", Place::Row, 4, |write| {
+    kind("cursor", Place::Row, 10, |write| {
         write.block(&[
             "DECLARE cur CURSOR FOR SELECT v FROM r{w} WHERE id = 1 FOR UPDATE",
             "FETCH cur",
             "UPDATE r{w} SET v = {n} WHERE CURRENT OF cur",
         ])
     }),
-    kind("sql_prepare", Place::Row, 2, |write| {
+    kind("sql_prepare", Place::Row, 10, |write| {
         write.sql("PREPARE upd AS UPDATE r{w} SET v = $1 WHERE id = 1")?;
         let outcome = write.sql("EXECUTE upd({n})")?;
         write.sql("DEALLOCATE upd")?;

@@ -148,7 +148,12 @@ impl Task {
                     });
                 }
                 Woken::GroupWaited => self.answer_or_send().await?,
-                Woken::Server => self.take_replies()?,
+                Woken::Server => {
+                    self.take_replies()?;
+                    if self.session.is_answered() {
+                        self.send_group().await?;
+                    }
+                }
                 Woken::ServerGone => return Err(CloseReason::ServerLost),
                 Woken::Leave(leave) if leave.at_once() => return Ok(leave.reason()),
                 Woken::Leave(leave) => self.leaving = Some(leave),
@@ -268,7 +273,11 @@ impl Task {
             self.acquire().await?;
         }
         if let Some(lease) = &mut self.lease {
-            self.session.dispatch(&mut lease.connection.server, self.now);
+            let server = &mut lease.connection.server;
+            if self.session.asks(server, self.now) {
+                return Ok(());
+            }
+            self.session.dispatch(server, self.now);
         }
         if !self.session.vacate.is_empty() {
             Box::pin(self.vacate()).await;
@@ -442,7 +451,10 @@ impl Task {
                 Poll::Pending => {}
             }
         }
-        if self.to_server_len() < BACKLOG_BYTES && self.out.len() < BACKLOG_BYTES {
+        let room = self.to_server_len() < BACKLOG_BYTES
+            && self.out.len() < BACKLOG_BYTES
+            && (self.session.takes_messages() || self.input.len() < BACKLOG_BYTES);
+        if room && self.session.hears_client() {
             match self.poll_client(cx) {
                 Poll::Ready(event) => return Poll::Ready(event),
                 Poll::Pending => {}
@@ -477,7 +489,9 @@ impl Task {
 
     /// So much waits to be written that nothing more is taken from the client.
     fn is_full(&self) -> bool {
-        self.to_server_len() > BACKLOG_BYTES || self.out.len() > BACKLOG_BYTES
+        self.to_server_len() > BACKLOG_BYTES
+            || self.out.len() > BACKLOG_BYTES
+            || !self.session.takes_messages()
     }
 
     fn may_release(&self) -> bool {

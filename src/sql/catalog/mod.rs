@@ -203,6 +203,14 @@ impl Catalog {
             .filter_map(|(schema, oid)| Some((*schema, self.relations.get(oid)?)))
     }
 
+    /// Whether some relation has this name, or one that begins with it and `_`.
+    pub fn has_relation_like(&self, name: &str) -> bool {
+        let is_like = |other: &str| {
+            other.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+        };
+        self.by_name.keys().any(|other| is_like(other))
+    }
+
     /// The slot of a table: the root of its partition or inheritance tree.
     pub fn root(&self, oid: u32) -> TableId {
         TableId(self.roots.get(&oid).copied().unwrap_or(oid))

@@ -7,6 +7,7 @@ use super::catalog::Catalog;
 use super::closure::{UNKNOWN_CODE, refresh, truncate, write};
 use super::parse::{Facts, Kind, ParseError, Statement, parse};
 use super::resolve::{Resolved, resolve};
+use super::schema;
 use super::verdict::{BypassReason, Control, Read, Verdict, Write};
 
 /// What a verdict depends on besides the text.
@@ -111,6 +112,13 @@ fn effect(statement: &Statement, context: &Context<'_>) -> (Write, Read) {
         }
         Kind::Opaque { commits_inside } => {
             (Write::Opaque { commits_inside, taints: true }, not_a_read)
+        }
+        Kind::Adds { .. } | Kind::Moves | Kind::Indexes | Kind::Allows | Kind::Comments => {
+            let targets = &statement.facts.targets;
+            let write =
+                schema::change(statement.kind, targets, context.catalog, context.search_path);
+            let finer = Read::Bypass(BypassReason::CatalogLoading);
+            (write, if context.catalog.is_none() { finer } else { not_a_read })
         }
         Kind::Catalog => (Write::Catalog, not_a_read),
     }
@@ -227,8 +235,11 @@ fn is_transaction_control(control: &Control) -> bool {
 /// Both happen.
 fn union(one: Write, other: Write) -> Write {
     match (one, other) {
-        (Write::Catalog, _) | (_, Write::Catalog) => Write::Catalog,
         (Write::None, write) | (write, Write::None) => write,
+        // What follows it in the string was judged as if it had not been.
+        (Write::Catalog | Write::Schema(_), _) | (_, Write::Catalog | Write::Schema(_)) => {
+            Write::Catalog
+        }
         (
             Write::Opaque { commits_inside: a, taints: b },
             Write::Opaque { commits_inside: c, taints: d },

@@ -281,15 +281,82 @@ fn writes_that_run_unknown_code_are_opaque() {
 #[test]
 fn ddl_and_the_unknown_change_the_catalogue() {
     for sql in [
-        "CREATE TABLE x (id int)",
         "ALTER TABLE users ADD y int",
-        "GRANT SELECT ON users TO public",
+        "GRANT app TO public",
+        "GRANT USAGE ON SCHEMA tenant TO public",
+        "REVOKE SELECT ON users FROM public",
+        "CREATE TABLE x (id int); CREATE TABLE y (id int)",
         "SELECT INTO x FROM users",
         "CREATE TABLE x AS SELECT 1",
-        "SELECT 1; DROP TABLE users",
+        "SELECT writes(); DROP TABLE users",
         "DECLARE c CURSOR WITH HOLD FOR SELECT writes()",
     ] {
         assert_eq!(verdict(sql).write, Write::Catalog, "{sql}");
+    }
+}
+
+#[track_caller]
+fn schema(sql: &str, oids: &[u32]) {
+    assert_eq!(verdict(sql).write, Write::Schema(tables(oids)), "{sql}");
+}
+
+#[track_caller]
+fn catalogue(sql: &str) {
+    assert_eq!(verdict(sql).write, Write::Catalog, "{sql}");
+}
+
+#[test]
+fn a_table_of_a_new_name_changes_the_tree_it_joins_alone() {
+    schema("CREATE TABLE x (id int PRIMARY KEY, u int REFERENCES users)", &[]);
+    schema("CREATE TABLE IF NOT EXISTS x (id int)", &[]);
+    schema("CREATE TABLE tenant.x PARTITION OF parts FOR VALUES IN (1)", &[20010]);
+    schema("CREATE TABLE x (id int) INHERITS (users, part1)", &[20001, 20010]);
+    schema("CREATE TABLE IF NOT EXISTS part1 PARTITION OF parts FOR VALUES IN (1)", &[20010]);
+    // It hides another, or what is made beside it does.
+    catalogue("CREATE TABLE users (id int)");
+    catalogue("CREATE TABLE IF NOT EXISTS tenant.orders (id int)");
+    catalogue("CREATE TABLE v (id int)");
+    catalogue("CREATE TABLE lower (id int)");
+    catalogue("CREATE TABLE x OF mood");
+    catalogue("CREATE TABLE x PARTITION OF no_such_table DEFAULT");
+    catalogue("CREATE TABLE x () INHERITS (defaulted)");
+    catalogue(&format!("CREATE TABLE {} (id int)", "x".repeat(41)));
+}
+
+#[test]
+fn tables_that_come_and_go_as_a_whole_change_their_trees_alone() {
+    schema("DROP TABLE part1, orders", &[20002, 20010]);
+    schema("ALTER TABLE parts ATTACH PARTITION orders DEFAULT", &[20002, 20010]);
+    schema("ALTER TABLE parts DETACH PARTITION part1", &[20010]);
+    catalogue("DROP TABLE orders CASCADE");
+    catalogue("DROP TABLE no_such_table");
+    catalogue("DROP VIEW v_plain");
+    catalogue("ALTER TABLE parts DETACH PARTITION part1 CONCURRENTLY");
+    catalogue("DROP TABLE orders; INSERT INTO users VALUES (1)");
+}
+
+#[test]
+fn what_changes_no_answer_has_the_catalogue_read_again_at_most() {
+    schema("CREATE INDEX CONCURRENTLY i ON orders (id)", &[]);
+    schema("DROP INDEX i", &[]);
+    schema("GRANT SELECT ON users TO public", &[]);
+    assert_eq!(verdict("COMMENT ON TABLE users IS 'x'").write, Write::None);
+    catalogue("CREATE INDEX i ON orders (lower('x'))");
+    catalogue("CREATE INDEX i ON orders (id) WHERE id > 0");
+    catalogue("CREATE INDEX i ON audited (id)");
+    catalogue("CREATE INDEX i ON parts (id)");
+    catalogue("CREATE INDEX users ON orders (id)");
+    catalogue("CREATE INDEX ON orders (id)");
+    catalogue("DROP INDEX i CASCADE");
+}
+
+#[test]
+fn event_triggers_may_write_anything_on_the_way() {
+    let mut answers = sample::answers();
+    answers[2][0][2] = Some("1".to_owned());
+    let catalog = Catalog::build(&answers).unwrap();
+    for sql in ["CREATE TABLE x (id int)", "COMMENT ON TABLE users IS 'x'", "DROP TABLE orders"] {
+        assert_eq!(verdict_in(sql, &catalog, &["public"]).write, Write::Catalog, "{sql}");
     }
 }
 

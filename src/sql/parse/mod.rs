@@ -2,6 +2,7 @@
 //! the facts mean is decided elsewhere.
 
 mod query;
+mod schema;
 mod setting;
 mod terms;
 mod utility;
@@ -59,6 +60,18 @@ pub enum Kind {
     Opaque {
         commits_inside: bool,
     },
+    /// CREATE TABLE: its first target is the new one, the others are those it becomes part of.
+    Adds {
+        may_exist: bool,
+    },
+    /// DROP TABLE, ATTACH and DETACH PARTITION: rows of its targets come and go as a whole.
+    Moves,
+    /// CREATE INDEX on columns: its targets are the table and the index.
+    Indexes,
+    /// DROP INDEX, GRANT on tables: no answer changes.
+    Allows,
+    /// COMMENT.
+    Comments,
     Catalog,
 }
 

@@ -8,7 +8,7 @@ use pg_raw_parse::nodes::{
 
 use super::query::collect;
 use super::terms::range_of;
-use super::{Facts, Kind, Operations, ParseError, Statement, Target, setting};
+use super::{Facts, Kind, Operations, ParseError, Statement, Target, schema, setting};
 use crate::sql::functions::takes_advisory_lock;
 use crate::sql::verdict::Control;
 
@@ -107,10 +107,22 @@ fn fill(node: Node<'_>, statement: &mut Statement) -> Result<(), ParseError> {
             Kind::Refreshes
         }
         Node::CreateTableAsStmt(create) => return fill_create_as(create, statement),
-        Node::CreateStmt(create) => temporary(create.relation(), false, controls),
+        Node::CreateStmt(create) => match temporary(create.relation(), false, controls) {
+            Kind::Catalog => schema::create(create, &mut statement.facts).unwrap_or(Kind::Catalog),
+            kind => kind,
+        },
         Node::CreateSeqStmt(create) => temporary(create.sequence(), false, controls),
         Node::ViewStmt(view) => temporary(view.view(), true, controls),
         Node::DropStmt(drop) if drops_temporary(drop) => Kind::Temporary,
+        Node::DropStmt(drop) => schema::drop(drop, &mut statement.facts).unwrap_or(Kind::Catalog),
+        Node::AlterTableStmt(alter) => {
+            schema::alter(alter, &mut statement.facts).unwrap_or(Kind::Catalog)
+        }
+        Node::IndexStmt(index) => {
+            schema::index(index, &mut statement.facts).unwrap_or(Kind::Catalog)
+        }
+        Node::GrantStmt(grant) => schema::grant(grant).unwrap_or(Kind::Catalog),
+        Node::CommentStmt(_) => Kind::Comments,
         // A cursor's rows come from a statement of another message, an EXECUTE's text too; the
         // deferred triggers that SET CONSTRAINTS fires may do anything.
         Node::FetchStmt(_) | Node::ExecuteStmt(_) | Node::ConstraintsSetStmt(_) => {

@@ -7,12 +7,33 @@ use super::postgres::{Database, PASSWORD, USER, scratch};
 use super::raw::{Login, RawClient, Refused};
 use super::{free_port, wait_until};
 
+/// What an audit says of a table it did not know of.
+pub const UNFORESEEN: &str = "a table was written that was not going to be made fresh";
+
 pub struct Forebay {
     pub port: u16,
     pub admin_port: u16,
     pub daemon: Daemon,
     directory: PathBuf,
     pub database: String,
+    /// Writes that it does not foresee are no failure of the test.
+    pub overlooks: bool,
+}
+
+/// With `FOREBAY_AUDIT` set, every Forebay of the suite asks PostgreSQL before each commit whether
+/// it knows of all tables that were written; where it does not, the test fails.
+fn audited(toml: &str) -> String {
+    const AUDIT: &str = "opaque_writes = \"audit\"\n";
+    let last_section = toml.lines().rfind(|line| line.starts_with('['));
+    if std::env::var_os("FOREBAY_AUDIT").is_none() || toml.contains("opaque_writes") {
+        toml.to_owned()
+    } else if last_section == Some("[cache]") {
+        format!("{toml}\n{AUDIT}")
+    } else if toml.contains("[cache]\n") {
+        toml.replace("[cache]\n", &format!("[cache]\n{AUDIT}"))
+    } else {
+        format!("{toml}\n[cache]\n{AUDIT}")
+    }
 }
 
 impl Forebay {
@@ -55,7 +76,7 @@ impl Forebay {
     ) -> Self {
         let directory = scratch();
         let settings = directory.join("forebay.toml");
-        std::fs::write(&settings, toml).unwrap();
+        std::fs::write(&settings, audited(toml)).unwrap();
         let admin_port = free_port();
         let program = std::env::var("FOREBAY_BIN")
             .unwrap_or_else(|_unset| env!("CARGO_BIN_EXE_forebay").to_owned());
@@ -70,7 +91,8 @@ impl Forebay {
         let log = directory.join("log");
         let daemon =
             Daemon::start(&Job { command: &command, stop_signal: "KILL", log: &log, remove: None });
-        let forebay = Self { port, admin_port, daemon, directory, database: database.to_owned() };
+        let database = database.to_owned();
+        let forebay = Self { port, admin_port, daemon, directory, database, overlooks: false };
         wait_until("Forebay accepts", || {
             assert!(forebay.daemon.runs(), "Forebay did not start:\n{}", forebay.log());
             std::net::TcpStream::connect(("127.0.0.1", admin_port)).is_ok()
@@ -105,7 +127,7 @@ impl Forebay {
 
     /// Replaces the settings file, which RELOAD and SIGHUP read again.
     pub fn write_settings(&self, toml: &str) {
-        std::fs::write(self.directory.join("forebay.toml"), toml).unwrap();
+        std::fs::write(self.directory.join("forebay.toml"), audited(toml)).unwrap();
     }
 
     pub fn url(&self) -> String {
@@ -131,7 +153,9 @@ impl Drop for Forebay {
             let tail = lines.len().saturating_sub(60);
             println!("--- log of Forebay\n{}", lines[tail..].join("\n"));
         } else {
-            assert!(!self.log().contains("panicked"), "Forebay panicked:\n{}", self.log());
+            let log = self.log();
+            assert!(!log.contains("panicked"), "Forebay panicked:\n{log}");
+            assert!(self.overlooks || !log.contains(UNFORESEEN), "a write was overlooked:\n{log}");
         }
         let _gone = std::fs::remove_dir_all(&self.directory);
     }

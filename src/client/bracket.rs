@@ -1,0 +1,223 @@
+//! What a statement may write for this client, and the commits that are put in flight before
+//! they are sent.
+//!
+//! Invariant: whatever may commit puts its tables in flight before its bytes are in the buffer.
+//! Attacked by the simulation and by the twin that acknowledges first.
+
+use std::sync::Arc;
+
+use crate::cache::Mode;
+use crate::cache::coherence::Scope;
+use crate::pool::PoolMode;
+use crate::server::Server;
+use crate::sql::footprint::Doubt;
+use crate::sql::verdict::{BypassReason, Control, Read, Verdict, Write};
+use crate::twin::{self, Twin};
+
+use super::pins::Pin;
+use super::session::{Armed, Session};
+use super::transaction::Dirty;
+
+impl Session {
+    /// Notes what the statement may write, and puts in flight what it may commit.
+    pub(super) fn bracket(&mut self, verdict: &Verdict, server: &mut Server) -> Armed {
+        for control in &verdict.controls {
+            if let Control::Vacate(name) = control {
+                self.vacate.push(name.clone());
+            }
+        }
+        let write = &self.effect(verdict);
+        let unjudged = matches!(write, Write::Opaque { .. }) && self.is_unjudged();
+        if let Write::Opaque { taints: true, .. } = write
+            && !unjudged
+        {
+            server.tainted = true;
+            self.tainted = true;
+        }
+        // What it writes was judged as if the catalogue had not been changed before.
+        let late = self.transaction.catalog && !matches!(write, Write::None | Write::Schema(_));
+        self.transaction.dirty.add(if late { &Write::Catalog } else { write });
+        if *write != Write::None {
+            let generation = self.common.database.generation();
+            self.transaction.judged_under.get_or_insert(generation);
+        }
+        if *write != Write::None {
+            self.transaction.own = true;
+        }
+        if matches!(write, Write::Catalog | Write::Schema(_)) {
+            self.transaction.catalog = true;
+        }
+        self.transaction.defaults |= verdict.controls.contains(&Control::ChangeDefaults);
+        let may_commit = if self.in_block {
+            ends_block(verdict) || (commits_inside(verdict) && !is_atomic_in_block(verdict))
+        } else {
+            *write != Write::None || ends_block(verdict)
+        };
+        let stays = self.in_block && is_atomic_in_block(verdict);
+        if ends_block(verdict) || (commits_inside(verdict) && !stays) || rolls_back(verdict) {
+            self.in_block = false;
+        }
+        if !may_commit || self.is_bracketed_later() {
+            return Armed::default();
+        }
+        self.arm(server, unjudged, verdict.tag)
+    }
+
+    /// Puts in flight what the transaction wrote so far; its commit may be sent from here on.
+    ///
+    /// A table may have become part of another since its write was judged, which then waited for
+    /// that: after any change of the catalogue nobody knows what the write touched.
+    pub(super) fn arm(&mut self, server: &Server, unjudged: bool, tag: &str) -> Armed {
+        let generation = self.common.database.generation();
+        let moved = self.transaction.judged_under.is_some_and(|under| under != generation);
+        if moved && self.transaction.dirty != Dirty::Nothing {
+            self.transaction.dirty = Dirty::Database;
+            self.transaction.doubt.get_or_insert(Doubt::Ddl);
+        }
+        let nothing_but_catalogue = || self.transaction.catalog.then(|| Scope::Tables([].into()));
+        let Some(scope) = self.transaction.dirty.scope().or_else(nothing_but_catalogue) else {
+            return Armed::default();
+        };
+        let doubt = match self.transaction.doubt {
+            Some(doubt) => doubt,
+            None if self.transaction.catalog => Doubt::Ddl,
+            None => Doubt::NoMoment,
+        };
+        let mut armed = Armed {
+            home: Some(Arc::clone(&server.home)),
+            database: (scope == Scope::Database).then_some(doubt),
+            catalog: self.transaction.catalog,
+            defaults: self.transaction.defaults,
+            generation: Some(generation),
+            ..Armed::default()
+        };
+        if armed.database.is_some() {
+            tracing::debug!(tag, ?doubt, "invalidates the whole database");
+        }
+        if unjudged && !armed.catalog && !armed.defaults {
+            // Nothing is remembered; should that have changed when this is over, it is as if it
+            // had been in flight only then.
+            armed.unbracketed = true;
+        } else if twin::is(Twin::NoInFlight) || twin::is(Twin::AckBeforeInvalidation) {
+            armed.late.push(scope);
+        } else {
+            armed.guards.push(server.home.coherence.begin_write(&scope));
+        }
+        armed
+    }
+
+    /// Without a cache nobody reads the catalogue, and every statement would count as code that
+    /// may change the session out of sight. As in PgBouncer it is trusted not to.
+    fn is_unjudged(&self) -> bool {
+        self.common.main_cache.mode() == Mode::Off
+            && self.common.database.snapshot().catalog.is_none()
+    }
+
+    /// What the statement may write, given what this client's session holds: temporary objects
+    /// shadow the names that the verdict resolved.
+    pub(super) fn effect(&mut self, verdict: &Verdict) -> Write {
+        self.temporary_code |= self.makes_temporary_code(verdict);
+        if self.fetches_known_cursor(verdict) {
+            return Write::None;
+        }
+        let shadowed = match verdict.write {
+            // A temporary table may have triggers and defaults of its own.
+            Write::Plain(_) | Write::Schema(_) => {
+                self.pins.has(Pin::TemporaryObjects) || self.tainted || !self.knows_defaults()
+            }
+            // A temporary view may call anything; a table may not.
+            Write::None => {
+                let unknown = self.tainted && self.common.mode == PoolMode::Session;
+                let names = self.temporary_code || unknown || !self.knows_defaults();
+                names && may_read_relations(verdict)
+            }
+            Write::Opaque { .. } | Write::Catalog => false,
+        };
+        if shadowed && matches!(verdict.write, Write::Schema(_)) {
+            return Write::Catalog;
+        }
+        if shadowed {
+            return Write::Opaque { commits_inside: false, taints: true };
+        }
+        verdict.write.clone()
+    }
+
+    /// After it, reading a temporary object may run code: it may be a view, or a table that has
+    /// been given a policy or a rule.
+    fn makes_temporary_code(&self, verdict: &Verdict) -> bool {
+        let creates = verdict.controls.contains(&Control::CreateTemporary { code: true });
+        let may_alter = match verdict.write {
+            Write::Catalog | Write::Schema(_) => {
+                verdict.statements != 1 || !matches!(verdict.tag, "DROP" | "GRANT" | "REVOKE")
+            }
+            Write::Opaque { .. } => true,
+            Write::None | Write::Plain(_) => false,
+        };
+        creates || (may_alter && self.pins.has(Pin::TemporaryObjects))
+    }
+
+    /// FETCH and MOVE do what their cursor's query does. DECLARE of one that may write is opaque
+    /// itself, so while nothing opaque ran, every cursor there is only reads.
+    fn fetches_known_cursor(&self, verdict: &Verdict) -> bool {
+        matches!(verdict.tag, "FETCH" | "MOVE")
+            && verdict.statements == 1
+            && matches!(self.transaction.dirty, Dirty::Nothing | Dirty::Tables(_))
+            && !self.tainted
+    }
+}
+
+/// Of statements that write nothing: whether it runs what stands behind a relation's name.
+fn may_read_relations(verdict: &Verdict) -> bool {
+    let reads = matches!(
+        verdict.tag,
+        "SELECT"
+            | "SELECT INTO"
+            | "CREATE TABLE AS"
+            | "EXPLAIN"
+            | "COPY"
+            | "DECLARE CURSOR"
+            | "ANALYZE"
+            | "VACUUM"
+            | "CLUSTER"
+            | "REINDEX"
+    );
+    reads || verdict.statements != 1
+}
+
+/// It ends a transaction in a way that may commit.
+pub(super) fn ends_block(verdict: &Verdict) -> bool {
+    verdict.controls.iter().any(|control| {
+        matches!(
+            control,
+            Control::Commit { .. } | Control::PrepareTransaction | Control::CommitPrepared
+        )
+    })
+}
+
+fn rolls_back(verdict: &Verdict) -> bool {
+    verdict.controls.iter().any(|control| matches!(control, Control::Rollback { .. }))
+}
+
+/// In a block PostgreSQL lets neither procedures nor DO commit.
+fn is_atomic_in_block(verdict: &Verdict) -> bool {
+    verdict.statements == 1 && matches!(verdict.tag, "DO" | "CALL")
+}
+
+pub(super) fn commits_inside(verdict: &Verdict) -> bool {
+    match verdict.write {
+        Write::Opaque { commits_inside, .. } => commits_inside || verdict.statements > 1,
+        Write::Catalog => true,
+        Write::None | Write::Plain(_) | Write::Schema(_) => {
+            verdict.statements > 1 && !verdict.controls.is_empty()
+        }
+    }
+}
+
+/// With a catalogue it may turn out to write less than the whole database.
+pub(super) fn may_be_finer(verdict: &Verdict) -> bool {
+    match verdict.write {
+        Write::Opaque { .. } => true,
+        Write::Catalog => verdict.read == Read::Bypass(BypassReason::CatalogLoading),
+        Write::None | Write::Plain(_) | Write::Schema(_) => false,
+    }
+}

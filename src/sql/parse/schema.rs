@@ -1,0 +1,88 @@
+//! Statements that change the catalogue in ways that are known to change few answers, if any.
+//! Whatever is not of the plainest form is left to the caller, which takes it for the worst.
+
+use pg_raw_parse::Node;
+use pg_raw_parse::nodes::{
+    AlterTableStmt, AlterTableType, CreateStmt, DropBehavior, DropStmt, GrantStmt, GrantTargetType,
+    IndexStmt, ObjectType, RangeVar,
+};
+
+use super::terms::range_of;
+use super::{Facts, Kind, Operations, Target};
+
+fn target(relation: &RangeVar) -> Target {
+    Target { name: range_of(relation).name, operations: Operations::default() }
+}
+
+/// CREATE TABLE: the new one, then those it becomes a part of.
+pub(super) fn create(create: &CreateStmt, facts: &mut Facts) -> Option<Kind> {
+    facts.targets.push(target(create.relation()?));
+    for parent in create.inh_relations() {
+        let Node::RangeVar(parent) = parent else { return None };
+        facts.targets.push(target(parent));
+    }
+    create.of_typename().is_none().then_some(Kind::Adds { may_exist: create.if_not_exists })
+}
+
+/// DROP TABLE and DROP INDEX, of what nothing else hangs on.
+pub(super) fn drop(drop: &DropStmt, facts: &mut Facts) -> Option<Kind> {
+    if drop.behavior != DropBehavior::DROP_RESTRICT {
+        return None;
+    }
+    if drop.remove_type == ObjectType::OBJECT_INDEX {
+        return Some(Kind::Allows);
+    }
+    for object in drop.objects() {
+        let Node::NodeList(names) = object else { return None };
+        let text = |name: Node<'_>| {
+            let Node::String(name) = name else { return None };
+            name.sval().map(str::to_owned)
+        };
+        let mut names = names.iter().map(text).collect::<Option<Vec<String>>>()?;
+        let name = super::Name { name: names.pop()?, schema: names.pop() };
+        if !names.is_empty() {
+            return None;
+        }
+        facts.targets.push(Target { name, operations: Operations::default() });
+    }
+    (drop.remove_type == ObjectType::OBJECT_TABLE).then_some(Kind::Moves)
+}
+
+/// ATTACH and DETACH PARTITION.
+pub(super) fn alter(alter: &AlterTableStmt, facts: &mut Facts) -> Option<Kind> {
+    let mut commands = alter.cmds().iter();
+    let (Some(Node::AlterTableCmd(command)), None) = (commands.next(), commands.next()) else {
+        return None;
+    };
+    let moves = [AlterTableType::AT_AttachPartition, AlterTableType::AT_DetachPartition]
+        .contains(&command.subtype);
+    let Node::PartitionCmd(partition) = command.def() else { return None };
+    // Of an index, or in two transactions.
+    if !moves || partition.concurrent || alter.objtype != ObjectType::OBJECT_TABLE {
+        return None;
+    }
+    facts.targets.push(target(alter.relation()?));
+    facts.targets.push(target(partition.name()?));
+    Some(Kind::Moves)
+}
+
+/// CREATE INDEX on columns.
+pub(super) fn index(index: &IndexStmt, facts: &mut Facts) -> Option<Kind> {
+    let of_columns = index
+        .index_params()
+        .iter()
+        .all(|element| element.name().is_some() && element.opclass().is_empty());
+    let plain = of_columns && matches!(index.where_clause(), Node::None);
+    facts.targets.push(target(index.relation()?));
+    let name = super::Name { schema: None, name: index.idxname()?.to_owned() };
+    facts.targets.push(Target { name, operations: Operations::default() });
+    plain.then_some(Kind::Indexes)
+}
+
+/// GRANT on tables: answers that a role has got, it may get still.
+pub(super) fn grant(grant: &GrantStmt) -> Option<Kind> {
+    let tables = grant.is_grant
+        && grant.targtype == GrantTargetType::ACL_TARGET_OBJECT
+        && grant.objtype == ObjectType::OBJECT_TABLE;
+    tables.then_some(Kind::Allows)
+}
