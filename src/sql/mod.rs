@@ -9,6 +9,7 @@ pub mod verdict;
 pub mod functions;
 pub mod search_path;
 pub mod parse;
+pub mod tree;
 pub mod catalog;
 pub mod names;
 pub mod reading;

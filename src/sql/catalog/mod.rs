@@ -4,12 +4,14 @@
 mod build;
 mod fingerprint;
 mod queries;
+mod stored;
 
 use std::collections::{HashMap, HashSet};
 
 pub use build::CatalogError;
 pub use fingerprint::FINGERPRINT_QUERY;
 pub use queries::{SETUP_QUERIES, SNAPSHOT_QUERIES};
+pub use stored::Stored;
 
 use super::verdict::TableId;
 
@@ -159,6 +161,8 @@ pub struct Catalog {
     trees: HashMap<u32, Vec<u32>>,
     foreign_keys: HashMap<u32, Vec<ForeignKey>>,
     reads: HashMap<u32, Vec<u32>>,
+    views: HashMap<u32, Stored>,
+    policies: HashMap<u32, Stored>,
     types: HashMap<Box<str>, Vec<NamedType>>,
     classes: HashMap<u32, TypeClass>,
     functions: HashMap<Box<str>, Vec<Overload>>,
@@ -228,6 +232,16 @@ impl Catalog {
     /// What a view's definition, or a table's policies, read.
     pub fn reads(&self, oid: u32) -> &[u32] {
         self.reads.get(&oid).map_or(&[], Vec::as_slice)
+    }
+
+    /// What a view's definition comes to; `None`: not looked at, or no view.
+    pub fn view(&self, oid: u32) -> Option<&Stored> {
+        self.views.get(&oid)
+    }
+
+    /// What the policies that restrict reading a table come to, all together; `None`: it has none.
+    pub fn policies(&self, oid: u32) -> Option<&Stored> {
+        self.policies.get(&oid)
     }
 
     pub fn types_named(&self, name: &str) -> &[NamedType] {
