@@ -14,8 +14,10 @@ pub mod stored;
 pub mod redis;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+
+use crate::metrics::AnalysisCounters;
 
 use entry::Entry;
 use fill::Fill;
@@ -50,6 +52,24 @@ pub struct Cache {
     entry_bytes_max: AtomicUsize,
     max_age_us: AtomicU64,
     size_bytes: u64,
+    pub analysis: Analyses,
+}
+
+/// Whether PostgreSQL is asked what names alone do not decide, and what came of it.
+#[derive(Debug, Default)]
+pub struct Analyses {
+    auto: AtomicBool,
+    pub counters: AnalysisCounters,
+}
+
+impl Analyses {
+    pub fn set_auto(&self, auto: bool) {
+        self.auto.store(auto, Ordering::Relaxed);
+    }
+
+    pub fn is_auto(&self) -> bool {
+        self.auto.load(Ordering::Relaxed)
+    }
 }
 
 impl Cache {
@@ -61,6 +81,7 @@ impl Cache {
             entry_bytes_max: AtomicUsize::new(0),
             max_age_us: AtomicU64::new(0),
             size_bytes: limits.size_bytes,
+            analysis: Analyses::default(),
         };
         cache.set(mode, limits);
         cache

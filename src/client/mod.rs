@@ -11,6 +11,7 @@ pub mod facts;
 pub mod session;
 pub mod group;
 pub mod look_up;
+mod undecided;
 pub mod dispatch;
 pub mod replies;
 pub mod controls;

@@ -37,7 +37,7 @@ pub use settings::{
 };
 pub use value::Range;
 pub use word::{
-    AuthType, CacheMode, LoadBalance, LogFormat, LogLevel, PinPolicy, PoolMode, SslMode,
+    Analysis, AuthType, CacheMode, LoadBalance, LogFormat, LogLevel, PinPolicy, PoolMode, SslMode,
 };
 
 use settings::WITHOUT_EFFECT;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::value::{Range, Raw, Style, Value};
 use super::{
-    AuthType, CacheMode, Config, FileMode, ListenAddress, LogFormat, LogLevel, PinPolicy, PoolMode,
-    SecretText, Size, SslMode,
+    Analysis, AuthType, CacheMode, Config, FileMode, ListenAddress, LogFormat, LogLevel, PinPolicy,
+    PoolMode, SecretText, Size, SslMode,
 };
 
 /// Whose setting it is, which decides its name and spelling on the console.
@@ -334,6 +334,11 @@ settings! {
         /// without Forebay.
         catalog_poll: Duration = Duration::from_secs(5), Forebay,
             Range::Between(100, 3600 * SECOND), OnReload;
+        /// auto: what a statement means where its names alone do not tell is asked of PostgreSQL,
+        /// at the second sighting and four times a second at most, by a temporary view that is
+        /// rolled back. Not on a standby, without the right to temporary tables, or where there
+        /// are event triggers. local or off: such answers are not kept.
+        analysis: Analysis = Analysis::Auto, Forebay, Range::Any, OnReload;
     }
 
     /// A second tier for answers. Without it the cache is this process's memory alone.

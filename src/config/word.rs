@@ -104,6 +104,16 @@ words! {
         DryRun = "dry_run",
     }
 
+    /// Who decides what names alone do not.
+    Analysis {
+        /// PostgreSQL is asked.
+        Auto = "auto",
+        /// Nobody: it is not kept.
+        Local = "local",
+        /// The same.
+        Off = "off",
+    }
+
     LogLevel {
         Error = "error",
         Warn = "warn",

@@ -22,7 +22,8 @@ use crate::client::Shared;
 use crate::client::deadline::Timeouts;
 use crate::client::registry::{Leave, Registry};
 use crate::config::{
-    AuthLookup, CacheMode, Config, DatabaseEntry, DatabaseLimits, Host, LoadBalance, PinPolicy,
+    Analysis, AuthLookup, CacheMode, Config, DatabaseEntry, DatabaseLimits, Host, LoadBalance,
+    PinPolicy,
 };
 use crate::insight::Insight;
 use crate::metrics::{CacheCounters, PoolCounters};
@@ -134,11 +135,11 @@ impl Gateway {
         let ring = usize::try_from(config.slow.ring_size).unwrap_or(usize::MAX);
         let started = (Instant::now(), std::time::SystemTime::now());
         let redis = redis(config, limits(config), started.0)?;
+        let cache = Cache::new(mode(config), limits(config), rand::random()).with_redis(redis);
+        cache.analysis.set_auto(config.cache.analysis == Analysis::Auto);
         let insight = Insight::new(config.slow.threshold, ring, config.slow.rate_limit, started);
         Ok(Self {
-            cache: Arc::new(
-                Cache::new(mode(config), limits(config), rand::random()).with_redis(redis),
-            ),
+            cache: Arc::new(cache),
             no_cache: Arc::new(Cache::new(Mode::Off, limits(config), rand::random())),
             cache_counters: Arc::default(),
             shared: Arc::new(Shared {
@@ -433,6 +434,7 @@ impl Gateway {
             self.cache.clear();
         }
         self.cache.set(mode(&new.config), limits(&new.config));
+        self.cache.analysis.set_auto(new.config.cache.analysis == Analysis::Auto);
         let reset_query = new.config.server.server_reset_query.clone();
         *self.shared.reset_query.lock().unwrap_or_else(PoisonError::into_inner) = reset_query;
         let server = &new.config.server;

@@ -14,5 +14,6 @@ pub mod catalog;
 pub mod names;
 pub mod reading;
 pub mod resolve;
+pub mod analysis;
 pub mod closure;
 pub mod classify;

@@ -64,13 +64,27 @@ pub(super) fn resolve(
     for operator in &facts.operators {
         resolver.operator(operator);
     }
-    let Resolved { tables, refusal, .. } = &mut resolver.resolved;
-    if tables.is_empty() {
-        refusal.get_or_insert(BypassReason::NoTable);
-    } else if tables.len() > TABLES_MAX {
-        refusal.get_or_insert(BypassReason::TooManyTables);
+    resolver.bounded()
+}
+
+/// Resolves a query that PostgreSQL has analysed.
+pub(super) fn resolve_stored(stored: &Stored, catalog: &Catalog) -> Resolved {
+    let facts = Facts::default();
+    let mut resolver = Resolver {
+        facts: &facts,
+        catalog,
+        path: Path::new(catalog, &[]),
+        ranges: Vec::new(),
+        values: Values::default(),
+        followed: HashSet::new(),
+        resolved: Resolved::default(),
+    };
+    resolver.flags();
+    resolver.stored(stored);
+    if stored.relations.iter().any(|oid| reading_runs_code(*oid, catalog)) {
+        resolver.outside(BypassReason::UserObject);
     }
-    resolver.resolved
+    resolver.bounded()
 }
 
 struct Resolver<'a> {
@@ -86,6 +100,15 @@ struct Resolver<'a> {
 }
 
 impl<'a> Resolver<'a> {
+    fn bounded(mut self) -> Resolved {
+        if self.resolved.tables.is_empty() {
+            self.refuse(BypassReason::NoTable);
+        } else if self.resolved.tables.len() > TABLES_MAX {
+            self.refuse(BypassReason::TooManyTables);
+        }
+        self.resolved
+    }
+
     fn refuse(&mut self, reason: BypassReason) {
         self.resolved.refusal.get_or_insert(reason);
     }

@@ -13,6 +13,7 @@
 
 mod support;
 
+mod analysis;
 mod auth;
 mod caching;
 mod cancel;

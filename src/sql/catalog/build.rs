@@ -188,7 +188,8 @@ impl Catalog {
         let (roots, trees) = trees(answer(6)?)?;
         let casts = casts(answer(11)?, &types)?;
         let (built_ins, routines) = built_ins(answer(1)?)?;
-        let (views, policies) = stored(answer(15)?, &types, &routines)?;
+        let time_types = time_types(&types);
+        let (views, policies) = stored(answer(15)?, &types, &routines, &time_types)?;
         Ok(Self {
             identity: flags.identity,
             system_schema,
@@ -203,6 +204,8 @@ impl Catalog {
             built_ins,
             views,
             policies,
+            routines,
+            time_types,
             types: named_types(&types),
             classes: types.rows.keys().map(|oid| (*oid, types.class(*oid))).collect(),
             event_triggers: flags.event_triggers,
@@ -525,6 +528,12 @@ fn built_ins(answer: Answer<'_>) -> Result<BuiltIns, CatalogError> {
     Ok((by_name, routines))
 }
 
+/// Arrays and domains of them too.
+fn time_types(types: &Types<'_>) -> HashSet<u32> {
+    let named = |oid: u32| types.rows.get(&oid).is_some_and(|row| is_time_type(row.name));
+    types.rows.keys().copied().filter(|oid| named(*oid) || named(types.core(*oid).0)).collect()
+}
+
 type StoredTrees = (HashMap<u32, Stored>, HashMap<u32, Stored>);
 
 /// Views and the policies of tables; those of one table are taken together.
@@ -532,12 +541,13 @@ fn stored(
     answer: Answer<'_>,
     types: &Types<'_>,
     routines: &HashMap<u32, Routine>,
+    time_types: &HashSet<u32>,
 ) -> Result<StoredTrees, CatalogError> {
-    let is_time = |oid: u32| {
-        let named = |oid: u32| types.rows.get(&oid).is_some_and(|row| is_time_type(row.name));
-        named(oid) || named(types.core(oid).0)
+    let judge = Judge {
+        routines,
+        class: &|oid| types.class(oid),
+        is_time: &|oid| time_types.contains(&oid),
     };
-    let judge = Judge { routines, class: &|oid| types.class(oid), is_time: &is_time };
     let (mut views, mut policies) = (HashMap::new(), HashMap::<u32, Stored>::new());
     for row in answer.rows::<3>() {
         let [relation, kind, tree] = row?;

@@ -162,6 +162,9 @@ pub struct Catalog {
     foreign_keys: HashMap<u32, Vec<ForeignKey>>,
     reads: HashMap<u32, Vec<u32>>,
     views: HashMap<u32, Stored>,
+    routines: HashMap<u32, stored::Routine>,
+    /// Types whose values are moments or contain some.
+    time_types: HashSet<u32>,
     policies: HashMap<u32, Stored>,
     types: HashMap<Box<str>, Vec<NamedType>>,
     classes: HashMap<u32, TypeClass>,
@@ -232,6 +235,16 @@ impl Catalog {
     /// What a view's definition, or a table's policies, read.
     pub fn reads(&self, oid: u32) -> &[u32] {
         self.reads.get(&oid).map_or(&[], Vec::as_slice)
+    }
+
+    /// What the stored tree of a query comes to.
+    pub fn judge(&self, tree: &str) -> Stored {
+        let judge = stored::Judge {
+            routines: &self.routines,
+            class: &|oid| self.type_class(oid),
+            is_time: &|oid| self.time_types.contains(&oid),
+        };
+        judge.judge(tree)
     }
 
     /// What a view's definition comes to; `None`: not looked at, or no view.

@@ -1,6 +1,8 @@
 //! Statements as object mappers send them, against the catalogue of a real PostgreSQL: which are
 //! kept, with which tables, and that PostgreSQL accepts each of them.
 
+mod agreement;
+
 use std::collections::BTreeMap;
 
 use forebay::sql::catalog::{Catalog, SETUP_QUERIES, SNAPSHOT_QUERIES};
