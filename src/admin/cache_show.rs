@@ -106,7 +106,7 @@ pub fn reasons(counts: impl Iterator<Item = (BypassReason, u64)>) -> Table {
 }
 
 /// For whoever wonders what to change.
-fn describe(reason: BypassReason) -> &'static str {
+pub fn describe(reason: BypassReason) -> &'static str {
     match reason {
         BypassReason::NotARead => "not a SELECT, VALUES or TABLE",
         BypassReason::MultipleStatements => "several statements in one query string",

@@ -12,6 +12,7 @@ pub mod session;
 pub mod group;
 pub mod look_up;
 mod undecided;
+mod explain;
 pub mod dispatch;
 pub mod replies;
 pub mod controls;

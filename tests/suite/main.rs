@@ -25,6 +25,7 @@ mod invalidation;
 mod limits;
 mod loss;
 mod names;
+mod operator;
 mod parting;
 mod pooling;
 mod protocol;

@@ -201,6 +201,16 @@ impl Catalog {
         self.relations.get(&oid)
     }
 
+    /// `schema.name` of a relation, for people: looks through all of them.
+    pub fn name(&self, table: TableId) -> Option<String> {
+        let (name, schema) = self.by_name.iter().find_map(|(name, relations)| {
+            let found = relations.iter().find(|(_, oid)| *oid == table.0)?;
+            Some((name, found.0))
+        })?;
+        let (schema, _) = self.schemas.iter().find(|(_, oid)| **oid == schema)?;
+        Some(format!("{schema}.{name}"))
+    }
+
     /// Every relation of that name, in any schema, as `(schema, relation)`.
     pub fn relations_named(&self, name: &str) -> impl Iterator<Item = (u32, &Relation)> {
         self.by_name
