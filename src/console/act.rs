@@ -15,6 +15,7 @@ use crate::stop;
 use crate::wire::sqlstate;
 
 use super::collect::Collector;
+use super::flush;
 
 /// `read` reads a file, for RELOAD.
 pub fn perform(gateway: &Arc<Gateway>, command: &Command, now: Instant, read: Read<'_>) -> Outcome {
@@ -24,6 +25,8 @@ pub fn perform(gateway: &Arc<Gateway>, command: &Command, now: Instant, read: Re
             flush(gateway);
             Outcome::done("FLUSH")
         }
+        Command::FlushDatabase(name) => flush::database(gateway, name),
+        Command::FlushTable { schema, name } => flush::table(gateway, schema.as_deref(), name),
         Command::KillClient(id) => kill(gateway, *id),
         Command::Reload => match reload::reload(gateway, read) {
             Ok(notices) => Outcome::Done { tag: "RELOAD", notices },

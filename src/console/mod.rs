@@ -2,6 +2,7 @@
 //! names, the totals in the log, and (`io.rs`) the bytes.
 
 pub mod collect;
+mod flush;
 pub mod act;
 pub mod report;
 pub mod io;
