@@ -14,6 +14,7 @@ pub mod cache;
 pub mod net;
 pub mod server;
 pub mod pool;
+pub mod analyst;
 pub mod service;
 pub mod auth_query;
 pub mod insight;

@@ -58,6 +58,18 @@ pub struct CacheCounters {
     bypasses: Bypasses,
 }
 
+/// Statements that PostgreSQL was asked about, since names alone did not decide.
+#[derive(Debug, Default)]
+pub struct AnalysisCounters {
+    pub asked: Counter,
+    /// Of those, found worth keeping.
+    pub decided: Counter,
+    /// Of those, refused by PostgreSQL, or not answered in time.
+    pub failed: Counter,
+    /// Not asked: too many waited, the catalogue had changed, or the user is another.
+    pub skipped: Counter,
+}
+
 /// What the second tier did.
 #[derive(Debug, Default)]
 pub struct RedisCounters {

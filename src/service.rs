@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
+use crate::analyst::Analyst;
 use crate::cache::coherence::{InFlight, Scope};
 use crate::cache::home::Home;
 use crate::cache::{Cache, Mode};
@@ -292,6 +293,12 @@ impl Service {
             Err(error) => return error,
         };
         self.database.move_to(&connection.server.home);
+        let user = self.settings().target.user.clone();
+        let mut analyst = match Analyst::begin(connection, user, &self.database, &self.cache).await
+        {
+            Ok(analyst) => analyst,
+            Err(error) => return error,
+        };
         loop {
             let round = self.round(connection, &mut answers, seen).await;
             self.tried.send_modify(|count| *count += 1);
@@ -303,9 +310,17 @@ impl Service {
             }
             let pause =
                 if self.lost_count() > 0 { LOST_POLL } else { self.settings().catalog_poll };
-            tokio::select! {
-                () = self.wake.notified() => {}
-                () = tokio::time::sleep(pause) => {}
+            let until = tokio::time::Instant::now() + pause;
+            loop {
+                tokio::select! {
+                    () = self.wake.notified() => break,
+                    () = tokio::time::sleep_until(until) => break,
+                    () = analyst.due() => {
+                        if let Err(error) = analyst.answer(connection).await {
+                            return error;
+                        }
+                    }
+                }
             }
         }
     }

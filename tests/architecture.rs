@@ -16,6 +16,7 @@ const IO_FILES: &[&str] = &[
     "listener/",
     "log.rs",
     "service.rs",
+    "analyst.rs",
     "auth_query.rs",
     "authenticate.rs",
     "gateway/",

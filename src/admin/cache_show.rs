@@ -48,6 +48,11 @@ pub const CACHE: Columns = &[
     int8("redis_dropped"),
     int8("redis_forged"),
     int8("redis_skipped"),
+    text("analysis"),
+    int8("analyses"),
+    int8("analyses_decided"),
+    int8("analyses_failed"),
+    int8("analyses_skipped"),
     text("outside_writes_seen_within"),
 ];
 
@@ -93,6 +98,11 @@ pub fn cache(cache: &Cache) -> Table {
         value(redis.dropped),
         value(redis.forged),
         value(redis.skipped),
+        value(cache.analysis.mode),
+        value(cache.analysis.asked),
+        value(cache.analysis.decided),
+        value(cache.analysis.failed),
+        value(cache.analysis.skipped),
         // No answer is older, so whoever writes past Forebay is seen by then.
         value(max_age),
     ]);
@@ -120,7 +130,7 @@ pub fn reasons(counts: impl Iterator<Item = (BypassReason, u64)>) -> Table {
 }
 
 /// For whoever wonders what to change.
-fn describe(reason: BypassReason) -> &'static str {
+pub fn describe(reason: BypassReason) -> &'static str {
     match reason {
         BypassReason::NotARead => "not a SELECT, VALUES or TABLE",
         BypassReason::MultipleStatements => "several statements in one query string",
@@ -164,7 +174,7 @@ fn describe(reason: BypassReason) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::snapshot::Redis;
+    use crate::admin::snapshot::{Analysis, Redis};
 
     fn snapshot() -> Cache {
         Cache {
@@ -190,6 +200,7 @@ mod tests {
             unforeseen: 0,
             doubts: [1, 2, 3, 4, 5, 6, 7, 8],
             max_age: Duration::from_millis(1500),
+            analysis: Analysis { mode: "auto", asked: 6, decided: 3, failed: 2, skipped: 1 },
             redis: Redis {
                 state: "down",
                 last_error: Some("no answer in time".to_owned()),
@@ -223,6 +234,7 @@ mod tests {
              database_catalogue=5 database_lock=6 database_unknown=7 database_deferred=8 \
              max_age=1.5s redis=down redis_error=no answer in time redis_look_ups=40 redis_misses=10 redis_stores=90 \
              redis_errors=1 redis_timeouts=5 redis_dropped=9 redis_forged=2 redis_skipped=8 \
+             analysis=auto analyses=6 analyses_decided=3 analyses_failed=2 analyses_skipped=1 \
              outside_writes_seen_within=1.5s"
         );
         assert_eq!(table.rows.len(), 1);

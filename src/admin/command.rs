@@ -23,6 +23,13 @@ pub enum Command {
     /// BEGIN and its kin, which drivers send around everything. They do nothing.
     Transaction(Transaction),
     FlushCache,
+    /// Of one database, by the name that PostgreSQL knows it by.
+    FlushDatabase(String),
+    /// Of a table, and so of its tree, wherever there is one of that name.
+    FlushTable {
+        schema: Option<String>,
+        name: String,
+    },
     Reload,
     Shutdown(Shutdown),
     /// Of this database; without a name, of all. The same below.
@@ -171,7 +178,7 @@ pub const HELP: &str = "Console usage
 	SHOW DNS_HOSTS|DNS_ZONES
 	SHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
 	SHOW CACHE|CACHE_REASONS|CLIENT_STATS|SLOW|PINS|ABANDONED
-	FLUSH CACHE
+	FLUSH CACHE [DATABASE <name>|TABLE <name>]
 	RELOAD
 	SET key = value
 	PAUSE [<db>]
@@ -251,6 +258,8 @@ impl Command {
             ["commit" | "end"] => Self::Transaction(Transaction::Commit),
             ["rollback" | "abort"] => Self::Transaction(Transaction::Rollback),
             ["flush", "cache"] => Self::FlushCache,
+            ["flush", "cache", "database", name] => Self::FlushDatabase((*name).to_owned()),
+            ["flush", "cache", "table", name @ ..] => flush_table(name)?,
             ["reload"] => Self::Reload,
             ["shutdown"] => Self::Shutdown(Shutdown::Now),
             ["shutdown", "wait_for_servers"] => Self::Shutdown(Shutdown::WaitForServers),
@@ -275,6 +284,8 @@ impl Command {
             }
             Self::Set { .. }
             | Self::FlushCache
+            | Self::FlushDatabase(_)
+            | Self::FlushTable { .. }
             | Self::Reload
             | Self::Shutdown(_)
             | Self::Pause(_)
@@ -299,6 +310,8 @@ impl Command {
             | Self::Set { .. }
             | Self::Transaction(_)
             | Self::FlushCache
+            | Self::FlushDatabase(_)
+            | Self::FlushTable { .. }
             | Self::Reload
             | Self::Shutdown(_)
             | Self::Pause(_)
@@ -313,6 +326,16 @@ impl Command {
             | Self::Empty => None,
         }
     }
+}
+
+/// `t`, `s.t`, or either with quotes.
+fn flush_table(words: &[&str]) -> Option<Command> {
+    let (schema, name) = match words {
+        [schema, ".", name] => (Some(*schema), *name),
+        [name] => name.split_once('.').map_or((None, *name), |(schema, name)| (Some(schema), name)),
+        _ => return None,
+    };
+    Some(Command::FlushTable { schema: schema.map(str::to_owned), name: name.to_owned() })
 }
 
 /// `SET key = value` or `SET key TO value`: the key in lower case, the value as written, without
@@ -390,6 +413,14 @@ mod tests {
         check("SHOW HELP", &Command::Help);
         check("show", &Command::Help);
         check("FLUSH CACHE", &Command::FlushCache);
+        check("flush cache database Shop", &Command::FlushDatabase("shop".into()));
+        let table = |schema: Option<&str>, name: &str| Command::FlushTable {
+            schema: schema.map(str::to_owned),
+            name: name.to_owned(),
+        };
+        check("FLUSH CACHE TABLE T", &table(None, "t"));
+        check("FLUSH CACHE TABLE s.t;", &table(Some("s"), "t"));
+        check("FLUSH CACHE TABLE \"S\".\"T\"", &table(Some("S"), "T"));
         check("RELOAD", &Command::Reload);
         check("SHUTDOWN", &Command::Shutdown(Shutdown::Now));
         check("shutdown wait_for_servers;", &Command::Shutdown(Shutdown::WaitForServers));

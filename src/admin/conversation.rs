@@ -187,6 +187,8 @@ impl Conversation {
                 Command::Show(_)
                 | Command::Set { .. }
                 | Command::FlushCache
+                | Command::FlushDatabase(_)
+                | Command::FlushTable { .. }
                 | Command::Reload
                 | Command::Shutdown(_)
                 | Command::Pause(_)

@@ -185,7 +185,18 @@ pub struct Cache {
     /// In the order of `Doubt::ALL`.
     pub doubts: [u64; Doubt::ALL.len()],
     pub max_age: Duration,
+    pub analysis: Analysis,
     pub redis: Redis,
+}
+
+/// Statements that PostgreSQL was asked about.
+#[derive(Clone, Copy, Debug)]
+pub struct Analysis {
+    pub mode: &'static str,
+    pub asked: u64,
+    pub decided: u64,
+    pub failed: u64,
+    pub skipped: u64,
 }
 
 /// The second tier; all zero without one.

@@ -16,10 +16,12 @@ pub mod stored;
 pub mod redis;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::config::OpaqueWrites;
+use crate::metrics::AnalysisCounters;
+
 use entry::Entry;
 use fill::Fill;
 use key::KeyBuffer;
@@ -61,6 +63,24 @@ pub struct Cache {
     opaque_writes: AtomicU8,
     ask_median_max_us: AtomicU64,
     size_bytes: u64,
+    pub analysis: Analyses,
+}
+
+/// Whether PostgreSQL is asked what names alone do not decide, and what came of it.
+#[derive(Debug, Default)]
+pub struct Analyses {
+    auto: AtomicBool,
+    pub counters: AnalysisCounters,
+}
+
+impl Analyses {
+    pub fn set_auto(&self, auto: bool) {
+        self.auto.store(auto, Ordering::Relaxed);
+    }
+
+    pub fn is_auto(&self) -> bool {
+        self.auto.load(Ordering::Relaxed)
+    }
 }
 
 impl Cache {
@@ -75,6 +95,7 @@ impl Cache {
             opaque_writes: AtomicU8::new(0),
             ask_median_max_us: AtomicU64::new(0),
             size_bytes: limits.size_bytes,
+            analysis: Analyses::default(),
         };
         cache.set(mode, limits);
         cache

@@ -26,6 +26,8 @@ pub struct Facts {
     pub readable: bool,
     /// Where only a backslash keeps a text from being read.
     pub readable_without_backslash: bool,
+    /// `SET forebay.cache = off`: the client wants no answer from the cache, and gives none to it.
+    pub declined: bool,
 }
 
 impl Facts {
@@ -50,6 +52,10 @@ impl Facts {
             settings: settings.id,
             readable: plain_strings && search_path.is_some(),
             readable_without_backslash: search_path.is_some(),
+            declined: value("forebay.cache").is_some_and(|value| {
+                let no = |word: &&str| value.eq_ignore_ascii_case(word);
+                ["off", "false", "no", "0"].iter().any(no)
+            }),
             search_path: search_path.unwrap_or_default(),
             patience: Patience::read(value),
             isolation: default.map_or(Isolation::ReadCommitted, |value| {

@@ -41,6 +41,9 @@ impl Session {
         let shape = statement.lexed.as_ref().map(|lexed| lexed.shape.as_slice());
         let (known, generation) = self.classified(&statement.sql, &statement.types, shape);
         let verdict = Arc::clone(&known.verdict);
+        if self.will_be_decided(&known) {
+            return (verdict, generation);
+        }
         statement.remember(Known {
             generation,
             settings_key: key.settings,
@@ -90,6 +93,9 @@ impl Session {
         self.material.extend_from_slice(shape);
         let database = &self.common.database;
         let known = database.verdict(&self.material, shape_at, || classify(text, &context));
+        if self.will_be_decided(&known) && known.is_second_sighting() {
+            self.ask_postgresql(&known, sql, parameter_types.clone(), snapshot.generation);
+        }
         (known, snapshot.generation)
     }
 

@@ -149,6 +149,10 @@ impl Session {
         now: Instant,
         out: &mut Vec<u8>,
     ) -> Answer {
+        if owed_nothing && let Some(statement) = super::explain::asked_about(sql) {
+            self.explain(statement, now, out);
+            return Answer::Done;
+        }
         let (known, generation) = self.verdict_of_text(sql);
         let verdict = Arc::clone(&known.verdict);
         (self.query_verdict, self.query_generation) = (Some(Arc::clone(&verdict)), generation);
@@ -374,7 +378,7 @@ impl Session {
     }
 
     /// Why this statement is not looked up, if it is not.
-    fn bypass(&self, verdict: &Verdict, owed_nothing: bool) -> Option<BypassReason> {
+    pub(super) fn bypass(&self, verdict: &Verdict, owed_nothing: bool) -> Option<BypassReason> {
         if self.common.cache.mode() == Mode::Off {
             return Some(BypassReason::CacheOff);
         }
@@ -394,13 +398,16 @@ impl Session {
         if !facts.readable {
             return Some(BypassReason::Settings);
         }
+        if facts.declined {
+            return Some(BypassReason::CacheOff);
+        }
         if facts.key.base == 0 {
             return Some(BypassReason::ServerUnknown);
         }
         self.transaction.bypass(facts.isolation)
     }
 
-    fn set_key(&mut self, statement: &StatementKey<'_>) -> bool {
+    pub(super) fn set_key(&mut self, statement: &StatementKey<'_>) -> bool {
         let Some(facts) = &self.facts else { return false };
         self.key.set(facts.key, statement)
     }

@@ -13,6 +13,8 @@ pub mod session;
 pub mod group;
 pub mod judge;
 pub mod look_up;
+mod undecided;
+mod explain;
 pub mod kept_back;
 pub mod describe;
 pub mod bracket;

@@ -39,8 +39,8 @@ pub use settings::{
 };
 pub use value::Range;
 pub use word::{
-    AuthType, CacheMode, LoadBalance, LogFormat, LogLevel, OpaqueWrites, PinPolicy, PoolMode,
-    SslMode,
+    Analysis, AuthType, CacheMode, LoadBalance, LogFormat, LogLevel, OpaqueWrites, PinPolicy,
+    PoolMode, SslMode,
 };
 
 use settings::WITHOUT_EFFECT;

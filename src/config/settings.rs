@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::value::{Range, Raw, Style, Value};
 use super::{
-    AuthType, CacheMode, Config, FileMode, ListenAddress, LogFormat, LogLevel, OpaqueWrites,
-    PinPolicy, PoolMode, SecretText, Size, SslMode,
+    Analysis, AuthType, CacheMode, Config, FileMode, ListenAddress, LogFormat, LogLevel,
+    OpaqueWrites, PinPolicy, PoolMode, SecretText, Size, SslMode,
 };
 
 /// Whose setting it is, which decides its name and spelling on the console.
@@ -374,6 +374,11 @@ settings! {
         /// While PostgreSQL takes longer than this to answer, half of the time, it is not asked.
         ask_median_max: Duration = Duration::from_millis(1), Forebay,
             Range::Between(1, 10 * SECOND), OnReload;
+        /// auto: what a statement means where its names alone do not tell is asked of PostgreSQL,
+        /// at the second sighting and four times a second at most, by a temporary view that is
+        /// rolled back. Not on a standby, without the right to temporary tables, or where there
+        /// are event triggers. local or off: such answers are not kept.
+        analysis: Analysis = Analysis::Auto, Forebay, Range::Any, OnReload;
     }
 
     /// A second tier for answers. Without it the cache is this process's memory alone.

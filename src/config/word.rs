@@ -115,6 +115,16 @@ words! {
         Audit = "audit",
     }
 
+    /// Who decides what names alone do not.
+    Analysis {
+        /// PostgreSQL is asked.
+        Auto = "auto",
+        /// Nobody: it is not kept.
+        Local = "local",
+        /// The same.
+        Off = "off",
+    }
+
     LogLevel {
         Error = "error",
         Warn = "warn",

@@ -14,6 +14,7 @@ use crate::stop;
 use crate::wire::sqlstate;
 
 use super::collect::Collector;
+use super::flush;
 use super::operate::{self, Refused, Waiting};
 
 /// What a command has come to so far.
@@ -64,6 +65,8 @@ fn operation(
         | Command::Set { .. }
         | Command::Transaction(_)
         | Command::FlushCache
+        | Command::FlushDatabase(_)
+        | Command::FlushTable { .. }
         | Command::Reload
         | Command::Shutdown(_)
         | Command::Empty => return None,
@@ -90,6 +93,8 @@ fn perform_at_once(
             flush(gateway);
             Outcome::done("FLUSH")
         }
+        Command::FlushDatabase(name) => flush::database(gateway, name),
+        Command::FlushTable { schema, name } => flush::table(gateway, schema.as_deref(), name),
         Command::Reload => match reload::reload(gateway, read) {
             Ok(notices) => Outcome::Done { tag: "RELOAD".into(), notices },
             Err(mistakes) => {

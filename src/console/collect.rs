@@ -8,7 +8,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::admin::history::PoolName;
 use crate::admin::snapshot::{
-    Abandoned, Cache, Database, Ends, Group, Lists, Pinned, Pool, Redis, Side, Socket, User,
+    Abandoned, Analysis, Cache, Database, Ends, Group, Lists, Pinned, Pool, Redis, Side, Socket,
+    User,
 };
 use crate::admin::stats_show::Totals;
 use crate::client::pins::Pin;
@@ -373,6 +374,7 @@ impl<'a> Collector<'a> {
             unforeseen: counters.unforeseen.value(),
             doubts: counters.doubts(),
             max_age: cache.limits().max_age,
+            analysis: analysis(&cache.analysis),
             redis: redis(cache.redis_state(), cache.redis.as_deref()),
         }
     }
@@ -414,6 +416,17 @@ impl<'a> Collector<'a> {
             server_pid: entry.current().map(|current| current.pid),
         };
         pinned.map(row).collect()
+    }
+}
+
+fn analysis(analyses: &cache::Analyses) -> Analysis {
+    let counters = &analyses.counters;
+    Analysis {
+        mode: if analyses.is_auto() { "auto" } else { "local" },
+        asked: counters.asked.value(),
+        decided: counters.decided.value(),
+        failed: counters.failed.value(),
+        skipped: counters.skipped.value(),
     }
 }
 

@@ -4,6 +4,7 @@
 pub mod collect;
 mod inventory;
 pub mod operate;
+mod flush;
 pub mod act;
 pub mod report;
 pub mod io;

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use crate::cache::Mode;
 use crate::cache::coherence::Scope;
 use crate::client::registry::Leave;
-use crate::config::{AuthLookup, Config, DatabaseEntry, DatabaseLimits};
+use crate::config::{Analysis, AuthLookup, Config, DatabaseEntry, DatabaseLimits};
 use crate::net::set_socket_options;
 use crate::plan;
 use crate::pool::io::{Pool, limit};
@@ -106,6 +106,7 @@ impl Gateway {
             self.cache.clear();
         }
         self.cache.set(mode(&new.config), limits(&new.config));
+        self.cache.analysis.set_auto(new.config.cache.analysis == Analysis::Auto);
         let reset_query = new.config.server.server_reset_query.clone();
         *self.shared.reset_query.lock().unwrap_or_else(PoisonError::into_inner) = reset_query;
         let server = &new.config.server;

@@ -23,7 +23,7 @@ use crate::cache::{Cache, Limits, Mode};
 use crate::client::Shared;
 use crate::client::deadline::Timeouts;
 use crate::client::registry::Registry;
-use crate::config::{CacheMode, Config, DatabaseEntry, Host, PinPolicy};
+use crate::config::{Analysis, CacheMode, Config, DatabaseEntry, Host, PinPolicy};
 use crate::insight::Insight;
 use crate::metrics::{CacheCounters, PoolCounters};
 use crate::net::{TlsConfigError, set_socket_options};
@@ -142,11 +142,11 @@ impl Gateway {
         let started = (Instant::now(), std::time::SystemTime::now());
         let redis = redis(config, limits(config), started.0)?;
         set_socket_options(socket_options(config));
+        let cache = Cache::new(mode(config), limits(config), rand::random()).with_redis(redis);
+        cache.analysis.set_auto(config.cache.analysis == Analysis::Auto);
         let insight = Insight::new(config.slow.threshold, ring, config.slow.rate_limit, started);
         Ok(Self {
-            cache: Arc::new(
-                Cache::new(mode(config), limits(config), rand::random()).with_redis(redis),
-            ),
+            cache: Arc::new(cache),
             no_cache: Arc::new(Cache::new(Mode::Off, limits(config), rand::random())),
             cache_counters: Arc::default(),
             shared: Arc::new(Shared {

@@ -1,7 +1,7 @@
 //! One database behind Forebay: the versions of its tables, what its catalogue says, and the
 //! verdicts on statements under that catalogue.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use quick_cache::sync::Cache as QuickCache;
@@ -9,8 +9,11 @@ use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use crate::cache::coherence::Scope;
 use crate::cache::home::Home;
+use crate::sql::analysis::is_undecided;
 use crate::sql::catalog::Catalog;
 use crate::sql::verdict::Verdict;
+
+use super::analysis::Analysis;
 
 /// Verdicts remembered per database; beyond it the policy forgets the coldest.
 const VERDICTS_MAX: usize = 20_000;
@@ -40,6 +43,8 @@ pub struct Database {
     /// Times the catalogue was invalidated; the reader of the catalogue waits for it to move.
     pub wanted: tokio_free::Signal,
     pub catalog_changes: AtomicU64,
+    /// What PostgreSQL is to be asked about.
+    pub analysis: Analysis,
 }
 
 /// A verdict with the whole material it belongs to, of which the statement's shape is the end.
@@ -48,12 +53,39 @@ pub struct Known {
     material: Box<[u8]>,
     shape_at: usize,
     pub verdict: Arc<Verdict>,
+    sightings: AtomicU8,
 }
+
+/// Sightings after which a verdict is what it will be.
+const FINAL: u8 = u8::MAX;
 
 impl Known {
     /// A verdict on a text that has no shape.
     pub fn unshaped(verdict: Verdict) -> Arc<Self> {
-        Arc::new(Self { material: Box::default(), shape_at: 0, verdict: Arc::new(verdict) })
+        Arc::new(Self {
+            material: Box::default(),
+            shape_at: 0,
+            verdict: Arc::new(verdict),
+            sightings: AtomicU8::new(FINAL),
+        })
+    }
+
+    /// Nothing more will be found out about it under this catalogue.
+    pub fn is_final(&self) -> bool {
+        self.sightings.load(Ordering::Relaxed) == FINAL
+    }
+
+    /// Notes a sighting of a verdict that is not final; true for the second.
+    pub fn is_second_sighting(&self) -> bool {
+        let counted = self.sightings.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
+            (count < 2).then_some(count + 1)
+        });
+        counted == Ok(1)
+    }
+
+    /// It was turned away, and is asked about when it is seen again.
+    pub fn sight_again(&self) {
+        self.sightings.store(1, Ordering::Relaxed);
     }
 
     pub fn shape(&self) -> &[u8] {
@@ -100,6 +132,7 @@ impl Database {
             seed,
             wanted: tokio_free::Signal::default(),
             catalog_changes: AtomicU64::new(0),
+            analysis: Analysis::default(),
         }
     }
 
@@ -183,6 +216,21 @@ impl Database {
         true
     }
 
+    /// PostgreSQL has been asked about a verdict: this one takes its place, or none better.
+    pub fn decide(&self, known: &Known, verdict: Option<Verdict>) {
+        let Some(verdict) = verdict else {
+            known.sightings.store(FINAL, Ordering::Relaxed);
+            return;
+        };
+        let decided = Known {
+            material: known.material.clone(),
+            shape_at: known.shape_at,
+            verdict: Arc::new(verdict),
+            sightings: AtomicU8::new(FINAL),
+        };
+        self.verdicts.insert(xxh3_128_with_seed(&known.material, self.seed), Arc::new(decided));
+    }
+
     /// The verdict on this material (generation, settings, types, and from `shape_at` on the
     /// shape), made by `classify` if it is not known and kept if it is not tied to the text.
     pub fn verdict(
@@ -199,7 +247,8 @@ impl Database {
             return known;
         }
         let verdict = Arc::new(classify());
-        let known = Arc::new(Known { material: material.into(), shape_at, verdict });
+        let sightings = AtomicU8::new(if is_undecided(&verdict) { 0 } else { FINAL });
+        let known = Arc::new(Known { material: material.into(), shape_at, verdict, sightings });
         if !known.verdict.exact_text {
             self.verdicts.insert(hash, Arc::clone(&known));
         }

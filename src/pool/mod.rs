@@ -1,6 +1,7 @@
 //! Which client gets which server, and what the clients of one database and user share.
 
 pub mod database;
+pub mod analysis;
 pub mod statements;
 pub mod descriptions;
 pub mod state;

@@ -24,14 +24,27 @@ const STABLE: &[&str] = &[
     "format",
     "generate_series",
     "json_agg",
+    "json_agg_strict",
     "json_build_array",
     "json_build_object",
     "json_object_agg",
+    "json_object_agg_strict",
+    "json_object_agg_unique",
+    "json_object_agg_unique_strict",
     "json_to_tsvector",
     "jsonb_agg",
+    "jsonb_agg_strict",
     "jsonb_build_array",
     "jsonb_build_object",
     "jsonb_object_agg",
+    "jsonb_object_agg_strict",
+    "jsonb_object_agg_unique",
+    "jsonb_object_agg_unique_strict",
+    "jsonb_path_exists_tz",
+    "jsonb_path_match_tz",
+    "jsonb_path_query_array_tz",
+    "jsonb_path_query_first_tz",
+    "jsonb_path_query_tz",
     "jsonb_to_tsvector",
     "length",
     "make_timestamptz",
@@ -135,6 +148,17 @@ const TIME_TYPES: &[&str] = &[
 pub fn stable_allowed(name: &str, arguments: usize) -> bool {
     // With one argument it counts from today.
     STABLE.binary_search(&name).is_ok() || name == "age" && arguments == 2
+}
+
+/// Converts between dates, times and amounts that are values already. In a text the same name
+/// may read a literal, which these never do.
+pub fn converts_moments(name: &str) -> bool {
+    matches!(name, "date" | "money" | "numeric" | "time" | "timestamp" | "timestamptz")
+}
+
+/// A setting that only applications know (`app.tenant`): what a client sets of them is in the key.
+pub fn is_own_setting(name: &str) -> bool {
+    name.contains('.')
 }
 
 /// An answer computed with this immutable built-in may not be kept all the same.

@@ -13,6 +13,7 @@
 
 mod support;
 
+mod analysis;
 mod auth;
 mod caching;
 mod cancel;
@@ -28,6 +29,7 @@ mod limits;
 mod loss;
 mod maintenance;
 mod names;
+mod operator;
 mod parting;
 mod operations;
 mod pooling;
@@ -36,10 +38,13 @@ mod redis;
 mod reload;
 mod replication;
 mod retry;
+mod row_security;
 mod scripts;
 mod session;
 mod shared_fills;
 mod shares;
+mod statements;
 mod stop;
 mod timeouts;
+mod views;
 mod writes;

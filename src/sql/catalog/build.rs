@@ -4,6 +4,9 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
+use crate::sql::functions::is_time_type;
+
+use super::stored::{Judge, Routine, Stored};
 use super::{
     Action, BuiltIn, Catalog, Column, Demand, FIRST_NORMAL_OID, ForeignKey, Identity, NamedType,
     Overload, Relation, RelationKind, SETUP_QUERIES, SNAPSHOT_QUERIES, TypeClass, Volatility,
@@ -138,7 +141,7 @@ impl Types<'_> {
             TypeClass::TimeTz
         } else if MOMENTS.contains(&core) {
             TypeClass::Moment
-        } else if self.rows.get(&core).is_some_and(|row| is_reg(row.name)) {
+        } else if self.rows.get(&core).is_some_and(|row| prints_names(row.name)) {
             TypeClass::Reg
         } else {
             TypeClass::Plain
@@ -149,6 +152,12 @@ impl Types<'_> {
 /// `regclass`, `regtype` and kin; `aclitem` prints role names and is of their kind.
 fn is_reg(name: &str) -> bool {
     name.starts_with("reg") || name == "aclitem"
+}
+
+/// What it prints follows names in catalogues that change without an answer being forgotten.
+/// Text search configurations and dictionaries are changed by DDL alone, which forgets all.
+fn prints_names(name: &str) -> bool {
+    is_reg(name) && !matches!(name, "regconfig" | "regdictionary")
 }
 
 impl Catalog {
@@ -178,6 +187,9 @@ impl Catalog {
         let (relations, by_name) = relations(answer(4)?, answer(5)?, &code, &types)?;
         let (roots, trees) = trees(answer(6)?)?;
         let casts = casts(answer(11)?, &types)?;
+        let (built_ins, routines) = built_ins(answer(1)?)?;
+        let time_types = time_types(&types);
+        let (views, policies) = stored(answer(15)?, &types, &routines, &time_types)?;
         Ok(Self {
             identity: flags.identity,
             system_schema,
@@ -189,7 +201,11 @@ impl Catalog {
             reads: reads(answer(13)?)?,
             functions: functions(answer(9)?, &types, &casts)?,
             operators: operators(answer(10)?, &types, &casts)?,
-            built_ins: built_ins(answer(1)?)?,
+            built_ins,
+            views,
+            policies,
+            routines,
+            time_types,
             types: named_types(&types),
             classes: types.rows.keys().map(|oid| (*oid, types.class(*oid))).collect(),
             event_triggers: flags.event_triggers,
@@ -484,17 +500,70 @@ fn operators(
     Ok(operators)
 }
 
-fn built_ins(answer: Answer<'_>) -> Result<HashMap<Box<str>, BuiltIn>, CatalogError> {
-    let mut built_ins = HashMap::new();
-    for row in answer.rows::<3>() {
-        let [name, volatility, takes_row] = row?;
+type BuiltIns = (HashMap<Box<str>, BuiltIn>, HashMap<u32, Routine>);
+
+/// By name, which is as bad as its worst overload, and by id.
+fn built_ins(answer: Answer<'_>) -> Result<BuiltIns, CatalogError> {
+    let mut by_name: HashMap<Box<str>, BuiltIn> = HashMap::new();
+    let mut routines = HashMap::new();
+    for row in answer.rows::<5>() {
+        let [name, volatility, takes_row, oid, arguments] = row?;
         let volatility = match volatility {
             "i" => Volatility::Immutable,
             "s" => Volatility::Stable,
             "v" => Volatility::Volatile,
             _ => return Err(answer.error("unknown volatility")),
         };
-        built_ins.insert(name.into(), BuiltIn { volatility, takes_row: answer.yes(takes_row)? });
+        let takes_row = answer.yes(takes_row)?;
+        by_name
+            .entry(name.into())
+            .and_modify(|worst| {
+                worst.volatility = worst.volatility.max(volatility);
+                worst.takes_row |= takes_row;
+            })
+            .or_insert(BuiltIn { volatility, takes_row });
+        let arguments = answer.number(arguments)? as usize;
+        routines.insert(answer.number(oid)?, Routine { name: name.into(), volatility, arguments });
     }
-    Ok(built_ins)
+    Ok((by_name, routines))
+}
+
+/// Arrays and domains of them too.
+fn time_types(types: &Types<'_>) -> HashSet<u32> {
+    let named = |oid: u32| types.rows.get(&oid).is_some_and(|row| is_time_type(row.name));
+    types.rows.keys().copied().filter(|oid| named(*oid) || named(types.core(*oid).0)).collect()
+}
+
+type StoredTrees = (HashMap<u32, Stored>, HashMap<u32, Stored>);
+
+/// Views and the policies of tables; those of one table are taken together.
+fn stored(
+    answer: Answer<'_>,
+    types: &Types<'_>,
+    routines: &HashMap<u32, Routine>,
+    time_types: &HashSet<u32>,
+) -> Result<StoredTrees, CatalogError> {
+    let judge = Judge {
+        routines,
+        class: &|oid| types.class(oid),
+        is_time: &|oid| time_types.contains(&oid),
+    };
+    let (mut views, mut policies) = (HashMap::new(), HashMap::<u32, Stored>::new());
+    for row in answer.rows::<3>() {
+        let [relation, kind, tree] = row?;
+        let relation = answer.number(relation)?;
+        let mut stored = judge.judge(tree);
+        // Until version 16 a view's tree names the view itself.
+        stored.relations.remove(&relation);
+        match kind {
+            "v" => drop(views.insert(relation, stored)),
+            "p" => {
+                let all = policies.entry(relation).or_default();
+                all.relations.extend(stored.relations);
+                all.refusal = all.refusal.or(stored.refusal);
+            }
+            _ => return Err(answer.error("unknown kind of tree")),
+        }
+    }
+    Ok((views, policies))
 }

@@ -4,12 +4,14 @@
 mod build;
 mod fingerprint;
 mod queries;
+mod stored;
 
 use std::collections::{HashMap, HashSet};
 
 pub use build::CatalogError;
 pub use fingerprint::FINGERPRINT_QUERY;
 pub use queries::{SETUP_QUERIES, SNAPSHOT_QUERIES};
+pub use stored::Stored;
 
 use super::verdict::TableId;
 
@@ -159,6 +161,11 @@ pub struct Catalog {
     trees: HashMap<u32, Vec<u32>>,
     foreign_keys: HashMap<u32, Vec<ForeignKey>>,
     reads: HashMap<u32, Vec<u32>>,
+    views: HashMap<u32, Stored>,
+    routines: HashMap<u32, stored::Routine>,
+    /// Types whose values are moments or contain some.
+    time_types: HashSet<u32>,
+    policies: HashMap<u32, Stored>,
     types: HashMap<Box<str>, Vec<NamedType>>,
     classes: HashMap<u32, TypeClass>,
     functions: HashMap<Box<str>, Vec<Overload>>,
@@ -192,6 +199,16 @@ impl Catalog {
 
     pub fn relation(&self, oid: u32) -> Option<&Relation> {
         self.relations.get(&oid)
+    }
+
+    /// `schema.name` of a relation, for people: looks through all of them.
+    pub fn name(&self, table: TableId) -> Option<String> {
+        let (name, schema) = self.by_name.iter().find_map(|(name, relations)| {
+            let found = relations.iter().find(|(_, oid)| *oid == table.0)?;
+            Some((name, found.0))
+        })?;
+        let (schema, _) = self.schemas.iter().find(|(_, oid)| **oid == schema)?;
+        Some(format!("{schema}.{name}"))
     }
 
     /// Every relation of that name, in any schema, as `(schema, relation)`.
@@ -236,6 +253,26 @@ impl Catalog {
     /// What a view's definition, or a table's policies, read.
     pub fn reads(&self, oid: u32) -> &[u32] {
         self.reads.get(&oid).map_or(&[], Vec::as_slice)
+    }
+
+    /// What the stored tree of a query comes to.
+    pub fn judge(&self, tree: &str) -> Stored {
+        let judge = stored::Judge {
+            routines: &self.routines,
+            class: &|oid| self.type_class(oid),
+            is_time: &|oid| self.time_types.contains(&oid),
+        };
+        judge.judge(tree)
+    }
+
+    /// What a view's definition comes to; `None`: not looked at, or no view.
+    pub fn view(&self, oid: u32) -> Option<&Stored> {
+        self.views.get(&oid)
+    }
+
+    /// What the policies that restrict reading a table come to, all together; `None`: it has none.
+    pub fn policies(&self, oid: u32) -> Option<&Stored> {
+        self.policies.get(&oid)
     }
 
     pub fn types_named(&self, name: &str) -> &[NamedType] {

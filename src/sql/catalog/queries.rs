@@ -38,13 +38,11 @@ pub const SETUP_QUERIES: &[&str] = &[
      '^(query_to_xml|cursor_to_xml|table_to_xml|schema_to_xml|database_to_xml|ts_stat$|\
      ts_rewrite$|lo_import|lo_export|pg_import_system|set_config$|\
      pg_(try_)?advisory_(lock|unlock_all))') || ') ', false)",
-    // Built-in names, worst volatility of all overloads; whether `row.name` may call one of them.
-    "SELECT proname::text, \
-     CASE WHEN bool_or(provolatile = 'v') THEN 'v' WHEN bool_or(provolatile = 's') THEN 's' \
-     ELSE 'i' END, \
-     bool_or(pronargs >= 1 AND pronargs - pronargdefaults <= 1 AND proargtypes[0] IN \
-     (2249, 2276, 2283, 2776, 5077, 5079))::text \
-     FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND oid < 16384 GROUP BY proname",
+    // Built-in functions: name, volatility, whether `row.name` may call it, id, arguments.
+    "SELECT proname::text, provolatile::text, \
+     (pronargs >= 1 AND pronargs - pronargdefaults <= 1 AND proargtypes[0] IN \
+     (2249, 2276, 2283, 2776, 5077, 5079))::text, oid::text, pronargs::text \
+     FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND oid < 16384",
 ];
 
 /// One text result set each, in this order, inside one REPEATABLE READ READ ONLY transaction.
@@ -138,4 +136,13 @@ pub const SNAPSHOT_QUERIES: &[&str] = &[
         " UNION SELECT oid::text FROM pg_type WHERE typtype = 'd' AND ",
         runs_sql!("typdefaultbin")
     ),
+    // The trees of views, and of policies as far as they concern reading. The largest of them are
+    // left out, and not followed, when all together are more than 16 MB.
+    "SELECT relation::text, kind, CASE WHEN sum(octet_length(tree)) OVER \
+     (ORDER BY octet_length(tree), relation, kind ROWS UNBOUNDED PRECEDING) <= 16777216 \
+     THEN tree ELSE '' END FROM ( \
+     SELECT ev_class, 'v', ev_action::text FROM pg_rewrite JOIN pg_class c ON c.oid = ev_class \
+     WHERE c.relkind = 'v' AND c.oid >= 16384 AND c.relpersistence <> 't' AND rulename = '_RETURN' \
+     UNION ALL SELECT polrelid, 'p', polqual::text FROM pg_policy \
+     WHERE polcmd IN ('r', '*') AND polqual IS NOT NULL) AS stored(relation, kind, tree)",
 ];

@@ -22,6 +22,12 @@ fn function_rows(text: &str) -> Vec<Vec<Option<String>>> {
     rows
 }
 
+/// Trees hold blanks.
+fn tree_rows(text: &str) -> Vec<Vec<Option<String>>> {
+    let lines = text.lines().filter(|line| !line.is_empty());
+    lines.map(|line| line.splitn(3, ' ').map(|field| Some(field.to_owned())).collect()).collect()
+}
+
 /// The answers; a test may change one before it builds.
 pub(crate) fn answers() -> Vec<Vec<Vec<Option<String>>>> {
     vec![
@@ -40,6 +46,7 @@ pub(crate) fn answers() -> Vec<Vec<Vec<Option<String>>>> {
         rows("20007\n 20021\n 20014"),
         rows("20020 20001 v\n 20021 20001 v\n 20022 20021 v\n 20014 20001 p"),
         rows("18002"),
+        tree_rows(TREES),
     ]
 }
 
@@ -74,6 +81,14 @@ const RELATIONS: &str = "
 20024 remote 2200 f p false false false
 20025 counter 2200 S p false false false
 20030 users 17000 r p false false false
+";
+
+/// relation kind tree
+const TREES: &str = "
+20020 v ({QUERY :commandType 1 :rtable ({RTE :rtekind 0 :relid 20020} {RTE :rtekind 0 :relid 20001})})
+20021 v ({QUERY :commandType 1 :rtable ({RTE :rtekind 0 :relid 20001}) :x {FUNCEXPR :funcid 20500}})
+20022 v ({QUERY :commandType 1 :rtable ({RTE :rtekind 0 :relid 20021})})
+20014 p {OPEXPR :opno 20600 :opfuncid 20601}
 ";
 
 const COLUMNS: &str = "
@@ -141,28 +156,30 @@ twice 2200 23 1 false
 tenant_only 17000 23 0 false
 ";
 
-/// name volatility takes-row
+/// name volatility takes-row id arguments
 const BUILT_INS: &str = "
-count i false
-sum i false
-max i false
-lower i false
-upper i false
-now s false
-random v false
-nextval v false
-date_trunc s false
-age s false
-to_json s true
-row_to_json s true
-pg_column_size i true
-pg_typeof s true
-query_to_xml v false
-set_config v false
-generate_series s false
-pg_advisory_lock v false
-pg_advisory_unlock_all v false
-bernoulli v false
-percentile_cont i false
-concat s true
+count i false 801 1
+sum i false 802 1
+max i false 803 1
+lower i false 804 1
+upper i false 805 1
+current_setting s false 798 1
+date s false 799 1
+now s false 806 1
+random v false 807 1
+nextval v false 808 1
+date_trunc s false 809 1
+age s false 810 1
+to_json s true 811 1
+row_to_json s true 812 1
+pg_column_size i true 813 1
+pg_typeof s true 814 1
+query_to_xml v false 815 1
+set_config v false 816 1
+generate_series s false 817 1
+pg_advisory_lock v false 818 1
+pg_advisory_unlock_all v false 819 1
+bernoulli v false 820 1
+percentile_cont i false 821 1
+concat s true 822 1
 ";

@@ -162,9 +162,66 @@ fn functions_of_users_may_write() {
 
 #[test]
 fn views_are_judged_by_what_they_reach() {
-    harmless("SELECT * FROM v_plain", Reason::View);
+    cacheable("SELECT * FROM v_plain", &[20001]);
+    cacheable("SELECT 1 FROM v_plain, orders", &[20001, 20002]);
     opaque("SELECT * FROM v_writes");
     opaque("SELECT * FROM v_outer");
+}
+
+#[test]
+fn a_view_whose_tree_was_left_out_is_not_followed() {
+    let mut answers = sample::answers();
+    answers[15].remove(0);
+    let read = |answers: &[Vec<_>]| {
+        let catalog = Catalog::build(answers).unwrap();
+        verdict_in("SELECT * FROM v_plain", &catalog, &["public"]).read
+    };
+    assert_eq!(read(&answers), Read::Bypass(Reason::View));
+    answers[15].push(["20020", "v", ""].map(|field| Some(field.to_owned())).to_vec());
+    assert_eq!(read(&answers), Read::Bypass(Reason::View));
+}
+
+#[test]
+fn row_security_is_as_good_as_its_policies() {
+    let read = |policies: &[&str]| {
+        let mut answers = sample::answers();
+        answers[12].retain(|row| row[0].as_deref() != Some("20014"));
+        answers[13].retain(|row| row[0].as_deref() != Some("20014"));
+        answers[15].retain(|row| row[0].as_deref() != Some("20014"));
+        let row = |tree: &&str| ["20014", "p", tree].map(|field| Some(field.to_owned())).to_vec();
+        answers[15].extend(policies.iter().map(row));
+        let catalog = Catalog::build(&answers).unwrap();
+        verdict_in("SELECT * FROM secret", &catalog, &["public"]).read
+    };
+    let user = "{OPEXPR :opno 98 :opfuncid 67 :args ({SQLVALUEFUNCTION :op 10 :type 25})}";
+    let orders =
+        "{SUBLINK :subselect {QUERY :commandType 1 :rtable ({RTE :rtekind 0 :relid 20002})}}";
+    let clock = "{SQLVALUEFUNCTION :op 3 :type 1184}";
+    assert_eq!(read(&[]), Read::Cacheable(tables(&[20014])));
+    assert_eq!(read(&[user]), Read::Cacheable(tables(&[20014])));
+    assert_eq!(read(&[user, orders]), Read::Cacheable(tables(&[20002, 20014])));
+    assert_eq!(read(&[user, clock]), Read::Bypass(Reason::RowSecurity));
+    assert_eq!(read(&[""]), Read::Bypass(Reason::RowSecurity));
+}
+
+#[test]
+fn what_the_key_holds_of_the_session_may_be_asked_for() {
+    cacheable("SELECT id FROM users WHERE name = CURRENT_USER OR name = SESSION_USER", &[20001]);
+    harmless("SELECT id FROM users WHERE name = CURRENT_SCHEMA", Reason::ValueFunction);
+    let sql = "SELECT id FROM users WHERE name = current_setting('app.tenant')";
+    cacheable(sql, &[20001]);
+    assert!(verdict(sql).exact_text);
+    for argument in ["'work_mem'", "name", "$1", "'app.' || name"] {
+        let sql = format!("SELECT id FROM users WHERE name = current_setting({argument})");
+        harmless(&sql, Reason::Function);
+    }
+}
+
+#[test]
+fn a_call_that_converts_a_moment_reads_no_text() {
+    cacheable("SELECT date(seen) FROM users", &[20001]);
+    harmless("SELECT date(name) FROM users", Reason::Function);
+    harmless("SELECT date('2024-01-01') FROM users", Reason::Function);
 }
 
 #[test]

@@ -111,6 +111,8 @@ pub struct Call {
     pub arguments: Vec<Argument>,
     /// Arguments are named or spread, so their places are unknown.
     pub any_place: bool,
+    /// What the first argument is, and its text if it is a literal.
+    pub first: Option<(Source, Option<String>)>,
 }
 
 /// What the text says of an argument's type.
@@ -170,6 +172,7 @@ pub struct Facts {
     pub natural_join: bool,
     pub locks_rows: bool,
     pub into: bool,
+    /// CURRENT_DATE and its kin; not CURRENT_USER and its kin, which the key holds.
     pub value_function: bool,
     pub table_sample: bool,
     pub time_word: bool,

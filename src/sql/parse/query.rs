@@ -5,12 +5,12 @@ use std::ops::ControlFlow;
 
 use pg_raw_parse::nodes::{
     A_Expr, A_Expr_Kind, CommonTableExpr, FuncCall, JoinExpr, OnConflictClause, RangeFunction,
-    RangeVar, ResTarget, SelectStmt, SubLink,
+    RangeVar, ResTarget, SQLValueFunctionOp, SelectStmt, SubLink,
 };
 use pg_raw_parse::walk::{Recurse, walk_manual};
 use pg_raw_parse::{ConstValue, Node};
 
-use super::terms::{argument, call_of, operator, range_of, source_of, type_of};
+use super::terms::{argument, call_of, literal_of, operator, range_of, source_of, type_of};
 use super::{Argument, Facts, NODES_MAX, Operations, ParseError, Source, Target};
 use crate::sql::functions::has_time_word;
 
@@ -131,8 +131,15 @@ fn visit(node: Node<'_>, facts: &mut Facts) -> Step {
                 vec![Argument::Untyped; sample.args().len()],
             ));
         }
-        Node::SQLValueFunction(_) => {
-            facts.value_function = true;
+        Node::SQLValueFunction(function) => {
+            facts.value_function |= !matches!(
+                function.op,
+                SQLValueFunctionOp::SVFOP_CURRENT_ROLE
+                    | SQLValueFunctionOp::SVFOP_CURRENT_USER
+                    | SQLValueFunctionOp::SVFOP_USER
+                    | SQLValueFunctionOp::SVFOP_SESSION_USER
+                    | SQLValueFunctionOp::SVFOP_CURRENT_CATALOG
+            );
             return Step::Over;
         }
         Node::LockingClause(_) => {
@@ -314,6 +321,7 @@ fn visit_call(call: &FuncCall, facts: &mut Facts) {
     use_.any_place = call.func_variadic
         || call.agg_within_group
         || call.args().iter().any(|argument| matches!(argument, Node::NamedArgExpr(_)));
+    use_.first = call.args().iter().next().map(literal_of);
     facts.calls.push(use_);
 }
 

@@ -52,15 +52,31 @@ fn name_of<'a>(parts: impl Iterator<Item = Node<'a>>) -> Name {
 }
 
 pub(super) fn call_of<'a>(parts: impl Iterator<Item = Node<'a>>, arguments: Vec<Argument>) -> Call {
-    Call { name: name_of(parts), arguments, any_place: false }
+    Call { name: name_of(parts), arguments, any_place: false, first: None }
 }
 
 pub(super) fn operator(name: &str, arguments: Vec<Argument>) -> Call {
-    Call { name: Name { schema: None, name: name.to_owned() }, arguments, any_place: false }
+    Call {
+        name: Name { schema: None, name: name.to_owned() },
+        arguments,
+        any_place: false,
+        first: None,
+    }
 }
 
 pub(super) fn type_of(name: &TypeName, source: Source) -> TypeUse {
     TypeUse { name: name_of(name.names().iter().map(Node::String)), source }
+}
+
+/// An argument, with its text if it is a literal.
+pub(super) fn literal_of(node: Node<'_>) -> (Source, Option<String>) {
+    let mut literal = None;
+    if let Node::A_Const(constant) = node
+        && let Some(ConstValue::String(text)) = constant.val()
+    {
+        literal = Some(text.to_owned());
+    }
+    (source_of(node), literal)
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "every other node is an expression")]

@@ -185,6 +185,8 @@ fn note_calls(statement: &mut Statement) {
     }
     for call in &facts.calls {
         let name = call.name.name.as_str();
+        // The name it asks for decides.
+        statement.exact_text |= name == "current_setting";
         if takes_advisory_lock(name) {
             statement.controls.push(Control::AdvisoryLock);
         } else if name == "pg_advisory_unlock_all" {

@@ -1,0 +1,47 @@
+//! `FLUSH CACHE` of a part: what was remembered is not served again, and no fill under way is kept.
+
+use crate::admin::conversation::Outcome;
+use crate::cache::coherence::Scope;
+use crate::gateway::Gateway;
+use crate::sql::verdict::TableId;
+use crate::wire::sqlstate;
+
+pub(super) fn database(gateway: &Gateway, name: &str) -> Outcome {
+    let named: Vec<_> =
+        gateway.databases().into_iter().filter(|(database, _)| database.name == name).collect();
+    for (database, _) in &named {
+        database.home().coherence.invalidate(&Scope::Database);
+    }
+    done(named.len(), "database", name)
+}
+
+pub(super) fn table(gateway: &Gateway, schema: Option<&str>, name: &str) -> Outcome {
+    let mut flushed = 0;
+    for (database, _) in gateway.databases() {
+        let snapshot = database.snapshot();
+        let Some(catalog) = &snapshot.catalog else {
+            // It is being read, after a change that has voided everything anyway.
+            continue;
+        };
+        let wanted = schema.map(|schema| catalog.schema(schema));
+        let tables: Vec<TableId> = catalog
+            .relations_named(name)
+            .filter(|(schema, _)| wanted.is_none_or(|wanted| wanted == Some(*schema)))
+            .map(|(_, relation)| catalog.root(relation.oid))
+            .collect();
+        flushed += tables.len();
+        if !tables.is_empty() {
+            snapshot.home.coherence.invalidate(&Scope::Tables(tables.into()));
+        }
+    }
+    done(flushed, "table", name)
+}
+
+fn done(count: usize, what: &str, name: &str) -> Outcome {
+    if count == 0 {
+        let message = format!("{what} not found: {name}");
+        return Outcome::Failed { sqlstate: sqlstate::PROTOCOL_VIOLATION, message };
+    }
+    tracing::info!("cache of {what} {name} flushed");
+    Outcome::done("FLUSH")
+}
