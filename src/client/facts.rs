@@ -3,7 +3,7 @@
 
 use crate::cache::key::SessionKey;
 use crate::pool::Common;
-use crate::server::settings::{Base, Settings};
+use crate::server::settings::{Base, STANDBY, Settings};
 use crate::sql::classify::parse_search_path;
 use crate::sql::verdict::Isolation;
 
@@ -19,6 +19,8 @@ pub struct Facts {
     settings: u64,
     pub search_path: Vec<String>,
     pub isolation: Isolation,
+    /// The server replays what another writes (hazard I5).
+    pub standby: bool,
     /// Literals end where the lexer thinks they end, and the path is understood.
     pub readable: bool,
     /// Where only a backslash keeps a text from being read.
@@ -45,6 +47,7 @@ impl Facts {
                 settings: key_id(settings),
             },
             settings: settings.id,
+            standby: base.value(STANDBY) == Some("true"),
             readable: plain_strings && search_path.is_some(),
             readable_without_backslash: search_path.is_some(),
             search_path: search_path.unwrap_or_default(),

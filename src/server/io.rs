@@ -523,6 +523,7 @@ AND name NOT IN ('application_name', 'transaction_isolation', 'transaction_read_
 UNION ALL SELECT 'role', pg_catalog.current_setting('role') \
 UNION ALL SELECT 'forebay may ask', \
 pg_catalog.has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')::text \
+UNION ALL SELECT 'forebay standby', pg_catalog.pg_is_in_recovery()::text \
 UNION ALL SELECT 'forebay identity', pg_catalog.concat_ws(' ', d.oid, r.oid, r.rolsuper, \
 pg_catalog.pg_postmaster_start_time(), pg_catalog.inet_server_addr(), \
 pg_catalog.inet_server_port()) \
