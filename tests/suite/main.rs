@@ -20,6 +20,7 @@ mod commit;
 mod console;
 mod databases;
 mod defaults;
+mod hazards;
 mod invalidation;
 mod limits;
 mod loss;
