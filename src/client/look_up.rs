@@ -284,13 +284,17 @@ impl Session {
             return Answer::Send;
         }
         let mut parses = false;
+        let mut named = Vec::new();
         for part in &group.parts {
             match part.tag {
                 frontend::SYNC => {}
                 frontend::PARSE => match Parse::read(group.body(part)) {
                     Ok(parse)
-                        if !parse.name.is_empty() && self.names.find(parse.name).is_none() =>
+                        if !parse.name.is_empty()
+                            && self.names.find(parse.name).is_none()
+                            && !named.contains(&parse.name) =>
                     {
+                        named.push(parse.name);
                         let statement = self.statement(parse.name, parse.sql, parse.types);
                         parses |= !statement.accepted.load(std::sync::atomic::Ordering::Relaxed);
                     }
