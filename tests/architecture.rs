@@ -4,6 +4,9 @@
 //! Text checks: they can be fooled on purpose, not by accident.
 #![expect(clippy::unwrap_used, clippy::string_slice, reason = "a check fails by panicking")]
 
+#[path = "hazards_table.rs"]
+mod hazards_table;
+
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs;

@@ -135,7 +135,10 @@ impl Session {
             self.transaction.local_settings = true;
             return;
         }
-        if settings.id != on_server.id && self.transaction.status != Status::Idle {
+        if self.transaction.status == Status::Idle {
+            // The rest of the group may fail and take it back.
+            self.transaction.begin_with(&self.settings);
+        } else if settings.id != on_server.id {
             self.forget_settings(server);
         }
         self.report_returned(settings, server);
@@ -158,7 +161,7 @@ impl Session {
     }
 
     /// The server has these settings now, and so has the client.
-    fn set(&mut self, settings: Arc<Settings>, server: &mut Server) {
+    pub(super) fn set(&mut self, settings: Arc<Settings>, server: &mut Server) {
         server.applied = Arc::clone(&settings);
         self.settings = settings;
     }

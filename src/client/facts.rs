@@ -3,7 +3,7 @@
 
 use crate::cache::key::SessionKey;
 use crate::pool::Common;
-use crate::server::settings::{Base, Settings};
+use crate::server::settings::{Base, STANDBY, Settings};
 use crate::sql::classify::parse_search_path;
 use crate::sql::verdict::Isolation;
 
@@ -22,6 +22,8 @@ pub struct Facts {
     pub isolation: Isolation,
     /// `None` if it is not understood.
     pub patience: Option<Patience>,
+    /// The server replays what another writes (hazard I5).
+    pub standby: bool,
     /// Literals end where the lexer thinks they end, and the path is understood.
     pub readable: bool,
     /// Where only a backslash keeps a text from being read.
@@ -50,6 +52,7 @@ impl Facts {
                 settings: key_id(settings),
             },
             settings: settings.id,
+            standby: base.value(STANDBY) == Some("true"),
             readable: plain_strings && search_path.is_some(),
             readable_without_backslash: search_path.is_some(),
             declined: value("forebay.cache").is_some_and(|value| {

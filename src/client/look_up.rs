@@ -404,6 +404,9 @@ impl Session {
         if facts.key.base == 0 {
             return Some(BypassReason::ServerUnknown);
         }
+        if facts.standby {
+            return Some(BypassReason::Standby);
+        }
         self.transaction.bypass(facts.isolation)
     }
 

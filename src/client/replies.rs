@@ -427,6 +427,7 @@ impl Session {
 
     fn end_of_unit(&mut self, unit: Unit, ending: Ending, status: Status, server: &mut Server) {
         let failed = matches!(ending, Ending::Failed | Ending::Doubtful);
+        let is_string = unit.verdict.as_ref().is_some_and(|verdict| verdict.statements != 1);
         let many = unit.verdict.as_ref().filter(|verdict| verdict.statements != 1);
         if let Some(verdict) = many
             && !verdict.controls.is_empty()
@@ -437,6 +438,13 @@ impl Session {
         let unseen = unit.armed.is_empty() && ending == Ending::Fine;
         self.settle(unit.armed, proven_rollback);
         if status == Status::Idle {
+            // A failed COMMIT or group; of a failed string it is not known how far it came.
+            if ending == Ending::Failed
+                && !is_string
+                && let Some(settings) = self.transaction.begun_with().cloned()
+            {
+                self.set(settings, server);
+            }
             // Nothing was armed and yet the transaction is over: if it was not rolled back before
             // our eyes, it may have been committed.
             if unseen && let Some(scope) = self.transaction.dirty.scope() {

@@ -107,6 +107,8 @@ pub struct Transaction {
     pub served: bool,
     /// Settings when it began, and at each savepoint.
     begun_with: Option<Arc<Settings>>,
+    /// The same for a group that is no transaction of the client's making.
+    implicit_with: Option<Arc<Settings>>,
     savepoints: Vec<(String, Arc<Settings>)>,
 }
 
@@ -128,6 +130,7 @@ impl Default for Transaction {
             kept_back: None,
             served: false,
             begun_with: None,
+            implicit_with: None,
             savepoints: Vec::new(),
         }
     }
@@ -137,7 +140,8 @@ impl Transaction {
     pub fn begin(&mut self, isolation: Isolation, settings: &Arc<Settings>) {
         if self.begun_with.is_none() {
             self.isolation = Some(isolation);
-            self.begun_with = Some(Arc::clone(settings));
+            let implicit_with = self.implicit_with.take();
+            self.begun_with = Some(implicit_with.unwrap_or_else(|| Arc::clone(settings)));
         }
     }
 
@@ -146,6 +150,11 @@ impl Transaction {
         self.begin(kept_back.isolation.unwrap_or(Isolation::ReadCommitted), settings);
         self.status = Status::InTransaction;
         self.kept_back = Some(kept_back);
+    }
+
+    /// The settings before the first that an implicit transaction changes.
+    pub fn begin_with(&mut self, settings: &Arc<Settings>) {
+        self.implicit_with.get_or_insert_with(|| Arc::clone(settings));
     }
 
     pub fn set_isolation(&mut self, isolation: Option<Isolation>) {
@@ -178,7 +187,7 @@ impl Transaction {
 
     /// The settings it began with, to which a rollback returns.
     pub fn begun_with(&self) -> Option<&Arc<Settings>> {
-        self.begun_with.as_ref()
+        self.begun_with.as_ref().or(self.implicit_with.as_ref())
     }
 
     /// A transaction ended; the next one of a chain has the same isolation.
@@ -264,6 +273,20 @@ mod tests {
         assert_eq!(transaction.bypass(RC), Some(BypassReason::TransactionState));
         let unseen = Transaction { status: Status::InTransaction, ..Transaction::default() };
         assert_eq!(unseen.bypass(RC), Some(BypassReason::TransactionState));
+    }
+
+    #[test]
+    fn a_begin_behind_a_set_in_one_group_falls_back_to_before_both() {
+        let mut transaction = Transaction::default();
+        let (before, after) = (Settings::none(), Settings::none().with("timezone", "'UTC'"));
+        transaction.begin_with(&before);
+        transaction.begin_with(&after);
+        assert_eq!(transaction.begun_with().unwrap().id, before.id);
+        transaction.begin(Isolation::RepeatableRead, &after);
+        assert_eq!(transaction.begun_with().unwrap().id, before.id);
+        transaction.status = Status::InTransaction;
+        let reason = transaction.bypass(Isolation::ReadCommitted);
+        assert_eq!(reason, Some(BypassReason::Isolation));
     }
 
     #[test]

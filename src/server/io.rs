@@ -554,6 +554,7 @@ FROM pg_catalog.pg_proc p WHERE p.pronamespace = 'pg_catalog'::pg_catalog.regnam
 AND p.proname IN ('txid_current_if_assigned', 'pg_cursor', 'pg_lock_status', \
 'pg_stat_get_xact_tuples_inserted', 'pg_stat_get_xact_tuples_updated', \
 'pg_stat_get_xact_tuples_deleted') \
+UNION ALL SELECT 'forebay standby', pg_catalog.pg_is_in_recovery()::text \
 UNION ALL SELECT 'forebay identity', pg_catalog.concat_ws(' ', d.oid, r.oid, r.rolsuper, \
 pg_catalog.pg_postmaster_start_time(), pg_catalog.inet_server_addr(), \
 pg_catalog.inet_server_port()) \

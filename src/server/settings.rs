@@ -17,6 +17,9 @@ pub struct Base {
     pub reported: Vec<(String, String)>,
 }
 
+/// The name, beside those of settings, of whether the server is in recovery.
+pub const STANDBY: &str = "forebay standby";
+
 impl Base {
     pub fn value(&self, name: &str) -> Option<&str> {
         self.values.get(name).map(String::as_str)

@@ -134,13 +134,15 @@ pub enum BypassReason {
     StaleStatement,
     /// The database the answer would be of is not known yet, or replaced.
     ServerUnknown,
+    /// Its answers are as old as what it has replayed, and no write we see says when that changes.
+    Standby,
     /// The key would be longer than `cache::key::KEY_BYTES_MAX`.
     KeyTooLong,
 }
 
 impl BypassReason {
     /// Every reason, in the order of the declaration; the index of a counter.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 37] = [
         Self::NotARead,
         Self::MultipleStatements,
         Self::Unparsable,
@@ -176,6 +178,7 @@ impl BypassReason {
         Self::Pinned,
         Self::StaleStatement,
         Self::ServerUnknown,
+        Self::Standby,
         Self::KeyTooLong,
     ];
 
@@ -217,6 +220,7 @@ impl BypassReason {
             Self::Pinned => "pinned",
             Self::StaleStatement => "stale_statement",
             Self::ServerUnknown => "server_unknown",
+            Self::Standby => "standby",
             Self::KeyTooLong => "key_too_long",
         }
     }

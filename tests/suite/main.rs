@@ -23,6 +23,7 @@ mod databases;
 mod defaults;
 mod exporter;
 mod descriptions;
+mod hazards;
 mod invalidation;
 mod kept_back;
 mod limits;

@@ -63,8 +63,13 @@ fn judge(statements: Vec<Statement>, context: &Context<'_>) -> Verdict {
     let mut ends_transaction = false;
     // An earlier statement of the string has changed what the names in later ones mean.
     let mut other_names = false;
-    for statement in statements {
+    let temporary_first = context.search_path.first().is_some_and(|s| s.starts_with("pg_temp"));
+    for mut statement in statements {
         let (mut write, read) = effect(&statement, context);
+        if temporary_first && statement.kind == Kind::Catalog {
+            // What it creates may be the session's own.
+            statement.controls.push(Control::CreateTemporary { code: true });
+        }
         if other_names && !touches_nothing(&statement.facts) {
             write = union(write, UNKNOWN_CODE);
         }

@@ -472,6 +472,30 @@ fn temporary_relations_belong_to_the_session() {
     }
     opaque("CREATE TEMP TABLE x AS SELECT writes()");
     controls("CREATE TEMP VIEW x AS SELECT 1", &[Control::CreateTemporary { code: true }]);
+    for sql in [
+        "CREATE DOMAIN pg_temp.d AS int",
+        "CREATE TYPE pg_temp.e AS ENUM ('x')",
+        "CREATE TYPE pg_temp.c AS (a int)",
+        "CREATE TYPE pg_temp.r AS RANGE (subtype = int)",
+        "CREATE FUNCTION pg_temp.f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "CREATE AGGREGATE pg_temp.a(int) (SFUNC = int4pl, STYPE = int)",
+    ] {
+        controls(sql, &[Control::CreateTemporary { code: true }]);
+        assert_eq!(verdict(sql).write, Write::Catalog, "{sql}");
+    }
+    controls("CREATE DOMAIN d AS int", &[]);
+}
+
+#[test]
+fn what_is_created_where_the_path_begins_with_the_temporary_schema_is_the_sessions() {
+    let path = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+    let check = |names: &[&str], temporary: bool| {
+        let context = Context { catalog: None, search_path: &path(names), parameter_types: &[] };
+        let controls = classify("CREATE TABLE x (id int)", &context).controls;
+        assert_eq!(controls.contains(&Control::CreateTemporary { code: true }), temporary);
+    };
+    check(&["pg_temp", "public"], true);
+    check(&["public", "pg_temp"], false);
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! One statement: its kind, what it changes about the client, and the query it carries.
 
 use pg_raw_parse::Node;
+use pg_raw_parse::list::CastNodeList;
 use pg_raw_parse::nodes::{
-    CopyStmt, CreateTableAsStmt, DiscardMode, DropBehavior, DropStmt, ExplainStmt, ObjectType,
-    RangeVar, SelectStmt, TransactionStmt, TransactionStmtKind, TruncateStmt,
+    self, CopyStmt, CreateTableAsStmt, DiscardMode, DropBehavior, DropStmt, ExplainStmt,
+    ObjectType, RangeVar, SelectStmt, TransactionStmt, TransactionStmtKind, TruncateStmt,
 };
 
 use super::query::collect;
@@ -150,9 +151,37 @@ fn fill(node: Node<'_>, statement: &mut Statement) -> Result<(), ParseError> {
             controls.push(Control::ChangeDefaults);
             Kind::Catalog
         }
-        _ => Kind::Catalog,
+        _ => {
+            if names_temporary(node) {
+                controls.push(Control::CreateTemporary { code: true });
+            }
+            Kind::Catalog
+        }
     };
     Ok(())
+}
+
+/// Creates a type, a function or the like in the temporary schema: not for `DROP TABLE` alone,
+/// but in the way of names all the same.
+#[expect(clippy::wildcard_enum_match_arm, reason = "nothing else can be temporary")]
+fn names_temporary(node: Node<'_>) -> bool {
+    let schema = match node {
+        Node::CompositeTypeStmt(create) => create.typevar().and_then(|range| range.schemaname()),
+        Node::CreateFunctionStmt(create) => match create.funcname().iter().next() {
+            Some(Node::String(name)) => name.sval(),
+            _ => None,
+        },
+        Node::CreateDomainStmt(create) => first_name(create.domainname()),
+        Node::CreateEnumStmt(create) => first_name(create.type_name()),
+        Node::CreateRangeStmt(create) => first_name(create.type_name()),
+        Node::DefineStmt(create) => first_name(create.defnames()),
+        _ => None,
+    };
+    schema.is_some_and(|schema| schema.starts_with("pg_temp"))
+}
+
+fn first_name(names: &CastNodeList<nodes::String>) -> Option<&str> {
+    names.iter().next()?.sval()
 }
 
 fn fill_select(select: &SelectStmt, statement: &mut Statement) -> Result<(), ParseError> {

@@ -89,6 +89,26 @@ impl Postgres {
         postgres
     }
 
+    /// A copy that follows the first, which has to let the superuser replicate.
+    pub fn standby_of(primary: &Self) -> Self {
+        let directory = scratch();
+        let port = free_port();
+        let data = directory.join("data");
+        let mut copy = unprivileged(&binary("pg_basebackup"));
+        let from = ["-h", "127.0.0.1", "-U", "postgres", "-R", "--checkpoint=fast", "-p"];
+        copy.extend(from.iter().map(|&argument| argument.to_owned()));
+        copy.extend([primary.port.to_string(), "-D".to_owned(), data.to_str().unwrap().to_owned()]);
+        let output = Command::new(&copy[0]).args(&copy[1..]).current_dir("/").output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let mut config = std::fs::read_to_string(data.join("postgresql.conf")).unwrap();
+        writeln!(config, "port = {port}").unwrap();
+        std::fs::write(data.join("postgresql.conf"), config).unwrap();
+        let databases = AtomicU32::new(0);
+        let mut postgres = Self { port, directory, daemon: None, databases, shared: false };
+        postgres.start();
+        postgres
+    }
+
     /// Starts it again after `stop`.
     pub fn start(&mut self) {
         let data = self.directory.join("data");
