@@ -219,10 +219,14 @@ impl Command {
             return Ok(Self::Set { key, value });
         }
         let written = words(text).ok_or_else(invalid)?;
-        let lower: Vec<String> = written.iter().map(|word| word.to_lowercase()).collect();
+        let lower: Vec<String> = written.iter().map(|word| word.text.to_lowercase()).collect();
         let words: Vec<&str> = lower.iter().map(String::as_str).collect();
-        if let Some(operation) = Self::operation(&words, written.get(1)) {
+        if let Some(operation) = Self::operation(&words, written.get(1).map(|word| &word.text)) {
             return Ok(operation);
+        }
+        if let ["flush", "cache", "database" | "table", ..] = words.as_slice() {
+            let names: Vec<String> = written.into_iter().skip(3).map(Word::as_name).collect();
+            return Self::flush(words.get(2) == Some(&"table"), &names).ok_or_else(invalid);
         }
         Self::from_words(&words).ok_or_else(invalid)
     }
@@ -245,6 +249,21 @@ impl Command {
         })
     }
 
+    /// A table is `t`, `s.t`, or either with quotes.
+    fn flush(table: bool, names: &[String]) -> Option<Self> {
+        let (schema, name) = match names {
+            [schema, point, name] if table && point == "." => {
+                (Some(schema.as_str()), name.as_str())
+            }
+            [name] if table => {
+                name.split_once('.').map_or((None, name.as_str()), |(s, name)| (Some(s), name))
+            }
+            [name] => return Some(Self::FlushDatabase(name.clone())),
+            _ => return None,
+        };
+        Some(Self::FlushTable { schema: schema.map(str::to_owned), name: name.to_owned() })
+    }
+
     fn from_words(words: &[&str]) -> Option<Self> {
         Some(match words {
             [] => Self::Empty,
@@ -258,8 +277,6 @@ impl Command {
             ["commit" | "end"] => Self::Transaction(Transaction::Commit),
             ["rollback" | "abort"] => Self::Transaction(Transaction::Rollback),
             ["flush", "cache"] => Self::FlushCache,
-            ["flush", "cache", "database", name] => Self::FlushDatabase((*name).to_owned()),
-            ["flush", "cache", "table", name @ ..] => flush_table(name)?,
             ["reload"] => Self::Reload,
             ["shutdown"] => Self::Shutdown(Shutdown::Now),
             ["shutdown", "wait_for_servers"] => Self::Shutdown(Shutdown::WaitForServers),
@@ -328,16 +345,6 @@ impl Command {
     }
 }
 
-/// `t`, `s.t`, or either with quotes.
-fn flush_table(words: &[&str]) -> Option<Command> {
-    let (schema, name) = match words {
-        [schema, ".", name] => (Some(*schema), *name),
-        [name] => name.split_once('.').map_or((None, *name), |(schema, name)| (Some(schema), name)),
-        _ => return None,
-    };
-    Some(Command::FlushTable { schema: schema.map(str::to_owned), name: name.to_owned() })
-}
-
 /// `SET key = value` or `SET key TO value`: the key in lower case, the value as written, without
 /// its quotes.
 fn assignment(text: &str) -> Option<(String, String)> {
@@ -358,10 +365,26 @@ fn assignment(text: &str) -> Option<(String, String)> {
     set.eq_ignore_ascii_case("set").then(|| (key.to_lowercase(), value))
 }
 
+struct Word {
+    text: String,
+    quoted: bool,
+}
+
+impl Word {
+    fn bare(text: &str) -> Self {
+        Self { text: text.to_owned(), quoted: false }
+    }
+
+    /// As SQL reads names.
+    fn as_name(self) -> String {
+        if self.quoted { self.text } else { self.text.to_lowercase() }
+    }
+}
+
 /// Words as written, texts and names without their quotes, `=` and `*` as words of their own;
 /// comments and one `;` at the end are dropped. `None`: something is not closed, or comes after
 /// the end.
-fn words(text: &str) -> Option<Vec<String>> {
+fn words(text: &str) -> Option<Vec<Word>> {
     let mut words = Vec::new();
     let mut rest = text.trim_start();
     while let Some(first) = rest.chars().next() {
@@ -370,7 +393,7 @@ fn words(text: &str) -> Option<Vec<String>> {
             '/' if rest.starts_with("/*") => rest.get(2..)?.split_once("*/")?.1,
             '\'' | '"' => {
                 let (inner, rest) = rest.get(1..)?.split_once(first)?;
-                words.push(inner.to_owned());
+                words.push(Word { text: inner.to_owned(), quoted: true });
                 rest
             }
             ';' => {
@@ -378,14 +401,14 @@ fn words(text: &str) -> Option<Vec<String>> {
                 return after.is_empty().then_some(words);
             }
             '=' | '*' | ',' | '(' | ')' => {
-                words.push(first.to_string());
+                words.push(Word::bare(&first.to_string()));
                 rest.get(1..)?
             }
             _ => {
                 let ends = |c: char| c.is_whitespace() || "'\";=*,()".contains(c);
                 let end = rest.find(ends).unwrap_or(rest.len());
                 let (word, rest) = rest.split_at_checked(end)?;
-                words.push(word.to_owned());
+                words.push(Word::bare(word));
                 rest
             }
         };

@@ -66,8 +66,9 @@ fn judge(statements: Vec<Statement>, context: &Context<'_>) -> Verdict {
     let temporary_first = context.search_path.first().is_some_and(|s| s.starts_with("pg_temp"));
     for mut statement in statements {
         let (mut write, read) = effect(&statement, context);
-        if temporary_first && statement.kind == Kind::Catalog {
+        if temporary_first && matches!(write, Write::Catalog | Write::Schema(_)) {
             // What it creates may be the session's own.
+            write = Write::Catalog;
             statement.controls.push(Control::CreateTemporary { code: true });
         }
         if other_names && !touches_nothing(&statement.facts) {
