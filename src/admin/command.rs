@@ -225,7 +225,7 @@ impl Command {
             return Ok(operation);
         }
         if let ["flush", "cache", "database" | "table", ..] = words.as_slice() {
-            let names: Vec<String> = written.into_iter().skip(3).map(Word::as_name).collect();
+            let names: Vec<String> = written.into_iter().skip(3).map(Word::into_name).collect();
             return Self::flush(words.get(2) == Some(&"table"), &names).ok_or_else(invalid);
         }
         Self::from_words(&words).ok_or_else(invalid)
@@ -376,7 +376,7 @@ impl Word {
     }
 
     /// As SQL reads names.
-    fn as_name(self) -> String {
+    fn into_name(self) -> String {
         if self.quoted { self.text } else { self.text.to_lowercase() }
     }
 }

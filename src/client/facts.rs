@@ -5,7 +5,7 @@ use crate::cache::key::SessionKey;
 use crate::pool::Common;
 use crate::server::settings::{Base, STANDBY, Settings};
 use crate::sql::classify::parse_search_path;
-use crate::sql::verdict::Isolation;
+use crate::sql::verdict::{BypassReason, Isolation};
 
 use crate::twin::{self, Twin};
 
@@ -22,14 +22,13 @@ pub struct Facts {
     pub isolation: Isolation,
     /// `None` if it is not understood.
     pub patience: Option<Patience>,
-    /// The server replays what another writes (hazard I5).
-    pub standby: bool,
+    /// Why this session has no use of the cache: it said so (`SET forebay.cache = off`), or its
+    /// server replays what another writes (hazard I5).
+    pub kept_out: Option<BypassReason>,
     /// Literals end where the lexer thinks they end, and the path is understood.
     pub readable: bool,
     /// Where only a backslash keeps a text from being read.
     pub readable_without_backslash: bool,
-    /// `SET forebay.cache = off`: the client wants no answer from the cache, and gives none to it.
-    pub declined: bool,
 }
 
 impl Facts {
@@ -45,6 +44,10 @@ impl Facts {
         let plain_strings = value("standard_conforming_strings")
             .is_none_or(|value| matches!(value.to_ascii_lowercase().as_str(), "on" | "true" | "1"));
         let default = value("default_transaction_isolation");
+        let declined = value("forebay.cache").is_some_and(|value| {
+            let no = |word: &&str| value.eq_ignore_ascii_case(word);
+            ["off", "false", "no", "0"].iter().any(no)
+        });
         Self {
             key: SessionKey {
                 database: common.database.id,
@@ -52,13 +55,13 @@ impl Facts {
                 settings: key_id(settings),
             },
             settings: settings.id,
-            standby: base.value(STANDBY) == Some("true"),
+            kept_out: if declined {
+                Some(BypassReason::CacheOff)
+            } else {
+                (base.value(STANDBY) == Some("true")).then_some(BypassReason::Standby)
+            },
             readable: plain_strings && search_path.is_some(),
             readable_without_backslash: search_path.is_some(),
-            declined: value("forebay.cache").is_some_and(|value| {
-                let no = |word: &&str| value.eq_ignore_ascii_case(word);
-                ["off", "false", "no", "0"].iter().any(no)
-            }),
             search_path: search_path.unwrap_or_default(),
             patience: Patience::read(value),
             isolation: default.map_or(Isolation::ReadCommitted, |value| {

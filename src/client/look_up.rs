@@ -398,14 +398,11 @@ impl Session {
         if !facts.readable {
             return Some(BypassReason::Settings);
         }
-        if facts.declined {
-            return Some(BypassReason::CacheOff);
-        }
         if facts.key.base == 0 {
             return Some(BypassReason::ServerUnknown);
         }
-        if facts.standby {
-            return Some(BypassReason::Standby);
+        if facts.kept_out.is_some() {
+            return facts.kept_out;
         }
         self.transaction.bypass(facts.isolation)
     }
