@@ -155,8 +155,12 @@ impl Session {
         if limits.opaque_writes == OpaqueWrites::Database || !server.base.may_see_writes() {
             return Some(Doubt::Off);
         }
-        if snapshot.catalog.is_none() || !Arc::ptr_eq(&snapshot.home, &server.home) {
+        let catalog = snapshot.catalog.as_ref();
+        let Some(catalog) = catalog.filter(|_| Arc::ptr_eq(&snapshot.home, &server.home)) else {
             return Some(Doubt::Catalogue);
+        };
+        if catalog.reaches_out() {
+            return Some(Doubt::Unknown);
         }
         let worth = server.home.asking.is_worth_it(limits.ask_median_max, now);
         (!worth).then_some(Doubt::Slow)

@@ -79,7 +79,8 @@ pub enum Doubt {
     Catalogue,
     /// It locked a table as more than a writer of rows.
     Lock,
-    /// It wrote a table that the catalogue snapshot does not hold, or too many.
+    /// It wrote a table that the catalogue snapshot does not hold, or too many, or may have written
+    /// by a connection of its own.
     Unknown,
     /// User code may run within the commit: deferred triggers, cursors WITH HOLD.
     Deferred,

@@ -122,7 +122,7 @@ impl Task {
     async fn serve(&mut self) -> Result<CloseReason, CloseReason> {
         loop {
             if let Some(leave) = self.leaving
-                && (self.is_between_transactions(leave) || self.may_leave_fast(leave))
+                && (self.lease.is_none() || self.may_leave_fast(leave))
             {
                 return Ok(leave.reason());
             }
@@ -401,13 +401,6 @@ impl Task {
             answer_owed: self.answer_owed,
             transaction: in_transaction.then(|| self.transaction_began.unwrap_or(self.now)),
         }
-    }
-
-    /// It has no server. A transaction that is kept back may come to its end all the same, unless
-    /// it would have to begin where it no longer should.
-    fn is_between_transactions(&self, leave: Leave) -> bool {
-        let kept_back = self.session.transaction.kept_back.is_some();
-        self.lease.is_none() && (!kept_back || leave == Leave::Reconfigured)
     }
 
     /// A server that is to be closed is not kept for its client between transactions, if that is

@@ -209,10 +209,11 @@ impl Catalog {
             types: named_types(&types),
             classes: types.rows.keys().map(|oid| (*oid, types.class(*oid))).collect(),
             event_triggers: flags.event_triggers,
-            hooks: flags.support_code || casts.between_built_ins,
+            reaches_out: flags.reaches_out,
+            hooks: flags.outside.in_support || casts.between_built_ins,
             cast_types: casts.outside,
             cast_code: casts.code,
-            index_code: flags.index_code,
+            index_code: flags.outside.in_indexes,
             schemas,
         })
     }
@@ -222,21 +223,30 @@ impl Catalog {
 struct Flags {
     identity: Identity,
     event_triggers: bool,
-    support_code: bool,
-    index_code: bool,
+    outside: OutsideCode,
+    reaches_out: bool,
+}
+
+/// Where code runs that no statement names.
+struct OutsideCode {
+    in_support: bool,
+    in_indexes: bool,
 }
 
 fn flags(answer: Answer<'_>) -> Result<Flags, CatalogError> {
-    let row = answer.rows::<5>().next().ok_or_else(|| answer.error("no row"))?;
-    let [database, version, event_triggers, support, indexes] = row?;
+    let row = answer.rows::<6>().next().ok_or_else(|| answer.error("no row"))?;
+    let [database, version, event_triggers, support, indexes, outward] = row?;
     Ok(Flags {
         identity: Identity {
             database_oid: answer.number(database)?,
             server_version: answer.number(version)?,
         },
         event_triggers: answer.number(event_triggers)? > 0,
-        support_code: answer.number(support)? > 0,
-        index_code: answer.number(indexes)? > 0,
+        outside: OutsideCode {
+            in_support: answer.number(support)? > 0,
+            in_indexes: answer.number(indexes)? > 0,
+        },
+        reaches_out: answer.number(outward)? > 0,
     })
 }
 

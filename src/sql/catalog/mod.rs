@@ -174,6 +174,7 @@ pub struct Catalog {
     /// Types from outside that have a cast of their own: from then on conversions are code.
     cast_types: HashSet<u32>,
     event_triggers: bool,
+    reaches_out: bool,
     /// A cast between built-in types, or the support of an operator class, runs code from
     /// outside: then any statement may.
     hooks: bool,
@@ -300,6 +301,12 @@ impl Catalog {
 
     pub fn has_casts(&self, type_oid: u32) -> bool {
         self.cast_types.contains(&type_oid)
+    }
+
+    /// Code here may write by a connection of its own, of which its transaction knows nothing:
+    /// through foreign servers, dblink and its kin, languages that may do anything (hazard C22).
+    pub fn reaches_out(&self) -> bool {
+        self.reaches_out
     }
 
     pub fn event_triggers(&self) -> bool {

@@ -48,7 +48,7 @@ pub const SETUP_QUERIES: &[&str] = &[
 /// One text result set each, in this order, inside one REPEATABLE READ READ ONLY transaction.
 pub const SNAPSHOT_QUERIES: &[&str] = &[
     // One row: database, version, event triggers, code in the support of operator classes, and
-    // in the expressions of indexes.
+    // in the expressions of indexes, and what may write by a connection of its own.
     "SELECT (SELECT oid FROM pg_database WHERE datname = current_database())::text, \
      current_setting('server_version_num'), \
      (SELECT count(*) FROM pg_event_trigger WHERE evtenabled <> 'D')::text, \
@@ -56,7 +56,11 @@ pub const SNAPSHOT_QUERIES: &[&str] = &[
       WHERE p.oid >= 16384 AND p.prolang NOT IN (12, 13))::text, \
      (SELECT count(*) FROM pg_index i JOIN pg_depend d ON d.classid = 'pg_class'::regclass \
       AND d.objid = i.indexrelid AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass) \
-      WHERE d.refobjid >= 16384)::text",
+      WHERE d.refobjid >= 16384)::text, \
+     ((SELECT count(*) FROM pg_foreign_server) \
+      + (SELECT count(*) FROM pg_language WHERE lanispl AND NOT lanpltrusted) \
+      + (SELECT count(*) FROM pg_proc p WHERE p.oid >= 16384 AND p.prolang = 13 \
+         AND p.proname ~ '^(dblink|pg_background)'))::text",
     "SELECT oid::text, nspname::text FROM pg_namespace \
      WHERE nspname !~ '^pg_(toast_)?temp_' AND nspname <> 'pg_toast'",
     // Relations. Indexes and composite types are no relation that a query may name.

@@ -33,7 +33,7 @@ pub(crate) fn answers() -> Vec<Vec<Vec<Option<String>>>> {
     vec![
         rows("pg_catalog :funcid"),
         rows(BUILT_INS),
-        rows("16000 150018 0 0 0"),
+        rows("16000 150018 0 0 0 0"),
         rows("11 pg_catalog\n 13000 information_schema\n 2200 public\n 17000 tenant"),
         rows(RELATIONS),
         rows(COLUMNS),
