@@ -37,8 +37,13 @@ pub(super) fn tune(socket: &SockRef<'_>) -> io::Result<()> {
     options.map_or(Ok(()), |options| apply(socket, options))
 }
 
+/// Where buffers are left to the system, it widens them by itself as far as is needed.
 pub(super) fn widen(stream: &TcpStream) -> io::Result<()> {
-    SockRef::from(stream).set_recv_buffer_size(WIDE_BYTES)
+    let options = *OPTIONS.read().unwrap_or_else(PoisonError::into_inner);
+    if options.is_some_and(|options| options.buffer_bytes > 0) {
+        SockRef::from(stream).set_recv_buffer_size(WIDE_BYTES)?;
+    }
+    Ok(())
 }
 
 fn apply(socket: &SockRef<'_>, options: SocketOptions) -> io::Result<()> {
