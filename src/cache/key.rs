@@ -38,6 +38,14 @@ pub struct StatementKey<'a> {
 }
 
 impl KeyBuffer {
+    /// Without its content; its room is freed if it is larger than this many bytes.
+    #[must_use]
+    pub fn emptied(mut self, bytes_max: usize) -> Self {
+        self.bytes.clear();
+        self.bytes.shrink_to(bytes_max);
+        self
+    }
+
     /// Replaces the content; false if the key would be over `KEY_BYTES_MAX`.
     #[must_use]
     pub fn set(&mut self, session: SessionKey, statement: &StatementKey<'_>) -> bool {

@@ -30,7 +30,7 @@ fn word<'a>(text: &'a [u8], word: &[u8]) -> Option<&'a [u8]> {
 impl Session {
     pub(super) fn explain(&mut self, sql: &[u8], now: Instant, out: &mut Vec<u8>) {
         let (known, _) = self.verdict_of_text(sql);
-        let time_word = self.lexed.time_word.then_some(BypassReason::TimeWord);
+        let time_word = self.work.lexed.time_word.then_some(BypassReason::TimeWord);
         let reason = self.bypass(&known.verdict, true).or(time_word);
         let mut rows = vec![("cacheable", if reason.is_none() { "yes" } else { "no" }.to_owned())];
         if let Some(reason) = reason {
@@ -64,7 +64,7 @@ impl Session {
 
     /// There is an answer to the text that was lexed last, and it is true.
     fn is_kept(&mut self, now: Instant) -> bool {
-        let lexed = std::mem::take(&mut self.lexed);
+        let lexed = std::mem::take(&mut self.work.lexed);
         let key = StatementKey {
             text: &lexed.text,
             types: &[],
@@ -73,8 +73,8 @@ impl Session {
             result_formats: &[],
         };
         let fits = self.set_key(&key);
-        self.lexed = lexed;
-        fits && self.common.cache.look_up(&self.key, now).is_some()
+        self.work.lexed = lexed;
+        fits && self.common.cache.look_up(&self.work.key, now).is_some()
     }
 }
 

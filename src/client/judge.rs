@@ -16,16 +16,16 @@ use super::session::Session;
 
 impl Session {
     /// The verdict on a text under the client's settings, from memory if it is known. Leaves the
-    /// lexed text in `self.lexed`.
+    /// lexed text in `self.work.lexed`.
     pub fn verdict_of_text(&mut self, sql: &[u8]) -> (Arc<database::Known>, u64) {
-        let mut lexed = std::mem::take(&mut self.lexed);
+        let mut lexed = std::mem::take(&mut self.work.lexed);
         let plain = lex(sql, &mut lexed).is_ok();
         if !plain {
             lexed.shape.clear();
             lexed.text.clear();
         }
         let known = self.classified(sql, &[], plain.then_some(lexed.shape.as_slice()));
-        self.lexed = lexed;
+        self.work.lexed = lexed;
         known
     }
 
@@ -83,16 +83,18 @@ impl Session {
             }
             return (database::Known::unshaped(verdict), snapshot.generation);
         };
-        self.material.clear();
+        self.work.material.clear();
         for id in [snapshot.generation, facts.key.settings, facts.key.base] {
-            self.material.extend_from_slice(&id.to_be_bytes());
+            self.work.material.extend_from_slice(&id.to_be_bytes());
         }
-        self.material.extend_from_slice(&u32::try_from(types.len()).unwrap_or(0).to_be_bytes());
-        self.material.extend_from_slice(types);
-        let shape_at = self.material.len();
-        self.material.extend_from_slice(shape);
+        self.work
+            .material
+            .extend_from_slice(&u32::try_from(types.len()).unwrap_or(0).to_be_bytes());
+        self.work.material.extend_from_slice(types);
+        let shape_at = self.work.material.len();
+        self.work.material.extend_from_slice(shape);
         let database = &self.common.database;
-        let known = database.verdict(&self.material, shape_at, || classify(text, &context));
+        let known = database.verdict(&self.work.material, shape_at, || classify(text, &context));
         if self.will_be_decided(&known) && known.is_second_sighting() {
             self.ask_postgresql(&known, sql, parameter_types.clone(), snapshot.generation);
         }

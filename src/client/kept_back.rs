@@ -34,7 +34,7 @@ impl Session {
         if verdict.statements != 1 {
             return None;
         }
-        let kept_back = self.transaction.kept_back.is_some();
+        let kept_back = self.work.transaction.kept_back.is_some();
         match verdict.controls.as_slice() {
             [Control::Begin { isolation }] if is_harmless(text) && sql.len() <= SQL_BYTES_MAX => {
                 self.keep_back(*isolation, sql)?;
@@ -43,8 +43,8 @@ impl Session {
                 if kept_back =>
             {
                 let settings = Arc::clone(&self.settings);
-                self.transaction.status = Status::Idle;
-                self.transaction.end(false, &settings);
+                self.work.transaction.status = Status::Idle;
+                self.work.transaction.end(false, &settings);
                 self.names.clear_portals();
                 self.common.counters.xact.one();
                 self.common.cache_counters.transactions.one();
@@ -70,19 +70,19 @@ impl Session {
             isolation,
             patience: facts.patience?,
         };
-        fits.then(|| self.transaction.begin_here(kept_back, &self.settings))
+        fits.then(|| self.work.transaction.begin_here(kept_back, &self.settings))
     }
 
     /// Puts what is kept back in front of all else; its replies are swallowed. Gives whether
     /// there was anything.
     pub fn send_kept_back(&mut self, server: &mut Server) -> bool {
-        let Some(kept_back) = self.transaction.kept_back.take() else { return false };
+        let Some(kept_back) = self.work.transaction.kept_back.take() else { return false };
         server.swallow_query(&kept_back.sql);
         if kept_back.isolation.is_none() {
             // The server that came may have started with another default.
             self.refresh_facts();
             let isolation = self.default_isolation();
-            self.transaction.set_isolation(Some(isolation));
+            self.work.transaction.set_isolation(Some(isolation));
         }
         true
     }
@@ -90,15 +90,15 @@ impl Session {
     /// PostgreSQL takes SET TRANSACTION before the first query of a transaction only, and knows
     /// nothing of queries that were answered here: so it is asked one.
     pub fn count_hits_as_queries(&mut self, server: &mut Server) {
-        if self.in_block && self.transaction.served && self.may_set_transaction() {
+        if self.work.in_block && self.work.transaction.served && self.may_set_transaction() {
             server.swallow_query("SELECT");
-            self.transaction.served = false;
+            self.work.transaction.served = false;
         }
     }
 
     fn may_set_transaction(&self) -> bool {
-        self.group.parts.iter().any(|part| {
-            let body = self.group.body(part);
+        self.work.group.parts.iter().any(|part| {
+            let body = self.work.group.body(part);
             let mut fields = body.split(|&byte| byte == 0);
             let sql = match part.tag {
                 frontend::QUERY => fields.next(),

@@ -63,28 +63,28 @@ impl Session {
     /// Answers the group if that needs no server. `now` is when its last byte was read.
     pub fn answer(&mut self, server: Option<&Server>, now: Instant, out: &mut Vec<u8>) -> Answer {
         let owed_nothing = self.is_owed_nothing(server);
-        self.plan = None;
-        self.describing = false;
-        self.may_await_fill = server.is_none();
-        for scope in std::mem::take(&mut self.unsettled) {
+        self.work.plan = None;
+        self.work.describing = false;
+        self.work.may_await_fill = server.is_none();
+        for scope in std::mem::take(&mut self.work.unsettled) {
             self.common.database.home().coherence.invalidate(&scope);
         }
         if !owed_nothing && twin::is(Twin::PipelineLookupOnArrival) {
             let mut hit = Vec::new();
             if self.answer_group(true, now, &mut hit) == Answer::Done {
-                self.early_hit = Some(hit);
+                self.work.early_hit = Some(hit);
             }
-            self.plan = None;
+            self.work.plan = None;
             return Answer::Send;
         }
         let answer = self.answer_group(owed_nothing, now, out);
         if answer == Answer::Done {
-            self.group.clear();
+            self.work.group.clear();
         }
         answer
     }
 
-    /// Answers the group after Redis was asked for `self.key`. Everything is judged anew, since
+    /// Answers the group after Redis was asked for `self.work.key`. Everything is judged anew, since
     /// the world may have moved meanwhile: the entry is served only if it is true now.
     pub fn answer_again(
         &mut self,
@@ -92,12 +92,12 @@ impl Session {
         now: Instant,
         out: &mut Vec<u8>,
     ) -> Answer {
-        self.found = found.map_or(Found::Nothing, Found::Entry);
+        self.work.found = found.map_or(Found::Nothing, Found::Entry);
         // It was owed nothing when Redis was asked, and was sent nothing since.
         let answer = self.answer_group(true, now, out);
-        self.found = Found::NotAsked;
+        self.work.found = Found::NotAsked;
         if answer == Answer::Done {
-            self.group.clear();
+            self.work.group.clear();
         }
         answer
     }
@@ -105,7 +105,7 @@ impl Session {
     /// Answers the group after another's fill was waited for. Whatever came of that, it is served
     /// only what is true now, and waits no more.
     pub fn answer_shared(&mut self, now: Instant, out: &mut Vec<u8>) -> Answer {
-        self.may_await_fill = false;
+        self.work.may_await_fill = false;
         let answer = self.answer_again(None, now, out);
         if answer == Answer::Done {
             self.common.cache_counters.shared_fills.one();
@@ -114,7 +114,7 @@ impl Session {
     }
 
     fn answer_group(&mut self, owed_nothing: bool, now: Instant, out: &mut Vec<u8>) -> Answer {
-        let mut group = std::mem::take(&mut self.group);
+        let mut group = std::mem::take(&mut self.work.group);
         if owed_nothing && group.parts.last().is_some_and(|part| part.tag == frontend::SYNC) {
             self.transact_front(&mut group, now, out);
         }
@@ -138,7 +138,7 @@ impl Session {
                 Answer::Send
             }
         };
-        self.group = group;
+        self.work.group = group;
         answer
     }
 
@@ -155,7 +155,8 @@ impl Session {
         }
         let (known, generation) = self.verdict_of_text(sql);
         let verdict = Arc::clone(&known.verdict);
-        (self.query_verdict, self.query_generation) = (Some(Arc::clone(&verdict)), generation);
+        (self.work.query_verdict, self.work.query_generation) =
+            (Some(Arc::clone(&verdict)), generation);
         if self.awaits_catalog(&verdict) {
             return Answer::AwaitCatalog;
         }
@@ -177,12 +178,12 @@ impl Session {
         let writes = verdict.write != Write::None;
         let reason = self
             .bypass(&verdict, owed_nothing)
-            .or_else(|| self.lexed.time_word.then_some(BypassReason::TimeWord));
+            .or_else(|| self.work.lexed.time_word.then_some(BypassReason::TimeWord));
         if let Some(reason) = reason {
             self.note(Outcome::Bypass(reason), shape, now, writes);
             return Answer::Send;
         }
-        let lexed = std::mem::take(&mut self.lexed);
+        let lexed = std::mem::take(&mut self.work.lexed);
         let key = StatementKey {
             text: &lexed.text,
             types: &[],
@@ -191,7 +192,7 @@ impl Session {
             result_formats: &[],
         };
         let fits = self.set_key(&key);
-        self.lexed = lexed;
+        self.work.lexed = lexed;
         if !fits {
             self.note(Outcome::Bypass(BypassReason::KeyTooLong), shape, now, false);
             return Answer::Send;
@@ -213,9 +214,9 @@ impl Session {
         if verdict.controls.is_empty() {
             return None;
         }
-        let lexed = std::mem::take(&mut self.lexed);
+        let lexed = std::mem::take(&mut self.work.lexed);
         let tag = self.transact(verdict, &lexed.text, sql);
-        self.lexed = lexed;
+        self.work.lexed = lexed;
         tag
     }
 
@@ -223,9 +224,9 @@ impl Session {
     fn awaits_catalog(&mut self, verdict: &Verdict) -> bool {
         let worth = self.common.cache.mode() != Mode::Off
             && may_be_finer(verdict)
-            && self.transaction.dirty != Dirty::Database
+            && self.work.transaction.dirty != Dirty::Database
             && self.common.database.snapshot().catalog.is_none();
-        let first = !std::mem::replace(&mut self.awaited_catalog, worth);
+        let first = !std::mem::replace(&mut self.work.awaited_catalog, worth);
         worth && first
     }
 
@@ -333,10 +334,10 @@ impl Session {
     /// refused at its first Bind instead; that is the price for a Parse that never waits for a
     /// server while other clients of the same program hold them all.
     pub fn accept_parse(&mut self, out: &mut Vec<u8>) {
-        let group = std::mem::take(&mut self.group);
+        let group = std::mem::take(&mut self.work.group);
         self.accept_without_server(&group, Vec::new(), out);
-        self.group = group;
-        self.group.clear();
+        self.work.group = group;
+        self.work.group.clear();
     }
 
     fn accept_without_server(
@@ -404,21 +405,21 @@ impl Session {
         if facts.kept_out.is_some() {
             return facts.kept_out;
         }
-        self.transaction.bypass(facts.isolation)
+        self.work.transaction.bypass(facts.isolation)
     }
 
     pub(super) fn set_key(&mut self, statement: &StatementKey<'_>) -> bool {
         let Some(facts) = &self.facts else { return false };
-        self.key.set(facts.key, statement)
+        self.work.key.set(facts.key, statement)
     }
 
     /// A true entry for the key that has been set.
     fn hit(&self, needs_description: bool, now: Instant) -> Option<Arc<Entry>> {
         let cache = &self.common.cache;
-        let entry = match (cache.look_up(&self.key, now), &self.found) {
+        let entry = match (cache.look_up(&self.work.key, now), &self.work.found) {
             (Some(entry), _) => entry,
             (None, Found::Entry(entry))
-                if *entry.key == *self.key.bytes()
+                if *entry.key == *self.work.key.bytes()
                     && cache.is_true(entry, now)
                     && (!needs_description || entry.row_description.is_some()) =>
             {
@@ -441,7 +442,8 @@ impl Session {
     }
 
     fn should_ask_redis(&self) -> bool {
-        matches!(self.found, Found::NotAsked) && self.common.cache.may_be_in_redis(&self.key)
+        matches!(self.work.found, Found::NotAsked)
+            && self.common.cache.may_be_in_redis(&self.work.key)
     }
 
     /// The key that has been set is not in memory.
@@ -455,16 +457,16 @@ impl Session {
         if self.should_ask_redis() {
             return Answer::AskRedis;
         }
-        let leader = match self.common.cache.take_turn(&self.key, self.may_await_fill) {
+        let leader = match self.common.cache.take_turn(&self.work.key, self.work.may_await_fill) {
             Turn::Lead(leader) => Some(leader),
             Turn::Wait(gate) => {
-                self.awaited_fill = Some(gate);
+                self.work.awaited_fill = Some(gate);
                 return Answer::AwaitFill;
             }
             Turn::Alone => None,
         };
         self.note(Outcome::Miss, shape, now, false);
-        self.plan = Some(FillPlan { tables: verdict, generation, leader });
+        self.work.plan = Some(FillPlan { tables: verdict, generation, leader });
         Answer::Send
     }
 
@@ -476,7 +478,8 @@ impl Session {
             Outcome::Miss => counters.misses.one(),
             Outcome::Bypass(reason) => counters.bypass(reason),
         }
-        self.running = Some(Running { arrived_at: now, sent_at: None, shape, outcome, writes });
+        self.work.running =
+            Some(Running { arrived_at: now, sent_at: None, shape, outcome, writes });
     }
 
     fn note_hit(&mut self, shape: Shape, now: Instant, entry: &Entry) {
@@ -487,7 +490,7 @@ impl Session {
         if self.status() == Status::Idle {
             self.common.counters.xact.one();
         } else {
-            self.transaction.served = true;
+            self.work.transaction.served = true;
         }
         self.finish_running(now, 0, false, None);
     }

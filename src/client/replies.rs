@@ -73,7 +73,7 @@ impl Session {
             if matches!(header.tag, backend::DATA_ROW | backend::COPY_DATA) && !answer {
                 server.partial = header.total;
                 server.partial_forward = forward;
-                self.rows += u64::from(forward);
+                self.work.rows += u64::from(forward);
                 continue;
             }
             if input.len() < header.total {
@@ -94,7 +94,7 @@ impl Session {
     /// A run of rows, or a piece of one.
     fn pass(&mut self, bytes: &[u8], forward: bool, out: &mut Vec<u8>) {
         if forward {
-            if let Some(fill) = &mut self.fill {
+            if let Some(fill) = &mut self.work.fill {
                 fill.rows(bytes);
             }
             out.extend_from_slice(bytes);
@@ -116,7 +116,7 @@ impl Session {
             backend::READY_FOR_QUERY => {
                 let status = Status::read(body).or(Err(ServerFault::Unexpected { tag }))?;
                 show = self.ready(server, status, now)?;
-                if show && !self.returned.is_empty() {
+                if show && !self.work.returned.is_empty() {
                     self.tell_returned(out);
                 }
             }
@@ -179,7 +179,7 @@ impl Session {
 
     /// For broken twins: notes the versions of now, not of when the answer was asked.
     fn restamp_fill(&mut self) {
-        if let Some(fill) = &mut self.fill
+        if let Some(fill) = &mut self.work.fill
             && let Some(stamp) = self.common.database.home().coherence.stamp(&fill.tables())
         {
             fill.restamp(stamp);
@@ -187,14 +187,14 @@ impl Session {
     }
 
     fn spoil_fill(&mut self) {
-        if let Some(fill) = &mut self.fill {
+        if let Some(fill) = &mut self.work.fill {
             fill.spoil();
         }
     }
 
     /// The description of a portal goes into the entry; that of a statement names no formats.
     fn row_description(&mut self, server: &mut Server, message: &[u8], forward: bool) {
-        if forward && let Some(fill) = &mut self.fill {
+        if forward && let Some(fill) = &mut self.work.fill {
             fill.describe(message);
         }
         self.note_description(server, message, true);
@@ -216,8 +216,8 @@ impl Session {
     fn copy_in(&mut self, server: &mut Server) {
         let ignored = server.outstanding.ignore_sync_in_copy();
         if let Some(RequestKind::Unit(unit)) = ignored.and_then(|id| self.take_request(id)) {
-            self.armed.append(unit.armed);
-            self.unsynced = true;
+            self.work.armed.append(unit.armed);
+            self.work.unsynced = true;
         }
     }
 
@@ -241,12 +241,12 @@ impl Session {
         now: Instant,
     ) {
         // What is swallowed in front of a read is none of its answer.
-        if forward && let Some(fill) = &mut self.fill {
+        if forward && let Some(fill) = &mut self.work.fill {
             fill.complete(message, now);
         }
         let rolled_back = body == b"ROLLBACK\0";
-        self.ending = match (self.ending, rolled_back) {
-            (Ending::Failed | Ending::Doubtful, _) => self.ending,
+        self.work.ending = match (self.work.ending, rolled_back) {
+            (Ending::Failed | Ending::Doubtful, _) => self.work.ending,
             (Ending::Fine | Ending::RolledBack, true) => Ending::RolledBack,
             (Ending::Fine | Ending::RolledBack, false) => Ending::Fine,
         };
@@ -280,7 +280,7 @@ impl Session {
     }
 
     fn unit_of(&mut self, id: u64) -> Option<&mut Unit> {
-        self.requests.iter_mut().find(|request| request.id == id).and_then(|request| {
+        self.work.requests.iter_mut().find(|request| request.id == id).and_then(|request| {
             match &mut request.kind {
                 RequestKind::Unit(unit) => Some(unit),
                 RequestKind::Parse { .. }
@@ -316,9 +316,9 @@ impl Session {
         // Its statement has failed, and so the question behind it.
         let told_before = question && server.status == Status::Failed;
         if is_doubtful(body) {
-            self.ending = Ending::Doubtful;
-        } else if self.ending != Ending::Doubtful && !told_before {
-            self.ending = Ending::Failed;
+            self.work.ending = Ending::Doubtful;
+        } else if self.work.ending != Ending::Doubtful && !told_before {
+            self.work.ending = Ending::Failed;
         }
         let skipped = server.outstanding.skip_to_sync();
         for statement in skipped.statements {
@@ -368,13 +368,13 @@ impl Session {
         if status != Status::Idle && self.common.mode == PoolMode::Statement {
             return Err(ServerFault::TransactionBlock);
         }
-        self.transaction.status = status;
-        let ending = std::mem::take(&mut self.ending);
+        self.work.transaction.status = status;
+        let ending = std::mem::take(&mut self.work.ending);
         self.end_of_unit(unit, ending, status, server);
         if twin::is(Twin::NoVersionCheck) {
             self.restamp_fill();
         }
-        if let Some(fill) = self.fill.take() {
+        if let Some(fill) = self.work.fill.take() {
             let kept = self.common.cache.store(*fill).is_some();
             let counters = &self.common.cache_counters;
             if kept { counters.fills.one() } else { counters.refused.one() }
@@ -383,7 +383,7 @@ impl Session {
             self.common.counters.xact.one();
         }
         let failed = matches!(ending, Ending::Failed | Ending::Doubtful);
-        let rows = std::mem::take(&mut self.rows);
+        let rows = std::mem::take(&mut self.work.rows);
         self.finish_running(now, rows, failed, Some(server.pid));
         Ok(true)
     }
@@ -392,13 +392,14 @@ impl Session {
     /// the client is told its own.
     fn is_fallback_of_server(&self, server: &Server, body: &[u8]) -> bool {
         let Some(Owed::Expect { request, .. }) = server.outstanding.front() else { return false };
-        let verdict = self.requests.iter().find(|known| known.id == *request).and_then(|request| {
-            match &request.kind {
-                RequestKind::Execute { verdict, .. } => Some(verdict),
-                RequestKind::Unit(unit) => unit.verdict.as_ref(),
-                RequestKind::Parse { .. } | RequestKind::Describe { .. } => None,
-            }
-        });
+        let verdict =
+            self.work.requests.iter().find(|known| known.id == *request).and_then(|request| {
+                match &request.kind {
+                    RequestKind::Execute { verdict, .. } => Some(verdict),
+                    RequestKind::Unit(unit) => unit.verdict.as_ref(),
+                    RequestKind::Parse { .. } | RequestKind::Describe { .. } => None,
+                }
+            });
         let resets = verdict.is_some_and(|verdict| {
             verdict.controls.iter().any(|control| {
                 matches!(control, Control::Reset { .. } | Control::ResetAll | Control::DiscardAll)
@@ -415,7 +416,7 @@ impl Session {
 
     /// ParameterStatus of what the client started with, in PostgreSQL's own spelling.
     fn tell_returned(&mut self, out: &mut Vec<u8>) {
-        let returned = std::mem::take(&mut self.returned);
+        let returned = std::mem::take(&mut self.work.returned);
         let base = self.common.base();
         let Some(reported) = self.common.reported(base.id, self.startup.id) else { return };
         for (name, value) in reported.iter() {
@@ -441,17 +442,17 @@ impl Session {
             // A failed COMMIT or group; of a failed string it is not known how far it came.
             if ending == Ending::Failed
                 && !is_string
-                && let Some(settings) = self.transaction.begun_with().cloned()
+                && let Some(settings) = self.work.transaction.begun_with().cloned()
             {
                 self.set(settings, server);
             }
             // Nothing was armed and yet the transaction is over: if it was not rolled back before
             // our eyes, it may have been committed.
-            if unseen && let Some(scope) = self.transaction.dirty.scope() {
+            if unseen && let Some(scope) = self.work.transaction.dirty.scope() {
                 server.home.coherence.begin_write(&scope).committed();
             }
             let settings = std::sync::Arc::clone(&self.settings);
-            self.transaction.end(false, &settings);
+            self.work.transaction.end(false, &settings);
             self.names.clear_portals();
         }
         if !server.tainted {
@@ -463,7 +464,7 @@ impl Session {
     /// has been told.
     fn settle_late(&mut self, scopes: Vec<Scope>) {
         if twin::is(Twin::AckBeforeInvalidation) {
-            self.unsettled.extend(scopes);
+            self.work.unsettled.extend(scopes);
         } else {
             for scope in scopes {
                 self.common.database.home().coherence.invalidate(&scope);
@@ -535,7 +536,7 @@ impl Session {
         }
         // A transaction that the string both began and ended is over.
         if status == Status::Idle {
-            self.transaction.local_settings = false;
+            self.work.transaction.local_settings = false;
         }
     }
 }

@@ -49,7 +49,7 @@ impl Session {
         if let Some(Prepared { statement, generation: made_under }) = &self.names.made
             && *made_under == generation
             && statement.is_of(sql, types, settings)
-            && self.requests.is_empty()
+            && self.work.requests.is_empty()
         {
             return Arc::clone(statement);
         }

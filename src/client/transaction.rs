@@ -137,6 +137,16 @@ impl Default for Transaction {
 }
 
 impl Transaction {
+    /// There is none, and no settings that its end would bring back.
+    pub fn is_over(&self) -> bool {
+        self.status == Status::Idle
+            && self.begun_with.is_none()
+            && self.implicit_with.is_none()
+            && self.kept_back.is_none()
+            && self.dirty == Dirty::Nothing
+            && self.savepoints.is_empty()
+    }
+
     pub fn begin(&mut self, isolation: Isolation, settings: &Arc<Settings>) {
         if self.begun_with.is_none() {
             self.isolation = Some(isolation);
