@@ -39,9 +39,9 @@ pub fn record(insight: &Insight, entry: &Arc<Entry>, common: &Common, finished: 
             .map_or(total, |sent| sent.saturating_duration_since(running.arrived_at));
         insight.note_slow(Slow {
             at: insight.time_of_day(finished.finished_at),
-            database: entry.database.clone(),
-            user: entry.user.clone(),
-            application_name: entry.application_name.clone(),
+            database: entry.database.to_string(),
+            user: entry.user.to_string(),
+            application_name: entry.application_name.to_string(),
             address: entry.address.clone(),
             shape: shape_text(&running.shape),
             wait,

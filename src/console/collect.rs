@@ -70,7 +70,7 @@ impl<'a> Collector<'a> {
         let counts = pool.counts(self.now);
         let name = (pool.name.clone(), pool.common.user.clone());
         let of_pool = |entry: &Entry| {
-            !entry.console && entry.database == name.0 && entry.server_user == name.1
+            !entry.console && *entry.database == *name.0 && *entry.server_user == *name.1
         };
         let (mut active, mut waiting, mut canceled) = (0, 0, 0);
         for (entry, shown) in self.clients.iter().filter(|(entry, _)| of_pool(entry)) {
@@ -147,8 +147,8 @@ impl<'a> Collector<'a> {
         Socket {
             side: Side::Client,
             id: entry.id,
-            user: entry.user.clone(),
-            database: entry.database.clone(),
+            user: entry.user.to_string(),
+            database: entry.database.to_string(),
             state: client_state(entry, shown),
             ends: Ends { address: entry.address.clone(), local: entry.local.clone() },
             connected_at: self.time_of_day(entry.connected_at),
@@ -158,7 +158,7 @@ impl<'a> Collector<'a> {
             link: entry.current().map(|current| current.server_id),
             remote_pid: 0,
             tls: entry.tls.clone(),
-            application_name: entry.application_name.clone(),
+            application_name: entry.application_name.to_string(),
             replication: entry.replication.name(),
             prepared_statements: shown.prepared_statements,
         }
@@ -183,7 +183,7 @@ impl<'a> Collector<'a> {
             side: Side::Server,
             id: current.server_id,
             user: current.target.user.clone(),
-            database: entry.database.clone(),
+            database: entry.database.to_string(),
             state,
             ends: Ends { address: current.ends.address.clone(), local: current.ends.local.clone() },
             connected_at,
@@ -193,7 +193,7 @@ impl<'a> Collector<'a> {
             link: Some(entry.id),
             remote_pid: current.pid,
             tls: current.ends.tls.clone(),
-            application_name: entry.application_name.clone(),
+            application_name: entry.application_name.to_string(),
             replication: current.replication.name(),
             prepared_statements: current.prepared_statements.load(Ordering::Relaxed),
         })
@@ -310,7 +310,7 @@ impl<'a> Collector<'a> {
         let pools = self.pools();
         let mut names = self.gateway.user_names();
         names.extend(pools.iter().map(|pool| pool.user.clone()));
-        names.extend(self.clients.iter().map(|(entry, _)| entry.user.clone()));
+        names.extend(self.clients.iter().map(|(entry, _)| entry.user.to_string()));
         names.sort();
         names.dedup();
         let user = |name: String| {
@@ -322,7 +322,7 @@ impl<'a> Collector<'a> {
                 servers_max: plan::user_servers(&self.config, &name),
                 servers: servers(&pools, |pool| pool.user == name),
                 clients_max: plan::room(&self.config, DATABASE, &name).user,
-                clients: self.clients.iter().filter(|(entry, _)| entry.user == name).count(),
+                clients: self.clients.iter().filter(|(entry, _)| *entry.user == *name).count(),
                 name,
             }
         };
@@ -409,8 +409,8 @@ impl<'a> Collector<'a> {
         let pinned = self.clients.iter().filter(|(_, shown)| !shown.pins.is_empty());
         let row = |(entry, shown): &(Arc<Entry>, Shown)| Pinned {
             id: entry.id,
-            user: entry.user.clone(),
-            database: entry.database.clone(),
+            user: entry.user.to_string(),
+            database: entry.database.to_string(),
             pins: shown.pins.iter().map(Pin::name).collect(),
             since: shown.pinned_since.map(|since| self.time_of_day(since)),
             server_pid: entry.current().map(|current| current.pid),

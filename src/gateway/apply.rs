@@ -87,11 +87,11 @@ impl Gateway {
             if entry.console {
                 continue;
             }
-            if replaced.contains(&(entry.database.clone(), entry.server_user.clone())) {
+            if replaced.contains(&(entry.database.to_string(), entry.server_user.to_string())) {
                 entry.ask_to_leave(Leave::Reconfigured);
             }
             let times = timeouts(&new.config, &entry.database, &entry.user, &entry.server_user);
-            entry.set_timeouts(times);
+            entry.set_timeouts(self.shared.registry.share(times));
         }
         new.notices.clone()
     }

@@ -225,7 +225,7 @@ impl Task {
             answer = Box::pin(self.ask_redis()).await;
         }
         if answer == Answer::AwaitFill {
-            answer = self.await_fill().await?;
+            answer = Box::pin(self.await_fill()).await?;
         }
         match answer {
             Answer::Done => return Ok(()),
