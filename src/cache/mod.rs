@@ -1,6 +1,6 @@
 //! What may be remembered, and until when it is true: look up, fill, flush.
 //!
-//! Knows no protocol state and no client. Versions are compared in `coherence.rs` alone.
+//! Knows no protocol state and no client. Versions are compared in `coherence` alone.
 
 pub mod coherence;
 pub mod asking;
