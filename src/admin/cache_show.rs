@@ -168,6 +168,11 @@ pub fn describe(reason: BypassReason) -> &'static str {
         BypassReason::StaleStatement => "prepared before the catalogue changed",
         BypassReason::ServerUnknown => "the database is not known yet, or was replaced",
         BypassReason::Standby => "the server is a stand-by",
+        BypassReason::Denied => "kept out by a rule in the settings",
+        BypassReason::Hint => "its comment says /* forebay:nocache */",
+        BypassReason::CutOff => {
+            "reads a table whose writes end most answers before they are of use"
+        }
         BypassReason::KeyTooLong => "statement and parameters are too long for a key",
     }
 }

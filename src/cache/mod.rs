@@ -1,6 +1,6 @@
 //! What may be remembered, and until when it is true: look up, fill, flush.
 //!
-//! Knows no protocol state and no client. Versions are compared in `coherence.rs` alone.
+//! Knows no protocol state and no client. Versions are compared in `coherence` alone.
 
 pub mod coherence;
 pub mod asking;
@@ -48,6 +48,14 @@ pub struct Limits {
     /// take.
     pub opaque_writes: OpaqueWrites,
     pub ask_median_max: Duration,
+}
+
+/// How old an answer may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Age {
+    pub now: Instant,
+    /// Where it is less than `max_age` in general.
+    pub max: Option<Duration>,
 }
 
 /// The tiers with their limits; shared by every client.
@@ -142,15 +150,16 @@ impl Cache {
         Self { redis, ..self }
     }
 
-    /// The entry of this very key, if it is true and young enough at `now`.
-    pub fn look_up(&self, key: &KeyBuffer, now: Instant) -> Option<Arc<Entry>> {
-        self.memory.get(key).filter(|entry| self.is_true(entry, now))
+    /// The entry of this very key, if it is true and young enough.
+    pub fn look_up(&self, key: &KeyBuffer, age: Age) -> Option<Arc<Entry>> {
+        self.memory.get(key).filter(|entry| self.is_true(entry, age))
     }
 
-    /// Whether the entry is true and young enough at `now`.
-    pub fn is_true(&self, entry: &Entry, now: Instant) -> bool {
-        let young = now.saturating_duration_since(entry.asked_at) < self.limits().max_age;
-        young && entry.stamp.holds()
+    /// Whether the entry is true, and young enough for this.
+    pub fn is_true(&self, entry: &Entry, age: Age) -> bool {
+        let general = self.limits().max_age;
+        let max = age.max.map_or(general, |own| own.min(general));
+        age.now.saturating_duration_since(entry.asked_at) < max && entry.stamp.holds()
     }
 
     /// Whether Redis should be asked for what memory did not have. It has nothing better than an

@@ -416,6 +416,7 @@ fn opaque(tag: &'static str) -> Verdict {
         statements: 1,
         tag,
         exact_text: true,
+        restriction: crate::sql::verdict::Restriction::default(),
     }
 }
 

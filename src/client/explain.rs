@@ -3,13 +3,16 @@
 
 use std::time::Instant;
 
-use crate::admin::cache_show::describe;
+use crate::admin::cache_show::{describe, seconds};
+use crate::cache::Age;
 use crate::cache::key::StatementKey;
 use crate::server::settings::NEUTRAL;
 use crate::sql::catalog::Catalog;
+use crate::sql::hint::Hint;
 use crate::sql::verdict::{BypassReason, Read, TableId};
 use crate::wire::backend::{self, Column};
 
+use super::look_up::age;
 use super::session::Session;
 
 /// `text`.
@@ -31,11 +34,16 @@ impl Session {
     pub(super) fn explain(&mut self, sql: &[u8], now: Instant, out: &mut Vec<u8>) {
         let (known, _) = self.verdict_of_text(sql);
         let time_word = self.work.lexed.time_word.then_some(BypassReason::TimeWord);
-        let reason = self.bypass(&known.verdict, true).or(time_word);
+        let hint = Hint::of(sql, &self.work.lexed);
+        let by_hint = hint.no_cache.then_some(BypassReason::Hint);
+        let reason = self.bypass(&known.verdict, true).or(by_hint).or(time_word);
         let mut rows = vec![("cacheable", if reason.is_none() { "yes" } else { "no" }.to_owned())];
         if let Some(reason) = reason {
             rows.push(("reason", reason.name().to_owned()));
             rows.push(("because", describe(reason).to_owned()));
+        }
+        if let Some(rule) = &known.verdict.restriction.denied_by {
+            rows.push(("rule", rule.to_string()));
         }
         if let Read::Cacheable(tables) = &known.verdict.read {
             let snapshot = self.common.database.snapshot();
@@ -43,7 +51,11 @@ impl Session {
         }
         if reason.is_none() {
             rows.push(("settings", self.key_settings()));
-            let kept = self.is_kept(now);
+            let age = age(&known.verdict, hint, now);
+            if let Some(max) = age.max {
+                rows.push(("max age", seconds(max)));
+            }
+            let kept = self.is_kept(age);
             rows.push(("kept now", if kept { "yes" } else { "no" }.to_owned()));
         }
         let column = |name| Column { name, type_oid: TEXT_OID, type_len: -1 };
@@ -63,7 +75,7 @@ impl Session {
     }
 
     /// There is an answer to the text that was lexed last, and it is true.
-    fn is_kept(&mut self, now: Instant) -> bool {
+    fn is_kept(&mut self, age: Age) -> bool {
         let lexed = std::mem::take(&mut self.work.lexed);
         let key = StatementKey {
             text: &lexed.text,
@@ -74,7 +86,7 @@ impl Session {
         };
         let fits = self.set_key(&key);
         self.work.lexed = lexed;
-        fits && self.common.cache.look_up(&self.work.key, now).is_some()
+        fits && self.common.cache.look_up(&self.work.key, age).is_some()
     }
 }
 

@@ -8,7 +8,7 @@ use crate::pool::database;
 use crate::pool::statements::{Known, Statement};
 use crate::sql::classify::{Context, classify};
 use crate::sql::lex::lex;
-use crate::sql::verdict::{BypassReason, Read, Verdict, Write};
+use crate::sql::verdict::{BypassReason, Read, Restriction, Verdict, Write};
 use crate::wire::frontend::Parse;
 
 use super::facts::Facts;
@@ -75,6 +75,7 @@ impl Session {
             catalog: snapshot.catalog.as_deref(),
             search_path: &facts.search_path,
             parameter_types: &parameter_types,
+            restrictions: &snapshot.restrictions,
         };
         let Some(shape) = shape else {
             let mut verdict = classify(text, &context);
@@ -94,7 +95,11 @@ impl Session {
         let shape_at = self.work.material.len();
         self.work.material.extend_from_slice(shape);
         let database = &self.common.database;
-        let known = database.verdict(&self.work.material, shape_at, || classify(text, &context));
+        let known = database.verdict(&self.work.material, shape_at, || {
+            let mut verdict = classify(text, &context);
+            verdict.restrict(&snapshot.restrictions.of_shape(shape));
+            verdict
+        });
         if self.will_be_decided(&known) && known.is_second_sighting() {
             self.ask_postgresql(&known, sql, parameter_types.clone(), snapshot.generation);
         }
@@ -126,5 +131,6 @@ fn unreadable() -> Verdict {
         statements: 2,
         tag: "UNKNOWN",
         exact_text: true,
+        restriction: Restriction::default(),
     }
 }

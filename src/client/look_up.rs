@@ -6,13 +6,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::cache::Mode;
 use crate::cache::entry::Entry;
 use crate::cache::key::StatementKey;
 use crate::cache::turns::Turn;
+use crate::cache::{Age, Mode};
 use crate::pool::statements::Statement;
 use crate::pool::{PinPolicy, PoolMode};
 use crate::server::Server;
+use crate::sql::hint::Hint;
 use crate::sql::lex::contains_time_word;
 use crate::sql::verdict::{BypassReason, Control, Read, Verdict, Write};
 use crate::twin::{self, Twin};
@@ -176,8 +177,10 @@ impl Session {
         }
         let shape = Shape::Text(known);
         let writes = verdict.write != Write::None;
+        let hint = Hint::of(sql, &self.work.lexed);
         let reason = self
             .bypass(&verdict, owed_nothing)
+            .or_else(|| hint.no_cache.then_some(BypassReason::Hint))
             .or_else(|| self.work.lexed.time_word.then_some(BypassReason::TimeWord));
         if let Some(reason) = reason {
             self.note(Outcome::Bypass(reason), shape, now, writes);
@@ -197,7 +200,7 @@ impl Session {
             self.note(Outcome::Bypass(BypassReason::KeyTooLong), shape, now, false);
             return Answer::Send;
         }
-        let Some(entry) = self.hit(true, now) else {
+        let Some(entry) = self.hit(true, age(&verdict, hint, now)) else {
             return self.miss(shape, verdict, generation, now);
         };
         if let Some(row_description) = &entry.row_description {
@@ -263,8 +266,10 @@ impl Session {
         let shape = Shape::Prepared(Arc::clone(&statement));
         let writes = verdict.write != Write::None;
         let stale = single.parse.is_none() && prepared.generation != generation;
+        let hint = statement.hint();
         let reason = self
             .bypass(&verdict, true)
+            .or_else(|| hint.no_cache.then_some(BypassReason::Hint))
             .or_else(|| stale.then_some(BypassReason::StaleStatement))
             .or_else(|| has_time_word(&statement, &single.bind).then_some(BypassReason::TimeWord));
         if let Some(reason) = reason {
@@ -283,7 +288,7 @@ impl Session {
             self.note(Outcome::Bypass(BypassReason::KeyTooLong), shape, now, false);
             return Answer::Send;
         }
-        let Some(entry) = self.hit(single.describe, now) else {
+        let Some(entry) = self.hit(single.describe, age(&verdict, hint, now)) else {
             return self.miss(shape, verdict, generation, now);
         };
         if let Some(parse) = &single.parse {
@@ -414,13 +419,13 @@ impl Session {
     }
 
     /// A true entry for the key that has been set.
-    fn hit(&self, needs_description: bool, now: Instant) -> Option<Arc<Entry>> {
+    fn hit(&self, needs_description: bool, age: Age) -> Option<Arc<Entry>> {
         let cache = &self.common.cache;
-        let entry = match (cache.look_up(&self.work.key, now), &self.work.found) {
+        let entry = match (cache.look_up(&self.work.key, age), &self.work.found) {
             (Some(entry), _) => entry,
             (None, Found::Entry(entry))
                 if *entry.key == *self.work.key.bytes()
-                    && cache.is_true(entry, now)
+                    && cache.is_true(entry, age)
                     && (!needs_description || entry.row_description.is_some()) =>
             {
                 cache.promote(entry);
@@ -494,6 +499,16 @@ impl Session {
         }
         self.finish_running(now, 0, false, None);
     }
+}
+
+/// What is served by such a statement.
+pub(super) fn age(verdict: &Verdict, hint: Hint, now: Instant) -> Age {
+    let of_rules = verdict.restriction.max_age;
+    let max = match (of_rules, hint.max_age) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    };
+    Age { now, max }
 }
 
 fn pipelined(owed_nothing: bool) -> BypassReason {

@@ -447,5 +447,6 @@ fn rollback() -> Verdict {
         statements: 1,
         tag: "ROLLBACK",
         exact_text: true,
+        restriction: crate::sql::verdict::Restriction::default(),
     }
 }

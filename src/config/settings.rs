@@ -379,6 +379,10 @@ settings! {
         /// rolled back. Not on a standby, without the right to temporary tables, or where there
         /// are event triggers. local or off: such answers are not kept.
         analysis: Analysis = Analysis::Auto, Forebay, Range::Any, OnReload;
+        /// Functions of yours, as schema.name, that write nothing and whose results depend on
+        /// nothing but their arguments: answers computed with them are kept, whatever their
+        /// label says. For statements that call them by name; views that do stay out.
+        functions: Vec<String> = Vec::new(), Forebay, Range::Any, OnReload;
     }
 
     /// A second tier for answers. Without it the cache is this process's memory alone.

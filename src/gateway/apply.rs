@@ -105,6 +105,13 @@ impl Gateway {
             }
             self.cache.clear();
         }
+        let rules = new.config.rules();
+        // All of them, one after the other.
+        let changed = made.databases.values().filter(|(database, _)| database.set_rules(&rules));
+        if changed.count() > 0 {
+            // What may no longer be kept shall not lie about either.
+            self.cache.clear();
+        }
         self.cache.set(mode(&new.config), limits(&new.config));
         self.cache.analysis.set_auto(new.config.cache.analysis == Analysis::Auto);
         let reset_query = new.config.server.server_reset_query.clone();

@@ -263,7 +263,9 @@ impl Gateway {
 
     fn make_database(&self, config: &Config, target: &Target) -> (Arc<Database>, Arc<Service>) {
         let id = self.next_database.fetch_add(1, Ordering::Relaxed);
-        let database = Arc::new(Database::new(id, target.database.clone(), rand::random()));
+        let database = Database::new(id, target.database.clone(), rand::random());
+        database.set_rules(&config.rules());
+        let database = Arc::new(database);
         let service = Service::start(
             Arc::clone(&database),
             Arc::clone(&self.cache),

@@ -11,6 +11,7 @@ use crate::cache::coherence::Scope;
 use crate::cache::home::Home;
 use crate::sql::analysis::is_undecided;
 use crate::sql::catalog::Catalog;
+use crate::sql::rules::{Restrictions, Rules};
 use crate::sql::verdict::Verdict;
 
 use super::analysis::Analysis;
@@ -29,6 +30,9 @@ pub struct Snapshot {
     home_changes: u64,
     /// `None` while it is being read.
     pub catalog: Option<Arc<Catalog>>,
+    /// What the operator says, and what it comes to in that catalogue.
+    rules: Arc<Rules>,
+    pub restrictions: Arc<Restrictions>,
 }
 
 pub struct Database {
@@ -127,6 +131,8 @@ impl Database {
                 home: Arc::new(Home::new(seed)),
                 home_changes: 0,
                 catalog: None,
+                rules: Arc::default(),
+                restrictions: Arc::default(),
             })),
             verdicts: QuickCache::new(VERDICTS_MAX),
             seed,
@@ -193,15 +199,52 @@ impl Database {
                 return;
             }
             let generation = guard.generation + 1;
-            *guard = Arc::new(Snapshot { generation, home, home_changes, catalog: None });
+            *guard = Arc::new(Snapshot {
+                generation,
+                home,
+                home_changes,
+                catalog: None,
+                rules: Arc::clone(&guard.rules),
+                restrictions: Arc::default(),
+            });
         }
         self.catalog_changes.fetch_add(1, Ordering::Relaxed);
         self.wanted.raise();
     }
 
+    /// From now on these are the operator's rules; whether they are others than before. Verdicts
+    /// made under those are void then.
+    pub fn set_rules(&self, rules: &Rules) -> bool {
+        let snapshot = self.read();
+        if *snapshot.rules == *rules {
+            return false;
+        }
+        let restrictions = snapshot.catalog.as_ref().map(|c| rules.in_catalog(&self.name, c));
+        let mut guard = self.snapshot.write().unwrap_or_else(PoisonError::into_inner);
+        // Should the catalogue have changed meanwhile, it is read again: `install` refuses one
+        // that was read under other rules.
+        let catalog = snapshot.catalog.clone().filter(|_| Arc::ptr_eq(&guard, &snapshot));
+        let lost = guard.catalog.is_some() && catalog.is_none();
+        *guard = Arc::new(Snapshot {
+            generation: guard.generation + 1,
+            home: Arc::clone(&guard.home),
+            home_changes: guard.home_changes,
+            catalog,
+            rules: Arc::new(rules.clone()),
+            restrictions: restrictions.map(Arc::new).unwrap_or_default(),
+        });
+        drop(guard);
+        if lost {
+            self.wanted.raise();
+        }
+        true
+    }
+
     /// Installs a catalogue read at `home` while `generation` was current; refused if either has
     /// moved since.
     pub fn install(&self, generation: u64, home: &Arc<Home>, catalog: Catalog) -> bool {
+        let rules = Arc::clone(&self.read().rules);
+        let restrictions = Arc::new(rules.in_catalog(&self.name, &catalog));
         let mut guard = self.snapshot.write().unwrap_or_else(PoisonError::into_inner);
         if guard.generation != generation || !Arc::ptr_eq(&guard.home, home) {
             return false;
@@ -212,6 +255,8 @@ impl Database {
             // As of before the reading: what has moved since voids it at the first look.
             home_changes: guard.home_changes,
             catalog: Some(Arc::new(catalog)),
+            rules,
+            restrictions,
         });
         true
     }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use lru::LruCache;
 
+use crate::sql::hint::Hint;
 use crate::sql::lex::{Lexed, lex};
 use crate::sql::verdict::Verdict;
 
@@ -60,6 +61,11 @@ impl Statement {
     /// Whether it is what parsing this makes.
     pub fn is_of(&self, sql: &[u8], types: &[u8], settings: u64) -> bool {
         *self.sql == *sql && *self.types == *types && self.settings == settings
+    }
+
+    /// What it says of itself.
+    pub fn hint(&self) -> Hint {
+        self.lexed.as_ref().map_or_else(Hint::default, |lexed| Hint::of(&self.sql, lexed))
     }
 
     /// Whether parsing may fix a value that another client, or a later moment, would read otherwise.

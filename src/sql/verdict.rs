@@ -2,6 +2,8 @@
 //! be kept, and what it changes about the client that sends it.
 
 use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// Object id of a relation in `pg_class`; for partition and inheritance trees that of the root,
 /// so that a whole tree shares one slot.
@@ -24,6 +26,38 @@ pub struct Verdict {
     /// The verdict holds for this very text only: a literal decided something (`SET`,
     /// `set_config('…')`), so it may not be shared by shape.
     pub exact_text: bool,
+    /// What the operator's rules say of its answers.
+    pub restriction: Restriction,
+}
+
+/// What rules come to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Restriction {
+    /// The rule by which answers are never kept.
+    pub denied_by: Option<Arc<str>>,
+    /// No older answer is served.
+    pub max_age: Option<Duration>,
+}
+
+impl Restriction {
+    /// Both count.
+    pub fn and(&mut self, other: &Self) {
+        self.denied_by = self.denied_by.take().or_else(|| other.denied_by.clone());
+        self.max_age = match (self.max_age, other.max_age) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+    }
+}
+
+impl Verdict {
+    /// The rules say this too.
+    pub fn restrict(&mut self, rules: &Restriction) {
+        self.restriction.and(rules);
+        if self.restriction.denied_by.is_some() && matches!(self.read, Read::Cacheable(_)) {
+            self.read = Read::Bypass(BypassReason::Denied);
+        }
+    }
 }
 
 /// What a statement may write.
@@ -136,13 +170,19 @@ pub enum BypassReason {
     ServerUnknown,
     /// Its answers are as old as what it has replayed, and no write we see says when that changes.
     Standby,
+    /// A rule of the operator's keeps its answers out.
+    Denied,
+    /// It says so itself: `/* forebay:nocache */`.
+    Hint,
+    /// A table it reads is written so often that its answers were seldom of use.
+    CutOff,
     /// The key would be longer than `cache::key::KEY_BYTES_MAX`.
     KeyTooLong,
 }
 
 impl BypassReason {
     /// Every reason, in the order of the declaration; the index of a counter.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 40] = [
         Self::NotARead,
         Self::MultipleStatements,
         Self::Unparsable,
@@ -179,6 +219,9 @@ impl BypassReason {
         Self::StaleStatement,
         Self::ServerUnknown,
         Self::Standby,
+        Self::Denied,
+        Self::Hint,
+        Self::CutOff,
         Self::KeyTooLong,
     ];
 
@@ -221,6 +264,9 @@ impl BypassReason {
             Self::StaleStatement => "stale_statement",
             Self::ServerUnknown => "server_unknown",
             Self::Standby => "standby",
+            Self::Denied => "denied",
+            Self::Hint => "hint",
+            Self::CutOff => "cut_off",
             Self::KeyTooLong => "key_too_long",
         }
     }
