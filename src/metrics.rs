@@ -35,7 +35,7 @@ pub struct CacheCounters {
     pub fills: Counter,
     /// Answers not kept because a write came between, or they were too large or unfit.
     pub refused: Counter,
-    /// Dry run: what would have been hits.
+    /// Asked of PostgreSQL all the same: dry run, verify mode, and the sample.
     pub would_hit: Counter,
     pub hit_bytes: Counter,
     /// Hits on what another client had asked for already, and this one waited for.
@@ -68,6 +68,18 @@ pub struct AnalysisCounters {
     pub failed: Counter,
     /// Not asked: too many waited, the catalogue had changed, or the user is another.
     pub skipped: Counter,
+}
+
+/// Hits that were asked of PostgreSQL as well.
+#[derive(Debug, Default)]
+pub struct VerifyCounters {
+    pub same: Counter,
+    /// The same rows in another order, where the statement fixes none.
+    pub other_order: Counter,
+    /// A write passed between, or the answer says nothing about the entry.
+    pub incomparable: Counter,
+    /// Would have been wrong.
+    pub differences: Counter,
 }
 
 /// What the second tier did.

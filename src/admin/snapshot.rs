@@ -170,6 +170,7 @@ pub struct Cache {
     pub hits_redis: u64,
     pub misses: u64,
     pub would_hit: u64,
+    pub verified: Verified,
     pub bypasses: u64,
     pub fills: u64,
     pub refused: u64,
@@ -187,6 +188,15 @@ pub struct Cache {
     pub max_age: Duration,
     pub analysis: Analysis,
     pub redis: Redis,
+}
+
+/// Hits that were asked of PostgreSQL, by what its answer was beside the entry.
+#[derive(Clone, Copy, Debug)]
+pub struct Verified {
+    pub same: u64,
+    pub other_order: u64,
+    pub incomparable: u64,
+    pub differences: u64,
 }
 
 /// Statements that PostgreSQL was asked about.

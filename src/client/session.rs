@@ -16,6 +16,7 @@ use crate::cache::fill::Fill;
 use crate::cache::home::Home;
 use crate::cache::key::KeyBuffer;
 use crate::cache::turns::{Gate, Leader};
+use crate::cache::verify::Witness;
 use crate::pool::statements::Statement;
 use crate::pool::{Common, database};
 use crate::server::Server;
@@ -118,6 +119,8 @@ pub struct FillPlan {
     pub generation: u64,
     /// Others wait for it.
     pub leader: Option<Leader>,
+    /// Of the entry that would have been served.
+    pub witness: Option<Witness>,
 }
 
 impl FillPlan {
