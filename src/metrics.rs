@@ -51,6 +51,10 @@ pub struct CacheCounters {
     pub asked: Counter,
     /// Of those, it told which tables, or that there were none.
     pub asked_known: Counter,
+    /// Tables that these transactions made fresh.
+    pub asked_tables: Counter,
+    /// Of those, tables that were not written; in an audit, of all transactions.
+    pub surplus: Counter,
     /// Tables written that were not going to be made fresh; a bug of ours, seen by audit alone.
     pub unforeseen: Counter,
     /// Why the whole database was, by `Doubt`.

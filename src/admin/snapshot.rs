@@ -182,6 +182,8 @@ pub struct Cache {
     pub invalidated_database: u64,
     pub asked: u64,
     pub asked_known: u64,
+    pub asked_tables: u64,
+    pub surplus: u64,
     pub unforeseen: u64,
     /// In the order of `Doubt::ALL`.
     pub doubts: [u64; Doubt::ALL.len()],

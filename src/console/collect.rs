@@ -374,6 +374,8 @@ impl<'a> Collector<'a> {
             invalidated_database: counters.invalidated_database.value(),
             asked: counters.asked.value(),
             asked_known: counters.asked_known.value(),
+            asked_tables: counters.asked_tables.value(),
+            surplus: counters.surplus.value(),
             unforeseen: counters.unforeseen.value(),
             doubts: counters.doubts(),
             max_age: cache.limits().max_age,
