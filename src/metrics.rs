@@ -35,7 +35,7 @@ pub struct CacheCounters {
     pub fills: Counter,
     /// Answers not kept because a write came between, or they were too large or unfit.
     pub refused: Counter,
-    /// Dry run: what would have been hits.
+    /// Asked of PostgreSQL all the same: dry run, verify mode, and the sample.
     pub would_hit: Counter,
     pub hit_bytes: Counter,
     /// Hits on what another client had asked for already, and this one waited for.
@@ -51,6 +51,10 @@ pub struct CacheCounters {
     pub asked: Counter,
     /// Of those, it told which tables, or that there were none.
     pub asked_known: Counter,
+    /// Tables that these transactions made fresh.
+    pub asked_tables: Counter,
+    /// Of those, tables that were not written; in an audit, of all transactions.
+    pub surplus: Counter,
     /// Tables written that were not going to be made fresh; a bug of ours, seen by audit alone.
     pub unforeseen: Counter,
     /// Why the whole database was, by `Doubt`.
@@ -68,6 +72,18 @@ pub struct AnalysisCounters {
     pub failed: Counter,
     /// Not asked: too many waited, the catalogue had changed, or the user is another.
     pub skipped: Counter,
+}
+
+/// Hits that were asked of PostgreSQL as well.
+#[derive(Debug, Default)]
+pub struct VerifyCounters {
+    pub same: Counter,
+    /// The same rows in another order, where the statement fixes none.
+    pub other_order: Counter,
+    /// A write passed between, or the answer says nothing about the entry.
+    pub incomparable: Counter,
+    /// Would have been wrong.
+    pub differences: Counter,
 }
 
 /// What the second tier did.

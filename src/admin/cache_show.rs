@@ -16,6 +16,10 @@ pub const CACHE: Columns = &[
     int8("hits_redis"),
     int8("misses"),
     int8("would_hit"),
+    int8("verified"),
+    int8("other_order"),
+    int8("incomparable"),
+    int8("differences"),
     int8("bypasses"),
     int8("fills"),
     int8("refused"),
@@ -28,6 +32,8 @@ pub const CACHE: Columns = &[
     int8("invalidated_database"),
     int8("asked"),
     int8("asked_known"),
+    int8("asked_tables"),
+    int8("surplus"),
     int8("unforeseen"),
     int8("database_off"),
     int8("database_slow"),
@@ -70,6 +76,10 @@ pub fn cache(cache: &Cache) -> Table {
         value(cache.hits_redis),
         value(cache.misses),
         value(cache.would_hit),
+        value(cache.verified.same),
+        value(cache.verified.other_order),
+        value(cache.verified.incomparable),
+        value(cache.verified.differences),
         value(cache.bypasses),
         value(cache.fills),
         value(cache.refused),
@@ -82,6 +92,8 @@ pub fn cache(cache: &Cache) -> Table {
         value(cache.invalidated_database),
         value(cache.asked),
         value(cache.asked_known),
+        value(cache.asked_tables),
+        value(cache.surplus),
         value(cache.unforeseen),
     ]);
     row.extend(cache.doubts.map(value));
@@ -180,7 +192,7 @@ pub fn describe(reason: BypassReason) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::snapshot::{Analysis, Redis};
+    use crate::admin::snapshot::{Analysis, Redis, Verified};
 
     fn snapshot() -> Cache {
         Cache {
@@ -192,6 +204,7 @@ mod tests {
             hits_redis: 0,
             misses: 127,
             would_hit: 0,
+            verified: Verified { same: 11, other_order: 12, incomparable: 13, differences: 14 },
             bypasses: 5,
             fills: 100,
             refused: 27,
@@ -203,6 +216,8 @@ mod tests {
             invalidated_database: 1,
             asked: 6,
             asked_known: 4,
+            asked_tables: 15,
+            surplus: 16,
             unforeseen: 0,
             doubts: [1, 2, 3, 4, 5, 6, 7, 8],
             max_age: Duration::from_millis(1500),
@@ -233,9 +248,10 @@ mod tests {
         assert_eq!(
             row.join(" "),
             "mode=on entries=2 bytes=300 bytes_max=1000 hits=873 hits_redis=0 misses=127 \
-             would_hit=0 bypasses=5 fills=100 refused=27 hit_rate=87.3 hit_bytes=4000 \
+             would_hit=0 verified=11 other_order=12 incomparable=13 differences=14 bypasses=5 fills=100 refused=27 hit_rate=87.3 hit_bytes=4000 \
              shared_fills=6 transactions=12 descriptions=34 \
-             invalidated_tables=3 invalidated_database=1 asked=6 asked_known=4 unforeseen=0 \
+             invalidated_tables=3 invalidated_database=1 asked=6 asked_known=4 \
+             asked_tables=15 surplus=16 unforeseen=0 \
              database_off=1 database_slow=2 database_no_moment=3 database_ddl=4 \
              database_catalogue=5 database_lock=6 database_unknown=7 database_deferred=8 \
              max_age=1.5s redis=down redis_error=no answer in time redis_look_ups=40 redis_misses=10 redis_stores=90 \

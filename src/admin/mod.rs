@@ -17,4 +17,5 @@ pub mod show;
 pub mod fds_show;
 pub mod cache_show;
 pub mod clients_show;
+pub mod differences_show;
 pub mod conversation;

@@ -170,6 +170,7 @@ pub struct Cache {
     pub hits_redis: u64,
     pub misses: u64,
     pub would_hit: u64,
+    pub verified: Verified,
     pub bypasses: u64,
     pub fills: u64,
     pub refused: u64,
@@ -181,12 +182,23 @@ pub struct Cache {
     pub invalidated_database: u64,
     pub asked: u64,
     pub asked_known: u64,
+    pub asked_tables: u64,
+    pub surplus: u64,
     pub unforeseen: u64,
     /// In the order of `Doubt::ALL`.
     pub doubts: [u64; Doubt::ALL.len()],
     pub max_age: Duration,
     pub analysis: Analysis,
     pub redis: Redis,
+}
+
+/// Hits that were asked of PostgreSQL, by what its answer was beside the entry.
+#[derive(Clone, Copy, Debug)]
+pub struct Verified {
+    pub same: u64,
+    pub other_order: u64,
+    pub incomparable: u64,
+    pub differences: u64,
 }
 
 /// Statements that PostgreSQL was asked about.

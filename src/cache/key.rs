@@ -78,6 +78,21 @@ impl KeyBuffer {
     }
 }
 
+/// What `KeyBuffer::set` was given of the statement; `None` of anything else.
+pub fn statement_of(key: &[u8]) -> Option<StatementKey<'_>> {
+    let (_session, mut rest) = key.split_at_checked(24)?;
+    let mut field = || {
+        let (len, after) = rest.split_first_chunk()?;
+        let len = usize::try_from(u32::from_be_bytes(*len)).ok()?;
+        let (field, after) = after.split_at_checked(len)?;
+        rest = after;
+        Some(field)
+    };
+    let (types, formats, values) = (field()?, field()?, field()?);
+    let (result_formats, text) = (field()?, field()?);
+    Some(StatementKey { text, types, formats, values, result_formats })
+}
+
 /// No code, one code 0 and all codes 0 all mean text (hazard G2).
 fn all_text_is_none(codes: &[u8]) -> &[u8] {
     if codes.iter().all(|&byte| byte == 0) { &[] } else { codes }
@@ -132,6 +147,17 @@ mod tests {
         let none = key(SESSION, STATEMENT);
         assert_eq!(none, key(SESSION, StatementKey { result_formats: &[0, 0], ..STATEMENT }));
         assert_eq!(none, key(SESSION, StatementKey { result_formats: &[0, 0, 0, 0], ..STATEMENT }));
+    }
+
+    #[test]
+    fn a_key_tells_its_statement() {
+        let (types, values) = (&[0, 0, 0, 23][..], &[0, 0, 0, 1, 49][..]);
+        let key = key(SESSION, StatementKey { types, values, ..STATEMENT });
+        let read = statement_of(&key).unwrap();
+        assert_eq!((read.text, read.types, read.values), (STATEMENT.text, types, values));
+        for len in 0..key.len() {
+            assert!(statement_of(&key[..len]).is_none(), "{len}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod home;
 pub mod key;
 pub mod entry;
 pub mod turns;
+pub mod verify;
 pub mod fill;
 pub mod memory;
 pub mod sealed;
@@ -28,6 +29,7 @@ use key::KeyBuffer;
 use memory::Memory;
 use redis::Redis;
 use turns::{Turn, Turns};
+use verify::Verifier;
 
 /// Whether answers are kept and served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +38,15 @@ pub enum Mode {
     On = 1,
     /// Everything but serving: what would have been a hit is counted, and goes to PostgreSQL.
     DryRun = 2,
+    /// The same, and PostgreSQL's answer is compared with what would have been served.
+    Verify = 3,
+}
+
+impl Mode {
+    /// Whether look-ups are made as if they were to be served.
+    pub fn is_on(self) -> bool {
+        matches!(self, Self::On | Self::Verify)
+    }
 }
 
 /// The bounds of the cache; all settings of the `[cache]` section.
@@ -72,6 +83,7 @@ pub struct Cache {
     ask_median_max_us: AtomicU64,
     size_bytes: u64,
     pub analysis: Analyses,
+    pub verifier: Arc<Verifier>,
 }
 
 /// Whether PostgreSQL is asked what names alone do not decide, and what came of it.
@@ -104,6 +116,7 @@ impl Cache {
             ask_median_max_us: AtomicU64::new(0),
             size_bytes: limits.size_bytes,
             analysis: Analyses::default(),
+            verifier: Arc::default(),
         };
         cache.set(mode, limits);
         cache
@@ -123,6 +136,7 @@ impl Cache {
         match self.mode.load(Ordering::Relaxed) {
             1 => Mode::On,
             2 => Mode::DryRun,
+            3 => Mode::Verify,
             _ => Mode::Off,
         }
     }
@@ -166,14 +180,14 @@ impl Cache {
     /// untrue entry that is in memory still.
     pub fn may_be_in_redis(&self, key: &KeyBuffer) -> bool {
         let Some(redis) = &self.redis else { return false };
-        self.mode() == Mode::On && !self.memory.has(key) && redis.should_ask(key.hash(self.seed()))
+        self.mode().is_on() && !self.memory.has(key) && redis.should_ask(key.hash(self.seed()))
     }
 
     /// Who is to fill this key that was not found. `waits`: whether the caller would wait for
     /// another.
     pub fn take_turn(&self, key: &KeyBuffer, waits: bool) -> Turn {
         match self.mode() {
-            Mode::On => self.turns.take(key.hash(self.seed()), waits),
+            Mode::On | Mode::Verify => self.turns.take(key.hash(self.seed()), waits),
             Mode::Off | Mode::DryRun => Turn::Alone,
         }
     }
@@ -192,7 +206,7 @@ impl Cache {
         // simulation's twin that stores unchecked.
         entry.stamp.holds().then(|| {
             self.memory.insert(Arc::clone(&entry));
-            if let Some(redis) = self.redis.as_ref().filter(|_| self.mode() == Mode::On) {
+            if let Some(redis) = self.redis.as_ref().filter(|_| self.mode().is_on()) {
                 redis.offer(&entry);
             }
             if let Some(leader) = leader {

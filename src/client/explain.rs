@@ -69,7 +69,7 @@ impl Session {
     }
 
     /// What of its settings the client shares entries by, beside its user.
-    fn key_settings(&self) -> String {
+    pub(super) fn key_settings(&self) -> String {
         let set = self.settings.values.iter().filter(|(name, _)| !NEUTRAL.contains(&name.as_str()));
         set.map(|(name, value)| format!("{name} = {value}")).collect::<Vec<_>>().join(", ")
     }

@@ -11,7 +11,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::cache::Mode;
 use crate::pool::PoolMode;
 use crate::server::Server;
 use crate::sql::verdict::{BypassReason, Control, Isolation, Verdict};
@@ -58,7 +57,7 @@ impl Session {
     fn keep_back(&mut self, isolation: Option<Isolation>, sql: &[u8]) -> Option<()> {
         let facts = self.facts.as_ref()?;
         let fits = self.common.mode == PoolMode::Transaction
-            && self.common.cache.mode() == Mode::On
+            && self.common.cache.mode().is_on()
             && self.status() == Status::Idle
             // A client that has a server anyway spares nothing.
             && self.base.is_none()

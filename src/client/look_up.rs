@@ -9,6 +9,7 @@ use std::time::Instant;
 use crate::cache::entry::Entry;
 use crate::cache::key::StatementKey;
 use crate::cache::turns::Turn;
+use crate::cache::verify::Witness;
 use crate::cache::{Age, Mode};
 use crate::pool::statements::Statement;
 use crate::pool::{PinPolicy, PoolMode};
@@ -27,6 +28,7 @@ use super::pins::{Pin, Pins};
 use super::session::{FillPlan, Found, Outcome, Running, Session, Shape};
 use super::statements::Prepared;
 use super::transaction::Dirty;
+use super::verify::Looked;
 
 /// Whether the group is done with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,8 +202,9 @@ impl Session {
             self.note(Outcome::Bypass(BypassReason::KeyTooLong), shape, now, false);
             return Answer::Send;
         }
-        let Some(entry) = self.hit(true, age(&verdict, hint, now)) else {
-            return self.miss(shape, verdict, generation, now);
+        let entry = match self.hit(true, age(&verdict, hint, now)) {
+            Looked::Hit(entry) => entry,
+            Looked::Miss(witness) => return self.miss(shape, verdict, (generation, witness), now),
         };
         if let Some(row_description) = &entry.row_description {
             out.extend_from_slice(row_description);
@@ -288,8 +291,9 @@ impl Session {
             self.note(Outcome::Bypass(BypassReason::KeyTooLong), shape, now, false);
             return Answer::Send;
         }
-        let Some(entry) = self.hit(single.describe, age(&verdict, hint, now)) else {
-            return self.miss(shape, verdict, generation, now);
+        let entry = match self.hit(single.describe, age(&verdict, hint, now)) {
+            Looked::Hit(entry) => entry,
+            Looked::Miss(witness) => return self.miss(shape, verdict, (generation, witness), now),
         };
         if let Some(parse) = &single.parse {
             out.extend_from_slice(backend::PARSE_COMPLETE_MESSAGE);
@@ -418,32 +422,28 @@ impl Session {
         self.work.key.set(facts.key, statement)
     }
 
-    /// A true entry for the key that has been set.
-    fn hit(&self, needs_description: bool, age: Age) -> Option<Arc<Entry>> {
+    /// A true entry for the key that has been set, if there is one and it may be served.
+    fn hit(&self, needs_description: bool, age: Age) -> Looked {
         let cache = &self.common.cache;
-        let entry = match (cache.look_up(&self.work.key, age), &self.work.found) {
-            (Some(entry), _) => entry,
+        let described = |entry: &Arc<Entry>| !needs_description || entry.row_description.is_some();
+        let (entry, from_redis) = match (cache.look_up(&self.work.key, age), &self.work.found) {
+            (Some(entry), _) => (entry, false),
             (None, Found::Entry(entry))
                 if *entry.key == *self.work.key.bytes()
                     && cache.is_true(entry, age)
-                    && (!needs_description || entry.row_description.is_some()) =>
+                    && described(entry) =>
             {
                 cache.promote(entry);
-                self.common.cache_counters.hits_redis.one();
-                Arc::clone(entry)
+                (Arc::clone(entry), true)
             }
-            (None, Found::Entry(_) | Found::Nothing | Found::NotAsked) => return None,
+            (None, Found::Entry(_) | Found::Nothing | Found::NotAsked) => {
+                return Looked::Miss(None);
+            }
         };
-        if needs_description && entry.row_description.is_none() {
-            return None;
+        if !described(&entry) {
+            return Looked::Miss(None);
         }
-        match cache.mode() {
-            Mode::On => Some(entry),
-            Mode::DryRun | Mode::Off => {
-                self.common.cache_counters.would_hit.one();
-                None
-            }
-        }
+        self.serve_or_verify(entry, from_redis)
     }
 
     fn should_ask_redis(&self) -> bool {
@@ -451,18 +451,22 @@ impl Session {
             && self.common.cache.may_be_in_redis(&self.work.key)
     }
 
-    /// The key that has been set is not in memory.
+    /// The key that has been set is not in memory, or is to be verified.
     fn miss(
         &mut self,
         shape: Shape,
         verdict: Arc<Verdict>,
-        generation: u64,
+        (generation, witness): (u64, Option<Witness>),
         now: Instant,
     ) -> Answer {
-        if self.should_ask_redis() {
+        if witness.is_none() && self.should_ask_redis() {
             return Answer::AskRedis;
         }
-        let leader = match self.common.cache.take_turn(&self.work.key, self.work.may_await_fill) {
+        let turn = match witness {
+            None => self.common.cache.take_turn(&self.work.key, self.work.may_await_fill),
+            Some(_) => Turn::Alone,
+        };
+        let leader = match turn {
             Turn::Lead(leader) => Some(leader),
             Turn::Wait(gate) => {
                 self.work.awaited_fill = Some(gate);
@@ -471,7 +475,7 @@ impl Session {
             Turn::Alone => None,
         };
         self.note(Outcome::Miss, shape, now, false);
-        self.work.plan = Some(FillPlan { tables: verdict, generation, leader });
+        self.work.plan = Some(FillPlan { tables: verdict, generation, leader, witness });
         Answer::Send
     }
 

@@ -22,6 +22,7 @@ pub mod bracket;
 pub mod dispatch;
 pub mod moment;
 pub mod replies;
+mod verify;
 pub mod controls;
 pub mod cancel_key;
 pub mod registry;

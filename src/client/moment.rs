@@ -399,8 +399,11 @@ impl Session {
         match footprint {
             Some(Footprint::Tables(tables)) => {
                 self.common.cache_counters.asked_known.one();
-                let unforeseen = self.work.transaction.dirty.add_told(tables);
-                for table in unforeseen {
+                let told = self.work.transaction.dirty.add_told(tables);
+                let counters = &self.common.cache_counters;
+                counters.asked_tables.add(told.tables as u64);
+                counters.surplus.add(told.surplus as u64);
+                for table in told.unforeseen {
                     self.common.cache_counters.unforeseen.one();
                     tracing::error!(
                         server_id = server.id,

@@ -20,6 +20,7 @@ use crate::wire::frame::{self, HEADER_BYTES};
 
 use super::moment::{ANSWER_BYTES_MAX, is_question};
 use super::session::{Ending, RequestKind, Session, Unit};
+use super::verify::blame;
 
 /// Longest message taken from a server, rows and copy data aside: those stream.
 const MESSAGE_BYTES_MAX: usize = 1 << 30;
@@ -297,7 +298,9 @@ impl Session {
         body: &[u8],
         forward: bool,
     ) -> Result<bool, ServerFault> {
-        self.spoil_fill();
+        if let Some(fill) = &mut self.work.fill {
+            fill.refuse(blame(body));
+        }
         let front = server.outstanding.front();
         let unasked = front.is_none();
         let question = is_question(server);
@@ -374,7 +377,8 @@ impl Session {
         if twin::is(Twin::NoVersionCheck) {
             self.restamp_fill();
         }
-        if let Some(fill) = self.work.fill.take() {
+        let fill = self.work.fill.take();
+        if let Some(fill) = fill.and_then(|fill| self.verified(fill, server, now)) {
             let kept = self.common.cache.store(*fill).is_some();
             let counters = &self.common.cache_counters;
             if kept { counters.fills.one() } else { counters.refused.one() }
@@ -559,7 +563,7 @@ fn pop_if(server: &mut Server, expected: Reply) {
 
 /// An error that does not prove a rollback: the connection, the operator or the system failed
 /// (hazards D8, H8, H9).
-fn is_doubtful(body: &[u8]) -> bool {
+pub(super) fn is_doubtful(body: &[u8]) -> bool {
     let severity = backend::error_field(body, b'V');
     let code = backend::error_field(body, b'C').unwrap_or_default();
     let class = code.get(..2).unwrap_or_default();

@@ -13,6 +13,7 @@ use crate::cache::coherence::{InFlight, Scope};
 use crate::cache::entry::Entry;
 use crate::cache::home::Home;
 use crate::cache::turns::Leader;
+use crate::cache::verify::Witness;
 use crate::pool::statements::Statement;
 use crate::pool::{Common, database};
 use crate::server::Server;
@@ -59,6 +60,8 @@ pub struct FillPlan {
     pub generation: u64,
     /// Others wait for it.
     pub leader: Option<Leader>,
+    /// Of the entry that would have been served.
+    pub witness: Option<Witness>,
 }
 
 impl FillPlan {

@@ -58,7 +58,7 @@ pub fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-fn shape_text(shape: &Shape) -> String {
+pub(super) fn shape_text(shape: &Shape) -> String {
     match shape {
         Shape::Text(known) if known.shape().is_empty() => "(unreadable)".into(),
         Shape::Text(known) => display_shape(known.shape(), SHAPE_BYTES_MAX),

@@ -351,7 +351,9 @@ settings! {
 
     /// What is remembered, and for how long.
     [cache] Cache {
-        /// off, on, or `dry_run`: count what would have been hits, serve none.
+        /// off, on; `dry_run`: count what would have been hits, serve none; verify: compare these
+        /// with what PostgreSQL answers, too. What differs is logged and in
+        /// `SHOW CACHE_DIFFERENCES`.
         mode: CacheMode = CacheMode::On, Forebay, Range::Any, OnReload;
         /// Memory for answers.
         size: Size = Size::megabytes(256), Forebay,
@@ -383,6 +385,11 @@ settings! {
         /// nothing but their arguments: answers computed with them are kept, whatever their
         /// label says. For statements that call them by name; views that do stay out.
         functions: Vec<String> = Vec::new(), Forebay, Range::Any, OnReload;
+        /// Of ten thousand hits so many are verified while the cache is on; 0 for none. The answer is
+        /// PostgreSQL's then, and takes its time.
+        verify_sample: u32 = 0, Forebay, Range::Between(0, 10_000), OnReload;
+        /// Literals, parameters and bytes of rows are in what is reported of a difference.
+        verify_values: bool = false, Forebay, Range::Any, OnReload;
     }
 
     /// A second tier for answers. Without it the cache is this process's memory alone.

@@ -464,7 +464,7 @@ fn names_in_toml_must_be_known() {
 #[test]
 fn values_in_toml_must_be_of_their_kind() {
     let check = check_bad_toml;
-    check("[cache]\nmode = true", "4: cache.mode: expected off, on or dry_run, found true");
+    check("[cache]\nmode = true", "4: cache.mode: expected off, on, dry_run or verify, found true");
     check(
         "[cache]\nmax_age = -1",
         "4: cache.max_age: expected a duration such as \"60s\" from 1ms to 30d, found -1",

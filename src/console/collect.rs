@@ -9,14 +9,15 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::admin::history::PoolName;
 use crate::admin::snapshot::{
     Abandoned, Analysis, Cache, Database, Ends, Group, Lists, Pinned, Pool, Redis, Side, Socket,
-    User,
+    User, Verified,
 };
 use crate::admin::stats_show::Totals;
+use crate::cache::verify::Difference;
 use crate::client::pins::Pin;
 use crate::client::registry::{Entry, Shown};
 use crate::config::{Config, DatabaseEntry, Host, PoolMode};
 use crate::gateway::{Gateway, Opened};
-use crate::metrics::{Counter, GroupCounters, RedisCounters};
+use crate::metrics::{Counter, GroupCounters, RedisCounters, VerifyCounters};
 use crate::{cache, plan, pool};
 
 use super::DATABASE;
@@ -352,6 +353,7 @@ impl<'a> Collector<'a> {
                 cache::Mode::Off => "off",
                 cache::Mode::On => "on",
                 cache::Mode::DryRun => "dry_run",
+                cache::Mode::Verify => "verify",
             },
             entries: cache.entries(),
             bytes: cache.bytes(),
@@ -360,6 +362,7 @@ impl<'a> Collector<'a> {
             hits_redis: counters.hits_redis.value(),
             misses: counters.misses.value(),
             would_hit: counters.would_hit.value(),
+            verified: verified(&cache.verifier.counters),
             bypasses: counters.bypasses().map(|(_, count)| count).sum(),
             fills: counters.fills.value(),
             refused: counters.refused.value(),
@@ -371,12 +374,20 @@ impl<'a> Collector<'a> {
             invalidated_database: counters.invalidated_database.value(),
             asked: counters.asked.value(),
             asked_known: counters.asked_known.value(),
+            asked_tables: counters.asked_tables.value(),
+            surplus: counters.surplus.value(),
             unforeseen: counters.unforeseen.value(),
             doubts: counters.doubts(),
             max_age: cache.limits().max_age,
             analysis: analysis(&cache.analysis),
             redis: redis(cache.redis_state(), cache.redis.as_deref()),
         }
+    }
+
+    /// Newest first, each with the time of day.
+    pub fn differences(&self) -> Vec<(SystemTime, Difference)> {
+        let found = self.gateway.cache.verifier.differences().into_iter();
+        found.map(|difference| (self.time_of_day(difference.at), difference)).collect()
     }
 
     pub fn groups(&self) -> Vec<Group> {
@@ -416,6 +427,15 @@ impl<'a> Collector<'a> {
             server_pid: entry.current().map(|current| current.pid),
         };
         pinned.map(row).collect()
+    }
+}
+
+fn verified(counters: &VerifyCounters) -> Verified {
+    Verified {
+        same: counters.same.value(),
+        other_order: counters.other_order.value(),
+        incomparable: counters.incomparable.value(),
+        differences: counters.differences.value(),
     }
 }
 

@@ -113,6 +113,8 @@ impl Gateway {
             self.cache.clear();
         }
         self.cache.set(mode(&new.config), limits(&new.config));
+        let cache = &new.config.cache;
+        self.cache.verifier.set(cache.verify_sample, cache.verify_values);
         self.cache.analysis.set_auto(new.config.cache.analysis == Analysis::Auto);
         let reset_query = new.config.server.server_reset_query.clone();
         *self.shared.reset_query.lock().unwrap_or_else(PoisonError::into_inner) = reset_query;

@@ -143,6 +143,7 @@ impl Gateway {
         let redis = redis(config, limits(config), started.0)?;
         set_socket_options(socket_options(config));
         let cache = Cache::new(mode(config), limits(config), rand::random()).with_redis(redis);
+        cache.verifier.set(config.cache.verify_sample, config.cache.verify_values);
         cache.analysis.set_auto(config.cache.analysis == Analysis::Auto);
         let insight = Insight::new(config.slow.threshold, ring, config.slow.rate_limit, started);
         Ok(Self {
@@ -381,6 +382,7 @@ fn mode(config: &Config) -> Mode {
         CacheMode::Off => Mode::Off,
         CacheMode::On => Mode::On,
         CacheMode::DryRun => Mode::DryRun,
+        CacheMode::Verify => Mode::Verify,
     }
 }
 

@@ -48,5 +48,6 @@ mod shares;
 mod statements;
 mod stop;
 mod timeouts;
+mod verify;
 mod views;
 mod writes;
