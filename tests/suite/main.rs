@@ -40,6 +40,7 @@ mod reload;
 mod replication;
 mod retry;
 mod row_security;
+mod savepoints;
 mod scripts;
 mod session;
 mod shared_fills;
