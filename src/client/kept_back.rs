@@ -27,7 +27,7 @@ use super::transaction::KeptBack;
 const SQL_BYTES_MAX: usize = 1000;
 
 impl Session {
-    /// Begins a transaction here, or ends one that is kept back: gives the command tag, or `None`
+    /// Begins a transaction here, or marks or ends one that is kept back: gives the command tag, or `None`
     /// if it is for PostgreSQL. `text` is without comments, `sql` as the client sent it.
     pub fn transact(&mut self, verdict: &Verdict, text: &[u8], sql: &[u8]) -> Option<&'static str> {
         if verdict.statements != 1 {
@@ -47,6 +47,14 @@ impl Session {
                 self.names.clear_portals();
                 self.common.counters.xact.one();
                 self.common.cache_counters.transactions.one();
+            }
+            [Control::Savepoint(name)] if kept_back => self.mark(name)?,
+            [Control::ReleaseSavepoint(name)] if self.is_mark(name) => {
+                self.work.transaction.release_savepoint(name);
+            }
+            [Control::RollbackToSavepoint(name)] if self.is_mark(name) => {
+                // A setting would have sent the transaction on, so they are what they were.
+                let _unchanged = self.work.transaction.roll_back_to(name);
             }
             _ => return None,
         }
@@ -77,6 +85,7 @@ impl Session {
     pub fn send_kept_back(&mut self, server: &mut Server) -> bool {
         let Some(kept_back) = self.work.transaction.kept_back.take() else { return false };
         server.swallow_query(&kept_back.sql);
+        self.send_marks(server);
         if kept_back.isolation.is_none() {
             // The server that came may have started with another default.
             self.refresh_facts();
@@ -112,7 +121,7 @@ impl Session {
         })
     }
 
-    /// Answers the statements at the front of an extended group that begin or end a transaction
+    /// Answers the statements at the front of an extended group that begin, mark or end a transaction
     /// here, and takes them out of it: what is left is looked up, or sent, by itself.
     pub fn transact_front(&mut self, group: &mut Group, now: Instant, out: &mut Vec<u8>) {
         while let Some(count) = self.transact_one(group, now, out) {
@@ -172,9 +181,10 @@ impl Session {
     }
 }
 
-const WORDS: [&[u8]; 6] = [b"begin", b"start", b"commit", b"end", b"rollback", b"abort"];
+const WORDS: [&[u8]; 8] =
+    [b"begin", b"start", b"commit", b"end", b"rollback", b"abort", b"savepoint", b"release"];
 
-/// One of the words that begin or end a transaction stands at the front, or a comment.
+/// One of the words that begin, mark or end a transaction stands at the front, or a comment.
 fn begins_with_word(sql: &[u8]) -> bool {
     let sql = sql.trim_ascii_start();
     let begins =
@@ -269,6 +279,8 @@ mod tests {
             ("begin", true),
             (" \n COMMIT;", true),
             ("rollback to a", true),
+            ("Savepoint a", true),
+            ("release a", true),
             ("/* tag */ begin", true),
             ("-- tag\nbegin", true),
             ("SELECT 'begin'", false),

@@ -16,6 +16,7 @@ pub mod judge;
 pub mod look_up;
 mod undecided;
 mod explain;
+mod savepoints;
 pub mod kept_back;
 pub mod describe;
 pub mod bracket;

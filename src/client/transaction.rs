@@ -201,6 +201,10 @@ impl Transaction {
         }
     }
 
+    pub fn savepoint_names(&self) -> impl Iterator<Item = &str> {
+        self.savepoints.iter().map(|(name, _)| name.as_str())
+    }
+
     /// The settings in force after ROLLBACK TO; `None` if the savepoint was not followed.
     pub fn roll_back_to(&mut self, name: &str) -> Option<Arc<Settings>> {
         let at = self.savepoints.iter().rposition(|(known, _)| known == name)?;

@@ -41,6 +41,7 @@ mod replication;
 mod retry;
 mod row_security;
 mod rules;
+mod savepoints;
 mod scripts;
 mod session;
 mod shared_fills;
