@@ -35,17 +35,9 @@ part_simulation() { cargo test --test simulation; }
 part_suite() { cargo test --test suite; }
 part_docker() { python3 tests/docker.py; }
 part_drivers() { tests/drivers/run.sh; }
-# Reads and writes through Forebay in every way applications do, judging only what clients saw.
-part_checker() (
-    trap - EXIT INT TERM
-    STARTED_PIDS=() STARTED_CLUSTERS=()
-    make_scratch
-    cargo build --quiet --bin forebay --example checker
-    start_postgres
-    start_forebay
-    "${CARGO_TARGET_DIR:-target}/debug/examples/checker" --url "$FOREBAY_URL" --direct "$DIRECT_URL" \
-        --admin "$ADMIN_URL" --seconds "$CHECKER_SECONDS"
-)
+# Everything that may be read and written, and everything that goes wrong meanwhile; the long form
+# is in tests/checker.sh.
+part_checker() { tests/checker.sh "$CHECKER_SECONDS"; }
 
 # Two minutes of everything going wrong; `tests/soak.sh 3600` is the long form.
 part_soak() { tests/soak.sh "$SOAK_SECONDS"; }
