@@ -15,7 +15,7 @@ use crate::pool::{PinPolicy, PoolMode};
 use crate::server::Server;
 use crate::sql::hint::Hint;
 use crate::sql::lex::contains_time_word;
-use crate::sql::verdict::{BypassReason, Control, Read, Verdict, Write};
+use crate::sql::verdict::{BypassReason, Control, Read, TableId, Verdict, Write};
 use crate::twin::{self, Twin};
 use crate::wire::backend::{self, Status};
 use crate::wire::frontend::{self, Bind, Parse, Target};
@@ -436,6 +436,7 @@ impl Session {
         if needs_description && entry.row_description.is_none() {
             return None;
         }
+        entry.hits.one();
         match cache.mode() {
             Mode::On => Some(entry),
             Mode::DryRun | Mode::Off => {
@@ -457,6 +458,12 @@ impl Session {
         generation: u64,
         now: Instant,
     ) -> Answer {
+        if let Read::Cacheable(tables) = &verdict.read
+            && !self.is_worth_keeping(tables, now)
+        {
+            self.note(Outcome::Bypass(BypassReason::CutOff), shape, now, false);
+            return Answer::Send;
+        }
         if self.should_ask_redis() {
             return Answer::AskRedis;
         }
@@ -471,6 +478,11 @@ impl Session {
         self.note(Outcome::Miss, shape, now, false);
         self.plan = Some(FillPlan { tables: verdict, generation, leader });
         Answer::Send
+    }
+
+    fn is_worth_keeping(&self, tables: &[TableId], now: Instant) -> bool {
+        let home = self.common.database.home();
+        home.coherence.is_worth_keeping(tables, self.common.cache.cut_off(), now)
     }
 
     /// Remembers what is under way and counts what the cache had to do with it.
