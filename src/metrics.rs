@@ -62,6 +62,14 @@ pub struct CacheCounters {
     bypasses: Bypasses,
 }
 
+/// What answers over one table were of use for.
+#[derive(Debug, Default)]
+pub struct TableCounters {
+    pub fills: Counter,
+    /// Of answers that have left the memory; those that are there count their own.
+    pub hits: Counter,
+}
+
 /// Statements that PostgreSQL was asked about, since names alone did not decide.
 #[derive(Debug, Default)]
 pub struct AnalysisCounters {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::cache::worth::CutOff;
 use crate::sql::verdict::BypassReason;
 
 use super::snapshot::Cache;
@@ -122,6 +123,11 @@ pub fn cache(cache: &Cache) -> Table {
     ]);
     table.push(row);
     table
+}
+
+/// Why a table is cut off.
+pub fn cut_off_words(cut_off: CutOff) -> String {
+    format!("{} hits of {} answers that writes ended", cut_off.hits, cut_off.ended)
 }
 
 /// `60s`, `0.25s`.

@@ -1,7 +1,7 @@
 //! The console's language: one command a query, words in any case.
 
 use super::table::{Column, Columns, int4, text};
-use super::{cache_show, clients_show, differences_show, fds_show, show, stats_show};
+use super::{cache_show, clients_show, differences_show, fds_show, show, stats_show, tables_show};
 
 /// Longest command that is read; the longest sensible one is a tenth of it.
 const TEXT_BYTES_MAX: usize = 4096;
@@ -56,6 +56,7 @@ pub enum Show {
     Cache,
     CacheDifferences,
     CacheReasons,
+    CacheTables,
     ClientStats,
     Clients,
     Config,
@@ -148,6 +149,7 @@ static SHOWS: &[(&str, Show, Columns)] = &[
     ("cache", Show::Cache, cache_show::CACHE),
     ("cache_differences", Show::CacheDifferences, differences_show::CACHE_DIFFERENCES),
     ("cache_reasons", Show::CacheReasons, cache_show::CACHE_REASONS),
+    ("cache_tables", Show::CacheTables, tables_show::CACHE_TABLES),
     ("client_stats", Show::ClientStats, clients_show::CLIENT_STATS),
     ("clients", Show::Clients, show::CLIENTS),
     ("config", Show::Config, show::CONFIG),
@@ -179,7 +181,7 @@ pub const HELP: &str = "Console usage
 	SHOW FDS|SOCKETS|ACTIVE_SOCKETS|LISTS|MEM|STATE
 	SHOW DNS_HOSTS|DNS_ZONES
 	SHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
-	SHOW CACHE|CACHE_REASONS|CACHE_DIFFERENCES|CLIENT_STATS|SLOW|PINS|ABANDONED
+	SHOW CACHE|CACHE_TABLES|CACHE_REASONS|CACHE_DIFFERENCES|CLIENT_STATS|SLOW|PINS|ABANDONED
 	FLUSH CACHE [DATABASE <name>|TABLE <name>]
 	RELOAD
 	SET key = value

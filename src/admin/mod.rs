@@ -16,6 +16,7 @@ pub mod history;
 pub mod show;
 pub mod fds_show;
 pub mod cache_show;
+pub mod tables_show;
 pub mod clients_show;
 pub mod differences_show;
 pub mod conversation;

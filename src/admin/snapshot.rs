@@ -3,6 +3,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use crate::cache::worth::CutOff;
 use crate::pool::PoolMode;
 use crate::sql::footprint::Doubt;
 
@@ -199,6 +200,24 @@ pub struct Verified {
     pub other_order: u64,
     pub incomparable: u64,
     pub differences: u64,
+}
+
+/// For `SHOW CACHE_TABLES`.
+#[derive(Clone, Debug, Default)]
+pub struct CacheTable {
+    pub database: String,
+    /// With its schema; `None`: the database as a whole.
+    pub name: Option<(String, String)>,
+    pub entries: u64,
+    pub bytes: u64,
+    pub hits: u64,
+    pub fills: u64,
+    pub invalidations: u64,
+    /// Commits on their way.
+    pub in_flight: u64,
+    pub cut_off: Option<(SystemTime, CutOff)>,
+    pub denied_by: Option<String>,
+    pub max_age: Option<Duration>,
 }
 
 /// Statements that PostgreSQL was asked about.

@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use crate::metrics::Counter;
+
 use super::coherence::Stamp;
 
 /// Per entry beside its bytes: the struct, its allocations, and its place in the map.
@@ -25,6 +27,15 @@ pub struct Entry {
     pub asked_at: Instant,
     /// How long PostgreSQL took.
     pub cost: Duration,
+    /// Times it was served, or would have been: on the line whose count of references each hit
+    /// moves anyway.
+    pub hits: Counter,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.stamp.served(self.hits.value());
+    }
 }
 
 impl Entry {

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use crate::metrics::Counter;
 use crate::sql::verdict::TableId;
 
 use super::coherence::Stamp;
@@ -164,6 +165,7 @@ impl Fill {
             rows: Bytes::from(self.rows.into_boxed_slice()),
             asked_at: self.asked_at,
             cost: self.finished_at.saturating_duration_since(self.asked_at),
+            hits: Counter::default(),
         })
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Knows no protocol state and no client. Versions are compared in `coherence` alone.
 
+pub mod worth;
 pub mod coherence;
 pub mod asking;
 pub mod home;
@@ -16,8 +17,9 @@ pub mod breaker;
 pub mod stored;
 pub mod redis;
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::config::OpaqueWrites;
@@ -26,7 +28,7 @@ use crate::metrics::AnalysisCounters;
 use entry::Entry;
 use fill::Fill;
 use key::KeyBuffer;
-use memory::Memory;
+use memory::{Live, Memory};
 use redis::Redis;
 use turns::{Turn, Turns};
 use verify::Verifier;
@@ -59,6 +61,8 @@ pub struct Limits {
     /// take.
     pub opaque_writes: OpaqueWrites,
     pub ask_median_max: Duration,
+    /// Hits of a hundred answers below which a table that is written is cut off; 0: never.
+    pub cut_off: u32,
 }
 
 /// How old an answer may be.
@@ -81,6 +85,7 @@ pub struct Cache {
     max_age_us: AtomicU64,
     opaque_writes: AtomicU8,
     ask_median_max_us: AtomicU64,
+    cut_off: AtomicU32,
     size_bytes: u64,
     pub analysis: Analyses,
     pub verifier: Arc<Verifier>,
@@ -114,6 +119,7 @@ impl Cache {
             max_age_us: AtomicU64::new(0),
             opaque_writes: AtomicU8::new(0),
             ask_median_max_us: AtomicU64::new(0),
+            cut_off: AtomicU32::new(0),
             size_bytes: limits.size_bytes,
             analysis: Analyses::default(),
             verifier: Arc::default(),
@@ -129,6 +135,7 @@ impl Cache {
         self.ask_median_max_us.store(micros(limits.ask_median_max), Ordering::Relaxed);
         self.opaque_writes.store(limits.opaque_writes as u8, Ordering::Relaxed);
         self.entry_bytes_max.store(limits.entry_bytes_max, Ordering::Relaxed);
+        self.cut_off.store(limits.cut_off, Ordering::Relaxed);
         self.mode.store(mode as u8, Ordering::Relaxed);
     }
 
@@ -148,6 +155,7 @@ impl Cache {
             max_age: Duration::from_micros(self.max_age_us.load(Ordering::Relaxed)),
             opaque_writes: self.opaque_writes(),
             ask_median_max: Duration::from_micros(self.ask_median_max_us.load(Ordering::Relaxed)),
+            cut_off: self.cut_off(),
         }
     }
 
@@ -157,6 +165,10 @@ impl Cache {
             2 => OpaqueWrites::Audit,
             _ => OpaqueWrites::Ask,
         }
+    }
+
+    pub fn cut_off(&self) -> u32 {
+        self.cut_off.load(Ordering::Relaxed)
     }
 
     #[must_use]
@@ -202,18 +214,22 @@ impl Cache {
     pub fn store(&self, mut fill: Fill) -> Option<Arc<Entry>> {
         let leader = fill.take_leader();
         let entry = Arc::new(fill.into_entry()?);
+        self.memory.judge_before(&entry);
         // Invariant: an entry is stored only if its stamp still holds. Attacked by the
         // simulation's twin that stores unchecked.
-        entry.stamp.holds().then(|| {
-            self.memory.insert(Arc::clone(&entry));
-            if let Some(redis) = self.redis.as_ref().filter(|_| self.mode().is_on()) {
-                redis.offer(&entry);
-            }
-            if let Some(leader) = leader {
-                leader.stored();
-            }
-            entry
-        })
+        if !entry.stamp.holds() {
+            entry.stamp.ended(0);
+            return None;
+        }
+        entry.stamp.filled();
+        self.memory.insert(Arc::clone(&entry));
+        if let Some(redis) = self.redis.as_ref().filter(|_| self.mode().is_on()) {
+            redis.offer(&entry);
+        }
+        if let Some(leader) = leader {
+            leader.stored();
+        }
+        Some(entry)
     }
 
     /// Forgets every entry. Fills under way are refused by the databases' slots, which the caller
@@ -230,6 +246,11 @@ impl Cache {
     /// What the second tier is doing, for people.
     pub fn redis_state(&self) -> &'static str {
         self.redis.as_ref().map_or("off", |redis| redis.state())
+    }
+
+    /// What is in memory over each slot, by its epoch. Looks at every entry.
+    pub fn live(&self) -> HashMap<u64, Live> {
+        self.memory.live()
     }
 
     pub fn entries(&self) -> usize {

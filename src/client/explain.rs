@@ -3,13 +3,14 @@
 
 use std::time::Instant;
 
-use crate::admin::cache_show::{describe, seconds};
+use crate::admin::cache_show::{cut_off_words, describe, seconds};
 use crate::cache::Age;
 use crate::cache::key::StatementKey;
+use crate::cache::worth::CutOff;
 use crate::server::settings::NEUTRAL;
 use crate::sql::catalog::Catalog;
 use crate::sql::hint::Hint;
-use crate::sql::verdict::{BypassReason, Read, TableId};
+use crate::sql::verdict::{BypassReason, Read, TableId, Verdict};
 use crate::wire::backend::{self, Column};
 
 use super::look_up::age;
@@ -36,11 +37,16 @@ impl Session {
         let time_word = self.work.lexed.time_word.then_some(BypassReason::TimeWord);
         let hint = Hint::of(sql, &self.work.lexed);
         let by_hint = hint.no_cache.then_some(BypassReason::Hint);
+        let cut_off = self.cut_off(&known.verdict);
         let reason = self.bypass(&known.verdict, true).or(by_hint).or(time_word);
+        let reason = reason.or(cut_off.map(|_| BypassReason::CutOff));
         let mut rows = vec![("cacheable", if reason.is_none() { "yes" } else { "no" }.to_owned())];
         if let Some(reason) = reason {
             rows.push(("reason", reason.name().to_owned()));
             rows.push(("because", describe(reason).to_owned()));
+        }
+        if let Some(cut_off) = cut_off {
+            rows.push(("cut off", cut_off_words(cut_off)));
         }
         if let Some(rule) = &known.verdict.restriction.denied_by {
             rows.push(("rule", rule.to_string()));
@@ -66,6 +72,11 @@ impl Session {
         }
         backend::write_command_complete(out, &format!("SELECT {count}"));
         backend::write_ready(out, self.status());
+    }
+
+    fn cut_off(&self, verdict: &Verdict) -> Option<CutOff> {
+        let Read::Cacheable(tables) = &verdict.read else { return None };
+        self.common.database.home().coherence.cut_off(tables)
     }
 
     /// What of its settings the client shares entries by, beside its user.

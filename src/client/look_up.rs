@@ -16,7 +16,7 @@ use crate::pool::{PinPolicy, PoolMode};
 use crate::server::Server;
 use crate::sql::hint::Hint;
 use crate::sql::lex::contains_time_word;
-use crate::sql::verdict::{BypassReason, Control, Read, Verdict, Write};
+use crate::sql::verdict::{BypassReason, Control, Read, TableId, Verdict, Write};
 use crate::twin::{self, Twin};
 use crate::wire::backend::{self, Status};
 use crate::wire::frontend::{self, Bind, Parse, Target};
@@ -443,6 +443,7 @@ impl Session {
         if !described(&entry) {
             return Looked::Miss(None);
         }
+        entry.hits.one();
         self.serve_or_verify(entry, from_redis)
     }
 
@@ -459,6 +460,13 @@ impl Session {
         (generation, witness): (u64, Option<Witness>),
         now: Instant,
     ) -> Answer {
+        if witness.is_none()
+            && let Read::Cacheable(tables) = &verdict.read
+            && !self.is_worth_keeping(tables, now)
+        {
+            self.note(Outcome::Bypass(BypassReason::CutOff), shape, now, false);
+            return Answer::Send;
+        }
         if witness.is_none() && self.should_ask_redis() {
             return Answer::AskRedis;
         }
@@ -477,6 +485,11 @@ impl Session {
         self.note(Outcome::Miss, shape, now, false);
         self.work.plan = Some(FillPlan { tables: verdict, generation, leader, witness });
         Answer::Send
+    }
+
+    fn is_worth_keeping(&self, tables: &[TableId], now: Instant) -> bool {
+        let home = self.common.database.home();
+        home.coherence.is_worth_keeping(tables, self.common.cache.cut_off(), now)
     }
 
     /// Remembers what is under way and counts what the cache had to do with it.

@@ -17,7 +17,8 @@ const NAME_BYTES_MAX: usize = 63;
 impl Session {
     /// Sets a savepoint here; `None` if that is for PostgreSQL.
     pub(super) fn mark(&mut self, name: &str) -> Option<()> {
-        let fits = self.work.transaction.savepoint_names().count() < SAVEPOINTS_MAX && is_plain(name);
+        let fits =
+            self.work.transaction.savepoint_names().count() < SAVEPOINTS_MAX && is_plain(name);
         fits.then(|| self.work.transaction.savepoint(name.to_owned(), &self.settings))
     }
 

@@ -381,6 +381,10 @@ settings! {
         /// rolled back. Not on a standby, without the right to temporary tables, or where there
         /// are event triggers. local or off: such answers are not kept.
         analysis: Analysis = Analysis::Auto, Forebay, Range::Any, OnReload;
+        /// Tables whose writes end nearly every answer before it is asked for again are cut off:
+        /// those with fewer hits than this for each hundred such answers. They are tried again
+        /// after 10 s, then after longer pauses up to 5 minutes. 0 cuts nothing off.
+        cut_off: u32 = 5, Forebay, Range::Between(0, 10_000), OnReload;
         /// Functions of yours, as schema.name, that write nothing and whose results depend on
         /// nothing but their arguments: answers computed with them are kept, whatever their
         /// label says. For statements that call them by name; views that do stay out.

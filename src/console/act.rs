@@ -6,7 +6,9 @@ use std::time::Instant;
 use crate::admin::command::{Command, Show, Shutdown};
 use crate::admin::conversation::Outcome;
 use crate::admin::table::Table;
-use crate::admin::{cache_show, clients_show, differences_show, fds_show, show, stats_show};
+use crate::admin::{
+    cache_show, clients_show, differences_show, fds_show, show, stats_show, tables_show,
+};
 use crate::cache::coherence::Scope;
 use crate::gateway::{Gateway, Stage};
 use crate::reload::{self, Read};
@@ -147,6 +149,7 @@ fn table(gateway: &Gateway, what: Show, now: Instant) -> Table {
         Show::Cache => cache_show::cache(&now.cache()),
         Show::CacheDifferences => differences_show::differences(&now.differences()),
         Show::CacheReasons => cache_show::reasons(gateway.cache_counters.bypasses()),
+        Show::CacheTables => tables_show::cache_tables(now.cache_tables()),
         Show::ClientStats => clients_show::client_stats(&now.groups()),
         Show::Clients => show::clients(&now.clients()),
         Show::Config => show::config(&gateway.config()),

@@ -51,7 +51,7 @@ impl<'a> Collector<'a> {
         Self { gateway, config: gateway.config(), now, clients }
     }
 
-    fn time_of_day(&self, at: Instant) -> SystemTime {
+    pub(super) fn time_of_day(&self, at: Instant) -> SystemTime {
         self.gateway.shared.insight.time_of_day(at)
     }
 

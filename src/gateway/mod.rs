@@ -393,6 +393,7 @@ fn limits(config: &Config) -> Limits {
         max_age: config.cache.max_age,
         opaque_writes: config.cache.opaque_writes,
         ask_median_max: config.cache.ask_median_max,
+        cut_off: config.cache.cut_off,
     }
 }
 

@@ -19,6 +19,7 @@ mod caching;
 mod cancel;
 mod commit;
 mod console;
+mod cut_off;
 mod databases;
 mod defaults;
 mod exporter;

@@ -21,6 +21,8 @@
 //! grow, so when the last one is seen unmoved all of them were unmoved when the first was seen,
 //! and that instant lies between the request and its answer.
 
+mod uses;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -56,12 +58,18 @@ pub struct Slot {
     /// order that matters runs through sockets and other processes, writers are rare, and for
     /// readers it costs nothing on the machines we know.
     word: AtomicU64,
+    uses: uses::Uses,
 }
 
 impl Slot {
     fn new(table: Option<TableId>, epoch: u64) -> Arc<Self> {
         // Not from 0, so that no record of another kind that begins at 0 can match (R12).
-        Arc::new(Self { table, epoch, word: AtomicU64::new(word(1, 0)) })
+        Arc::new(Self {
+            table,
+            epoch,
+            word: AtomicU64::new(word(1, 0)),
+            uses: uses::Uses::default(),
+        })
     }
 
     /// `None` is the database.
@@ -335,6 +343,9 @@ impl Stamp {
         let quiet = seen
             .iter()
             .all(|seen| in_flight(seen.word) == 0 && generation(seen.word) < GENERATION_MAX);
+        if !quiet {
+            uses::overtaken(&seen);
+        }
         quiet.then_some(Self(seen))
     }
 
