@@ -127,7 +127,9 @@ impl Session {
             Status::InTransaction if server.outstanding.is_empty() => {
                 let needed = match self.work.transaction.dirty {
                     Dirty::Unknown(_) => true,
-                    Dirty::Nothing | Dirty::Tables(_) => audits,
+                    // While BEGIN is kept back there is no transaction to ask about.
+                    Dirty::Nothing => audits && self.work.transaction.kept_back.is_none(),
+                    Dirty::Tables(_) => audits,
                     Dirty::Database => false,
                 };
                 let commits = needed && self.group_verdict().is_some_and(|(_, v)| is_commit(&v));
