@@ -280,7 +280,12 @@ impl Service {
             Ok(mut connection) => {
                 // Catalogues are large, and the first client waits. If it fails, it waits.
                 let _slow = connection.stream.widen();
-                self.serve(&mut connection, seen).await
+                let ended = self.serve(&mut connection, seen).await;
+                // It may have ended by a crash, which takes back what was committed without
+                // waiting for the disk. Told by nothing else: PostgreSQL recovers by itself, and
+                // its start time stays.
+                self.forget();
+                ended
             }
             Err(error) => error,
         }
@@ -315,6 +320,11 @@ impl Service {
                 tokio::select! {
                     () = self.wake.notified() => break,
                     () = tokio::time::sleep_until(until) => break,
+                    // Nobody has asked, so it is the connection's end or a message on the way to it.
+                    readable = connection.stream.wait_readable() => match readable {
+                        Ok(()) => break,
+                        Err(error) => return error.into(),
+                    },
                     () = analyst.due() => {
                         if let Err(error) = analyst.answer(connection).await {
                             return error;
