@@ -40,6 +40,7 @@ pub const CACHE: Columns = &[
     text("max_age"),
     text("redis"),
     text("redis_error"),
+    text("redis_exposed"),
     int8("redis_look_ups"),
     int8("redis_misses"),
     int8("redis_stores"),
@@ -90,6 +91,7 @@ pub fn cache(cache: &Cache) -> Table {
         value(redis.state),
         // The last one there was, and NULL if there was none.
         redis.last_error.clone(),
+        redis.exposure.map(str::to_owned),
         value(redis.look_ups),
         value(redis.misses),
         value(redis.stores),
@@ -205,6 +207,7 @@ mod tests {
             redis: Redis {
                 state: "down",
                 last_error: Some("no answer in time".to_owned()),
+                exposure: Some("no password"),
                 look_ups: 40,
                 misses: 10,
                 stores: 90,
@@ -233,7 +236,8 @@ mod tests {
              invalidated_tables=3 invalidated_database=1 asked=6 asked_known=4 unforeseen=0 \
              database_off=1 database_slow=2 database_no_moment=3 database_ddl=4 \
              database_catalogue=5 database_lock=6 database_unknown=7 database_deferred=8 \
-             max_age=1.5s redis=down redis_error=no answer in time redis_look_ups=40 redis_misses=10 redis_stores=90 \
+             max_age=1.5s redis=down redis_error=no answer in time redis_exposed=no password \
+             redis_look_ups=40 redis_misses=10 redis_stores=90 \
              redis_errors=1 redis_timeouts=5 redis_dropped=9 redis_forged=2 redis_skipped=8 \
              analysis=auto analyses=6 analyses_decided=3 analyses_failed=2 analyses_skipped=1 \
              outside_writes_seen_within=1.5s"

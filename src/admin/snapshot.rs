@@ -204,6 +204,8 @@ pub struct Analysis {
 pub struct Redis {
     pub state: &'static str,
     pub last_error: Option<String>,
+    /// What keeps its entries secret and is missing.
+    pub exposure: Option<&'static str>,
     pub look_ups: u64,
     pub misses: u64,
     pub stores: u64,

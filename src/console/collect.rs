@@ -437,6 +437,7 @@ fn redis(state: &'static str, redis: Option<&cache::redis::Redis>) -> Redis {
     Redis {
         state,
         last_error: redis.and_then(cache::redis::Redis::last_error),
+        exposure: redis.and_then(cache::redis::Redis::exposure),
         look_ups: count(|counters| &counters.look_ups),
         misses: count(|counters| &counters.misses),
         stores: count(|counters| &counters.stores),
