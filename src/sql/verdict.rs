@@ -136,13 +136,15 @@ pub enum BypassReason {
     ServerUnknown,
     /// Its answers are as old as what it has replayed, and no write we see says when that changes.
     Standby,
+    /// PostgreSQL has not answered for longer than `cache.serve_while_down`.
+    DatabaseDown,
     /// The key would be longer than `cache::key::KEY_BYTES_MAX`.
     KeyTooLong,
 }
 
 impl BypassReason {
     /// Every reason, in the order of the declaration; the index of a counter.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 38] = [
         Self::NotARead,
         Self::MultipleStatements,
         Self::Unparsable,
@@ -179,6 +181,7 @@ impl BypassReason {
         Self::StaleStatement,
         Self::ServerUnknown,
         Self::Standby,
+        Self::DatabaseDown,
         Self::KeyTooLong,
     ];
 
@@ -221,6 +224,7 @@ impl BypassReason {
             Self::StaleStatement => "stale_statement",
             Self::ServerUnknown => "server_unknown",
             Self::Standby => "standby",
+            Self::DatabaseDown => "database_down",
             Self::KeyTooLong => "key_too_long",
         }
     }

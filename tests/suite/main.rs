@@ -21,6 +21,7 @@ mod commit;
 mod console;
 mod databases;
 mod defaults;
+mod down;
 mod exporter;
 mod descriptions;
 mod hazards;
