@@ -13,8 +13,11 @@ pub struct TableId(pub u32);
 /// A verdict depends on the shape of the text, not on its literals, unless `exact_text` says so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// One element per statement of the string that changes what the client *is*, in order.
+    /// What its statements change of what the client *is*, in order.
     pub controls: Vec<Control>,
+    /// Of a string of several statements: for each, how many of the controls are its own or those
+    /// of statements before it.
+    pub ends: Box<[usize]>,
     pub write: Write,
     pub read: Read,
     /// How many statements the string holds; 0 for an empty string.
@@ -24,6 +27,18 @@ pub struct Verdict {
     /// The verdict holds for this very text only: a literal decided something (`SET`,
     /// `set_config('…')`), so it may not be shared by shape.
     pub exact_text: bool,
+}
+
+impl Verdict {
+    /// The controls of one statement of the string; 0 is the first.
+    pub fn controls_of(&self, statement: usize) -> &[Control] {
+        if self.statements == 1 {
+            return &self.controls;
+        }
+        let end = |statement: usize| self.ends.get(statement).copied().unwrap_or_default();
+        let start = statement.checked_sub(1).map_or(0, end);
+        self.controls.get(start..end(statement)).unwrap_or_default()
+    }
 }
 
 /// What a statement may write.
