@@ -187,6 +187,7 @@ pub fn describe(reason: BypassReason) -> &'static str {
         BypassReason::Pinned => "the client holds session state that may change answers",
         BypassReason::StaleStatement => "prepared before the catalogue changed",
         BypassReason::ServerUnknown => "the database is not known yet, or was replaced",
+        BypassReason::DatabaseDown => "PostgreSQL cannot be reached (cache.serve_while_down)",
         BypassReason::Standby => "the server is a stand-by",
         BypassReason::Denied => "kept out by a rule in the settings",
         BypassReason::Hint => "its comment says /* forebay:nocache */",

@@ -461,10 +461,11 @@ impl Redis {
 /// way there and as who may ask for them (hazard J4).
 fn exposure(info: &ConnectionInfo) -> Option<&'static str> {
     let (host, tls) = match info.addr() {
-        ConnectionAddr::Tcp(host, _) => (host, false),
-        ConnectionAddr::TcpTls { host, insecure, .. } => (host, !insecure),
-        // A Unix socket.
-        _ => return None,
+        ConnectionAddr::Tcp(host, _) => (host.as_str(), false),
+        ConnectionAddr::TcpTls { host, insecure, .. } => (host.as_str(), !insecure),
+        ConnectionAddr::Unix(_) => return None,
+        // Not known to us.
+        _ => ("", false),
     };
     let here = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
     let password = info.redis_settings().password().is_some_and(|password| !password.is_empty());

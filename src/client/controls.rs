@@ -137,10 +137,11 @@ impl Session {
             self.work.transaction.local_settings = true;
             return;
         }
-        if self.work.transaction.status == Status::Idle {
-            // The rest of the group may fail and take it back.
+        if !self.work.transaction.is_block() {
+            // The rest of the group or string may fail and take it back.
             self.work.transaction.begin_with(&self.settings);
-        } else if settings.id != on_server.id {
+        }
+        if self.work.transaction.status != Status::Idle && settings.id != on_server.id {
             self.forget_settings(server);
         }
         self.report_returned(settings, server);
@@ -169,7 +170,7 @@ impl Session {
     }
 
     /// What the settings are now is not known; the server is cleaned before its next use.
-    fn forget_settings(&mut self, server: &mut Server) {
+    pub(super) fn forget_settings(&mut self, server: &mut Server) {
         server.tainted = true;
         self.tainted = true;
     }

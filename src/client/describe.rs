@@ -137,6 +137,7 @@ impl Session {
         from_catalog
             && !of_session
             && self.common.cache.mode() == Mode::On
+            && !self.common.database.is_down()
             && self.facts.as_ref().is_some_and(|facts| facts.key.base != 0)
             // In a transaction of its own a client sees its own catalogue.
             && self.work.transaction.bypass(Isolation::ReadCommitted).is_none()

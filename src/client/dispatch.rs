@@ -108,7 +108,7 @@ impl Session {
         let mut armed = std::mem::take(&mut self.work.armed);
         armed.append(self.bracket(&verdict, server));
         let extent = std::mem::take(&mut self.work.extent).and(extent(&verdict));
-        let unit = Unit { extent, verdict: Some(verdict), armed };
+        let unit = Unit { extent, verdict: Some(verdict), armed, completed: 0 };
         self.work.unsynced = false;
         self.common.counters.query.one();
         self.open_block(server);
@@ -133,7 +133,7 @@ impl Session {
         let mut armed = std::mem::take(&mut self.work.armed);
         armed.append(self.bracket(&verdict, server));
         let extent = std::mem::take(&mut self.work.extent).and(Extent::Several);
-        let unit = Unit { extent, armed, verdict: Some(verdict) };
+        let unit = Unit { extent, armed, verdict: Some(verdict), completed: 0 };
         self.work.unsynced = false;
         let request = self.request(RequestKind::Unit(unit));
         server.outstanding.push(Owed::forward(Reply::Query, request));
@@ -359,7 +359,7 @@ impl Session {
         let unit = Unit {
             armed: std::mem::take(&mut self.work.armed),
             extent: std::mem::take(&mut self.work.extent),
-            verdict: None,
+            ..Unit::default()
         };
         self.work.unsynced = false;
         let request = self.request(RequestKind::Unit(unit));
@@ -411,6 +411,7 @@ fn opaque(tag: &'static str) -> Verdict {
     use crate::sql::verdict::{BypassReason, Read};
     Verdict {
         controls: Vec::new(),
+        ends: Box::default(),
         write: Write::Opaque { commits_inside: true, taints: true },
         read: Read::Bypass(BypassReason::NotARead),
         statements: 1,

@@ -126,6 +126,7 @@ pub struct FactsNow {
 fn unreadable() -> Verdict {
     Verdict {
         controls: Vec::new(),
+        ends: Box::default(),
         write: Write::Opaque { commits_inside: true, taints: true },
         read: Read::Bypass(BypassReason::Unparsable),
         statements: 2,

@@ -69,6 +69,7 @@ impl Session {
             && self.status() == Status::Idle
             // A client that has a server anyway spares nothing.
             && self.base.is_none()
+            && !self.common.database.is_down()
             && !self.tainted
             && facts.key.base != 0
             && isolation.unwrap_or(facts.isolation) == Isolation::ReadCommitted;

@@ -398,6 +398,9 @@ impl Session {
         if !owed_nothing {
             return Some(BypassReason::Pipelined);
         }
+        if self.common.database.is_down() {
+            return Some(BypassReason::DatabaseDown);
+        }
         if self.pins.has(Pin::TemporaryObjects) {
             return Some(BypassReason::TemporaryObjects);
         }

@@ -346,7 +346,7 @@ impl Session {
             moment.phase = Phase::Ending;
         }
         let armed = if commits { self.arm(server, false, "SYNC") } else { Armed::default() };
-        let unit = Unit { armed, extent: std::mem::take(&mut self.work.extent), verdict: None };
+        let unit = Unit { armed, extent: std::mem::take(&mut self.work.extent), ..Unit::default() };
         self.work.unsynced = false;
         let request = self.request(RequestKind::Unit(unit));
         server.outstanding.push(Owed::forward(Reply::Sync, request));
@@ -447,6 +447,7 @@ fn may_be_in_a_block(verdict: &Verdict) -> bool {
 fn rollback() -> Verdict {
     Verdict {
         controls: vec![Control::Rollback { chain: false }],
+        ends: Box::default(),
         write: Write::None,
         read: Read::Bypass(BypassReason::NotARead),
         statements: 1,

@@ -269,9 +269,13 @@ impl Session {
                 reply: Reply::Query, deliver: Deliver::Forward, request, ..
             }) => {
                 let request = *request;
-                if let Some(unit) = self.unit_of(request) {
-                    let single = unit.verdict.clone().filter(|verdict| verdict.statements == 1);
-                    for control in single.iter().flat_map(|verdict| &verdict.controls) {
+                let unit = self.unit_of(request);
+                let completed = unit.and_then(|unit| {
+                    unit.completed += 1;
+                    Some((unit.verdict.clone()?, unit.completed - 1))
+                });
+                if let Some((verdict, statement)) = completed {
+                    for control in verdict.controls_of(statement) {
                         self.apply(control, rolled_back, server);
                     }
                 }
@@ -431,24 +435,18 @@ impl Session {
     }
 
     fn end_of_unit(&mut self, unit: Unit, ending: Ending, status: Status, server: &mut Server) {
-        let failed = matches!(ending, Ending::Failed | Ending::Doubtful);
-        let is_string = unit.verdict.as_ref().is_some_and(|verdict| verdict.statements != 1);
-        let many = unit.verdict.as_ref().filter(|verdict| verdict.statements != 1);
-        if let Some(verdict) = many
-            && !verdict.controls.is_empty()
-        {
-            self.apply_many(&verdict.controls, failed, status, server);
-        }
         let proven_rollback = status == Status::Idle && unit.extent.proves_rollback(ending);
         let unseen = unit.armed.is_empty() && ending == Ending::Fine;
         self.settle(unit.armed, proven_rollback);
         if status == Status::Idle {
-            // A failed COMMIT or group; of a failed string it is not known how far it came.
-            if ending == Ending::Failed
-                && !is_string
+            // A failed COMMIT, group or string.
+            if matches!(ending, Ending::Failed | Ending::Doubtful)
                 && let Some(settings) = self.work.transaction.begun_with().cloned()
             {
                 self.set(settings, server);
+                if ending == Ending::Doubtful {
+                    self.forget_settings(server);
+                }
             }
             // Nothing was armed and yet the transaction is over: if it was not rolled back before
             // our eyes, it may have been committed.
@@ -519,28 +517,6 @@ impl Session {
         }
         for guard in armed.guards {
             if proven_rollback { guard.rolled_back() } else { guard.committed() }
-        }
-    }
-
-    /// A string of several statements: what it changed is known only if all went well.
-    fn apply_many(
-        &mut self,
-        controls: &[Control],
-        failed: bool,
-        status: Status,
-        server: &mut Server,
-    ) {
-        if failed {
-            server.tainted = true;
-            self.tainted = true;
-            return;
-        }
-        for control in controls {
-            self.apply(control, false, server);
-        }
-        // A transaction that the string both began and ended is over.
-        if status == Status::Idle {
-            self.work.transaction.local_settings = false;
         }
     }
 }

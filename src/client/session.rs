@@ -111,6 +111,8 @@ pub enum RequestKind {
 pub struct Unit {
     /// The verdict of a Query; `None` for Sync.
     pub verdict: Option<Arc<Verdict>>,
+    /// How many statements of the Query have completed.
+    pub completed: usize,
     pub armed: Armed,
     pub extent: Extent,
 }

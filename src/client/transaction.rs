@@ -212,6 +212,11 @@ impl Transaction {
         self.savepoints.last().map(|(_, settings)| Arc::clone(settings))
     }
 
+    /// Its BEGIN has been seen and not its end, however much of the group is still to come.
+    pub fn is_block(&self) -> bool {
+        self.begun_with.is_some()
+    }
+
     /// The settings it began with, to which a rollback returns.
     pub fn begun_with(&self) -> Option<&Arc<Settings>> {
         self.begun_with.as_ref().or(self.implicit_with.as_ref())

@@ -364,6 +364,9 @@ settings! {
         /// A longer answer is not kept.
         max_entry_size: Size = Size::megabytes(1), Forebay,
             Range::Between(KILOBYTE, 1 << 30), OnReload;
+        /// For so long after PostgreSQL has last answered, what is kept is served although it
+        /// cannot be reached; 0: not at all. Neither is served when older than max_age.
+        serve_while_down: Duration = Duration::ZERO, Forebay, Range::Between(0, 30 * DAY), OnReload;
         /// How often the catalogue is asked for changes of tables and grants that were made
         /// without Forebay.
         catalog_poll: Duration = Duration::from_secs(5), Forebay,

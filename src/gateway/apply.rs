@@ -11,6 +11,7 @@ use crate::net::set_socket_options;
 use crate::plan;
 use crate::pool::io::{Pool, limit};
 use crate::running::{GatewayError, Running, socket_options};
+use crate::service::Times;
 
 use super::{Gateway, Made, PoolKey, limits, mode, read_file, timeouts};
 
@@ -77,7 +78,7 @@ impl Gateway {
         for (_, service) in databases.values() {
             // The cache may have been switched on.
             service.wake();
-            service.set_times(new.config.cache.catalog_poll, new.config.cache.max_age);
+            service.set_times(Times::of(&new.config.cache));
         }
         drop(made);
         if let Some(call) = self.on_reload.get() {

@@ -34,7 +34,7 @@ use crate::pool::quota::Quota;
 use crate::pool::{self, Common, statements};
 use crate::running::{GatewayError, Running, socket_options};
 use crate::server::io::{ServerTls, Target};
-use crate::service::Service;
+use crate::service::{Service, Times};
 
 use tokio::sync::{Notify, watch};
 
@@ -271,8 +271,7 @@ impl Gateway {
             Arc::clone(&database),
             Arc::clone(&self.cache),
             Arc::new(target.clone()),
-            config.cache.catalog_poll,
-            config.cache.max_age,
+            Times::of(&config.cache),
         );
         (database, service)
     }

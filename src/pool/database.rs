@@ -1,7 +1,7 @@
 //! One database behind Forebay: the versions of its tables, what its catalogue says, and the
 //! verdicts on statements under that catalogue.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use quick_cache::sync::Cache as QuickCache;
@@ -49,6 +49,8 @@ pub struct Database {
     pub catalog_changes: AtomicU64,
     /// What PostgreSQL is to be asked about.
     pub analysis: Analysis,
+    /// PostgreSQL has not answered for longer than it may be spoken for (hazard I8).
+    down: AtomicBool,
 }
 
 /// A verdict with the whole material it belongs to, of which the statement's shape is the end.
@@ -139,7 +141,16 @@ impl Database {
             wanted: tokio_free::Signal::default(),
             catalog_changes: AtomicU64::new(0),
             analysis: Analysis::default(),
+            down: AtomicBool::new(false),
         }
+    }
+
+    pub fn set_down(&self, down: bool) {
+        self.down.store(down, Ordering::Relaxed);
+    }
+
+    pub fn is_down(&self) -> bool {
+        self.down.load(Ordering::Relaxed)
     }
 
     /// Of the current snapshot.

@@ -15,8 +15,11 @@ pub struct TableId(pub u32);
 /// A verdict depends on the shape of the text, not on its literals, unless `exact_text` says so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// One element per statement of the string that changes what the client *is*, in order.
+    /// What its statements change of what the client *is*, in order.
     pub controls: Vec<Control>,
+    /// Of a string of several statements: for each, how many of the controls are its own or those
+    /// of statements before it.
+    pub ends: Box<[usize]>,
     pub write: Write,
     pub read: Read,
     /// How many statements the string holds; 0 for an empty string.
@@ -57,6 +60,18 @@ impl Verdict {
         if self.restriction.denied_by.is_some() && matches!(self.read, Read::Cacheable(_)) {
             self.read = Read::Bypass(BypassReason::Denied);
         }
+    }
+}
+
+impl Verdict {
+    /// The controls of one statement of the string; 0 is the first.
+    pub fn controls_of(&self, statement: usize) -> &[Control] {
+        if self.statements == 1 {
+            return &self.controls;
+        }
+        let end = |statement: usize| self.ends.get(statement).copied().unwrap_or_default();
+        let start = statement.checked_sub(1).map_or(0, end);
+        self.controls.get(start..end(statement)).unwrap_or_default()
     }
 }
 
@@ -176,13 +191,15 @@ pub enum BypassReason {
     Hint,
     /// A table it reads is written so often that its answers were seldom of use.
     CutOff,
+    /// PostgreSQL has not answered for longer than `cache.serve_while_down`.
+    DatabaseDown,
     /// The key would be longer than `cache::key::KEY_BYTES_MAX`.
     KeyTooLong,
 }
 
 impl BypassReason {
     /// Every reason, in the order of the declaration; the index of a counter.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 41] = [
         Self::NotARead,
         Self::MultipleStatements,
         Self::Unparsable,
@@ -222,6 +239,7 @@ impl BypassReason {
         Self::Denied,
         Self::Hint,
         Self::CutOff,
+        Self::DatabaseDown,
         Self::KeyTooLong,
     ];
 
@@ -267,6 +285,7 @@ impl BypassReason {
             Self::Denied => "denied",
             Self::Hint => "hint",
             Self::CutOff => "cut_off",
+            Self::DatabaseDown => "database_down",
             Self::KeyTooLong => "key_too_long",
         }
     }

@@ -14,6 +14,7 @@
 mod support;
 
 mod analysis;
+mod asking;
 mod auth;
 mod caching;
 mod cancel;
@@ -22,6 +23,7 @@ mod console;
 mod cut_off;
 mod databases;
 mod defaults;
+mod down;
 mod exporter;
 mod descriptions;
 mod hazards;

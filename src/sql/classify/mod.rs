@@ -44,6 +44,7 @@ pub fn classify(sql: &str, context: &Context<'_>) -> Verdict {
 fn not_understood(reason: BypassReason) -> Verdict {
     Verdict {
         controls: Vec::new(),
+        ends: Box::default(),
         write: Write::Opaque { commits_inside: true, taints: true },
         read: Read::Bypass(reason),
         statements: 1,
@@ -57,6 +58,7 @@ fn judge(statements: Vec<Statement>, context: &Context<'_>) -> Verdict {
     let count = statements.len();
     let mut verdict = Verdict {
         controls: Vec::new(),
+        ends: Box::default(),
         write: Write::None,
         read: Read::Bypass(BypassReason::NotARead),
         statements: count,
@@ -64,6 +66,7 @@ fn judge(statements: Vec<Statement>, context: &Context<'_>) -> Verdict {
         exact_text: false,
         restriction: Restriction::default(),
     };
+    let mut ends = Vec::new();
     let mut ends_transaction = false;
     // An earlier statement of the string has changed what the names in later ones mean.
     let mut other_names = false;
@@ -85,8 +88,10 @@ fn judge(statements: Vec<Statement>, context: &Context<'_>) -> Verdict {
         verdict.exact_text |= statement.exact_text || statement.facts.time_word;
         ends_transaction |= statement.controls.iter().any(is_transaction_control);
         verdict.controls.extend(statement.controls);
+        ends.push(verdict.controls.len());
     }
     if count > 1 {
+        verdict.ends = ends.into();
         verdict.read = Read::Bypass(BypassReason::MultipleStatements);
         // What it names is in flight from its beginning to its end; only what it does not name
         // has to be told that it may be committed in the middle.

@@ -448,6 +448,7 @@ fn what_does_not_parse_may_do_anything() {
         verdict("not sql"),
         Verdict {
             controls: vec![],
+            ends: Box::default(),
             write: Write::Opaque { commits_inside: true, taints: true },
             read: Read::Bypass(Reason::Unparsable),
             statements: 1,
