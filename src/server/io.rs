@@ -369,9 +369,7 @@ impl Connection {
         loop {
             let (tag, body) = match next_message(&mut self.stream, &mut self.input).await {
                 Ok(message) => message,
-                Err(lost) => {
-                    return Err(failure.or(unsent.map(ServerError::Io)).unwrap_or(lost));
-                }
+                Err(end) => return Err(failure.or(unsent.map(ServerError::Io)).unwrap_or(end)),
             };
             match tag {
                 backend::DATA_ROW => {
