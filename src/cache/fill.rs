@@ -1,11 +1,12 @@
 //! An answer being recorded on its way to a client. It counts only when finished: dropping it
 //! forgets it, so an error, a cancel or a lost client never leaves half an answer.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 
-use crate::metrics::Counter;
+use crate::metrics::{Counter, StatementCounters};
 use crate::sql::verdict::TableId;
 
 use super::coherence::Stamp;
@@ -28,6 +29,7 @@ pub struct Fill {
     finished_at: Instant,
     /// Those who wait for it are let go when it ends.
     leader: Option<Leader>,
+    statement: Option<Arc<StatementCounters>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +53,13 @@ impl Fill {
             state: State::Recording,
             finished_at: now,
             leader: None,
+            statement: None,
         }
+    }
+
+    #[must_use]
+    pub fn counted_by(self, statement: Arc<StatementCounters>) -> Self {
+        Self { statement: Some(statement), ..self }
     }
 
     #[must_use]
@@ -61,6 +69,10 @@ impl Fill {
 
     pub(super) fn take_leader(&mut self) -> Option<Leader> {
         self.leader.take()
+    }
+
+    pub(super) fn take_statement(&mut self) -> Option<Arc<StatementCounters>> {
+        self.statement.take()
     }
 
     /// A RowDescription message, whole.
@@ -116,6 +128,7 @@ impl Fill {
             asked_at: self.asked_at,
             cost: self.finished_at.saturating_duration_since(self.asked_at),
             hits: Counter::default(),
+            statement: None,
         })
     }
 }

@@ -93,7 +93,7 @@ impl Session {
         if let Some(stamp) = stamp.filter(|_| current) {
             let limit = cache.limits().entry_bytes_max;
             let fill = Fill::begin(&self.key, cache.seed(), stamp, now, limit);
-            self.fill = Some(Box::new(fill.led_by(plan.leader)));
+            self.fill = Some(Box::new(fill.led_by(plan.leader).counted_by(plan.uses)));
         } else {
             self.common.cache_counters.refused.one();
         }

@@ -16,6 +16,7 @@ use crate::cache::fill::Fill;
 use crate::cache::home::Home;
 use crate::cache::key::KeyBuffer;
 use crate::cache::turns::{Gate, Leader};
+use crate::metrics::StatementCounters;
 use crate::pool::statements::Statement;
 use crate::pool::{Common, database};
 use crate::server::Server;
@@ -114,6 +115,7 @@ pub struct Session {
 #[derive(Debug)]
 pub struct FillPlan {
     pub tables: Arc<Verdict>,
+    pub uses: Arc<StatementCounters>,
     /// Of the catalogue the verdict was made under.
     pub generation: u64,
     /// Others wait for it.
