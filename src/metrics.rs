@@ -62,6 +62,24 @@ pub struct CacheCounters {
     bypasses: Bypasses,
 }
 
+/// What the cache was to one shape of statement, to sessions of the same settings, since the
+/// catalogue last changed.
+#[derive(Debug, Default)]
+pub struct StatementCounters {
+    pub hits: Counter,
+    pub misses: Counter,
+    /// Answers that came into memory, and those that have left it.
+    pub kept: Counter,
+    pub left: Counter,
+}
+
+impl StatementCounters {
+    /// Answers in memory, true or not.
+    pub fn entries(&self) -> u64 {
+        self.kept.value().saturating_sub(self.left.value())
+    }
+}
+
 /// What answers over one table were of use for.
 #[derive(Debug, Default)]
 pub struct TableCounters {

@@ -25,6 +25,8 @@ pub enum Command {
     FlushCache,
     /// Of one database, by the name that PostgreSQL knows it by.
     FlushDatabase(String),
+    /// Of whoever logs in as this role, or has taken it.
+    FlushRole(String),
     /// Of a table, and so of its tree, wherever there is one of that name.
     FlushTable {
         schema: Option<String>,
@@ -182,7 +184,7 @@ pub const HELP: &str = "Console usage
 	SHOW DNS_HOSTS|DNS_ZONES
 	SHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
 	SHOW CACHE|CACHE_TABLES|CACHE_REASONS|CACHE_DIFFERENCES|CLIENT_STATS|SLOW|PINS|ABANDONED
-	FLUSH CACHE [DATABASE <name>|TABLE <name>]
+	FLUSH CACHE [DATABASE <name>|ROLE <name>|TABLE <name>]
 	RELOAD
 	SET key = value
 	PAUSE [<db>]
@@ -228,9 +230,9 @@ impl Command {
         if let Some(operation) = Self::operation(&words, written.get(1).map(|word| &word.text)) {
             return Ok(operation);
         }
-        if let ["flush", "cache", "database" | "table", ..] = words.as_slice() {
+        if let ["flush", "cache", what @ ("database" | "role" | "table"), ..] = words.as_slice() {
             let names: Vec<String> = written.into_iter().skip(3).map(Word::into_name).collect();
-            return Self::flush(words.get(2) == Some(&"table"), &names).ok_or_else(invalid);
+            return Self::flush(what, &names).ok_or_else(invalid);
         }
         Self::from_words(&words).ok_or_else(invalid)
     }
@@ -254,7 +256,8 @@ impl Command {
     }
 
     /// A table is `t`, `s.t`, or either with quotes.
-    fn flush(table: bool, names: &[String]) -> Option<Self> {
+    fn flush(what: &str, names: &[String]) -> Option<Self> {
+        let table = what == "table";
         let (schema, name) = match names {
             [schema, point, name] if table && point == "." => {
                 (Some(schema.as_str()), name.as_str())
@@ -262,6 +265,7 @@ impl Command {
             [name] if table => {
                 name.split_once('.').map_or((None, name.as_str()), |(s, name)| (Some(s), name))
             }
+            [name] if what == "role" => return Some(Self::FlushRole(name.clone())),
             [name] => return Some(Self::FlushDatabase(name.clone())),
             _ => return None,
         };
@@ -306,6 +310,7 @@ impl Command {
             Self::Set { .. }
             | Self::FlushCache
             | Self::FlushDatabase(_)
+            | Self::FlushRole(_)
             | Self::FlushTable { .. }
             | Self::Reload
             | Self::Shutdown(_)
@@ -332,6 +337,7 @@ impl Command {
             | Self::Transaction(_)
             | Self::FlushCache
             | Self::FlushDatabase(_)
+            | Self::FlushRole(_)
             | Self::FlushTable { .. }
             | Self::Reload
             | Self::Shutdown(_)
@@ -441,6 +447,7 @@ mod tests {
         check("show", &Command::Help);
         check("FLUSH CACHE", &Command::FlushCache);
         check("flush cache database Shop", &Command::FlushDatabase("shop".into()));
+        check("FLUSH CACHE ROLE \"Ann\"", &Command::FlushRole("Ann".into()));
         let table = |schema: Option<&str>, name: &str| Command::FlushTable {
             schema: schema.map(str::to_owned),
             name: name.to_owned(),

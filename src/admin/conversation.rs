@@ -188,6 +188,7 @@ impl Conversation {
                 | Command::Set { .. }
                 | Command::FlushCache
                 | Command::FlushDatabase(_)
+                | Command::FlushRole(_)
                 | Command::FlushTable { .. }
                 | Command::Reload
                 | Command::Shutdown(_)

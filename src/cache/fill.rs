@@ -1,11 +1,12 @@
 //! An answer being recorded on its way to a client. It counts only when finished: dropping it
 //! forgets it, so an error, a cancel or a lost client never leaves half an answer.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 
-use crate::metrics::Counter;
+use crate::metrics::{Counter, StatementCounters};
 use crate::sql::verdict::TableId;
 
 use super::coherence::Stamp;
@@ -33,6 +34,7 @@ pub struct Fill {
     leader: Option<Leader>,
     /// There is an entry to compare it with.
     witness: Option<Witness>,
+    statement: Option<Arc<StatementCounters>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +60,13 @@ impl Fill {
             completed: false,
             leader: None,
             witness: None,
+            statement: None,
         }
+    }
+
+    #[must_use]
+    pub fn counted_by(self, statement: Arc<StatementCounters>) -> Self {
+        Self { statement: Some(statement), ..self }
     }
 
     #[must_use]
@@ -86,6 +94,10 @@ impl Fill {
 
     pub(super) fn take_leader(&mut self) -> Option<Leader> {
         self.leader.take()
+    }
+
+    pub(super) fn take_statement(&mut self) -> Option<Arc<StatementCounters>> {
+        self.statement.take()
     }
 
     /// A RowDescription message, whole.
@@ -166,6 +178,7 @@ impl Fill {
             asked_at: self.asked_at,
             cost: self.finished_at.saturating_duration_since(self.asked_at),
             hits: Counter::default(),
+            statement: None,
         })
     }
 }

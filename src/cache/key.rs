@@ -21,6 +21,8 @@ pub struct SessionKey {
     pub base: u64,
     /// The settings the client changed that can change an answer, role and `search_path` among them.
     pub settings: u64,
+    /// The last flush of its roles.
+    pub flushed: u64,
 }
 
 /// What the statement contributes.
@@ -52,12 +54,12 @@ impl KeyBuffer {
         let result_formats = all_text_is_none(statement.result_formats);
         let formats = all_text_is_none(statement.formats);
         let fields = [statement.types, formats, statement.values, result_formats, statement.text];
-        let len: usize = fields.iter().map(|field| field.len() + 4).sum::<usize>() + 24;
+        let len: usize = fields.iter().map(|field| field.len() + 4).sum::<usize>() + 32;
         if len > KEY_BYTES_MAX {
             return false;
         }
         self.bytes.clear();
-        for id in [session.database, session.base, session.settings] {
+        for id in [session.database, session.base, session.settings, session.flushed] {
             self.bytes.extend_from_slice(&id.to_be_bytes());
         }
         for field in fields {
@@ -102,7 +104,7 @@ fn all_text_is_none(codes: &[u8]) -> &[u8] {
 mod tests {
     use super::*;
 
-    const SESSION: SessionKey = SessionKey { database: 1, base: 2, settings: 3 };
+    const SESSION: SessionKey = SessionKey { database: 1, base: 2, settings: 3, flushed: 4 };
     const STATEMENT: StatementKey<'static> = StatementKey {
         text: b"select 1",
         types: b"",
@@ -124,6 +126,7 @@ mod tests {
             key(SessionKey { database: 9, ..SESSION }, STATEMENT),
             key(SessionKey { base: 9, ..SESSION }, STATEMENT),
             key(SessionKey { settings: 9, ..SESSION }, STATEMENT),
+            key(SessionKey { flushed: 9, ..SESSION }, STATEMENT),
             key(SESSION, StatementKey { text: b"select 2", ..STATEMENT }),
             key(SESSION, StatementKey { types: &[0, 0, 0, 23], ..STATEMENT }),
             key(SESSION, StatementKey { formats: &[0, 1], ..STATEMENT }),

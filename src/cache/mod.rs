@@ -6,6 +6,7 @@ pub mod worth;
 pub mod coherence;
 pub mod asking;
 pub mod home;
+pub mod roles;
 pub mod key;
 pub mod entry;
 pub mod turns;
@@ -30,6 +31,7 @@ use fill::Fill;
 use key::KeyBuffer;
 use memory::{Live, Memory};
 use redis::Redis;
+use roles::Roles;
 use turns::{Turn, Turns};
 use verify::Verifier;
 
@@ -77,6 +79,7 @@ pub struct Age {
 pub struct Cache {
     memory: Memory,
     turns: Arc<Turns>,
+    pub roles: Roles,
     /// Asked for what memory has lost.
     pub redis: Option<Arc<Redis>>,
     /// `Mode` as a number; a reload changes it and the two limits below.
@@ -113,6 +116,7 @@ impl Cache {
         let cache = Self {
             memory: Memory::new(limits.size_bytes, seed),
             turns: Arc::default(),
+            roles: Roles::default(),
             redis: None,
             mode: AtomicU8::new(0),
             entry_bytes_max: AtomicUsize::new(0),
@@ -213,7 +217,8 @@ impl Cache {
     /// Tells whether it was admitted.
     pub fn store(&self, mut fill: Fill) -> Option<Arc<Entry>> {
         let leader = fill.take_leader();
-        let entry = Arc::new(fill.into_entry()?);
+        let statement = fill.take_statement();
+        let mut entry = fill.into_entry()?;
         self.memory.judge_before(&entry);
         // Invariant: an entry is stored only if its stamp still holds. Attacked by the
         // simulation's twin that stores unchecked.
@@ -222,6 +227,8 @@ impl Cache {
             return None;
         }
         entry.stamp.filled();
+        entry.statement = statement.inspect(|statement| statement.kept.one());
+        let entry = Arc::new(entry);
         self.memory.insert(Arc::clone(&entry));
         if let Some(redis) = self.redis.as_ref().filter(|_| self.mode().is_on()) {
             redis.offer(&entry);

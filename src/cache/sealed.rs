@@ -204,6 +204,7 @@ impl Seal {
             asked_at: self.started.checked_add(body.asked).ok_or(Unsealed::WrongTime)?,
             cost: body.cost,
             hits: Counter::default(),
+            statement: None,
         })
     }
 }
@@ -396,6 +397,7 @@ mod tests {
                 asked_at: self.started + Duration::from_millis(5),
                 cost: Duration::from_micros(70),
                 hits: Counter::default(),
+                statement: None,
             }
         }
 

@@ -93,7 +93,9 @@ impl Session {
         if let Some(stamp) = stamp.filter(|_| current) {
             let limit = cache.limits().entry_bytes_max;
             let fill = Fill::begin(&self.work.key, cache.seed(), stamp, now, limit);
-            self.work.fill = Some(Box::new(fill.led_by(plan.leader).watched_by(plan.witness)));
+            self.work.fill = Some(Box::new(
+                fill.led_by(plan.leader).counted_by(plan.uses).watched_by(plan.witness),
+            ));
         } else {
             self.common.cache_counters.refused.one();
         }

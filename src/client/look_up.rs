@@ -11,12 +11,11 @@ use crate::cache::key::StatementKey;
 use crate::cache::turns::Turn;
 use crate::cache::verify::Witness;
 use crate::cache::{Age, Mode};
-use crate::pool::statements::Statement;
+use crate::metrics::StatementCounters;
 use crate::pool::{PinPolicy, PoolMode};
 use crate::server::Server;
 use crate::sql::hint::Hint;
-use crate::sql::lex::contains_time_word;
-use crate::sql::verdict::{BypassReason, Control, Read, TableId, Verdict, Write};
+use crate::sql::verdict::{BypassReason, Control, Read, Verdict, Write};
 use crate::twin::{self, Twin};
 use crate::wire::backend::{self, Status};
 use crate::wire::frontend::{self, Bind, Parse, Target};
@@ -24,6 +23,7 @@ use crate::wire::frontend::{self, Bind, Parse, Target};
 use super::bracket::may_be_finer;
 use super::describe::Preparing;
 use super::group::Group;
+use super::judge::{age, has_time_word};
 use super::pins::{Pin, Pins};
 use super::session::{FillPlan, Found, Outcome, Running, Session, Shape};
 use super::statements::Prepared;
@@ -129,6 +129,10 @@ impl Session {
             parts
                 if owed_nothing && parts.last().is_some_and(|part| part.tag == frontend::SYNC) =>
             {
+                if self.explain_group(&group, now, out) {
+                    self.work.group = group;
+                    return Answer::Done;
+                }
                 match single(&group) {
                     Some(single) => self.answer_single(&single, now, out),
                     None => self.answer_without_rows(&group, out),
@@ -153,7 +157,7 @@ impl Session {
         out: &mut Vec<u8>,
     ) -> Answer {
         if owed_nothing && let Some(statement) = super::explain::asked_about(sql) {
-            self.explain(statement, now, out);
+            self.explain_query(statement, now, out);
             return Answer::Done;
         }
         let (known, generation) = self.verdict_of_text(sql);
@@ -177,6 +181,7 @@ impl Session {
             self.note_transacted(Shape::Text(known), now);
             return Answer::Done;
         }
+        let uses = Arc::clone(&known.uses);
         let shape = Shape::Text(known);
         let writes = verdict.write != Write::None;
         let hint = Hint::of(sql, &self.work.lexed);
@@ -204,8 +209,11 @@ impl Session {
         }
         let entry = match self.hit(true, age(&verdict, hint, now)) {
             Looked::Hit(entry) => entry,
-            Looked::Miss(witness) => return self.miss(shape, verdict, (generation, witness), now),
+            Looked::Miss(witness) => {
+                return self.miss(shape, verdict, (generation, uses, witness), now);
+            }
         };
+        uses.hits.one();
         if let Some(row_description) = &entry.row_description {
             out.extend_from_slice(row_description);
         }
@@ -259,7 +267,8 @@ impl Session {
     fn answer_single(&mut self, single: &Single<'_>, now: Instant, out: &mut Vec<u8>) -> Answer {
         let Some(prepared) = self.prepared_for(single) else { return Answer::Send };
         let statement = Arc::clone(&prepared.statement);
-        let (verdict, generation) = self.verdict_of(&statement);
+        let (known, generation) = self.known_of(&statement);
+        let verdict = Arc::clone(&known.verdict);
         if self.awaits_catalog(&verdict) {
             return Answer::AwaitCatalog;
         }
@@ -293,8 +302,16 @@ impl Session {
         }
         let entry = match self.hit(single.describe, age(&verdict, hint, now)) {
             Looked::Hit(entry) => entry,
-            Looked::Miss(witness) => return self.miss(shape, verdict, (generation, witness), now),
+            Looked::Miss(witness) => {
+                return self.miss(
+                    shape,
+                    verdict,
+                    (generation, Arc::clone(&known.uses), witness),
+                    now,
+                );
+            }
         };
+        known.uses.hits.one();
         if let Some(parse) = &single.parse {
             out.extend_from_slice(backend::PARSE_COMPLETE_MESSAGE);
             self.names.insert(parse.name, Prepared { statement, generation });
@@ -460,7 +477,7 @@ impl Session {
         &mut self,
         shape: Shape,
         verdict: Arc<Verdict>,
-        (generation, witness): (u64, Option<Witness>),
+        (generation, uses, witness): (u64, Arc<StatementCounters>, Option<Witness>),
         now: Instant,
     ) -> Answer {
         if witness.is_none()
@@ -486,13 +503,9 @@ impl Session {
             Turn::Alone => None,
         };
         self.note(Outcome::Miss, shape, now, false);
-        self.work.plan = Some(FillPlan { tables: verdict, generation, leader, witness });
+        uses.misses.one();
+        self.work.plan = Some(FillPlan { tables: verdict, uses, generation, leader, witness });
         Answer::Send
-    }
-
-    fn is_worth_keeping(&self, tables: &[TableId], now: Instant) -> bool {
-        let home = self.common.database.home();
-        home.coherence.is_worth_keeping(tables, self.common.cache.cut_off(), now)
     }
 
     /// Remembers what is under way and counts what the cache had to do with it.
@@ -519,16 +532,6 @@ impl Session {
         }
         self.finish_running(now, 0, false, None);
     }
-}
-
-/// What is served by such a statement.
-pub(super) fn age(verdict: &Verdict, hint: Hint, now: Instant) -> Age {
-    let of_rules = verdict.restriction.max_age;
-    let max = match (of_rules, hint.max_age) {
-        (Some(one), Some(other)) => Some(one.min(other)),
-        (one, other) => one.or(other),
-    };
-    Age { now, max }
 }
 
 fn pipelined(owed_nothing: bool) -> BypassReason {
@@ -568,10 +571,4 @@ pub(super) fn front(group: &Group) -> Option<(Single<'_>, usize)> {
     let (portal, rows_max) = frontend::execute(group.body(execute)).ok()?;
     let count = group.parts.len() - parts.len();
     portal.is_empty().then_some((Single { parse, bind, describe, rows_max }, count))
-}
-
-/// Rule R29: a literal or a text parameter that may be read as a moment.
-fn has_time_word(statement: &Statement, bind: &Bind<'_>) -> bool {
-    statement.lexed.as_ref().is_none_or(|lexed| lexed.time_word)
-        || (bind.values_may_be_text() && contains_time_word(bind.values))
 }

@@ -14,6 +14,7 @@ use crate::cache::entry::Entry;
 use crate::cache::home::Home;
 use crate::cache::turns::Leader;
 use crate::cache::verify::Witness;
+use crate::metrics::StatementCounters;
 use crate::pool::statements::Statement;
 use crate::pool::{Common, database};
 use crate::server::Server;
@@ -56,6 +57,7 @@ pub struct Session {
 #[derive(Debug)]
 pub struct FillPlan {
     pub tables: Arc<Verdict>,
+    pub uses: Arc<StatementCounters>,
     /// Of the catalogue the verdict was made under.
     pub generation: u64,
     /// Others wait for it.

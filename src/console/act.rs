@@ -68,6 +68,7 @@ fn operation(
         | Command::Transaction(_)
         | Command::FlushCache
         | Command::FlushDatabase(_)
+        | Command::FlushRole(_)
         | Command::FlushTable { .. }
         | Command::Reload
         | Command::Shutdown(_)
@@ -96,6 +97,7 @@ fn perform_at_once(
             Outcome::done("FLUSH")
         }
         Command::FlushDatabase(name) => flush::database(gateway, name),
+        Command::FlushRole(name) => flush::role(gateway, name),
         Command::FlushTable { schema, name } => flush::table(gateway, schema.as_deref(), name),
         Command::Reload => match reload::reload(gateway, read) {
             Ok(notices) => Outcome::Done { tag: "RELOAD".into(), notices },

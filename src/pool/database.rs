@@ -9,6 +9,7 @@ use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use crate::cache::coherence::Scope;
 use crate::cache::home::Home;
+use crate::metrics::StatementCounters;
 use crate::sql::analysis::is_undecided;
 use crate::sql::catalog::Catalog;
 use crate::sql::rules::{Restrictions, Rules};
@@ -59,6 +60,7 @@ pub struct Known {
     material: Box<[u8]>,
     shape_at: usize,
     pub verdict: Arc<Verdict>,
+    pub uses: Arc<StatementCounters>,
     sightings: AtomicU8,
 }
 
@@ -72,6 +74,7 @@ impl Known {
             material: Box::default(),
             shape_at: 0,
             verdict: Arc::new(verdict),
+            uses: Arc::default(),
             sightings: AtomicU8::new(FINAL),
         })
     }
@@ -282,6 +285,7 @@ impl Database {
             material: known.material.clone(),
             shape_at: known.shape_at,
             verdict: Arc::new(verdict),
+            uses: Arc::default(),
             sightings: AtomicU8::new(FINAL),
         };
         self.verdicts.insert(xxh3_128_with_seed(&known.material, self.seed), Arc::new(decided));
@@ -304,7 +308,13 @@ impl Database {
         }
         let verdict = Arc::new(classify());
         let sightings = AtomicU8::new(if is_undecided(&verdict) { 0 } else { FINAL });
-        let known = Arc::new(Known { material: material.into(), shape_at, verdict, sightings });
+        let known = Arc::new(Known {
+            material: material.into(),
+            shape_at,
+            verdict,
+            uses: Arc::default(),
+            sightings,
+        });
         if !known.verdict.exact_text {
             self.verdicts.insert(hash, Arc::clone(&known));
         }

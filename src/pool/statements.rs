@@ -8,7 +8,8 @@ use lru::LruCache;
 
 use crate::sql::hint::Hint;
 use crate::sql::lex::{Lexed, lex};
-use crate::sql::verdict::Verdict;
+
+use super::database;
 
 /// A statement as parsed. Named ones are shared by the clients of a pool whose settings agree,
 /// since PostgreSQL folds literals and resolves names when it parses.
@@ -37,7 +38,7 @@ pub struct Known {
     pub generation: u64,
     pub settings_key: u64,
     pub base: u64,
-    pub verdict: Arc<Verdict>,
+    pub known: Arc<database::Known>,
 }
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -76,7 +77,12 @@ impl Statement {
         })
     }
 
-    pub fn known(&self, generation: u64, settings_key: u64, base: u64) -> Option<Arc<Verdict>> {
+    pub fn known(
+        &self,
+        generation: u64,
+        settings_key: u64,
+        base: u64,
+    ) -> Option<Arc<database::Known>> {
         let guard = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         guard
             .as_ref()
@@ -84,7 +90,7 @@ impl Statement {
                 (known.generation, known.settings_key, known.base)
                     == (generation, settings_key, base)
             })
-            .map(|known| Arc::clone(&known.verdict))
+            .map(|known| Arc::clone(&known.known))
     }
 
     pub fn remember(&self, known: Known) {
