@@ -16,9 +16,10 @@ built="${FOREBAY_BIN:-}"
 require build postgres redis python
 target="${CARGO_TARGET_DIR:-target}/debug"
 if [ -z "$built" ]; then
-    cargo build --quiet --bin forebay --example checker
+    cargo build --quiet --bin forebay
     FOREBAY_BIN="$target/forebay"
 fi
+[ -n "${CHECKER_BIN:-}" ] || cargo build --quiet --example checker
 make_scratch
 start_postgres 'synchronous_commit = on'
 redis_port="$(free_port)"
