@@ -286,6 +286,8 @@ mod tests {
             rows: Bytes::from_static(rows),
             asked_at: Instant::now(),
             cost: Duration::ZERO,
+            hits: crate::metrics::Counter::default(),
+            statement: None,
         })
     }
 

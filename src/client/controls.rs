@@ -32,7 +32,7 @@ impl Session {
                 None => self.forget_settings(server),
             },
             Control::SetTransaction { isolation } => {
-                self.work.transaction.set_isolation(*isolation)
+                self.work.transaction.set_isolation(*isolation);
             }
             Control::Set { name, value, local } => self.follow(name, value, *local, server),
             Control::Reset { name, local } => {

@@ -107,17 +107,23 @@ impl Work {
 
     /// As if new, but for the room its buffers have: no client finds anything of another's.
     fn clear(&mut self) {
-        let mut empty = Self::default();
-        empty.key = std::mem::take(&mut self.key).emptied(BUFFER_BYTES_MAX);
-        empty.lexed.text = emptied(std::mem::take(&mut self.lexed.text));
-        empty.lexed.shape = emptied(std::mem::take(&mut self.lexed.shape));
-        empty.material = emptied(std::mem::take(&mut self.material));
-        empty.group.bytes = emptied(std::mem::take(&mut self.group.bytes));
-        empty.group.parts = emptied(std::mem::take(&mut self.group.parts));
-        empty.finished = emptied(std::mem::take(&mut self.finished));
-        empty.requests = emptied(std::mem::take(&mut self.requests).into()).into();
-        empty.last_request = self.last_request;
-        *self = empty;
+        *self = Self {
+            key: std::mem::take(&mut self.key).emptied(BUFFER_BYTES_MAX),
+            lexed: Lexed {
+                text: emptied(std::mem::take(&mut self.lexed.text)),
+                shape: emptied(std::mem::take(&mut self.lexed.shape)),
+                ..Lexed::default()
+            },
+            material: emptied(std::mem::take(&mut self.material)),
+            group: Group {
+                bytes: emptied(std::mem::take(&mut self.group.bytes)),
+                parts: emptied(std::mem::take(&mut self.group.parts)),
+            },
+            finished: emptied(std::mem::take(&mut self.finished)),
+            requests: emptied(std::mem::take(&mut self.requests).into()).into(),
+            last_request: self.last_request,
+            ..Self::default()
+        };
     }
 }
 
@@ -135,6 +141,7 @@ fn emptied<T>(mut vector: Vec<T>) -> Vec<T> {
 pub struct Lent(Option<Box<Work>>);
 
 thread_local! {
+    #[expect(clippy::vec_box, reason = "what is lent stays where it is")]
     static SPARE: RefCell<Vec<Box<Work>>> = const { RefCell::new(Vec::new()) };
     /// What a client that rests has under way. Lives as long as the program: a thread's worth.
     static NOTHING: &'static Work = Box::leak(Box::default());
