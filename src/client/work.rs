@@ -192,7 +192,7 @@ mod tests {
         one.rest();
         assert!(one.0.is_none());
         let mut next = Lent::default();
-        next.rows = 2;
+        next.lexed.literals += 1;
         assert!(next.lexed.text.is_empty() && next.lexed.text.capacity() >= 8);
         assert_eq!(next.query_generation, 0);
     }
