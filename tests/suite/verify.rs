@@ -4,6 +4,7 @@
 use crate::support::forebay::Forebay;
 use crate::support::postgres::Database;
 use crate::support::raw::{RawClient, bind, describe_portal, execute, parse, sync};
+use crate::support::redis::Redis;
 use crate::support::wait_until;
 
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, v text);
@@ -153,6 +154,30 @@ fn rows_in_another_order_differ_only_where_the_statement_fixes_one() {
     // Ties may move, but nothing here can tell them from others.
     stage.moves(DIFFERENT, fixed);
     assert_eq!(stage.reported("kind"), "ordered");
+}
+
+#[test]
+fn another_description_is_a_difference_though_the_rows_are_equal() {
+    let mut stage = Stage::new(TABLE, VERIFY);
+    stage.until_verified(READ);
+    stage.database.admin().run("ALTER TABLE t ALTER v TYPE varchar(10)");
+    stage.moves(DIFFERENT, READ);
+    assert_eq!(stage.reported("kind"), "description");
+}
+
+#[test]
+fn an_entry_from_redis_is_compared_like_one_from_memory() {
+    let redis = Redis::start();
+    // Memory holds no answer as long as this one, so every entry comes from Redis.
+    let toml =
+        format!("{VERIFY}size = \"1MB\"\n[redis]\ntimeout = \"5s\"\nurl = \"{}\"\n", redis.url());
+    let mut stage = Stage::new(TABLE, &toml);
+    let long = "SELECT repeat(v, 200000) FROM t WHERE id = 2";
+    stage.until_verified(long);
+    stage.database.admin().run("UPDATE t SET v = 'six' WHERE id = 2");
+    stage.moves(DIFFERENT, long);
+    assert_eq!(stage.console.column("SHOW CACHE", "hits_redis"), "0");
+    assert_ne!(stage.console.column("SHOW CACHE", "redis_look_ups"), "0");
 }
 
 #[test]
