@@ -14,6 +14,7 @@
 mod support;
 
 mod analysis;
+mod asking;
 mod auth;
 mod caching;
 mod cancel;
