@@ -10,7 +10,7 @@ const READ: &str = "SELECT v FROM t";
 const HIT: &str = "T(v) D(old) C(SELECT 1) Z(I)";
 
 /// Nobody waits long for a server, nor for one that is back.
-const QUICK: &str = "[pool]\nquery_wait_timeout = \"300ms\"\n[server]\nserver_login_retry = \"100ms\"\n[cache]\nmax_age = \"1h\"\n";
+const QUICK: &str = "[pool]\nquery_wait_timeout = \"3s\"\n[server]\nserver_login_retry = \"100ms\"\n[cache]\nmax_age = \"1h\"\n";
 
 struct World {
     postgres: Postgres,

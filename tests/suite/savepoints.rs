@@ -10,7 +10,7 @@ const READ: &str = "SELECT v FROM t WHERE id = 1";
 const ALL: &str = "SELECT id FROM t ORDER BY id";
 
 /// One server in all, and nobody waits long for it.
-const ONE: &str = "[pool]\ndefault_pool_size = 1\nquery_wait_timeout = \"300ms\"\n";
+const ONE: &str = "[pool]\ndefault_pool_size = 1\nquery_wait_timeout = \"3s\"\n";
 
 /// A client for which `READ` is a hit.
 fn start() -> (Database<'static>, Forebay, RawClient) {
