@@ -6,6 +6,9 @@ use xxhash_rust::xxh3::xxh3_128_with_seed;
 /// A longer key costs more than it saves; the query bypasses the cache.
 pub const KEY_BYTES_MAX: usize = 64 * 1024;
 
+/// What the session contributes stands first.
+const SESSION_BYTES: usize = 4 * size_of::<u64>();
+
 /// Key material under construction; kept by a client and reused, so a look-up allocates nothing.
 #[derive(Clone, Debug, Default)]
 pub struct KeyBuffer {
@@ -54,7 +57,7 @@ impl KeyBuffer {
         let result_formats = all_text_is_none(statement.result_formats);
         let formats = all_text_is_none(statement.formats);
         let fields = [statement.types, formats, statement.values, result_formats, statement.text];
-        let len: usize = fields.iter().map(|field| field.len() + 4).sum::<usize>() + 32;
+        let len: usize = fields.iter().map(|field| field.len() + 4).sum::<usize>() + SESSION_BYTES;
         if len > KEY_BYTES_MAX {
             return false;
         }
@@ -82,7 +85,7 @@ impl KeyBuffer {
 
 /// What `KeyBuffer::set` was given of the statement; `None` of anything else.
 pub fn statement_of(key: &[u8]) -> Option<StatementKey<'_>> {
-    let (_session, mut rest) = key.split_at_checked(24)?;
+    let (_session, mut rest) = key.split_at_checked(SESSION_BYTES)?;
     let mut field = || {
         let (len, after) = rest.split_first_chunk()?;
         let len = usize::try_from(u32::from_be_bytes(*len)).ok()?;

@@ -409,13 +409,19 @@ impl Session {
         if self.common.cache.mode() == Mode::Off {
             return Some(BypassReason::CacheOff);
         }
-        if let Read::Bypass(reason) = verdict.read {
-            return Some(reason);
+        // The catalogue is forgotten too where PostgreSQL may have crashed.
+        let is_down = self.common.database.is_down();
+        match verdict.read {
+            Read::Bypass(BypassReason::CatalogLoading) if is_down => {
+                return Some(BypassReason::DatabaseDown);
+            }
+            Read::Bypass(reason) => return Some(reason),
+            Read::Cacheable(_) => {}
         }
         if !owed_nothing {
             return Some(BypassReason::Pipelined);
         }
-        if self.common.database.is_down() {
+        if is_down {
             return Some(BypassReason::DatabaseDown);
         }
         if self.pins.has(Pin::TemporaryObjects) {

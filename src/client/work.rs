@@ -22,7 +22,7 @@ use super::transaction::Transaction;
 const SPARE_MAX: usize = 64;
 
 /// Buffers that grew beyond this are freed when the client rests.
-const BUFFER_BYTES_MAX: usize = 16 * 1024;
+const BUFFER_BYTES_MAX: usize = 4 * 1024;
 
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Debug, Default)]
