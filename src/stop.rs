@@ -66,6 +66,17 @@ pub async fn begun(gateway: &Gateway) {
 
 /// Resolves when the program may end.
 pub async fn over(gateway: &Arc<Gateway>) {
+    waited(gateway).await;
+    if *gateway.stage.borrow() != Stage::Now {
+        let mut untold = gateway.untold.subscribe();
+        // Whoever does not take the answer does without.
+        let _told =
+            tokio::time::timeout(FAREWELL_TIMEOUT, untold.wait_for(|count| *count == 0)).await;
+    }
+}
+
+/// Resolves when nobody is waited for any more.
+async fn waited(gateway: &Arc<Gateway>) {
     let registry = &gateway.shared.registry;
     let mut stage = gateway.stage.subscribe();
     loop {
@@ -160,6 +171,21 @@ mod tests {
             () = std::future::ready(()) => {}
         }
         drop(client);
+        over.await;
+    }
+
+    #[tokio::test]
+    async fn it_is_over_when_the_console_that_asked_has_its_answer() {
+        let gateway = gateway();
+        gateway.untold.send_modify(|count| *count += 1);
+        begin(&gateway, Stage::WaitForServers);
+        let mut over = std::pin::pin!(over(&gateway));
+        tokio::select! {
+            biased;
+            () = &mut over => panic!("over while the console waits for its answer"),
+            () = std::future::ready(()) => {}
+        }
+        gateway.untold.send_modify(|count| *count -= 1);
         over.await;
     }
 

@@ -45,6 +45,22 @@ pub fn reported() -> Vec<(String, String)> {
     .to_vec()
 }
 
+/// While it lives, the program does not end over the head of whoever has told it to.
+struct Untold(Arc<Gateway>);
+
+impl Untold {
+    fn of(gateway: &Arc<Gateway>) -> Self {
+        gateway.untold.send_modify(|count| *count += 1);
+        Self(Arc::clone(gateway))
+    }
+}
+
+impl Drop for Untold {
+    fn drop(&mut self) {
+        self.0.untold.send_modify(|count| *count -= 1);
+    }
+}
+
 pub struct Task {
     stream: Stream,
     input: BytesMut,
@@ -52,6 +68,7 @@ pub struct Task {
     conversation: Conversation,
     registered: Registered,
     gateway: Arc<Gateway>,
+    untold: Option<Untold>,
 }
 
 impl Task {
@@ -64,7 +81,7 @@ impl Task {
         gateway: Arc<Gateway>,
     ) -> Self {
         let conversation = Conversation::new(access);
-        Self { stream, input, out, conversation, registered, gateway }
+        Self { stream, input, out, conversation, registered, gateway, untold: None }
     }
 
     /// Serves until the client leaves or must. Gives its entry back, for the log.
@@ -98,7 +115,9 @@ impl Task {
                 }
             };
             let Some(header) = header.filter(|header| self.input.len() >= header.total) else {
-                return self.flush().await;
+                let flushed = self.flush().await;
+                self.untold = None;
+                return flushed;
             };
             let message = self.input.split_to(header.total).freeze();
             let body = message.get(HEADER_BYTES..).unwrap_or_default();
@@ -121,6 +140,9 @@ impl Task {
             Step::Next => {}
             Step::Perform(command) => {
                 self.log(&command);
+                if matches!(command, Command::Shutdown(_)) {
+                    self.untold = Some(Untold::of(&self.gateway));
+                }
                 let performed = act::perform(&self.gateway, &command, now, &|path| {
                     std::fs::read_to_string(path)
                 });

@@ -67,6 +67,8 @@ pub struct Gateway {
     on_reload: OnceLock<OnReload>,
     /// How far the program has got in stopping.
     pub stage: watch::Sender<Stage>,
+    /// Consoles that are yet to be told that it is stopping, as they asked.
+    pub untold: watch::Sender<usize>,
     pub auth_queries: AuthQueries,
     /// What clients' log-ins have told.
     pub learned: AllLearned,
@@ -167,6 +169,7 @@ impl Gateway {
             history: Mutex::new(History::new(started.0)),
             on_reload: OnceLock::new(),
             stage: watch::Sender::new(Stage::Running),
+            untold: watch::Sender::new(0),
             auth_queries: AuthQueries::default(),
             learned: AllLearned::default(),
             server_tls: Arc::new(ServerTls::new(running.tls.server.clone())),
