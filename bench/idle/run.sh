@@ -2,7 +2,8 @@
 # What idle clients cost: memory of each, and what they do to those that are busy.
 # usage: bench/idle/run.sh [--write]     --write also stores the table in bench/IDLE.md
 #
-#   IDLE="1000 10000" SECONDS_EACH=5 ROUNDS=3   how much is measured
+#   IDLE=10000 SECONDS_EACH=5 ROUNDS=3   how much is measured; of several counts
+#                                               in IDLE the later use memory that the earlier left
 #   PGBOUNCER=path FOREBAY_BIN=path             what is measured
 #
 # Sixty-four clients of pgbench -S run without idle ones and with them, in turn.
@@ -13,7 +14,7 @@ built="${FOREBAY_BIN:-}"
 # shellcheck source=tests/lib.sh
 . "$here/../../tests/lib.sh"
 
-read -ra counts <<<"${IDLE:-1000 10000}"
+read -ra counts <<<"${IDLE:-10000}"
 SECONDS_EACH="${SECONDS_EACH:-5}"
 ROUNDS="${ROUNDS:-3}"
 require postgres python pgbouncer
