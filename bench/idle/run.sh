@@ -2,9 +2,9 @@
 # What idle clients cost: memory of each, and what they do to those that are busy.
 # usage: bench/idle/run.sh [--write]     --write also stores the table in bench/IDLE.md
 #
-#   IDLE=10000 SECONDS_EACH=5 ROUNDS=3   how much is measured; of several counts
-#                                               in IDLE the later use memory that the earlier left
-#   PGBOUNCER=path FOREBAY_BIN=path             what is measured
+#   IDLE=10000 SECONDS_EACH=5 ROUNDS=3   how much is measured; of several counts in IDLE the later
+#                                        use memory that the earlier left
+#   PGBOUNCER=path FOREBAY_BIN=path      what is measured
 #
 # Sixty-four clients of pgbench -S run without idle ones and with them, in turn.
 # shellcheck disable=SC2119 # servers are started without further settings
