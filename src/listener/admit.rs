@@ -33,7 +33,7 @@ pub(super) enum Admitted {
 pub(super) struct Client {
     task: client_io::Task,
     registered: Registered,
-    _guest: Guest,
+    guest: Guest,
 }
 
 pub(super) struct Relaying {
@@ -51,12 +51,15 @@ impl Admitted {
             Self::Client(client) => {
                 // A task of its own is all that an idle client has, in one piece. What a block
                 // captures lies there once, what an `async fn` is given twice.
-                let (mut client, gateway) = (*client, Arc::clone(gateway));
+                let Client { mut task, registered, guest } = *client;
+                let gateway = Arc::clone(gateway);
                 tokio::spawn(async move {
-                    let reason = client.task.run().await;
-                    log_disconnection(&gateway.config(), &client.registered.entry, &reason);
-                    Box::pin(client.task.part(&reason)).await;
+                    let reason = task.run().await;
+                    log_disconnection(&gateway.config(), &registered.entry, &reason);
+                    Box::pin(task.part(&reason)).await;
                     tracing::debug!(reason = %reason.text(), "connection closed");
+                    // What a block does not name, it does not hold.
+                    drop((registered, guest));
                 });
                 return None;
             }
@@ -270,7 +273,7 @@ impl Newcomer {
         if let Some(lease) = lease {
             task.take_lease(lease);
         }
-        Ok(Admitted::Client(Box::new(Client { task, registered, _guest: guest })))
+        Ok(Admitted::Client(Box::new(Client { task, registered, guest })))
     }
 
     fn take_stream(&mut self) -> Result<(Stream, BytesMut), CloseReason> {

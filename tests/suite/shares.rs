@@ -2,7 +2,7 @@
 //! ready ahead of need.
 
 use crate::support::forebay::Forebay;
-use crate::support::postgres::{Database, PASSWORD, USER};
+use crate::support::postgres::{Database, PASSWORD, USER, scratch};
 use crate::support::raw::{Login, RawClient, query};
 use crate::support::wait_until;
 
@@ -125,6 +125,24 @@ fn servers_are_kept_ready_without_a_client_where_the_user_is_known() {
     assert_eq!(world.servers("two"), 0);
     let row = world.forebay.console().query("SHOW DATABASES");
     assert!(row.contains(",20,3,0,3600,"), "{row}");
+}
+
+#[test]
+fn servers_are_kept_ready_for_a_user_of_whom_a_client_is_there() {
+    let database = Database::with("");
+    let list = scratch().join("userlist.txt");
+    std::fs::write(&list, format!("\"{USER}\" \"{PASSWORD}\"\n")).unwrap();
+    let toml = format!(
+        "[auth]\nauth_file = \"{}\"\n[databases]\n\
+         one = {{ host = \"127.0.0.1\", port = {}, dbname = \"{}\", min_pool_size = 3 }}\n",
+        list.display(),
+        database.postgres.port,
+        database.name
+    );
+    let forebay = Forebay::with_config(&database, &toml, &[]);
+    let world = World { database, forebay };
+    let _client = world.client("one");
+    wait_until("three servers are ready", || world.servers("one") == 3);
 }
 
 #[test]
