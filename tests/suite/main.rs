@@ -42,6 +42,7 @@ mod redis;
 mod reload;
 mod replication;
 mod retry;
+mod revalidate;
 mod row_security;
 mod rules;
 mod savepoints;
