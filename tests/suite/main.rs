@@ -25,6 +25,7 @@ mod databases;
 mod defaults;
 mod down;
 mod exporter;
+mod extensions;
 mod descriptions;
 mod hazards;
 mod invalidation;
