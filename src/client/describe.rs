@@ -16,6 +16,7 @@ use crate::wire::frontend::{self, Parse, Target};
 use super::group::Group;
 use super::look_up::Answer;
 use super::pins::Pin;
+use super::revalidate::Described;
 use super::session::{RequestKind, Session};
 
 /// What a group without Execute comes to.
@@ -147,7 +148,11 @@ impl Session {
     }
 
     /// Owes the description of a statement to the client, and keeps it when it comes.
-    pub(super) fn owe_description(&mut self, server: &mut Server, statement: Option<&Statement>) {
+    pub(super) fn owe_description(
+        &mut self,
+        server: &mut Server,
+        statement: Option<&Arc<Statement>>,
+    ) {
         let same_home = |session: &Self| {
             Arc::ptr_eq(&session.common.database.snapshot().home, &server.home) && !server.tainted
         };
@@ -155,27 +160,31 @@ impl Session {
             && same_home(self)
             && statement.is_some_and(|statement| self.description_key(statement).is_some())
             && self.facts.as_ref().is_some_and(|facts| facts.key.base == server.base.id);
-        let request = if keep {
-            let (key, messages) = (self.work.material.as_slice().into(), Vec::new());
-            self.request(RequestKind::Describe { key, messages })
-        } else {
-            0
+        let key = keep.then(|| self.work.material.as_slice().into());
+        let request = match statement {
+            Some(statement) => self.request_description(server, statement, key),
+            None => 0,
         };
         server.outstanding.push(Owed::forward(Reply::Describe, request));
     }
 
     /// A message of a description: ParameterDescription, then RowDescription or NoData.
-    pub(super) fn note_description(&mut self, server: &Server, message: &[u8], last: bool) {
+    pub(super) fn note_description(&mut self, server: &mut Server, message: &[u8], last: bool) {
         let Some(Owed::Expect { reply: Reply::Describe, request, .. }) = server.outstanding.front()
         else {
             return;
         };
-        let noted = self.work.requests.iter_mut().find(|known| known.id == *request);
-        if let Some(RequestKind::Describe { messages, .. }) = noted.map(|known| &mut known.kind) {
-            messages.extend_from_slice(message);
+        let request = *request;
+        let noted = self.work.requests.iter_mut().find(|known| known.id == request);
+        if let Some(RequestKind::Describe(described)) = noted.map(|known| &mut known.kind) {
+            described.messages.extend_from_slice(message);
         }
-        if last && let Some(RequestKind::Describe { key, messages }) = self.take_request(*request) {
-            self.common.descriptions.insert(key, &messages);
+        if last && let Some(RequestKind::Describe(described)) = self.take_request(request) {
+            let Described { key, messages, .. } = &*described;
+            if let Some(key) = key {
+                self.common.descriptions.insert(key.clone(), messages);
+            }
+            self.described(request, &described, server);
         }
     }
 }

@@ -14,6 +14,8 @@ use crate::wire::backend::{self, Status};
 use crate::wire::frontend::{self, Bind, Parse, Target};
 
 use super::bracket::{commits_inside, ends_block};
+use super::group::Group;
+use super::revalidate::Standing;
 use super::session::{Extent, RequestKind, Session, Unit};
 use super::statements::{Portal, Prepared};
 
@@ -38,6 +40,7 @@ impl Session {
             self.take_footprint(server);
             self.work.moment = None;
         }
+        self.forget_revalidation();
         if let Some(hit) = self.work.early_hit.take() {
             server.outstanding.push(Owed::Invented(hit.leak()));
             self.work.group.clear();
@@ -53,27 +56,51 @@ impl Session {
         }
         self.count_hits_as_queries(server);
         self.begin_fill(server, now);
-        let group = std::mem::take(&mut self.work.group);
-        for part in &group.parts {
+        let mut group = std::mem::take(&mut self.work.group);
+        let kept_back = self.send_parts(server, &group);
+        if let Some(running) = &mut self.work.running {
+            running.sent_at.get_or_insert(now);
+        }
+        if let Some(at) = kept_back {
+            group.parts.drain(..at);
+            self.work.group = group;
+        } else {
+            self.work.group = group;
+            self.work.group.clear();
+            self.work.describing = false;
+        }
+    }
+
+    /// Gives the first message that is kept back, with all behind it.
+    fn send_parts(&mut self, server: &mut Server, group: &Group) -> Option<usize> {
+        for (at, part) in group.parts.iter().enumerate() {
             let (message, body) = (group.message(part), group.body(part));
             match part.tag {
                 frontend::QUERY => self.send_query(server, message, body),
                 frontend::FUNCTION_CALL => self.send_function_call(server, message),
-                frontend::PARSE => self.send_parse(server, message, body),
-                frontend::BIND => self.send_bind(server, message, body),
-                frontend::DESCRIBE => self.send_describe(server, message, body),
+                frontend::PARSE => {
+                    let described = group.parts.get(at + 1).is_some_and(|next| {
+                        next.tag == frontend::DESCRIBE && describes(group.body(next), body)
+                    });
+                    self.send_parse(server, message, body, described);
+                }
+                frontend::BIND => {
+                    if self.send_bind(server, message, body) == Sent::Not {
+                        return Some(at);
+                    }
+                }
+                frontend::DESCRIBE => {
+                    if self.send_describe(server, message, body) == Sent::Not {
+                        return Some(at);
+                    }
+                }
                 frontend::EXECUTE => self.send_execute(server, message, body),
                 frontend::CLOSE => self.send_close(server, message, body),
                 frontend::SYNC => self.send_sync(server, message),
                 _ => server.to_server.extend_from_slice(message),
             }
         }
-        self.work.group = group;
-        self.work.group.clear();
-        self.work.describing = false;
-        if let Some(running) = &mut self.work.running {
-            running.sent_at.get_or_insert(now);
-        }
+        None
     }
 
     /// Stamps what the group reads, before its Bind or Query is in the buffer (rule R14).
@@ -142,7 +169,8 @@ impl Session {
         server.to_server.extend_from_slice(message);
     }
 
-    fn send_parse(&mut self, server: &mut Server, message: &[u8], body: &[u8]) {
+    /// `described`: the client asks itself what the statement is.
+    fn send_parse(&mut self, server: &mut Server, message: &[u8], body: &[u8], described: bool) {
         self.work.unsynced = true;
         let Ok(parse) = Parse::read(body) else { return };
         if self.counts_statement(parse.name) {
@@ -169,15 +197,11 @@ impl Session {
             self.owe_parse(server, parse.name, &statement);
             let name = shared_name(statement.id);
             frontend::write_parse(&mut server.to_server, &name, parse.sql, parse.types);
+            if !described {
+                self.owe_signature(server, &name, &statement);
+            }
         }
         self.names.insert(parse.name, Prepared { statement, generation });
-    }
-
-    fn ensure_prepared(&self, server: &mut Server, statement: &Statement) {
-        let max = self.common.limits.server_statements_max();
-        if server.ensure_prepared(statement.id, &statement.sql, &statement.types, max) {
-            self.common.counters.server_parse.one();
-        }
     }
 
     /// As PgBouncer counts: statements with a name, where such are kept for clients.
@@ -211,12 +235,9 @@ impl Session {
         self.work.stray_names.push(name.into());
     }
 
-    fn send_bind(&mut self, server: &mut Server, message: &[u8], body: &[u8]) {
+    fn send_bind(&mut self, server: &mut Server, message: &[u8], body: &[u8]) -> Sent {
         self.work.unsynced = true;
-        let Ok(bind) = Bind::read(body) else { return };
-        if self.counts_statement(bind.statement) {
-            self.common.counters.bind.one();
-        }
+        let Ok(bind) = Bind::read(body) else { return Sent::Whole };
         let generation = self.common.database.generation();
         let known = self.names.find(bind.statement);
         let stale = known.is_some_and(|known| known.generation != generation);
@@ -224,17 +245,29 @@ impl Session {
         let portal =
             Portal { statement: statement.clone(), stale: stale.then(|| bind.statement.into()) };
         if server.outstanding.is_skipping() {
-            return;
+            return Sent::Whole;
+        }
+        let statement = statement.map(|statement| self.current(bind.statement, statement));
+        let standing = statement
+            .as_ref()
+            .map_or(Standing::Fine, |statement| self.standing(server, bind.statement, statement));
+        if standing == Standing::Asked {
+            return Sent::Not;
+        }
+        if self.counts_statement(bind.statement) {
+            self.common.counters.bind.one();
         }
         match statement {
+            Some(statement) if standing == Standing::Changed => {
+                self.send_refused(server, (bind.statement, &statement), false);
+            }
             Some(statement) if bind.statement.is_empty() => {
                 ensure_unnamed(server, &statement);
                 server.outstanding.push(Owed::forward(Reply::Bind, 0));
                 server.to_server.extend_from_slice(message);
             }
             Some(statement) => {
-                let statement = self.current(bind.statement, statement);
-                self.ensure_prepared(server, &statement);
+                self.prepare_on(server, &statement, &statement.types);
                 server.outstanding.push(Owed::forward(Reply::Bind, 0));
                 let name = shared_name(statement.id);
                 frontend::write_bind(&mut server.to_server, bind.portal, &name, bind.tail);
@@ -247,49 +280,58 @@ impl Session {
             }
         }
         self.names.insert_portal(bind.portal, portal);
+        Sent::Whole
     }
 
     /// A shared statement belongs to the settings it was parsed under; after SET the client's
-    /// name stands for the statement of its new settings.
+    /// name stands for the statement of its new settings. The unnamed one is its own.
     fn current(&mut self, name: &[u8], statement: Arc<Statement>) -> Arc<Statement> {
-        if statement.settings == self.settings.id {
+        if name.is_empty() || statement.settings == self.settings.id {
             return statement;
         }
         let generation = self.common.database.generation();
         let current = self.common.statements.intern(
             &statement.sql,
             &statement.types,
-            self.settings.id,
+            &self.settings,
             generation,
         );
-        if let Some(prepared) = self.names.find_mut(name) {
-            prepared.statement = Arc::clone(&current);
-        }
+        self.names.replace(name, &current);
         current
     }
 
-    fn send_describe(&mut self, server: &mut Server, message: &[u8], body: &[u8]) {
+    fn send_describe(&mut self, server: &mut Server, message: &[u8], body: &[u8]) -> Sent {
         self.work.unsynced = true;
         if server.outstanding.is_skipping() {
-            return;
+            return Sent::Whole;
         }
-        let Ok((target, name)) = frontend::target(body) else { return };
+        let Ok((target, name)) = frontend::target(body) else { return Sent::Whole };
         let known = match target {
             Target::Statement => self.names.find(name).map(|known| Arc::clone(&known.statement)),
             Target::Portal => {
                 server.outstanding.push(Owed::forward(Reply::Describe, 0));
                 server.to_server.extend_from_slice(message);
-                return;
+                return Sent::Whole;
             }
         };
+        let known = known.map(|statement| self.current(name, statement));
+        if let Some(statement) = &known {
+            match self.standing(server, name, statement) {
+                Standing::Fine => {}
+                Standing::Asked => return Sent::Not,
+                Standing::Changed => {
+                    self.send_refused(server, (name, statement), true);
+                    return Sent::Whole;
+                }
+            }
+        }
         let (server_name, statement) = match known {
             Some(statement) if name.is_empty() => {
                 ensure_unnamed(server, &statement);
                 (Vec::new(), Some(statement))
             }
             Some(statement) => {
-                let statement = self.current(name, statement);
-                self.ensure_prepared(server, &statement);
+                self.prepare_on(server, &statement, &statement.types);
                 (shared_name(statement.id), Some(statement))
             }
             None => {
@@ -297,9 +339,10 @@ impl Session {
                 (unknown_name(name), None)
             }
         };
-        self.owe_description(server, statement.as_deref());
+        self.owe_description(server, statement.as_ref());
         let out = &mut server.to_server;
         frontend::write_target(out, frontend::DESCRIBE, Target::Statement, &server_name);
+        Sent::Whole
     }
 
     fn send_execute(&mut self, server: &mut Server, message: &[u8], body: &[u8]) {
@@ -333,7 +376,7 @@ impl Session {
         }
         match frontend::target(body) {
             Ok((Target::Statement, name)) if !name.is_empty() => {
-                self.names.prepared.remove(name);
+                self.names.close(name);
                 server.outstanding.push(Owed::Invented(backend::CLOSE_COMPLETE_MESSAGE));
             }
             Ok((target, name)) => {
@@ -377,6 +420,19 @@ impl Session {
     }
 }
 
+/// Whether a Describe is of the statement that this Parse makes.
+fn describes(describe: &[u8], parse: &[u8]) -> bool {
+    let parsed = Parse::read(parse).map(|parse| parse.name);
+    matches!(frontend::target(describe), Ok((Target::Statement, name)) if parsed == Ok(name))
+}
+
+/// Whether a message has been sent, or waits to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sent {
+    Whole,
+    Not,
+}
+
 /// CREATE INDEX CONCURRENTLY and DROP INDEX CONCURRENTLY.
 fn may_commit_twice(verdict: &Verdict) -> bool {
     matches!(verdict.write, Write::Schema(_))
@@ -395,9 +451,7 @@ fn extent(verdict: &Verdict) -> Extent {
 /// The unnamed statement lives on one server only; on another it is parsed again.
 fn ensure_unnamed(server: &mut Server, statement: &Statement) {
     if server.unnamed != Some(statement.id) {
-        server.outstanding.push(Owed::expect(Reply::Parse, Deliver::Swallow));
-        frontend::write_parse(&mut server.to_server, b"", &statement.sql, &statement.types);
-        server.unnamed = Some(statement.id);
+        server.prepare_unnamed(statement.id, &statement.sql, &statement.types);
     }
 }
 

@@ -90,7 +90,7 @@ impl Session {
                 frontend::EXECUTE => write_rows(out, &rows),
                 frontend::CLOSE => {
                     if let Ok((Target::Statement, name)) = frontend::target(body) {
-                        self.names.prepared.remove(name);
+                        self.names.close(name);
                     }
                     out.extend_from_slice(backend::CLOSE_COMPLETE_MESSAGE);
                 }
@@ -150,7 +150,7 @@ impl Session {
         now: Instant,
     ) -> Vec<Row> {
         let statement =
-            Statement::new(sql, types, self.settings.id, self.common.database.generation());
+            Statement::new(sql, types, &self.settings, self.common.database.generation());
         let (known, _) = self.known_of(&statement);
         let verdict = &known.verdict;
         let hint = statement.hint();

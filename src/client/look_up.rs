@@ -258,7 +258,7 @@ impl Session {
             [Control::Deallocate(Some(name))]
                 if verdict.statements == 1 && self.status() != Status::Failed =>
             {
-                self.names.prepared.remove(name.as_bytes()).is_some()
+                self.names.close(name.as_bytes())
             }
             _ => false,
         }
@@ -277,7 +277,9 @@ impl Session {
         }
         let shape = Shape::Prepared(Arc::clone(&statement));
         let writes = verdict.write != Write::None;
-        let stale = single.parse.is_none() && prepared.generation != generation;
+        let stale = single.parse.is_none()
+            && (prepared.generation != generation
+                || self.may_differ(single.bind.statement, &statement));
         let hint = statement.hint();
         let reason = self
             .bypass(&verdict, true)
@@ -395,7 +397,7 @@ impl Session {
                         if name.is_empty() {
                             self.names.unnamed = None;
                         }
-                        self.names.prepared.remove(name);
+                        self.names.close(name);
                         out.extend_from_slice(backend::CLOSE_COMPLETE_MESSAGE);
                     }
                 }

@@ -19,6 +19,7 @@ mod explain;
 mod savepoints;
 pub mod kept_back;
 pub mod describe;
+mod revalidate;
 pub mod bracket;
 pub mod dispatch;
 pub mod moment;

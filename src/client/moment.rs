@@ -84,7 +84,7 @@ pub(super) fn is_question(server: &Server) -> bool {
 impl Session {
     /// Whether the client is read, and messages of it are taken: not while a commit waits.
     pub fn takes_messages(&self) -> bool {
-        self.work.moment.is_none()
+        self.work.moment.is_none() && self.work.revalidation.is_none()
     }
 
     /// Whether its end may be noticed. Who has sent COMMIT and goes has it committed.

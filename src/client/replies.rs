@@ -122,7 +122,8 @@ impl Session {
                 }
             }
             backend::ERROR_RESPONSE => {
-                show = self.error(server, body, forward)?;
+                let refused = self.refused_for_us(server, body, out);
+                show = self.error(server, body, forward)? && !refused;
             }
             backend::COMMAND_COMPLETE if is_question(server) => self.question_completed(server),
             backend::COMMAND_COMPLETE => {
@@ -289,7 +290,8 @@ impl Session {
             match &mut request.kind {
                 RequestKind::Unit(unit) => Some(unit),
                 RequestKind::Parse { .. }
-                | RequestKind::Describe { .. }
+                | RequestKind::Describe(_)
+                | RequestKind::Changed { .. }
                 | RequestKind::Execute { .. } => None,
             }
         })
@@ -315,10 +317,15 @@ impl Session {
         if own_query {
             return Err(ServerFault::OwnQueryFailed);
         }
-        // A Parse of ours in front of the client's Bind: the error is the client's to see.
+        // A Parse of ours in front of the client's Bind, or what describes that: the error is the
+        // client's to see.
         let inserted_parse = matches!(
             front,
-            Some(Owed::Expect { reply: Reply::Parse, deliver: Deliver::Swallow, .. })
+            Some(Owed::Expect {
+                reply: Reply::Parse | Reply::Describe,
+                deliver: Deliver::Swallow,
+                ..
+            })
         );
         // Its statement has failed, and so the question behind it.
         let told_before = question && server.status == Status::Failed;
@@ -341,6 +348,10 @@ impl Session {
             if let Some(RequestKind::Parse { name, statement }) = self.take_request(request) {
                 self.names.remove(&name, statement.id);
             }
+        }
+        if self.revalidation_failed() {
+            // Its Sync has not been sent, and is the client's own.
+            self.work.moment = None;
         }
         self.moment_failed(server);
         // What nobody asked for, such as the end of the backend, is for the client that has it;
@@ -405,7 +416,9 @@ impl Session {
                 match &request.kind {
                     RequestKind::Execute { verdict, .. } => Some(verdict),
                     RequestKind::Unit(unit) => unit.verdict.as_ref(),
-                    RequestKind::Parse { .. } | RequestKind::Describe { .. } => None,
+                    RequestKind::Parse { .. }
+                    | RequestKind::Describe(_)
+                    | RequestKind::Changed { .. } => None,
                 }
             });
         let resets = verdict.is_some_and(|verdict| {

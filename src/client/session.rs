@@ -26,6 +26,7 @@ use crate::wire::backend::Status;
 use super::close::CloseReason;
 use super::facts::Facts;
 use super::pins::Pins;
+use super::revalidate::Described;
 use super::statements::Names;
 use super::work::Lent;
 
@@ -95,8 +96,11 @@ pub struct Request {
 pub enum RequestKind {
     /// The client's own Parse; undone if it fails.
     Parse { name: Box<[u8]>, statement: Arc<Statement> },
-    /// Describe of a statement: the key to keep it under, and what has come of it.
-    Describe { key: Box<[u8]>, messages: Vec<u8> },
+    /// Describe of a statement.
+    Describe(Box<Described>),
+    /// What PostgreSQL is made to refuse, for it would not by itself; to Describe it tells the types
+    /// of the parameters first.
+    Changed { parameters: Option<Box<[u8]>> },
     /// An Execute; its controls take effect when it completes.
     Execute {
         verdict: Arc<Verdict>,
@@ -317,6 +321,7 @@ impl Session {
         self.work.fill = None;
         self.work.plan = None;
         self.work.moment = None;
+        self.work.revalidation = None;
         lost
     }
 

@@ -31,6 +31,9 @@ pub struct Names {
     pub unnamed: Option<Prepared>,
     /// The unnamed statement made last, and the generation it was made under.
     made: Option<Prepared>,
+    /// What names stood for when the client parsed them, of those that stand for the same text
+    /// under other settings now.
+    told: BTreeMap<Box<[u8]>, Arc<Statement>>,
     portals: BTreeMap<Box<[u8]>, Portal>,
     /// Nearly every portal there is.
     unnamed_portal: Option<Portal>,
@@ -42,13 +45,17 @@ impl Session {
     /// an earlier Parse of it may fail, for that must not undo the later one.
     pub fn statement(&mut self, name: &[u8], sql: &[u8], types: &[u8]) -> Arc<Statement> {
         let generation = self.common.database.generation();
-        let settings = self.settings.id;
+        let settings = &self.settings;
+        if self.sees_own_catalog() {
+            self.names.made = None;
+            return Arc::new(Statement::of_session(sql, types, settings));
+        }
         if !name.is_empty() {
             return self.common.statements.intern(sql, types, settings, generation);
         }
         if let Some(Prepared { statement, generation: made_under }) = &self.names.made
             && *made_under == generation
-            && statement.is_of(sql, types, settings)
+            && statement.is_of(sql, types, settings.id)
             && self.work.requests.is_empty()
         {
             return Arc::clone(statement);
@@ -100,7 +107,27 @@ impl Names {
         if name.is_empty() { self.unnamed.as_mut() } else { self.prepared.get_mut(name) }
     }
 
+    /// Whose signature the client was told of, if not that of the statement it stands for.
+    pub fn told(&self, name: &[u8]) -> Option<&Arc<Statement>> {
+        self.told.get(name)
+    }
+
+    /// A name stands for the same text under other settings.
+    pub fn replace(&mut self, name: &[u8], statement: &Arc<Statement>) {
+        if let Some(prepared) = self.prepared.get_mut(name) {
+            let before = std::mem::replace(&mut prepared.statement, Arc::clone(statement));
+            self.told.entry(name.into()).or_insert(before);
+        }
+    }
+
+    /// Forgets a name that the client has given; whether there was one.
+    pub fn close(&mut self, name: &[u8]) -> bool {
+        self.told.remove(name);
+        self.prepared.remove(name).is_some()
+    }
+
     pub fn insert(&mut self, name: &[u8], prepared: Prepared) {
+        self.told.remove(name);
         if name.is_empty() {
             self.unnamed = Some(prepared);
         } else {
@@ -114,7 +141,7 @@ impl Names {
             if name.is_empty() {
                 self.unnamed = None;
             } else {
-                self.prepared.remove(name);
+                self.close(name);
             }
         }
     }

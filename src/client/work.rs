@@ -15,6 +15,7 @@ use crate::sql::verdict::Verdict;
 
 use super::group::Group;
 use super::moment::Moment;
+use super::revalidate::Revalidation;
 use super::session::{Armed, Ending, Extent, FillPlan, Finished, Found, Request, Running};
 use super::transaction::Transaction;
 
@@ -49,6 +50,8 @@ pub struct Work {
     pub plan: Option<FillPlan>,
     /// A commit waits to be told what it would commit.
     pub moment: Option<Moment>,
+    /// The group waits to be told what a statement of it is.
+    pub revalidation: Option<Revalidation>,
     pub key: KeyBuffer,
     /// What Redis had for it, once it was asked.
     pub found: Found,
@@ -91,6 +94,7 @@ impl Work {
         let is_answered = self.fill.is_none()
             && self.plan.is_none()
             && self.moment.is_none()
+            && self.revalidation.is_none()
             && self.awaited_fill.is_none()
             && self.running.is_none()
             && self.early_hit.is_none()

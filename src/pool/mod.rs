@@ -2,6 +2,7 @@
 
 pub mod database;
 pub mod analysis;
+pub mod signature;
 pub mod statements;
 pub mod descriptions;
 pub mod state;

@@ -2,14 +2,16 @@
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use lru::LruCache;
 
+use crate::server::settings::Settings;
 use crate::sql::hint::Hint;
 use crate::sql::lex::{Lexed, lex};
 
 use super::database;
+use super::signature::Signature;
 
 /// A statement as parsed. Named ones are shared by the clients of a pool whose settings agree,
 /// since PostgreSQL folds literals and resolves names when it parses.
@@ -22,12 +24,18 @@ pub struct Statement {
     pub types: Box<[u8]>,
     /// Settings (`Settings::id`) it was parsed under.
     pub settings: u64,
+    /// The same over those that can change an answer (`Settings::key_id`).
+    pub settings_key: u64,
     /// Catalogue generation under which it was first parsed; its parameters have the types of then.
     pub generation: u64,
     /// `None` if the lexer cannot vouch for the text.
     pub lexed: Option<Lexed>,
     /// Some server has accepted it.
     pub accepted: AtomicBool,
+    /// What PostgreSQL parsed it to, once that has been told.
+    pub signature: OnceLock<Signature>,
+    /// The newest catalogue generation under which it is still parsed to that.
+    vouched: AtomicU64,
     /// The verdict under the newest catalogue and settings it was asked for.
     known: Mutex<Option<Known>>,
 }
@@ -41,22 +49,46 @@ pub struct Known {
     pub known: Arc<database::Known>,
 }
 
+/// Those of the catalogue count from 1.
+const NO_GENERATION: u64 = 0;
+
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 impl Statement {
-    pub fn new(sql: &[u8], types: &[u8], settings: u64, generation: u64) -> Self {
+    pub fn new(sql: &[u8], types: &[u8], settings: &Settings, generation: u64) -> Self {
         let mut lexed = Lexed::default();
         let lexed = lex(sql, &mut lexed).is_ok().then_some(lexed);
         Self {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             sql: sql.into(),
             types: types.into(),
-            settings,
+            settings: settings.id,
+            settings_key: settings.key_id,
             generation,
             lexed,
             accepted: AtomicBool::new(false),
+            signature: OnceLock::new(),
+            vouched: AtomicU64::new(generation),
             known: Mutex::new(None),
         }
+    }
+
+    /// Of a client that sees another catalogue than others do, if only for now.
+    pub fn of_session(sql: &[u8], types: &[u8], settings: &Settings) -> Self {
+        Self::new(sql, types, settings, NO_GENERATION)
+    }
+
+    pub fn is_of_session(&self) -> bool {
+        self.generation == NO_GENERATION
+    }
+
+    /// Parsed anew under this generation it has the signature that it had.
+    pub fn vouch(&self, generation: u64) {
+        self.vouched.fetch_max(generation, Ordering::Relaxed);
+    }
+
+    pub fn is_vouched_for(&self, generation: u64) -> bool {
+        self.vouched.load(Ordering::Relaxed) == generation
     }
 
     /// Whether it is what parsing this makes.
@@ -115,19 +147,37 @@ struct SharedKey {
     generation: u64,
 }
 
+impl SharedKey {
+    fn new(sql: &[u8], types: &[u8], settings: u64, generation: u64) -> Self {
+        Self { sql: sql.into(), types: types.into(), settings, generation }
+    }
+}
+
 impl Shared {
     pub fn new(statements_max: NonZeroUsize) -> Self {
         Self { statements: Mutex::new(LruCache::new(statements_max)) }
+    }
+
+    pub fn find(
+        &self,
+        sql: &[u8],
+        types: &[u8],
+        settings: u64,
+        generation: u64,
+    ) -> Option<Arc<Statement>> {
+        let key = SharedKey::new(sql, types, settings, generation);
+        let mut statements = self.statements.lock().unwrap_or_else(PoisonError::into_inner);
+        statements.get(&key).map(Arc::clone)
     }
 
     pub fn intern(
         &self,
         sql: &[u8],
         types: &[u8],
-        settings: u64,
+        settings: &Settings,
         generation: u64,
     ) -> Arc<Statement> {
-        let key = SharedKey { sql: sql.into(), types: types.into(), settings, generation };
+        let key = SharedKey::new(sql, types, settings.id, generation);
         let mut statements = self.statements.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = statements.get(&key) {
             return Arc::clone(known);

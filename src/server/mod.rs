@@ -164,6 +164,13 @@ impl Server {
         true
     }
 
+    /// Parses an unnamed statement in front of the client's own message.
+    pub fn prepare_unnamed(&mut self, id: u64, sql: &[u8], types: &[u8]) {
+        self.outstanding.push(Owed::expect(Reply::Parse, Deliver::Swallow));
+        frontend::write_parse(&mut self.to_server, b"", sql, types);
+        self.unnamed = Some(id);
+    }
+
     /// Closes the statements least recently used until the server may hold one more.
     pub fn make_room(&mut self, max: usize) {
         while self.statements.len() >= max {

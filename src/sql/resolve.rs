@@ -448,6 +448,10 @@ impl<'a> Resolver<'a> {
             self.outside(BypassReason::UserObject);
         }
         match self.catalog.built_in(name).or_else(|| self.older_name(call)) {
+            // Its arguments do not look as if they fitted; what they are given by may make them fit.
+            None if !self.catalog.functions(name).is_empty() => {
+                self.outside(BypassReason::UserObject);
+            }
             None => self.outside(BypassReason::Function),
             Some(built_in) => {
                 if functions::runs_code(name) {

@@ -2,6 +2,7 @@
 //! <https://www.postgresql.org/docs/current/protocol-message-formats.html>
 
 use super::frontend::{put_cstr, write};
+use super::sqlstate::FEATURE_NOT_SUPPORTED;
 use super::startup::MINOR;
 use super::{Malformed, Reader};
 
@@ -113,6 +114,34 @@ pub fn write_error(out: &mut Vec<u8>, severity: Severity, sqlstate: &str, messag
         Severity::Fatal => "FATAL",
     };
     write(out, ERROR_RESPONSE, |body| put_fields(body, severity, sqlstate, message));
+}
+
+/// ParameterDescription: four bytes a type.
+pub fn write_parameter_description(out: &mut Vec<u8>, types: &[u8]) {
+    write(out, PARAMETER_DESCRIPTION, |body| {
+        let count = u16::try_from(types.len() / 4).unwrap_or(u16::MAX);
+        body.extend_from_slice(&count.to_be_bytes());
+        body.extend_from_slice(types);
+    });
+}
+
+/// What PostgreSQL says where a prepared statement would give another result than when it was
+/// parsed. Drivers know it by its routine, and parse the statement anew.
+pub fn write_result_changed(out: &mut Vec<u8>) {
+    write(out, ERROR_RESPONSE, |body| {
+        for (field, text) in [
+            (b'S', "ERROR"),
+            (b'V', "ERROR"),
+            (b'C', FEATURE_NOT_SUPPORTED),
+            (b'M', "cached plan must not change result type"),
+            (b'F', "plancache.c"),
+            (b'R', "RevalidateCachedQuery"),
+        ] {
+            body.push(field);
+            put_cstr(body, text.as_bytes());
+        }
+        body.push(0);
+    });
 }
 
 pub fn write_notice(out: &mut Vec<u8>, message: &str) {

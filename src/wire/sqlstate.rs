@@ -6,6 +6,8 @@ pub const INVALID_PARAMETER_VALUE: &str = "22023";
 pub const FEATURE_NOT_SUPPORTED: &str = "0A000";
 pub const INVALID_AUTHORIZATION: &str = "28000";
 pub const INVALID_PASSWORD: &str = "28P01";
+/// Not raised, but met.
+pub const UNDEFINED_PSTATEMENT: &str = "26000";
 pub const IDLE_IN_TRANSACTION_SESSION_TIMEOUT: &str = "25P03";
 pub const TRANSACTION_TIMEOUT: &str = "25P04";
 pub const UNDEFINED_DATABASE: &str = "3D000";

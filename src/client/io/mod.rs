@@ -150,7 +150,7 @@ impl Task {
                 Woken::GroupWaited => self.answer_or_send().await?,
                 Woken::Server => {
                     self.take_replies()?;
-                    if self.session.is_answered() {
+                    if self.session.goes_on() {
                         self.send_group().await?;
                     }
                 }

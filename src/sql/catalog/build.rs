@@ -6,6 +6,7 @@ use std::fmt;
 
 use crate::sql::functions::is_time_type;
 
+use super::extensions::Trusted;
 use super::stored::{Judge, Routine, Stored};
 use super::{
     Action, BuiltIn, Catalog, Column, Demand, FIRST_NORMAL_OID, ForeignKey, Identity, NamedType,
@@ -39,17 +40,19 @@ impl std::error::Error for CatalogError {}
 
 /// One answer, with the number of its query for errors.
 #[derive(Clone, Copy)]
-struct Answer<'a> {
+pub(super) struct Answer<'a> {
     query: usize,
     rows: &'a [Vec<Option<String>>],
 }
 
 impl<'a> Answer<'a> {
-    fn error(self, problem: &'static str) -> CatalogError {
+    pub(super) fn error(self, problem: &'static str) -> CatalogError {
         CatalogError { query: self.query, problem }
     }
 
-    fn rows<const N: usize>(self) -> impl Iterator<Item = Result<[&'a str; N], CatalogError>> {
+    pub(super) fn rows<const N: usize>(
+        self,
+    ) -> impl Iterator<Item = Result<[&'a str; N], CatalogError>> {
         self.rows.iter().map(move |row| {
             let mut fields = [""; N];
             if row.len() != N {
@@ -62,7 +65,7 @@ impl<'a> Answer<'a> {
         })
     }
 
-    fn number(self, text: &str) -> Result<u32, CatalogError> {
+    pub(super) fn number(self, text: &str) -> Result<u32, CatalogError> {
         text.parse().map_err(|_error| self.error("not a number"))
     }
 
@@ -189,7 +192,8 @@ impl Catalog {
         let casts = casts(answer(11)?, &types)?;
         let (built_ins, routines) = built_ins(answer(1)?)?;
         let time_types = time_types(&types);
-        let (views, policies) = stored(answer(15)?, &types, &routines, &time_types)?;
+        let trusted = Trusted::read(answer(16)?)?;
+        let (views, policies) = stored(answer(15)?, &types, &routines, &trusted, &time_types)?;
         Ok(Self {
             identity: flags.identity,
             system_schema,
@@ -205,6 +209,7 @@ impl Catalog {
             views,
             policies,
             routines,
+            trusted,
             time_types,
             types: named_types(&types),
             classes: types.rows.keys().map(|oid| (*oid, types.class(*oid))).collect(),
@@ -551,10 +556,12 @@ fn stored(
     answer: Answer<'_>,
     types: &Types<'_>,
     routines: &HashMap<u32, Routine>,
+    trusted: &Trusted,
     time_types: &HashSet<u32>,
 ) -> Result<StoredTrees, CatalogError> {
     let judge = Judge {
         routines,
+        trusted,
         class: &|oid| types.class(oid),
         is_time: &|oid| time_types.contains(&oid),
     };

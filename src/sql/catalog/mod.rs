@@ -2,6 +2,7 @@
 //! from text rows; how they are fetched, and when again, is the caller's affair.
 
 mod build;
+mod extensions;
 mod fingerprint;
 mod queries;
 mod stored;
@@ -163,6 +164,8 @@ pub struct Catalog {
     reads: HashMap<u32, Vec<u32>>,
     views: HashMap<u32, Stored>,
     routines: HashMap<u32, stored::Routine>,
+    /// What of extensions is as good as built in.
+    trusted: extensions::Trusted,
     /// Types whose values are moments or contain some.
     time_types: HashSet<u32>,
     policies: HashMap<u32, Stored>,
@@ -273,6 +276,7 @@ impl Catalog {
     pub fn judge(&self, tree: &str) -> Stored {
         let judge = stored::Judge {
             routines: &self.routines,
+            trusted: &self.trusted,
             class: &|oid| self.type_class(oid),
             is_time: &|oid| self.time_types.contains(&oid),
         };

@@ -5,6 +5,8 @@
 //! objects are pinned and leave no row in `pg_depend`, all others do, so a stored expression that
 //! reaches outside code shows it there.
 
+use super::extensions;
+
 /// Objects of `pg_depend` that are code or types from outside, and not merely an enum: an enum's
 /// operators and its input and output are PostgreSQL's own.
 macro_rules! outside_code {
@@ -149,4 +151,5 @@ pub const SNAPSHOT_QUERIES: &[&str] = &[
      WHERE c.relkind = 'v' AND c.oid >= 16384 AND c.relpersistence <> 't' AND rulename = '_RETURN' \
      UNION ALL SELECT polrelid, 'p', polqual::text FROM pg_policy \
      WHERE polcmd IN ('r', '*') AND polqual IS NOT NULL) AS stored(relation, kind, tree)",
+    extensions::QUERY,
 ];

@@ -47,6 +47,7 @@ pub(crate) fn answers() -> Vec<Vec<Vec<Option<String>>>> {
         rows("20020 20001 v\n 20021 20001 v\n 20022 20021 v\n 20014 20001 p"),
         rows("18002"),
         tree_rows(TREES),
+        rows("f 20700\n o 20701\n t 18000"),
     ]
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use super::extensions::Trusted;
 use super::{FIRST_NORMAL_OID, TypeClass, Volatility};
 use crate::sql::functions;
 use crate::sql::tree::{Node, Value, read};
@@ -33,6 +34,7 @@ pub struct Stored {
 /// What judging a tree needs to know of the objects it names.
 pub(super) struct Judge<'a> {
     pub routines: &'a HashMap<u32, Routine>,
+    pub trusted: &'a Trusted,
     pub class: &'a dyn Fn(u32) -> TypeClass,
     /// The value of the type is a moment, or contains one.
     pub is_time: &'a dyn Fn(u32) -> bool,
@@ -82,8 +84,9 @@ impl Judge<'_> {
             // Noted by `call`.
             "funcid" => {}
             "aggfnoid" | "winfnoid" => each(value, |oid| self.routine(oid, None), stored),
-            "opfuncid" | "opno" | "opnos" | "eqop" | "sortop" => {
-                each(value, built_in_operator, stored);
+            "opfuncid" => each(value, |oid| self.of_operator(oid), stored),
+            "opno" | "opnos" | "eqop" | "sortop" => {
+                each(value, |oid| self.operator(oid), stored);
             }
             name if name.to_ascii_lowercase().contains("type") => {
                 each(value, |oid| self.type_use(oid), stored);
@@ -135,7 +138,8 @@ impl Judge<'_> {
             return None;
         }
         if oid >= FIRST_NORMAL_OID {
-            return Some(BypassReason::UserObject);
+            let trusted = self.trusted.functions.contains(&oid);
+            return (!trusted).then_some(BypassReason::UserObject);
         }
         let Some(routine) = self.routines.get(&oid) else {
             return Some(BypassReason::Function);
@@ -153,8 +157,19 @@ impl Judge<'_> {
         (!fine).then_some(BypassReason::Function)
     }
 
+    fn operator(&self, oid: u32) -> Option<BypassReason> {
+        let known = oid < FIRST_NORMAL_OID || self.trusted.operators.contains(&oid);
+        (!known).then_some(BypassReason::UserObject)
+    }
+
+    /// The function of an operator.
+    fn of_operator(&self, oid: u32) -> Option<BypassReason> {
+        let known = oid < FIRST_NORMAL_OID || self.trusted.functions.contains(&oid);
+        (!known).then_some(BypassReason::UserObject)
+    }
+
     fn type_use(&self, oid: u32) -> Option<BypassReason> {
-        if oid < FIRST_TYPE_OID {
+        if oid < FIRST_TYPE_OID || self.trusted.types.contains(&oid) {
             return None;
         }
         match (self.class)(oid) {
@@ -286,10 +301,6 @@ fn asks_for_own_setting(call: &Node<'_>) -> bool {
     }
 }
 
-fn built_in_operator(oid: u32) -> Option<BypassReason> {
-    (oid >= FIRST_NORMAL_OID).then_some(BypassReason::UserObject)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -311,8 +322,11 @@ mod tests {
             (2077, routine("current_setting", Volatility::Stable, 1)),
             (1178, routine("date", Volatility::Stable, 1)),
         ]);
+        let trusted =
+            Trusted { functions: [20010].into(), operators: [20011].into(), types: [20012].into() };
         let judge = Judge {
             routines: &routines,
+            trusted: &trusted,
             class: &|oid| {
                 if oid < FIRST_NORMAL_OID { TypeClass::Plain } else { TypeClass::Outside }
             },
@@ -331,6 +345,11 @@ mod tests {
         check("{QUERY :commandType 1 :hasForUpdate true}", Some(BypassReason::LocksRows));
         check("{VAR :varattno -1 :vartype 27}", Some(BypassReason::SystemColumn));
         check("{OPEXPR :opno 20001 :opfuncid 20000}", Some(BypassReason::UserObject));
+        check("{OPEXPR :opno 20011 :opfuncid 20010}", None);
+        check("{OPEXPR :opno 20010 :opfuncid 20010}", Some(BypassReason::UserObject));
+        check("{OPEXPR :opno 20011 :opfuncid 20011}", Some(BypassReason::UserObject));
+        check("{CONST :consttype 20012}", None);
+        check("{FUNCEXPR :funcid 20010 :args ({CONST :consttype 20012})}", None);
     }
 
     #[test]
@@ -340,6 +359,7 @@ mod tests {
         check("{FUNCEXPR :funcid 1299}", Some(BypassReason::Function));
         check("{FUNCEXPR :funcid 20000}", Some(BypassReason::UserObject));
         check("{FUNCEXPR :funcid 5}", Some(BypassReason::Function));
+        check("{AGGREF :aggfnoid 20010}", None);
         check("{AGGREF :aggfnoid 20000}", Some(BypassReason::UserObject));
         check("{SQLVALUEFUNCTION :op 10 :type 19}", None);
         check("{SQLVALUEFUNCTION :op 3 :type 1184}", Some(BypassReason::ValueFunction));

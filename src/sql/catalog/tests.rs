@@ -37,7 +37,7 @@ fn an_answer_that_is_missing_fails_the_snapshot() {
     answers.pop();
     assert_eq!(
         Catalog::build(&answers).unwrap_err(),
-        CatalogError { query: 15, problem: "wrong number of answers" }
+        CatalogError { query: 16, problem: "wrong number of answers" }
     );
 }
 
