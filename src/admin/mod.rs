@@ -9,6 +9,7 @@
 
 pub mod table;
 pub mod pause;
+pub mod part;
 pub mod command;
 pub mod snapshot;
 pub mod stats_show;
@@ -17,4 +18,5 @@ pub mod show;
 pub mod fds_show;
 pub mod cache_show;
 pub mod clients_show;
+pub mod statements_show;
 pub mod conversation;

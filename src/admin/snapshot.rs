@@ -3,6 +3,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use crate::insight::GroupTally;
 use crate::pool::PoolMode;
 use crate::sql::footprint::Doubt;
 
@@ -222,18 +223,11 @@ pub struct Group {
     pub application_name: String,
     pub address: String,
     pub clients: u64,
-    pub queries: u64,
-    pub hits: u64,
-    pub misses: u64,
-    pub bypasses: u64,
-    pub writes: u64,
-    pub errors: u64,
     pub received: u64,
     pub sent: u64,
-    /// Microseconds.
-    pub query_time: u64,
+    /// In line for a server, in microseconds.
     pub wait_time: u64,
-    pub slow: u64,
+    pub tally: GroupTally,
 }
 
 /// For `SHOW PINS`: a client that keeps its server.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::cache::Mode;
+use crate::insight::Outcome;
 use crate::pool::PoolMode;
 use crate::server::Server;
 use crate::sql::verdict::{BypassReason, Control, Isolation, Verdict};
@@ -20,9 +21,10 @@ use crate::wire::frontend;
 
 use super::group::Group;
 use super::look_up::front;
-use super::session::{Outcome, Session, Shape};
+use super::session::Session;
 use super::statements::Prepared;
 use super::transaction::KeptBack;
+use super::underway::Shape;
 
 /// A longer text, most of it a comment, is sent on.
 const SQL_BYTES_MAX: usize = 1000;
@@ -46,7 +48,7 @@ impl Session {
                 self.transaction.status = Status::Idle;
                 self.transaction.end(false, &settings);
                 self.names.clear_portals();
-                self.common.counters.xact.one();
+                self.transaction_over();
                 self.common.cache_counters.transactions.one();
             }
             _ => return None,
@@ -169,7 +171,7 @@ impl Session {
     /// Counts it as the statement that it would have been on a server.
     pub fn note_transacted(&mut self, shape: Shape, now: Instant) {
         self.note(Outcome::Bypass(BypassReason::NotARead), shape, now, false);
-        self.finish_running(now, 0, false, None);
+        self.finish_noted(now, 0, 0);
     }
 }
 

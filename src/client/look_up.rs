@@ -10,6 +10,7 @@ use crate::cache::Mode;
 use crate::cache::entry::Entry;
 use crate::cache::key::StatementKey;
 use crate::cache::turns::Turn;
+use crate::insight::Outcome;
 use crate::pool::statements::Statement;
 use crate::pool::{PinPolicy, PoolMode};
 use crate::server::Server;
@@ -23,9 +24,10 @@ use super::bracket::may_be_finer;
 use super::describe::Preparing;
 use super::group::Group;
 use super::pins::{Pin, Pins};
-use super::session::{FillPlan, Found, Outcome, Running, Session, Shape};
+use super::session::{FillPlan, Found, Session};
 use super::statements::Prepared;
 use super::transaction::Dirty;
+use super::underway::Shape;
 
 /// Whether the group is done with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +65,8 @@ impl Session {
     /// Answers the group if that needs no server. `now` is when its last byte was read.
     pub fn answer(&mut self, server: Option<&Server>, now: Instant, out: &mut Vec<u8>) -> Answer {
         let owed_nothing = self.is_owed_nothing(server);
+        (self.arrived_at, self.noted) = (Some(now), None);
+        self.unasked = BypassReason::Group;
         self.plan = None;
         self.describing = false;
         self.may_await_fill = server.is_none();
@@ -108,7 +112,7 @@ impl Session {
         self.may_await_fill = false;
         let answer = self.answer_again(None, now, out);
         if answer == Answer::Done {
-            self.common.cache_counters.shared_fills.one();
+            self.hit_was_shared();
         }
         answer
     }
@@ -131,10 +135,8 @@ impl Session {
                     None => self.answer_without_rows(&group, out),
                 }
             }
-            parts => {
-                if parts.iter().any(|part| part.tag == frontend::EXECUTE) {
-                    self.note(Outcome::Bypass(pipelined(owed_nothing)), Shape::Unknown, now, false);
-                }
+            _ => {
+                self.unasked = pipelined(owed_nothing);
                 Answer::Send
             }
         };
@@ -466,30 +468,6 @@ impl Session {
         self.note(Outcome::Miss, shape, now, false);
         self.plan = Some(FillPlan { tables: verdict, generation, leader });
         Answer::Send
-    }
-
-    /// Remembers what is under way and counts what the cache had to do with it.
-    pub(super) fn note(&mut self, outcome: Outcome, shape: Shape, now: Instant, writes: bool) {
-        let counters = &self.common.cache_counters;
-        match outcome {
-            Outcome::Hit => counters.hits.one(),
-            Outcome::Miss => counters.misses.one(),
-            Outcome::Bypass(reason) => counters.bypass(reason),
-        }
-        self.running = Some(Running { arrived_at: now, sent_at: None, shape, outcome, writes });
-    }
-
-    fn note_hit(&mut self, shape: Shape, now: Instant, entry: &Entry) {
-        self.note(Outcome::Hit, shape, now, false);
-        let len = entry.rows.len() as u64;
-        self.common.cache_counters.hit_bytes.add(len);
-        self.common.counters.query.one();
-        if self.status() == Status::Idle {
-            self.common.counters.xact.one();
-        } else {
-            self.transaction.served = true;
-        }
-        self.finish_running(now, 0, false, None);
     }
 }
 

@@ -10,6 +10,7 @@ pub mod statements;
 pub mod transaction;
 pub mod facts;
 pub mod session;
+pub mod underway;
 pub mod group;
 pub mod judge;
 pub mod look_up;

@@ -346,7 +346,9 @@ impl Registry {
             let rest = || "(others)".to_owned();
             key = (rest(), rest(), rest(), rest());
         }
-        Arc::clone(groups.entry(key).or_default())
+        let number = u16::try_from(groups.len() + 1).unwrap_or(u16::MAX);
+        let counters = || Arc::new(GroupCounters { number, ..GroupCounters::default() });
+        Arc::clone(groups.entry(key).or_insert_with(counters))
     }
 
     /// Starts a cancel for the client with this key, if it has a server now. A cancel for a

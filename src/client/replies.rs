@@ -97,6 +97,7 @@ impl Session {
             if let Some(fill) = &mut self.fill {
                 fill.rows(bytes);
             }
+            self.bytes += bytes.len() as u64;
             out.extend_from_slice(bytes);
         }
     }
@@ -121,7 +122,7 @@ impl Session {
                 }
             }
             backend::ERROR_RESPONSE => {
-                show = self.error(server, body, forward)?;
+                show = self.error(server, body, forward, now)?;
             }
             backend::COMMAND_COMPLETE if is_question(server) => self.question_completed(server),
             backend::COMMAND_COMPLETE => {
@@ -133,7 +134,7 @@ impl Session {
             }
             backend::EMPTY_QUERY_RESPONSE | backend::PORTAL_SUSPENDED => {
                 self.spoil_fill();
-                self.pop_execute(server);
+                self.pop_execute(server, None, now);
             }
             backend::PARSE_COMPLETE => self.parse_complete(server),
             backend::BIND_COMPLETE => {
@@ -194,8 +195,11 @@ impl Session {
 
     /// The description of a portal goes into the entry; that of a statement names no formats.
     fn row_description(&mut self, server: &mut Server, message: &[u8], forward: bool) {
-        if forward && let Some(fill) = &mut self.fill {
-            fill.describe(message);
+        if forward {
+            self.bytes += message.len() as u64;
+            if let Some(fill) = &mut self.fill {
+                fill.describe(message);
+            }
         }
         self.note_description(server, message, true);
         pop_if(server, Reply::Describe);
@@ -221,11 +225,17 @@ impl Session {
         }
     }
 
-    fn pop_execute(&mut self, server: &mut Server) -> Option<RequestKind> {
+    fn pop_execute(
+        &mut self,
+        server: &mut Server,
+        rows: Option<u64>,
+        now: Instant,
+    ) -> Option<RequestKind> {
         match server.outstanding.front() {
             Some(Owed::Expect { reply: Reply::Execute, request, .. }) => {
                 let request = *request;
                 server.outstanding.pop();
+                self.executed(request, rows, now);
                 self.take_request(request)
             }
             Some(_) | None => None,
@@ -244,6 +254,10 @@ impl Session {
         if forward && let Some(fill) = &mut self.fill {
             fill.complete(message, now);
         }
+        if forward {
+            self.bytes += message.len() as u64;
+        }
+        let rows = backend::rows_of_tag(body);
         let rolled_back = body == b"ROLLBACK\0";
         self.ending = match (self.ending, rolled_back) {
             (Ending::Failed | Ending::Doubtful, _) => self.ending,
@@ -252,7 +266,7 @@ impl Session {
         };
         match server.outstanding.front() {
             Some(Owed::Expect { reply: Reply::Execute, .. }) => {
-                let request = self.pop_execute(server);
+                let request = self.pop_execute(server, rows, now);
                 if let Some(RequestKind::Execute { verdict, stale }) = request {
                     if let Some((name, generation)) = stale
                         && let Some(prepared) = self.names.find_mut(&name)
@@ -268,6 +282,7 @@ impl Session {
                 reply: Reply::Query, deliver: Deliver::Forward, request, ..
             }) => {
                 let request = *request;
+                self.query_completed(request, rows, now);
                 if let Some(unit) = self.unit_of(request) {
                     let single = unit.verdict.clone().filter(|verdict| verdict.statements == 1);
                     for control in single.iter().flat_map(|verdict| &verdict.controls) {
@@ -296,6 +311,7 @@ impl Session {
         server: &mut Server,
         body: &[u8],
         forward: bool,
+        now: Instant,
     ) -> Result<bool, ServerFault> {
         self.spoil_fill();
         let front = server.outstanding.front();
@@ -334,6 +350,13 @@ impl Session {
             if let Some(RequestKind::Parse { name, statement }) = self.take_request(request) {
                 self.names.remove(&name, statement.id);
             }
+        }
+        if !told_before && !unasked {
+            let boundary = match server.outstanding.front() {
+                Some(Owed::Expect { request, .. }) => *request,
+                Some(Owed::Invented(_)) | None => u64::MAX,
+            };
+            self.statement_failed(error_class(body), boundary, now);
         }
         self.moment_failed(server);
         // What nobody asked for, such as the end of the backend, is for the client that has it;
@@ -380,11 +403,9 @@ impl Session {
             if kept { counters.fills.one() } else { counters.refused.one() }
         }
         if status == Status::Idle {
-            self.common.counters.xact.one();
+            self.transaction_over();
         }
-        let failed = matches!(ending, Ending::Failed | Ending::Doubtful);
-        let rows = std::mem::take(&mut self.rows);
-        self.finish_running(now, rows, failed, Some(server.pid));
+        self.unit_ended(request, now, server.pid);
         Ok(true)
     }
 
@@ -554,6 +575,11 @@ fn pop_if(server: &mut Server, expected: Reply) {
     {
         server.outstanding.pop();
     }
+}
+
+fn error_class(body: &[u8]) -> [u8; 2] {
+    let code = backend::error_field(body, b'C').unwrap_or_default();
+    code.first_chunk().copied().unwrap_or_default()
 }
 
 /// An error that does not prove a rollback: the connection, the operator or the system failed

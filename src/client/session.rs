@@ -16,8 +16,8 @@ use crate::cache::fill::Fill;
 use crate::cache::home::Home;
 use crate::cache::key::KeyBuffer;
 use crate::cache::turns::{Gate, Leader};
+use crate::pool::Common;
 use crate::pool::statements::Statement;
-use crate::pool::{Common, database};
 use crate::server::Server;
 use crate::server::settings::{Base, Settings, defaults_changes};
 use crate::sql::footprint::Doubt;
@@ -32,6 +32,7 @@ use super::moment::Moment;
 use super::pins::Pins;
 use super::statements::Names;
 use super::transaction::Transaction;
+use super::underway::{Finished, Running, Underway};
 
 /// Everything one client is, between two messages.
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
@@ -76,8 +77,13 @@ pub struct Session {
     pub may_await_fill: bool,
     pub lexed: Lexed,
     pub material: Vec<u8>,
-    /// A statement under way that the log may call slow.
-    pub running: Option<Running>,
+    /// When the group came.
+    pub arrived_at: Option<Instant>,
+    /// The statement that the group is, until it is sent on or answered.
+    pub noted: Option<Running>,
+    pub underway: Underway,
+    /// Why those of its statements were not looked up that might have been.
+    pub unasked: BypassReason,
     /// The verdict on the Query that the group is.
     pub query_verdict: Option<Arc<Verdict>>,
     /// Of the catalogue that verdict was made under.
@@ -94,8 +100,9 @@ pub struct Session {
     /// behind answers still owed.
     pub unsettled: Vec<Scope>,
     pub early_hit: Option<Vec<u8>>,
-    /// Rows shown to the client since the last unit ended.
+    /// Rows, and bytes of answers, shown to the client since the last statement ended.
     pub rows: u64,
+    pub bytes: u64,
     pub ending: Ending,
     /// A temporary view, or something else that can run code when read, may exist.
     pub temporary_code: bool,
@@ -108,6 +115,8 @@ pub struct Session {
     pub vacate: Vec<String>,
     /// Finished statements that somebody wants to hear of; taken by the task.
     pub finished: Vec<Finished>,
+    /// Transactions that ended since the task looked.
+    pub transactions: u32,
 }
 
 /// A read that missed: what to record, and under which key.
@@ -254,42 +263,6 @@ impl Armed {
     }
 }
 
-/// A statement between its arrival and its ReadyForQuery.
-#[derive(Debug)]
-pub struct Running {
-    pub arrived_at: Instant,
-    pub sent_at: Option<Instant>,
-    pub shape: Shape,
-    pub outcome: Outcome,
-    pub writes: bool,
-}
-
-/// Where the statement's shape is, until somebody prints it.
-#[derive(Clone, Debug)]
-pub enum Shape {
-    Text(Arc<database::Known>),
-    Prepared(Arc<Statement>),
-    Unknown,
-}
-
-/// What the cache had to do with it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    Hit,
-    Miss,
-    Bypass(BypassReason),
-}
-
-/// A finished statement, for statistics and the slow log.
-#[derive(Debug)]
-pub struct Finished {
-    pub running: Running,
-    pub finished_at: Instant,
-    pub rows: u64,
-    pub failed: bool,
-    pub server_pid: Option<u32>,
-}
-
 impl Session {
     pub fn new(common: Arc<Common>, startup: Arc<Settings>) -> Self {
         Self {
@@ -318,7 +291,10 @@ impl Session {
             may_await_fill: false,
             lexed: Lexed::default(),
             material: Vec::new(),
-            running: None,
+            arrived_at: None,
+            noted: None,
+            underway: Underway::default(),
+            unasked: BypassReason::Group,
             query_verdict: None,
             query_generation: 0,
             facts: None,
@@ -331,9 +307,11 @@ impl Session {
             unsettled: Vec::new(),
             early_hit: None,
             rows: 0,
+            bytes: 0,
             ending: Ending::Fine,
             vacate: Vec::new(),
             finished: Vec::new(),
+            transactions: 0,
         }
     }
 
@@ -400,17 +378,10 @@ impl Session {
         lost
     }
 
-    /// The statement under way has been answered.
-    pub fn finish_running(&mut self, now: Instant, rows: u64, failed: bool, pid: Option<u32>) {
-        if let Some(running) = self.running.take() {
-            self.finished.push(Finished {
-                running,
-                finished_at: now,
-                rows,
-                failed,
-                server_pid: pid,
-            });
-        }
+    /// Counts a transaction that has ended.
+    pub fn transaction_over(&mut self) {
+        self.common.counters.xact.one();
+        self.transactions = self.transactions.saturating_add(1);
     }
 }
 

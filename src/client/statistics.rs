@@ -1,56 +1,61 @@
-//! From a finished statement to counters, the slow ring and the log.
+//! From a finished statement to the counters of its shape and group, the slow ring and the log.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use crate::insight::{Insight, Slow};
+use crate::insight::{Insight, Place, Sample, Slow, Wanted};
 use crate::pool::Common;
-use crate::sql::lex::display_shape;
+use crate::pool::statements::Statement;
 
 use super::registry::Entry;
-use super::session::{Finished, Outcome, Shape};
+use super::underway::{Finished, Running, Shape};
 
-/// Longest shape kept for the console and the log.
-const SHAPE_BYTES_MAX: usize = 2000;
-
-/// Counts one statement for its client's group and notes it if it was slow.
-pub fn record(insight: &Insight, entry: &Arc<Entry>, common: &Common, finished: &Finished) {
+/// Counts one statement for its shape and its client's group, and notes it if it was slow.
+pub fn record(insight: &Insight, entry: &Entry, common: &Common, finished: &Finished) {
     let running = &finished.running;
     let total = finished.finished_at.saturating_duration_since(running.arrived_at);
-    let group = &entry.group;
-    group.queries.one();
-    group.query_time.add(micros(total));
+    let wait =
+        running.sent_at.map_or(total, |sent| sent.saturating_duration_since(running.arrived_at));
     common.counters.query_time.add(micros(total));
-    match running.outcome {
-        Outcome::Hit => group.hits.one(),
-        Outcome::Miss => group.misses.one(),
-        Outcome::Bypass(_) => group.bypasses.one(),
-    }
-    if running.writes {
-        group.writes.one();
-    }
-    if finished.failed {
-        group.errors.one();
-    }
-    if insight.is_slow(total) {
-        group.slow.one();
-        let wait = running
-            .sent_at
-            .map_or(total, |sent| sent.saturating_duration_since(running.arrived_at));
-        insight.note_slow(Slow {
-            at: insight.time_of_day(finished.finished_at),
+    let slow = running.is_call && insight.slow.is_slow(micros(total), &entry.database, &entry.user);
+    if slow {
+        insight.slow.note(Slow {
+            id: 0,
+            at: insight.slow.time_of_day(finished.finished_at),
             database: entry.database.clone(),
             user: entry.user.clone(),
             application_name: entry.application_name.clone(),
             address: entry.address.clone(),
-            shape: shape_text(&running.shape),
+            shape: shape_text(running),
             wait,
             run: total.saturating_sub(wait),
-            rows: finished.rows,
+            rows: running.rows,
+            bytes: running.bytes,
             server_pid: finished.server_pid,
             outcome: running.outcome.name(),
-            failed: finished.failed,
+            failed: running.failed.is_some(),
+            text: None,
         });
+    }
+    if !insight.is_enabled() {
+        return;
+    }
+    let sample = Sample {
+        is_call: running.is_call,
+        outcome: running.outcome,
+        wait: micros(wait),
+        run: micros(total.saturating_sub(wait)),
+        rows: running.rows,
+        bytes: running.bytes,
+        writes: running.writes,
+        slow,
+        failed: running.failed,
+    };
+    let group = entry.group.number;
+    match &running.shape {
+        Shape::Text(_) | Shape::Prepared(_) => {
+            insight.count(place(insight, common, running), group, &sample);
+        }
+        Shape::Unknown => insight.count_for_group(group, &sample),
     }
 }
 
@@ -58,24 +63,37 @@ pub fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-fn shape_text(shape: &Shape) -> String {
-    match shape {
-        Shape::Text(known) if known.shape().is_empty() => "(unreadable)".into(),
-        Shape::Text(known) => display_shape(known.shape(), SHAPE_BYTES_MAX),
-        Shape::Prepared(statement) => match &statement.lexed {
-            Some(lexed) => display_shape(&lexed.shape, SHAPE_BYTES_MAX),
-            None => "(unreadable)".into(),
-        },
-        Shape::Unknown => "(several)".into(),
+/// Where it is counted.
+fn place(insight: &Insight, common: &Common, running: &Running) -> Option<Place> {
+    let wanted = |shape, piece| wanted(common, shape, piece);
+    match &running.shape {
+        Shape::Text(known) if known.verdict.statements > 1 => {
+            insight.find(&wanted(known.shape(), Some(running.piece)))
+        }
+        Shape::Text(known) => insight.place(&known.seat, || wanted(known.shape(), None)),
+        Shape::Prepared(statement) => {
+            insight.place(&statement.seat, || wanted(prepared_shape(statement), None))
+        }
+        Shape::Unknown => None,
     }
 }
 
-impl Outcome {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Hit => "hit",
-            Self::Miss => "miss",
-            Self::Bypass(reason) => reason.name(),
+fn wanted<'a>(common: &'a Common, shape: &'a [u8], piece: Option<usize>) -> Wanted<'a> {
+    let database = &common.database;
+    Wanted { database_id: database.id, database: &database.name, shape, piece }
+}
+
+fn prepared_shape(statement: &Statement) -> &[u8] {
+    statement.lexed.as_ref().map_or(&[], |lexed| &lexed.shape)
+}
+
+fn shape_text(running: &Running) -> String {
+    let (shape, piece) = match &running.shape {
+        Shape::Text(known) => {
+            (known.shape(), (known.verdict.statements > 1).then_some(running.piece))
         }
-    }
+        Shape::Prepared(statement) => (prepared_shape(statement), None),
+        Shape::Unknown => (&[][..], None),
+    };
+    Wanted { database_id: 0, database: "", shape, piece }.text()
 }

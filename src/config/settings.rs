@@ -431,6 +431,15 @@ settings! {
         /// How many of the latest are kept for the console.
         ring_size: u32 = 1000, Forebay, COUNT, AtStart;
     }
+
+    /// Who runs what: SHOW STATEMENTS and SHOW CLIENT_STATS.
+    [insight] Insight {
+        /// Count by statement and by group of clients.
+        enabled: bool = true, Forebay, Range::Any, OnReload;
+        /// Statement shapes told apart. Beyond it the least used make room for new ones and are
+        /// summed as one.
+        statements_max: u32 = 2000, Forebay, Range::Between(0, 50_000), AtStart;
+    }
 }
 
 /// Settings of PgBouncer that are accepted and do nothing yet, with PgBouncer's defaults.

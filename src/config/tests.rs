@@ -256,6 +256,12 @@ fn users_have_their_own_settings_in_either_file() {
     let toml = "[users]\napp = { pool_mode = \"statement\", query_timeout = \"2s\", \
                 max_user_connections = 3 }\n";
     assert_eq!(good(&[URL, "f.toml"], &[("f.toml", toml)]).users, [app]);
+    let toml = "[users]\nbob = { slow_threshold = \"2s\" }\n\
+                [databases]\napp = { slow_threshold = 0 }\n";
+    let config = good(&[URL, "f.toml"], &[("f.toml", toml)]);
+    assert_eq!(config.user("bob").unwrap().slow_threshold, Some(Duration::from_secs(2)));
+    let app = config.database("app").unwrap();
+    assert_eq!(app.limits.slow_threshold, Some(Duration::ZERO));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::admin::command::{Command, Show, Shutdown};
 use crate::admin::conversation::Outcome;
 use crate::admin::table::Table;
-use crate::admin::{cache_show, clients_show, fds_show, show, stats_show};
+use crate::admin::{cache_show, clients_show, fds_show, show, statements_show, stats_show};
 use crate::cache::coherence::Scope;
 use crate::gateway::{Gateway, Stage};
 use crate::reload::{self, Read};
@@ -59,6 +59,7 @@ fn operation(
         Command::Enable(name) => done(operate::enable(gateway, name.as_deref()), "ENABLE"),
         Command::Reconnect(name) => done(operate::reconnect(gateway, name.as_deref()), "RECONNECT"),
         Command::Show(_)
+        | Command::ShowPart(..)
         | Command::Help
         | Command::Probe(_)
         | Command::SetIgnored
@@ -89,6 +90,7 @@ fn perform_at_once(
 ) -> Outcome {
     match command {
         Command::Show(what) => Outcome::Rows(table(gateway, *what, now)),
+        Command::ShowPart(what, part) => Outcome::Rows(part.of(table(gateway, *what, now))),
         Command::FlushCache => {
             flush(gateway);
             Outcome::done("FLUSH")
@@ -161,7 +163,8 @@ fn table(gateway: &Gateway, what: Show, now: Instant) -> Table {
         Show::Pins => clients_show::pins(&now.pins()),
         Show::Pools => show::pools(&now.pools()),
         Show::Servers => show::clients(&now.servers()),
-        Show::Slow => clients_show::slow(&gateway.shared.insight.slow()),
+        Show::Slow => clients_show::slow(&gateway.shared.insight.slow.latest()),
+        Show::Statements => statements_show::statements(gateway.shared.insight.statements()),
         Show::State => show::state(gateway.pauses().activity()),
         Show::Stats => stats_show::stats(&now.pools()),
         Show::StatsAverages => stats_show::stats_averages(&now.pools()),

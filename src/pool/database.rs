@@ -9,6 +9,7 @@ use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use crate::cache::coherence::Scope;
 use crate::cache::home::Home;
+use crate::insight::Seat;
 use crate::sql::analysis::is_undecided;
 use crate::sql::catalog::Catalog;
 use crate::sql::verdict::Verdict;
@@ -54,6 +55,8 @@ pub struct Known {
     shape_at: usize,
     pub verdict: Arc<Verdict>,
     sightings: AtomicU8,
+    /// Where its statements are counted.
+    pub seat: Seat,
 }
 
 /// Sightings after which a verdict is what it will be.
@@ -67,6 +70,7 @@ impl Known {
             shape_at: 0,
             verdict: Arc::new(verdict),
             sightings: AtomicU8::new(FINAL),
+            seat: Seat::default(),
         })
     }
 
@@ -227,6 +231,7 @@ impl Database {
             shape_at: known.shape_at,
             verdict: Arc::new(verdict),
             sightings: AtomicU8::new(FINAL),
+            seat: Seat::default(),
         };
         self.verdicts.insert(xxh3_128_with_seed(&known.material, self.seed), Arc::new(decided));
     }
@@ -248,7 +253,13 @@ impl Database {
         }
         let verdict = Arc::new(classify());
         let sightings = AtomicU8::new(if is_undecided(&verdict) { 0 } else { FINAL });
-        let known = Arc::new(Known { material: material.into(), shape_at, verdict, sightings });
+        let known = Arc::new(Known {
+            material: material.into(),
+            shape_at,
+            verdict,
+            sightings,
+            seat: Seat::default(),
+        });
         if !known.verdict.exact_text {
             self.verdicts.insert(hash, Arc::clone(&known));
         }

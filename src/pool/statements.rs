@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use lru::LruCache;
 
+use crate::insight::Seat;
 use crate::sql::lex::{Lexed, lex};
 use crate::sql::verdict::Verdict;
 
@@ -26,6 +27,8 @@ pub struct Statement {
     pub lexed: Option<Lexed>,
     /// Some server has accepted it.
     pub accepted: AtomicBool,
+    /// Where its executions are counted.
+    pub seat: Seat,
     /// The verdict under the newest catalogue and settings it was asked for.
     known: Mutex<Option<Known>>,
 }
@@ -53,6 +56,7 @@ impl Statement {
             generation,
             lexed,
             accepted: AtomicBool::new(false),
+            seat: Seat::default(),
             known: Mutex::new(None),
         }
     }

@@ -24,6 +24,7 @@ mod defaults;
 mod exporter;
 mod descriptions;
 mod hazards;
+mod insight;
 mod invalidation;
 mod kept_back;
 mod limits;

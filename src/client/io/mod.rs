@@ -30,7 +30,7 @@ use super::deadline::Doing;
 use super::look_up::Answer;
 use super::registry::{Entry, Leave};
 use super::replies::ServerFault;
-use super::session::{Outcome, Session, Taken};
+use super::session::{Session, Taken};
 use super::spare::{self, READ_BYTES};
 use super::{Shared, statistics};
 
@@ -551,15 +551,18 @@ impl Task {
         let now = self.now;
         let (pins, prepared) = (self.session.pins, self.session.names.prepared.len());
         let finished = &self.session.finished;
-        let hits = finished.iter().filter(|one| one.running.outcome == Outcome::Hit).count();
+        let queries = finished.iter().filter(|one| one.running.is_call).count();
+        let hits = finished.iter().filter(|one| one.running.outcome.is_hit()).count();
         self.show(|shown| {
-            shown.queries += finished.len() as u64;
+            shown.queries += queries as u64;
             shown.hits += hits as u64;
             shown.pinned_since = (!pins.is_empty()).then(|| shown.pinned_since.unwrap_or(now));
             shown.request_at = Some(now);
             shown.pins = pins;
             shown.prepared_statements = prepared;
         });
+        let transactions = u64::from(std::mem::take(&mut self.session.transactions));
+        self.shared.insight.count_transactions(self.entry.group.number, transactions);
         let counters = &self.session.common.counters;
         let mut ended_at = now;
         // The next answer has its own time.
