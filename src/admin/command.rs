@@ -71,6 +71,7 @@ pub enum Show {
     Peers,
     Pins,
     Pools,
+    Repeats,
     Servers,
     Slow,
     Sockets,
@@ -163,6 +164,7 @@ static SHOWS: &[(&str, Show, Columns)] = &[
     ("peers", Show::Peers, show::PEERS),
     ("pins", Show::Pins, clients_show::PINS),
     ("pools", Show::Pools, show::POOLS),
+    ("repeats", Show::Repeats, statements_show::REPEATS),
     ("servers", Show::Servers, show::CLIENTS),
     ("slow", Show::Slow, clients_show::SLOW),
     ("sockets", Show::Sockets, show::SOCKETS),
@@ -182,7 +184,7 @@ pub const HELP: &str = "Console usage
 	SHOW FDS|SOCKETS|ACTIVE_SOCKETS|LISTS|MEM|STATE
 	SHOW DNS_HOSTS|DNS_ZONES
 	SHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
-	SHOW CACHE|CACHE_REASONS|CLIENT_STATS|STATEMENTS|SLOW|PINS|ABANDONED
+	SHOW CACHE|CACHE_REASONS|CLIENT_STATS|STATEMENTS|REPEATS|SLOW|PINS|ABANDONED
 	SHOW <any of these> [ORDER BY <column> [ASC|DESC]] [LIMIT <n>]
 	FLUSH CACHE [DATABASE <name>|TABLE <name>]
 	RELOAD

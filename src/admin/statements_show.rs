@@ -1,8 +1,8 @@
-//! Who runs what, by statement: `SHOW STATEMENTS`.
+//! Who runs what, by statement: `SHOW STATEMENTS` and `SHOW REPEATS`.
 
-use crate::insight::Statement;
+use crate::insight::{Repeated, Statement};
 
-use super::table::{Columns, Table, int8, percent, text, value};
+use super::table::{Columns, Table, int8, percent, text, time, value};
 
 /// What is summed.
 const OTHER: &str = "(other)";
@@ -63,6 +63,43 @@ pub fn statements(mut statements: Vec<Statement>) -> Table {
             value(tally.wait),
             value(tally.saved()),
             value(shape.as_ref().map_or_else(other, |shape| shape.text.clone())),
+        ]);
+    }
+    table
+}
+
+pub const REPEATS: Columns = &[
+    int8("statement_id"),
+    text("database"),
+    text("user"),
+    text("application_name"),
+    int8("count"),
+    int8("bursts"),
+    int8("most"),
+    int8("distinct_values"),
+    int8("total_time"),
+    text("last_seen"),
+    text("statement"),
+];
+
+/// Those first that took most time, in microseconds. `distinct_values`: among the first calls of a
+/// burst, at most; NULL if not known.
+pub fn repeats(mut repeats: Vec<Repeated>) -> Table {
+    repeats.sort_by_key(|repeated| std::cmp::Reverse(repeated.time));
+    let mut table = Table::new(REPEATS);
+    for repeated in &repeats {
+        table.push(vec![
+            value(repeated.shape.id),
+            value(&repeated.owner.database),
+            value(&repeated.owner.user),
+            value(&repeated.owner.application_name),
+            value(repeated.count),
+            value(repeated.bursts),
+            value(repeated.most),
+            (repeated.values > 0).then(|| repeated.values.to_string()),
+            value(repeated.time),
+            value(time(repeated.last_seen)),
+            value(&repeated.shape.text),
         ]);
     }
     table

@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use xxhash_rust::xxh3::xxh3_64;
+
 use crate::cache::Mode;
 use crate::cache::entry::Entry;
 use crate::cache::key::StatementKey;
@@ -27,7 +29,7 @@ use super::pins::{Pin, Pins};
 use super::session::{FillPlan, Found, Session};
 use super::statements::Prepared;
 use super::transaction::Dirty;
-use super::underway::Shape;
+use super::underway::{Shape, low_half};
 
 /// Whether the group is done with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,6 +183,7 @@ impl Session {
             .bypass(&verdict, owed_nothing)
             .or_else(|| self.lexed.time_word.then_some(BypassReason::TimeWord));
         if let Some(reason) = reason {
+            self.values = xxh3_64(&self.lexed.text);
             self.note(Outcome::Bypass(reason), shape, now, writes);
             return Answer::Send;
         }
@@ -269,6 +272,7 @@ impl Session {
             .or_else(|| stale.then_some(BypassReason::StaleStatement))
             .or_else(|| has_time_word(&statement, &single.bind).then_some(BypassReason::TimeWord));
         if let Some(reason) = reason {
+            self.values = xxh3_64(single.bind.values);
             self.note(Outcome::Bypass(reason), shape, now, writes);
             return Answer::Send;
         }
@@ -465,6 +469,7 @@ impl Session {
             }
             Turn::Alone => None,
         };
+        self.values = low_half(self.key.hash(self.common.cache.seed()));
         self.note(Outcome::Miss, shape, now, false);
         self.plan = Some(FillPlan { tables: verdict, generation, leader });
         Answer::Send

@@ -54,3 +54,12 @@ pub struct Shared {
     /// SUSPEND: nothing is read from clients and servers.
     pub suspended: std::sync::atomic::AtomicBool,
 }
+
+impl Shared {
+    /// Puts what clients repeat into the table of it.
+    pub fn take_bursts(&self, now: std::time::Instant) {
+        for entry in self.registry.active() {
+            statistics::take_burst(&self.insight, &entry, now, false);
+        }
+    }
+}

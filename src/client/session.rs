@@ -103,6 +103,8 @@ pub struct Session {
     /// Rows, and bytes of answers, shown to the client since the last statement ended.
     pub rows: u64,
     pub bytes: u64,
+    /// Hash of the values of the statement about to be noted; 0: not known.
+    pub values: u64,
     pub ending: Ending,
     /// A temporary view, or something else that can run code when read, may exist.
     pub temporary_code: bool,
@@ -308,6 +310,7 @@ impl Session {
             early_hit: None,
             rows: 0,
             bytes: 0,
+            values: 0,
             ending: Ending::Fine,
             vacate: Vec::new(),
             finished: Vec::new(),

@@ -1,8 +1,9 @@
 //! From a finished statement to the counters of its shape and group, the slow ring and the log.
 
-use std::time::Duration;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
 
-use crate::insight::{Insight, Place, Sample, Slow, Wanted};
+use crate::insight::{Burst, Insight, Owner, Place, Sample, Slow, Wanted};
 use crate::pool::Common;
 use crate::pool::statements::Statement;
 
@@ -53,10 +54,60 @@ pub fn record(insight: &Insight, entry: &Entry, common: &Common, finished: &Fini
     let group = entry.group.number;
     match &running.shape {
         Shape::Text(_) | Shape::Prepared(_) => {
-            insight.count(place(insight, common, running), group, &sample);
+            let place = place(insight, common, running);
+            insight.count(place, group, &sample);
+            if let Some(place) = place.filter(|_| running.is_call) {
+                add_to_burst(insight, entry, place, finished, sample.total());
+            }
         }
         Shape::Unknown => insight.count_for_group(group, &sample),
     }
+}
+
+fn add_to_burst(insight: &Insight, entry: &Entry, place: Place, finished: &Finished, time: u64) {
+    let rules = insight.repeats.rules();
+    if rules.least == 0 {
+        return;
+    }
+    let arrived_at = finished.running.arrived_at;
+    let mut guard = entry.burst.lock().unwrap_or_else(PoisonError::into_inner);
+    let burst = guard.get_or_insert_with(|| Box::new(Burst::new(arrived_at)));
+    if burst.is_over(arrived_at, rules.pause) {
+        take(insight, entry, burst, arrived_at);
+        **burst = Burst::new(arrived_at);
+    }
+    burst.add(place, finished.finished_at, time, finished.running.values);
+}
+
+/// Whether its transaction goes on, and with it the burst.
+pub fn set_in_transaction(entry: &Entry, in_transaction: bool) {
+    let mut guard = entry.burst.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(burst) = &mut *guard {
+        burst.set_in_transaction(in_transaction);
+    }
+}
+
+/// Puts what the client repeats into the table; what is over is forgotten here.
+pub fn take_burst(insight: &Insight, entry: &Entry, now: Instant, leaves: bool) {
+    let mut guard = entry.burst.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(burst) = &mut *guard else { return };
+    if leaves {
+        burst.end();
+    }
+    take(insight, entry, burst, now);
+    if burst.is_over(now, insight.repeats.rules().pause) {
+        *guard = None;
+    }
+}
+
+fn take(insight: &Insight, entry: &Entry, burst: &mut Burst, now: Instant) {
+    let owner = || Owner {
+        database: entry.database.clone(),
+        user: entry.user.clone(),
+        application_name: entry.application_name.clone(),
+    };
+    let at = (now, insight.slow.time_of_day(now));
+    insight.repeats.take(burst, owner, |place| insight.shape(place), at);
 }
 
 pub fn micros(duration: Duration) -> u64 {

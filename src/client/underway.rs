@@ -38,6 +38,8 @@ pub struct Running {
     pub rows: u64,
     /// Sent to the client.
     pub bytes: u64,
+    /// A hash of its values; 0: not known.
+    pub values: u64,
     /// The class of the SQLSTATE with which it failed.
     pub failed: Option<[u8; 2]>,
 }
@@ -142,6 +144,7 @@ impl Session {
             is_call: true,
             rows: 0,
             bytes: 0,
+            values: std::mem::take(&mut self.values),
             failed: None,
         });
     }
@@ -155,6 +158,7 @@ impl Session {
     }
 
     pub(super) fn note_hit(&mut self, shape: Shape, now: Instant, entry: &Entry) {
+        self.values = low_half(entry.hash);
         self.note(Outcome::Hit, shape, now, false);
         let len = entry.rows.len() as u64;
         self.common.cache_counters.hit_bytes.add(len);
@@ -284,6 +288,7 @@ impl Session {
             is_call: false,
             rows: 0,
             bytes: 0,
+            values: 0,
             failed: Some(class),
         };
         self.finished.push(Finished { running, finished_at: now, server_pid: None });
@@ -324,4 +329,10 @@ impl Session {
     fn take_shown(&mut self) -> (u64, u64) {
         (std::mem::take(&mut self.rows), std::mem::take(&mut self.bytes))
     }
+}
+
+/// Of the hash of a key, by which hits and misses with the same values are known.
+#[expect(clippy::cast_possible_truncation, reason = "half of a hash is one")]
+pub(super) fn low_half(hash: u128) -> u64 {
+    hash as u64
 }

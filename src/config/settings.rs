@@ -432,13 +432,19 @@ settings! {
         ring_size: u32 = 1000, Forebay, COUNT, AtStart;
     }
 
-    /// Who runs what: SHOW STATEMENTS and SHOW CLIENT_STATS.
+    /// Who runs what: SHOW STATEMENTS, SHOW CLIENT_STATS and SHOW REPEATS.
     [insight] Insight {
         /// Count by statement and by group of clients.
         enabled: bool = true, Forebay, Range::Any, OnReload;
         /// Statement shapes told apart. Beyond it the least used make room for new ones and are
         /// summed as one.
         statements_max: u32 = 2000, Forebay, Range::Between(0, 50_000), AtStart;
+        /// A statement that a client runs this often in one burst, whatever its values, is told
+        /// in SHOW REPEATS, and once a burst in the log. 0 tells none.
+        repeats: u32 = 10, Forebay, COUNT, OnReload;
+        /// After a longer pause outside a transaction a client's next statement begins a burst.
+        burst_pause: Duration = Duration::from_millis(100), Forebay,
+            Range::Between(1, 3600 * SECOND), OnReload;
     }
 }
 

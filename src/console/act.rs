@@ -138,8 +138,8 @@ fn perform_at_once(
     }
 }
 
-fn table(gateway: &Gateway, what: Show, now: Instant) -> Table {
-    let now = Collector::new(gateway, now);
+fn table(gateway: &Gateway, what: Show, at: Instant) -> Table {
+    let now = Collector::new(gateway, at);
     match what {
         Show::ActiveSockets | Show::Sockets => {
             let mut sockets = now.clients();
@@ -162,6 +162,10 @@ fn table(gateway: &Gateway, what: Show, now: Instant) -> Table {
         Show::Abandoned => clients_show::abandoned(&now.pools()),
         Show::Pins => clients_show::pins(&now.pins()),
         Show::Pools => show::pools(&now.pools()),
+        Show::Repeats => {
+            gateway.shared.take_bursts(at);
+            statements_show::repeats(gateway.shared.insight.repeats.rows())
+        }
         Show::Servers => show::clients(&now.servers()),
         Show::Slow => clients_show::slow(&gateway.shared.insight.slow.latest()),
         Show::Statements => statements_show::statements(gateway.shared.insight.statements()),

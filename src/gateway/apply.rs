@@ -113,7 +113,7 @@ impl Gateway {
         self.shared.reset_always.store(server.server_reset_query_always, Ordering::Relaxed);
         self.shared.fast_close.store(server.server_fast_close, Ordering::Relaxed);
         self.shared.insight.slow.set(Arc::clone(&new.config));
-        self.shared.insight.set_enabled(new.config.insight.enabled);
+        self.shared.insight.set(&new.config.insight);
     }
 }
 

@@ -145,8 +145,7 @@ impl Gateway {
         cache.analysis.set_auto(config.cache.analysis == Analysis::Auto);
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let slow = SlowLog::new(Arc::clone(config), started);
-        let counting = &config.insight;
-        let insight = Insight::new(slow, counting.enabled, counting.statements_max, threads);
+        let insight = Insight::new(slow, &config.insight, threads);
         Ok(Self {
             cache: Arc::new(cache),
             no_cache: Arc::new(Cache::new(Mode::Off, limits(config), rand::random())),

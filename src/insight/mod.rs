@@ -5,6 +5,7 @@
 //! readers get the sum of all shards as plain values.
 
 mod histogram;
+mod repeats;
 mod seats;
 mod slow;
 mod tally;
@@ -15,9 +16,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use histogram::Histogram;
+pub use repeats::{Burst, Owner, Repeated, Repeats, Rules};
 pub use seats::{Place, Seat, Shape, Wanted};
 pub use slow::{Slow, SlowLog};
 pub use tally::{GroupTally, Outcome, Sample, StatementTally};
+
+use crate::config;
 
 use seats::Seats;
 
@@ -27,6 +31,7 @@ pub const STATEMENTS_MAX: u16 = 50_000;
 /// What all threads share.
 pub struct Insight {
     pub slow: SlowLog,
+    pub repeats: Repeats,
     enabled: AtomicBool,
     /// Guards who sits where. Inside, shards may be locked, one at a time.
     seats: Mutex<Seats>,
@@ -62,19 +67,22 @@ thread_local! {
 
 impl Insight {
     /// `threads`: how many will count at once, about.
-    pub fn new(slow: SlowLog, enabled: bool, statements_max: u32, threads: usize) -> Self {
-        let seats = u16::try_from(statements_max).unwrap_or(STATEMENTS_MAX).min(STATEMENTS_MAX);
+    pub fn new(slow: SlowLog, config: &config::Insight, threads: usize) -> Self {
+        let seats = u16::try_from(config.statements_max).unwrap_or(STATEMENTS_MAX);
+        let seats = seats.min(STATEMENTS_MAX);
         Self {
             slow,
-            enabled: AtomicBool::new(enabled),
+            repeats: Repeats::new(rules(config)),
+            enabled: AtomicBool::new(config.enabled),
             seats: Mutex::new(Seats::new(seats)),
             tickets: (0..seats).map(|_| AtomicU64::new(0)).collect(),
             shards: (0..threads.clamp(1, 64)).map(|_| Mutex::default()).collect(),
         }
     }
 
-    pub fn set_enabled(&self, enabled: bool) {
-        self.enabled.store(enabled, Ordering::Relaxed);
+    pub fn set(&self, config: &config::Insight) {
+        self.enabled.store(config.enabled, Ordering::Relaxed);
+        self.repeats.set(rules(config));
     }
 
     pub fn is_enabled(&self) -> bool {
@@ -222,6 +230,10 @@ impl Insight {
     }
 }
 
+fn rules(config: &config::Insight) -> Rules {
+    Rules { least: config.repeats, pause: config.burst_pause }
+}
+
 impl Shard {
     fn statement(&mut self, place: Option<Place>) -> &mut StatementTally {
         let Some(Place { number, ticket }) = place else { return &mut self.others };
@@ -258,7 +270,8 @@ mod tests {
     fn insight(statements_max: u32) -> Insight {
         let config = Arc::new(Config::defaults(Base::Forebay));
         let started = (std::time::Instant::now(), std::time::SystemTime::UNIX_EPOCH);
-        Insight::new(SlowLog::new(config, started), true, statements_max, 2)
+        let counting = config::Insight { statements_max, ..config.insight.clone() };
+        Insight::new(SlowLog::new(config, started), &counting, 2)
     }
 
     const SAMPLE: Sample = Sample {

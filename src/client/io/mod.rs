@@ -112,6 +112,7 @@ impl Task {
             lease.connection.server.partial > 0 && lease.connection.server.partial_forward
         });
         self.leave_server(reason).await;
+        statistics::take_burst(&self.shared.insight, &self.entry, self.now, true);
         if !in_row && (*reason != CloseReason::ServerLost || !self.session.told_fatal) {
             reason.tell(&mut self.out);
         }
@@ -572,9 +573,9 @@ impl Task {
             ended_at = finished.finished_at;
             statistics::record(&self.shared.insight, &self.entry, &self.session.common, &finished);
         }
-        if self.session.transaction.status == Status::Idle
-            && let Some(began) = self.transaction_began.take()
-        {
+        let idle = self.session.transaction.status == Status::Idle;
+        statistics::set_in_transaction(&self.entry, !idle);
+        if idle && let Some(began) = self.transaction_began.take() {
             let lasted = ended_at.saturating_duration_since(began);
             counters.xact_time.add(statistics::micros(lasted));
         }
