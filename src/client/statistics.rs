@@ -80,7 +80,10 @@ fn add_to_burst(insight: &Insight, entry: &Entry, place: Place, finished: &Finis
 }
 
 /// Whether its transaction goes on, and with it the burst.
-pub fn set_in_transaction(entry: &Entry, in_transaction: bool) {
+pub fn set_in_transaction(insight: &Insight, entry: &Entry, in_transaction: bool) {
+    if !insight.is_enabled() {
+        return;
+    }
     let mut guard = entry.burst.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(burst) = &mut *guard {
         burst.set_in_transaction(in_transaction);
@@ -108,6 +111,12 @@ fn take(insight: &Insight, entry: &Entry, burst: &mut Burst, now: Instant) {
     };
     let at = (now, insight.slow.time_of_day(now));
     insight.repeats.take(burst, owner, |place| insight.shape(place), at);
+}
+
+pub fn count_transactions(insight: &Insight, entry: &Entry, count: u64) {
+    if count > 0 && insight.is_enabled() {
+        insight.count_transactions(entry.group.number, count);
+    }
 }
 
 pub fn micros(duration: Duration) -> u64 {

@@ -153,7 +153,7 @@ impl Session {
     pub(super) fn finish_noted(&mut self, now: Instant, rows: u64, bytes: u64) {
         if let Some(running) = self.noted.take() {
             let running = Running { rows, bytes, ..running };
-            self.finished.push(Finished { running, finished_at: now, server_pid: None });
+            self.finish(Finished { running, finished_at: now, server_pid: None });
         }
     }
 
@@ -171,6 +171,14 @@ impl Session {
         let described = entry.row_description.as_ref().map_or(0, Bytes::len);
         let rows = backend::rows_of_tag(&entry.rows).unwrap_or(0);
         self.finish_noted(now, rows, len + described as u64);
+    }
+
+    fn finish(&mut self, finished: Finished) {
+        if self.finished.capacity() == 0 {
+            // Nearly always it is the only one, and each client keeps the room.
+            self.finished.reserve_exact(1);
+        }
+        self.finished.push(finished);
     }
 
     /// The last hit is one on what another client had asked for.
@@ -243,7 +251,7 @@ impl Session {
             running.piece += 1;
             (running.rows, running.bytes) = (0, 0);
             running.begins(now);
-            self.finished.push(Finished { running: piece, finished_at: now, server_pid: None });
+            self.finish(Finished { running: piece, finished_at: now, server_pid: None });
         }
     }
 
@@ -291,7 +299,7 @@ impl Session {
             values: 0,
             failed: Some(class),
         };
-        self.finished.push(Finished { running, finished_at: now, server_pid: None });
+        self.finish(Finished { running, finished_at: now, server_pid: None });
     }
 
     /// At ReadyForQuery: all up to this request are over.
@@ -322,7 +330,7 @@ impl Session {
         };
         let finished_at = ended.or(running.completed_at).or(running.sent_at);
         if let Some(finished_at) = finished_at.filter(|_| is_over) {
-            self.finished.push(Finished { running, finished_at, server_pid: None });
+            self.finish(Finished { running, finished_at, server_pid: None });
         }
     }
 

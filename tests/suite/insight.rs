@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::console::{Row, count, fields, table};
+use crate::console::{Row, count, fields, find, table};
 use crate::support::forebay::Forebay;
 use crate::support::postgres::{Database, Postgres, USER};
 use crate::support::raw::{
@@ -227,4 +227,24 @@ fn a_statement_repeated_in_a_burst_is_told_with_its_application_and_logged_once(
         third.run("SELECT v FROM t WHERE id = 3");
     }
     assert_eq!(shown(&mut console).len(), 2);
+}
+
+#[test]
+fn what_is_switched_off_counts_nothing_until_it_is_switched_on() {
+    let database = Database::with(SCHEMA);
+    let forebay = Forebay::with_config(&database, "[insight]\nenabled = false\n", &[]);
+    let mut console = forebay.console();
+    let mut client = forebay.client_with(&[("application_name", "shop")]);
+    client.run("SELECT v FROM t WHERE id = 1");
+    assert_eq!(table(&mut console, "SHOW STATEMENTS").len(), 0);
+    let columns = ["queries", "transactions", "clients"];
+    let group = |console: &mut RawClient| {
+        let row = find(console, "SHOW CLIENT_STATS", "application_name", "shop");
+        fields(&row, &columns).join(" ")
+    };
+    assert_eq!(group(&mut console), "0 0 1");
+    console.run("SET insight.enabled = true");
+    client.run("SELECT v FROM t WHERE id = 2");
+    assert_eq!(count(&statements(&mut console)[READ], "calls"), 1);
+    assert_eq!(group(&mut console), "1 1 1");
 }

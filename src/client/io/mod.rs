@@ -563,7 +563,7 @@ impl Task {
             shown.prepared_statements = prepared;
         });
         let transactions = u64::from(std::mem::take(&mut self.session.transactions));
-        self.shared.insight.count_transactions(self.entry.group.number, transactions);
+        statistics::count_transactions(&self.shared.insight, &self.entry, transactions);
         let counters = &self.session.common.counters;
         let mut ended_at = now;
         // The next answer has its own time.
@@ -573,8 +573,12 @@ impl Task {
             ended_at = finished.finished_at;
             statistics::record(&self.shared.insight, &self.entry, &self.session.common, &finished);
         }
+        if self.session.finished.capacity() > 1 {
+            // Only pipelines need it.
+            self.session.finished = Vec::new();
+        }
         let idle = self.session.transaction.status == Status::Idle;
-        statistics::set_in_transaction(&self.entry, !idle);
+        statistics::set_in_transaction(&self.shared.insight, &self.entry, !idle);
         if idle && let Some(began) = self.transaction_began.take() {
             let lasted = ended_at.saturating_duration_since(began);
             counters.xact_time.add(statistics::micros(lasted));
