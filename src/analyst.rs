@@ -79,8 +79,9 @@ impl<'a> Analyst<'a> {
         if tree.is_none() {
             counters.failed.one();
         }
+        let under = (&**catalog, &*snapshot.restrictions);
         let verdict =
-            tree.and_then(|(view, tree)| conclude(view, &tree, catalog, &waiting.known.verdict));
+            tree.and_then(|(view, tree)| conclude(view, &tree, under, &waiting.known.verdict));
         if verdict.is_some() {
             counters.decided.one();
         }

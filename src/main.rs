@@ -138,6 +138,12 @@ fn greet(gateway: &Gateway, listening: &[(Listener, bool)]) {
         redis = %gateway.cache.redis_state(),
         "cache"
     );
+    if let Some(missing) = gateway.cache.redis.as_ref().and_then(|redis| redis.exposure()) {
+        tracing::warn!(
+            missing,
+            "redis is on another machine, and others may read what the cache keeps there"
+        );
+    }
     if config.cache.mode != CacheMode::Off {
         tracing::info!("writes that bypass Forebay are seen within {max_age}");
     }

@@ -35,7 +35,7 @@ pub struct CacheCounters {
     pub fills: Counter,
     /// Answers not kept because a write came between, or they were too large or unfit.
     pub refused: Counter,
-    /// Dry run: what would have been hits.
+    /// Asked of PostgreSQL all the same: dry run, verify mode, and the sample.
     pub would_hit: Counter,
     pub hit_bytes: Counter,
     /// Hits on what another client had asked for already, and this one waited for.
@@ -51,11 +51,41 @@ pub struct CacheCounters {
     pub asked: Counter,
     /// Of those, it told which tables, or that there were none.
     pub asked_known: Counter,
+    /// Tables that these transactions made fresh.
+    pub asked_tables: Counter,
+    /// Of those, tables that were not written; in an audit, of all transactions.
+    pub surplus: Counter,
     /// Tables written that were not going to be made fresh; a bug of ours, seen by audit alone.
     pub unforeseen: Counter,
     /// Why the whole database was, by `Doubt`.
     doubts: [Counter; Doubt::ALL.len()],
     bypasses: Bypasses,
+}
+
+/// What the cache was to one shape of statement, to sessions of the same settings, since the
+/// catalogue last changed.
+#[derive(Debug, Default)]
+pub struct StatementCounters {
+    pub hits: Counter,
+    pub misses: Counter,
+    /// Answers that came into memory, and those that have left it.
+    pub kept: Counter,
+    pub left: Counter,
+}
+
+impl StatementCounters {
+    /// Answers in memory, true or not.
+    pub fn entries(&self) -> u64 {
+        self.kept.value().saturating_sub(self.left.value())
+    }
+}
+
+/// What answers over one table were of use for.
+#[derive(Debug, Default)]
+pub struct TableCounters {
+    pub fills: Counter,
+    /// Of answers that have left the memory; those that are there count their own.
+    pub hits: Counter,
 }
 
 /// Statements that PostgreSQL was asked about, since names alone did not decide.
@@ -68,6 +98,18 @@ pub struct AnalysisCounters {
     pub failed: Counter,
     /// Not asked: too many waited, the catalogue had changed, or the user is another.
     pub skipped: Counter,
+}
+
+/// Hits that were asked of PostgreSQL as well.
+#[derive(Debug, Default)]
+pub struct VerifyCounters {
+    pub same: Counter,
+    /// The same rows in another order, where the statement fixes none.
+    pub other_order: Counter,
+    /// A write passed between, or the answer says nothing about the entry.
+    pub incomparable: Counter,
+    /// Would have been wrong.
+    pub differences: Counter,
 }
 
 /// What the second tier did.

@@ -14,12 +14,13 @@ use crate::analyst::Analyst;
 use crate::cache::coherence::{InFlight, Scope};
 use crate::cache::home::Home;
 use crate::cache::{Cache, Mode};
+use crate::config;
 use crate::pool::database::Database;
 use crate::server::io::{Connection, Rows, ServerError, Target};
 use crate::server::login::LoginError;
 use crate::server::settings::defaults_changed;
 use crate::sql::catalog::{Catalog, FINGERPRINT_QUERY, SETUP_QUERIES, SNAPSHOT_QUERIES};
-use crate::wire::sqlstate::UNDEFINED_DATABASE;
+use crate::wire::sqlstate::{ADMIN_SHUTDOWN, TOO_MANY_CONNECTIONS, UNDEFINED_DATABASE};
 
 /// Between attempts to reach a database that refuses.
 const RETRY: Duration = Duration::from_secs(1);
@@ -45,9 +46,26 @@ struct Lost {
 #[derive(Clone)]
 struct Settings {
     target: Arc<Target>,
+    times: Times,
+}
+
+/// What of the `[cache]` section is for us.
+#[derive(Clone, Copy)]
+pub struct Times {
     catalog_poll: Duration,
     /// After it no entry of before is served, so a lost backend needs no more watching.
     max_age: Duration,
+    serve_while_down: Duration,
+}
+
+impl Times {
+    pub fn of(settings: &config::Cache) -> Self {
+        Self {
+            catalog_poll: settings.catalog_poll,
+            max_age: settings.max_age,
+            serve_while_down: settings.serve_while_down,
+        }
+    }
 }
 
 /// What the last round found, to tell whether it has changed.
@@ -55,6 +73,13 @@ struct Settings {
 struct Seen {
     fingerprint: Option<String>,
     defaults: Option<String>,
+    /// When a round last came to its end.
+    answered_at: Option<Instant>,
+    /// One did on the connection of now.
+    answered: bool,
+    /// PostgreSQL may have lost what was committed without waiting for the disk. Told by nothing
+    /// but a lost connection: it recovers by itself, and its start time stays.
+    may_have_crashed: bool,
 }
 
 /// The side task of one database.
@@ -84,8 +109,7 @@ impl Service {
         database: Arc<Database>,
         cache: Arc<Cache>,
         target: Arc<Target>,
-        catalog_poll: Duration,
-        max_age: Duration,
+        times: Times,
     ) -> Arc<Self> {
         let wake = Arc::new(Notify::new());
         let waker = Arc::clone(&wake);
@@ -94,7 +118,7 @@ impl Service {
             database,
             cache,
             ended: AtomicBool::new(false),
-            settings: Mutex::new(Settings { target, catalog_poll, max_age }),
+            settings: Mutex::new(Settings { target, times }),
             wake,
             lost: Mutex::default(),
             away: watch::Sender::new(0),
@@ -115,10 +139,8 @@ impl Service {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner).target = target;
     }
 
-    pub fn set_times(&self, catalog_poll: Duration, max_age: Duration) {
-        let mut settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
-        settings.catalog_poll = catalog_poll;
-        settings.max_age = max_age;
+    pub fn set_times(&self, times: Times) {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner).times = times;
     }
 
     /// Has it look at once whether there is anything to do.
@@ -232,6 +254,7 @@ impl Service {
                 self.rest().await;
                 continue;
             }
+            seen.answered = false;
             let failed = tokio::select! {
                 failed = self.connect_and_serve(&mut seen) => Some(failed),
                 _is_sent_away = async { away.wait_for(|count| *count > 0).await.is_ok() } => None,
@@ -256,8 +279,26 @@ impl Service {
             if is_missing {
                 self.forget();
             }
+            if seen.answered {
+                // Perhaps only this connection was ended.
+                continue;
+            }
+            self.note_silence(&failed, seen.answered_at);
             tokio::time::sleep(RETRY).await;
         }
+    }
+
+    /// Ends the hits once PostgreSQL has been silent for as long as they may go on. One that has
+    /// no connection left is there.
+    fn note_silence(&self, failed: &ServerError, answered_at: Option<Instant>) {
+        let is_full = matches!(
+            failed,
+            ServerError::Login(LoginError::Refused { sqlstate, .. })
+                if sqlstate == TOO_MANY_CONNECTIONS
+        );
+        let may_go_on = self.settings().times.serve_while_down;
+        let silent = answered_at.is_none_or(|answered_at| answered_at.elapsed() >= may_go_on);
+        self.database.set_down(silent && !is_full);
     }
 
     /// Waits for something to do while there is no cache, or it is sent away; what was lost is
@@ -280,7 +321,16 @@ impl Service {
             Ok(mut connection) => {
                 // Catalogues are large, and the first client waits. If it fails, it waits.
                 let _slow = connection.stream.widen();
-                self.serve(&mut connection, seen).await
+                if std::mem::take(&mut seen.may_have_crashed) {
+                    self.forget();
+                }
+                let ended = self.serve(&mut connection, seen).await;
+                seen.may_have_crashed =
+                    !is_on_purpose(&ended) && !self.has_ended() && !self.is_idle();
+                if seen.may_have_crashed && self.settings().times.serve_while_down.is_zero() {
+                    self.forget();
+                }
+                ended
             }
             Err(error) => error,
         }
@@ -288,6 +338,9 @@ impl Service {
 
     /// Serves until the connection fails, or there is nobody to serve.
     async fn serve(&self, connection: &mut Connection, seen: &mut Seen) -> ServerError {
+        if let Err(error) = ask(connection, &[OWN_SETTINGS]).await {
+            return error;
+        }
         let mut answers = match ask(connection, SETUP_QUERIES).await {
             Ok(answers) => answers,
             Err(error) => return error,
@@ -305,16 +358,23 @@ impl Service {
             if let Err(error) = round {
                 return error;
             }
+            (seen.answered_at, seen.answered) = (Some(Instant::now()), true);
+            self.database.set_down(false);
             if self.has_ended() || self.is_idle() {
                 return ServerError::Closed;
             }
             let pause =
-                if self.lost_count() > 0 { LOST_POLL } else { self.settings().catalog_poll };
+                if self.lost_count() > 0 { LOST_POLL } else { self.settings().times.catalog_poll };
             let until = tokio::time::Instant::now() + pause;
             loop {
                 tokio::select! {
                     () = self.wake.notified() => break,
                     () = tokio::time::sleep_until(until) => break,
+                    // Nobody has asked, so it is the connection's end or a message on the way to it.
+                    readable = connection.stream.wait_readable() => match readable {
+                        Ok(()) => break,
+                        Err(error) => return error.into(),
+                    },
                     () = analyst.due() => {
                         if let Err(error) = analyst.answer(connection).await {
                             return error;
@@ -422,7 +482,7 @@ impl Service {
     /// Settles the lost whose backend is gone from `home`, or whose time has passed.
     fn settle_lost(&self, alive: &[u32], home: Option<&Arc<Home>>) {
         let now = Instant::now();
-        let max_age = self.settings().max_age;
+        let max_age = self.settings().times.max_age;
         let over: Vec<Lost> = {
             let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
             lost.extract_if(.., |lost| {
@@ -472,6 +532,14 @@ fn is_of_missing_database(error: &ServerError) -> bool {
     )
 }
 
+/// Whatever sessions here begin with (ALTER ROLE … SET, `connect_query`), our questions have the time
+/// they need and all of the planner's means: with `enable_seqscan` off the catalogue takes a
+/// hundred times as long. None of these changes what an answer means.
+const OWN_SETTINGS: &str = "SELECT pg_catalog.set_config(name, boot_val, false) \
+     FROM pg_catalog.pg_settings WHERE context = 'user' AND (name LIKE 'enable\\_%' \
+     OR name IN ('statement_timeout', 'lock_timeout', 'transaction_timeout', \
+     'idle_in_transaction_session_timeout', 'idle_session_timeout'))";
+
 /// Roles' and databases' settings, and when PostgreSQL has last read its files.
 const DEFAULTS_QUERY: &str = "SELECT concat_ws(' ', pg_conf_load_time(), \
      (SELECT md5(string_agg(concat_ws('|', setdatabase, setrole, setconfig), ',' \
@@ -482,6 +550,11 @@ async fn ask(connection: &mut Connection, sql: &[&str]) -> Result<Vec<Rows>, Ser
     tokio::time::timeout(ANSWER_TIMEOUT, connection.query(&sql.join("; ")))
         .await
         .unwrap_or(Err(ServerError::Closed))
+}
+
+/// Somebody ended the connection and said so, which a crash does not.
+fn is_on_purpose(ended: &ServerError) -> bool {
+    matches!(ended, ServerError::Query { sqlstate, .. } if sqlstate == ADMIN_SHUTDOWN)
 }
 
 fn first_value(answers: &[Rows], question: usize) -> Option<String> {

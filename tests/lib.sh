@@ -267,6 +267,13 @@ start_pgbouncer() {
 # PgBouncer follows prepared statements in transaction pooling since 1.21.
 bouncer_prepares() { [ "$(printf '1.21\n%s\n' "$BOUNCER_VERSION" | sort -V | head -1)" = 1.21 ]; }
 
+# proof_settings: what FOREBAY_VERIFY and FOREBAY_AUDIT ask for, in TOML.
+proof_settings() {
+    printf '[cache]\n'
+    if [ -n "${FOREBAY_VERIFY:-}" ]; then printf 'mode = "verify"\nverify_values = true\n'; fi
+    if [ -n "${FOREBAY_AUDIT:-}" ]; then printf 'opaque_writes = "audit"\n'; fi
+}
+
 # --- asking ---------------------------------------------------------------------------------------
 
 # cache_counter NAME: the sum of that column over the rows of SHOW CACHE, or nothing.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that is checked before a change is accepted, with one line of result per part.
 # usage: tests/run.sh [part …]     parts: scripts format clippy architecture unit simulation suite
-#                                  docker drivers checker soak; all of them by default
+#                                  docker drivers checker verify soak; all of them by default
 #
 # On Debian as root it installs what is missing; elsewhere it says what to install.
 # CHECKER_SECONDS=60 is how long the checker reads and writes, SOAK_SECONDS=120 how long the soak lasts.
@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=tests/lib.sh
 . tests/lib.sh
 
-PARTS=(scripts format clippy architecture unit simulation suite docker drivers checker soak)
+PARTS=(scripts format clippy architecture unit simulation suite docker drivers checker verify soak)
 if [ $# -gt 0 ]; then PARTS=("$@"); fi
 CHECKER_SECONDS="${CHECKER_SECONDS:-60}"
 SOAK_SECONDS="${SOAK_SECONDS:-120}"
@@ -35,17 +35,13 @@ part_simulation() { cargo test --test simulation; }
 part_suite() { cargo test --test suite; }
 part_docker() { python3 tests/docker.py; }
 part_drivers() { tests/drivers/run.sh; }
-# Reads and writes through Forebay in every way applications do, judging only what clients saw.
-part_checker() (
-    trap - EXIT INT TERM
-    STARTED_PIDS=() STARTED_CLUSTERS=()
-    make_scratch
-    cargo build --quiet --bin forebay --example checker
-    start_postgres
-    start_forebay
-    "${CARGO_TARGET_DIR:-target}/debug/examples/checker" --url "$FOREBAY_URL" --direct "$DIRECT_URL" \
-        --admin "$ADMIN_URL" --seconds "$CHECKER_SECONDS"
-)
+# Everything that may be read and written, and everything that goes wrong meanwhile; the long form
+# is in tests/checker.sh.
+part_checker() { tests/checker.sh "$CHECKER_SECONDS"; }
+
+# Every hit compared with PostgreSQL's answer, every commit asked what it wrote; `tests/verify.sh` alone
+# does so under all drivers too.
+part_verify() { PGBENCH_SECONDS=5 tests/verify.sh pgbench checker; }
 
 # Two minutes of everything going wrong; `tests/soak.sh 3600` is the long form.
 part_soak() { tests/soak.sh "$SOAK_SECONDS"; }

@@ -316,7 +316,7 @@ class Soak:
             pause.wait(0.1)
         memory = rss(self.pid)
         for thread in threads:
-            thread.join(DEADLINE * 4)
+            thread.join(max(0, self.until - time.monotonic()) + DEADLINE * 4)
             if thread.is_alive():
                 self.failures.append("a client is stuck")
                 break

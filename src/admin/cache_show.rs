@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::cache::worth::CutOff;
 use crate::sql::verdict::BypassReason;
 
 use super::snapshot::Cache;
@@ -16,6 +17,10 @@ pub const CACHE: Columns = &[
     int8("hits_redis"),
     int8("misses"),
     int8("would_hit"),
+    int8("verified"),
+    int8("other_order"),
+    int8("incomparable"),
+    int8("differences"),
     int8("bypasses"),
     int8("fills"),
     int8("refused"),
@@ -28,6 +33,8 @@ pub const CACHE: Columns = &[
     int8("invalidated_database"),
     int8("asked"),
     int8("asked_known"),
+    int8("asked_tables"),
+    int8("surplus"),
     int8("unforeseen"),
     int8("database_off"),
     int8("database_slow"),
@@ -40,6 +47,7 @@ pub const CACHE: Columns = &[
     text("max_age"),
     text("redis"),
     text("redis_error"),
+    text("redis_exposed"),
     int8("redis_look_ups"),
     int8("redis_misses"),
     int8("redis_stores"),
@@ -70,6 +78,10 @@ pub fn cache(cache: &Cache) -> Table {
         value(cache.hits_redis),
         value(cache.misses),
         value(cache.would_hit),
+        value(cache.verified.same),
+        value(cache.verified.other_order),
+        value(cache.verified.incomparable),
+        value(cache.verified.differences),
         value(cache.bypasses),
         value(cache.fills),
         value(cache.refused),
@@ -82,6 +94,8 @@ pub fn cache(cache: &Cache) -> Table {
         value(cache.invalidated_database),
         value(cache.asked),
         value(cache.asked_known),
+        value(cache.asked_tables),
+        value(cache.surplus),
         value(cache.unforeseen),
     ]);
     row.extend(cache.doubts.map(value));
@@ -90,6 +104,7 @@ pub fn cache(cache: &Cache) -> Table {
         value(redis.state),
         // The last one there was, and NULL if there was none.
         redis.last_error.clone(),
+        redis.exposure.map(str::to_owned),
         value(redis.look_ups),
         value(redis.misses),
         value(redis.stores),
@@ -108,6 +123,11 @@ pub fn cache(cache: &Cache) -> Table {
     ]);
     table.push(row);
     table
+}
+
+/// Why a table is cut off.
+pub fn cut_off_words(cut_off: CutOff) -> String {
+    format!("{} hits of {} answers that writes ended", cut_off.hits, cut_off.ended)
 }
 
 /// `60s`, `0.25s`.
@@ -167,7 +187,13 @@ pub fn describe(reason: BypassReason) -> &'static str {
         BypassReason::Pinned => "the client holds session state that may change answers",
         BypassReason::StaleStatement => "prepared before the catalogue changed",
         BypassReason::ServerUnknown => "the database is not known yet, or was replaced",
+        BypassReason::DatabaseDown => "PostgreSQL cannot be reached (cache.serve_while_down)",
         BypassReason::Standby => "the server is a stand-by",
+        BypassReason::Denied => "kept out by a rule in the settings",
+        BypassReason::Hint => "its comment says /* forebay:nocache */",
+        BypassReason::CutOff => {
+            "reads a table whose writes end most answers before they are of use"
+        }
         BypassReason::KeyTooLong => "statement and parameters are too long for a key",
     }
 }
@@ -175,7 +201,7 @@ pub fn describe(reason: BypassReason) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::snapshot::{Analysis, Redis};
+    use crate::admin::snapshot::{Analysis, Redis, Verified};
 
     fn snapshot() -> Cache {
         Cache {
@@ -187,6 +213,7 @@ mod tests {
             hits_redis: 0,
             misses: 127,
             would_hit: 0,
+            verified: Verified { same: 11, other_order: 12, incomparable: 13, differences: 14 },
             bypasses: 5,
             fills: 100,
             refused: 27,
@@ -198,6 +225,8 @@ mod tests {
             invalidated_database: 1,
             asked: 6,
             asked_known: 4,
+            asked_tables: 15,
+            surplus: 16,
             unforeseen: 0,
             doubts: [1, 2, 3, 4, 5, 6, 7, 8],
             max_age: Duration::from_millis(1500),
@@ -205,6 +234,7 @@ mod tests {
             redis: Redis {
                 state: "down",
                 last_error: Some("no answer in time".to_owned()),
+                exposure: Some("no password"),
                 look_ups: 40,
                 misses: 10,
                 stores: 90,
@@ -228,12 +258,14 @@ mod tests {
         assert_eq!(
             row.join(" "),
             "mode=on entries=2 bytes=300 bytes_max=1000 hits=873 hits_redis=0 misses=127 \
-             would_hit=0 bypasses=5 fills=100 refused=27 hit_rate=87.3 hit_bytes=4000 \
+             would_hit=0 verified=11 other_order=12 incomparable=13 differences=14 bypasses=5 fills=100 refused=27 hit_rate=87.3 hit_bytes=4000 \
              shared_fills=6 transactions=12 descriptions=34 \
-             invalidated_tables=3 invalidated_database=1 asked=6 asked_known=4 unforeseen=0 \
+             invalidated_tables=3 invalidated_database=1 asked=6 asked_known=4 \
+             asked_tables=15 surplus=16 unforeseen=0 \
              database_off=1 database_slow=2 database_no_moment=3 database_ddl=4 \
              database_catalogue=5 database_lock=6 database_unknown=7 database_deferred=8 \
-             max_age=1.5s redis=down redis_error=no answer in time redis_look_ups=40 redis_misses=10 redis_stores=90 \
+             max_age=1.5s redis=down redis_error=no answer in time redis_exposed=no password \
+             redis_look_ups=40 redis_misses=10 redis_stores=90 \
              redis_errors=1 redis_timeouts=5 redis_dropped=9 redis_forged=2 redis_skipped=8 \
              analysis=auto analyses=6 analyses_decided=3 analyses_failed=2 analyses_skipped=1 \
              outside_writes_seen_within=1.5s"

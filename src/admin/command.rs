@@ -2,7 +2,10 @@
 
 use super::part::Part;
 use super::table::{Column, Columns, int4, text};
-use super::{cache_show, clients_show, fds_show, show, statements_show, stats_show};
+use super::{
+    cache_show, clients_show, differences_show, fds_show, show, statements_show, stats_show,
+    tables_show,
+};
 
 /// Longest command that is read; the longest sensible one is a tenth of it.
 const TEXT_BYTES_MAX: usize = 4096;
@@ -28,6 +31,8 @@ pub enum Command {
     FlushCache,
     /// Of one database, by the name that PostgreSQL knows it by.
     FlushDatabase(String),
+    /// Of whoever logs in as this role, or has taken it.
+    FlushRole(String),
     /// Of a table, and so of its tree, wherever there is one of that name.
     FlushTable {
         schema: Option<String>,
@@ -57,7 +62,9 @@ pub enum Show {
     Abandoned,
     ActiveSockets,
     Cache,
+    CacheDifferences,
     CacheReasons,
+    CacheTables,
     ClientStats,
     Clients,
     Config,
@@ -150,7 +157,9 @@ static SHOWS: &[(&str, Show, Columns)] = &[
     ("abandoned", Show::Abandoned, clients_show::ABANDONED),
     ("active_sockets", Show::ActiveSockets, show::SOCKETS),
     ("cache", Show::Cache, cache_show::CACHE),
+    ("cache_differences", Show::CacheDifferences, differences_show::CACHE_DIFFERENCES),
     ("cache_reasons", Show::CacheReasons, cache_show::CACHE_REASONS),
+    ("cache_tables", Show::CacheTables, tables_show::CACHE_TABLES),
     ("client_stats", Show::ClientStats, clients_show::CLIENT_STATS),
     ("clients", Show::Clients, show::CLIENTS),
     ("config", Show::Config, show::CONFIG),
@@ -184,9 +193,10 @@ pub const HELP: &str = "Console usage
 	SHOW FDS|SOCKETS|ACTIVE_SOCKETS|LISTS|MEM|STATE
 	SHOW DNS_HOSTS|DNS_ZONES
 	SHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
-	SHOW CACHE|CACHE_REASONS|CLIENT_STATS|STATEMENTS|REPEATS|SLOW|PINS|ABANDONED
+	SHOW CACHE|CACHE_TABLES|CACHE_REASONS|CACHE_DIFFERENCES
+	SHOW CLIENT_STATS|STATEMENTS|REPEATS|SLOW|PINS|ABANDONED
 	SHOW <any of these> [ORDER BY <column> [ASC|DESC]] [LIMIT <n>]
-	FLUSH CACHE [DATABASE <name>|TABLE <name>]
+	FLUSH CACHE [DATABASE <name>|ROLE <name>|TABLE <name>]
 	RELOAD
 	SET key = value
 	PAUSE [<db>]
@@ -232,9 +242,9 @@ impl Command {
         if let Some(operation) = Self::operation(&words, written.get(1).map(|word| &word.text)) {
             return Ok(operation);
         }
-        if let ["flush", "cache", "database" | "table", ..] = words.as_slice() {
+        if let ["flush", "cache", what @ ("database" | "role" | "table"), ..] = words.as_slice() {
             let names: Vec<String> = written.into_iter().skip(3).map(Word::into_name).collect();
-            return Self::flush(words.get(2) == Some(&"table"), &names).ok_or_else(invalid);
+            return Self::flush(what, &names).ok_or_else(invalid);
         }
         let (words, asked) = Part::split(&words);
         match (Self::from_words(words).ok_or_else(invalid)?, asked) {
@@ -266,7 +276,8 @@ impl Command {
     }
 
     /// A table is `t`, `s.t`, or either with quotes.
-    fn flush(table: bool, names: &[String]) -> Option<Self> {
+    fn flush(what: &str, names: &[String]) -> Option<Self> {
+        let table = what == "table";
         let (schema, name) = match names {
             [schema, point, name] if table && point == "." => {
                 (Some(schema.as_str()), name.as_str())
@@ -274,6 +285,7 @@ impl Command {
             [name] if table => {
                 name.split_once('.').map_or((None, name.as_str()), |(s, name)| (Some(s), name))
             }
+            [name] if what == "role" => return Some(Self::FlushRole(name.clone())),
             [name] => return Some(Self::FlushDatabase(name.clone())),
             _ => return None,
         };
@@ -318,6 +330,7 @@ impl Command {
             Self::Set { .. }
             | Self::FlushCache
             | Self::FlushDatabase(_)
+            | Self::FlushRole(_)
             | Self::FlushTable { .. }
             | Self::Reload
             | Self::Shutdown(_)
@@ -344,6 +357,7 @@ impl Command {
             | Self::Transaction(_)
             | Self::FlushCache
             | Self::FlushDatabase(_)
+            | Self::FlushRole(_)
             | Self::FlushTable { .. }
             | Self::Reload
             | Self::Shutdown(_)
@@ -457,6 +471,7 @@ mod tests {
         check("show", &Command::Help);
         check("FLUSH CACHE", &Command::FlushCache);
         check("flush cache database Shop", &Command::FlushDatabase("shop".into()));
+        check("FLUSH CACHE ROLE \"Ann\"", &Command::FlushRole("Ann".into()));
         let table = |schema: Option<&str>, name: &str| Command::FlushTable {
             schema: schema.map(str::to_owned),
             name: name.to_owned(),

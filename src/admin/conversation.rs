@@ -189,6 +189,7 @@ impl Conversation {
                 | Command::Set { .. }
                 | Command::FlushCache
                 | Command::FlushDatabase(_)
+                | Command::FlushRole(_)
                 | Command::FlushTable { .. }
                 | Command::Reload
                 | Command::Shutdown(_)

@@ -17,6 +17,8 @@ pub mod history;
 pub mod show;
 pub mod fds_show;
 pub mod cache_show;
+pub mod tables_show;
 pub mod clients_show;
 pub mod statements_show;
+pub mod differences_show;
 pub mod conversation;

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use crate::cache::worth::CutOff;
 use crate::insight::GroupTally;
 use crate::pool::PoolMode;
 use crate::sql::footprint::Doubt;
@@ -171,6 +172,7 @@ pub struct Cache {
     pub hits_redis: u64,
     pub misses: u64,
     pub would_hit: u64,
+    pub verified: Verified,
     pub bypasses: u64,
     pub fills: u64,
     pub refused: u64,
@@ -182,12 +184,41 @@ pub struct Cache {
     pub invalidated_database: u64,
     pub asked: u64,
     pub asked_known: u64,
+    pub asked_tables: u64,
+    pub surplus: u64,
     pub unforeseen: u64,
     /// In the order of `Doubt::ALL`.
     pub doubts: [u64; Doubt::ALL.len()],
     pub max_age: Duration,
     pub analysis: Analysis,
     pub redis: Redis,
+}
+
+/// Hits that were asked of PostgreSQL, by what its answer was beside the entry.
+#[derive(Clone, Copy, Debug)]
+pub struct Verified {
+    pub same: u64,
+    pub other_order: u64,
+    pub incomparable: u64,
+    pub differences: u64,
+}
+
+/// For `SHOW CACHE_TABLES`.
+#[derive(Clone, Debug, Default)]
+pub struct CacheTable {
+    pub database: String,
+    /// With its schema; `None`: the database as a whole.
+    pub name: Option<(String, String)>,
+    pub entries: u64,
+    pub bytes: u64,
+    pub hits: u64,
+    pub fills: u64,
+    pub invalidations: u64,
+    /// Commits on their way.
+    pub in_flight: u64,
+    pub cut_off: Option<(SystemTime, CutOff)>,
+    pub denied_by: Option<String>,
+    pub max_age: Option<Duration>,
 }
 
 /// Statements that PostgreSQL was asked about.
@@ -205,6 +236,8 @@ pub struct Analysis {
 pub struct Redis {
     pub state: &'static str,
     pub last_error: Option<String>,
+    /// What keeps its entries secret and is missing.
+    pub exposure: Option<&'static str>,
     pub look_ups: u64,
     pub misses: u64,
     pub stores: u64,

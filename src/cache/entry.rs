@@ -1,8 +1,11 @@
 //! An answer as the bytes PostgreSQL sent, with what it depends on and when it was asked.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+
+use crate::metrics::{Counter, StatementCounters};
 
 use super::coherence::Stamp;
 
@@ -25,6 +28,20 @@ pub struct Entry {
     pub asked_at: Instant,
     /// How long PostgreSQL took.
     pub cost: Duration,
+    /// Times it was served, or would have been: on the line whose count of references each hit
+    /// moves anyway.
+    pub hits: Counter,
+    /// Of the statement that filled it; `None` for what came from Redis.
+    pub statement: Option<Arc<StatementCounters>>,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.stamp.served(self.hits.value());
+        if let Some(statement) = &self.statement {
+            statement.left.one();
+        }
+    }
 }
 
 impl Entry {

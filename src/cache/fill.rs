@@ -1,16 +1,19 @@
 //! An answer being recorded on its way to a client. It counts only when finished: dropping it
 //! forgets it, so an error, a cancel or a lost client never leaves half an answer.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 
+use crate::metrics::{Counter, StatementCounters};
 use crate::sql::verdict::TableId;
 
 use super::coherence::Stamp;
 use super::entry::Entry;
 use super::key::KeyBuffer;
 use super::turns::Leader;
+use super::verify::Witness;
 
 /// Recording of one answer; begun before Bind or Query is sent, since that is when PostgreSQL
 /// takes the snapshot (hazard H2).
@@ -25,8 +28,13 @@ pub struct Fill {
     rows: Vec<u8>,
     state: State,
     finished_at: Instant,
+    /// Also of an answer that is too large to be kept.
+    completed: bool,
     /// Those who wait for it are let go when it ends.
     leader: Option<Leader>,
+    /// There is an entry to compare it with.
+    witness: Option<Witness>,
+    statement: Option<Arc<StatementCounters>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +57,16 @@ impl Fill {
             rows: Vec::new(),
             state: State::Recording,
             finished_at: now,
+            completed: false,
             leader: None,
+            witness: None,
+            statement: None,
         }
+    }
+
+    #[must_use]
+    pub fn counted_by(self, statement: Arc<StatementCounters>) -> Self {
+        Self { statement: Some(statement), ..self }
     }
 
     #[must_use]
@@ -58,22 +74,50 @@ impl Fill {
         Self { leader, ..self }
     }
 
+    #[must_use]
+    pub fn watched_by(self, witness: Option<Witness>) -> Self {
+        Self { witness, ..self }
+    }
+
+    pub fn take_witness(&mut self) -> Option<Witness> {
+        self.witness.take()
+    }
+
+    pub fn is_complete(&self) -> bool {
+        self.completed
+    }
+
+    /// Rows and completion so far; nothing once it is spoiled.
+    pub fn recorded(&self) -> &[u8] {
+        &self.rows
+    }
+
     pub(super) fn take_leader(&mut self) -> Option<Leader> {
         self.leader.take()
     }
 
+    pub(super) fn take_statement(&mut self) -> Option<Arc<StatementCounters>> {
+        self.statement.take()
+    }
+
     /// A RowDescription message, whole.
     pub fn describe(&mut self, message: &[u8]) {
+        if let Some(witness) = &mut self.witness {
+            witness.describe(message);
+        }
         self.row_description = Some(Bytes::copy_from_slice(message));
     }
 
     /// DataRow messages, or pieces of them, in order.
     pub fn rows(&mut self, bytes: &[u8]) {
+        if let Some(witness) = &mut self.witness {
+            witness.rows(bytes);
+        }
         match self.state {
             State::Recording if self.rows.len() + bytes.len() <= self.bytes_max => {
                 self.rows.extend_from_slice(bytes);
             }
-            State::Recording | State::Complete => self.spoil(),
+            State::Recording | State::Complete => self.discard(),
             State::Spoiled => {}
         }
     }
@@ -82,6 +126,7 @@ impl Fill {
     pub fn complete(&mut self, message: &[u8], now: Instant) {
         self.rows(message);
         self.finished_at = now;
+        self.completed = true;
         if self.state == State::Recording {
             self.state = State::Complete;
         }
@@ -97,8 +142,26 @@ impl Fill {
         self.stamp.slots().filter_map(|version| version.table).collect()
     }
 
-    /// Never to be stored.
+    /// Never to be stored: something came that an entry may not hold.
     pub fn spoil(&mut self) {
+        if let Some(witness) = &mut self.witness {
+            witness.doubt();
+        }
+        self.discard();
+    }
+
+    /// Never to be stored: PostgreSQL refused the statement. `code` if that says something about
+    /// it and what it reads.
+    pub fn refuse(&mut self, code: Option<[u8; 5]>) {
+        match (&mut self.witness, code) {
+            (Some(witness), Some(code)) => witness.refuse(code),
+            (Some(witness), None) => witness.doubt(),
+            (None, _) => {}
+        }
+        self.discard();
+    }
+
+    fn discard(&mut self) {
         self.state = State::Spoiled;
         self.rows = Vec::new();
         self.leader = None;
@@ -114,6 +177,8 @@ impl Fill {
             rows: Bytes::from(self.rows.into_boxed_slice()),
             asked_at: self.asked_at,
             cost: self.finished_at.saturating_duration_since(self.asked_at),
+            hits: Counter::default(),
+            statement: None,
         })
     }
 }

@@ -6,6 +6,9 @@ use xxhash_rust::xxh3::xxh3_128_with_seed;
 /// A longer key costs more than it saves; the query bypasses the cache.
 pub const KEY_BYTES_MAX: usize = 64 * 1024;
 
+/// What the session contributes stands first.
+const SESSION_BYTES: usize = 4 * size_of::<u64>();
+
 /// Key material under construction; kept by a client and reused, so a look-up allocates nothing.
 #[derive(Clone, Debug, Default)]
 pub struct KeyBuffer {
@@ -21,6 +24,8 @@ pub struct SessionKey {
     pub base: u64,
     /// The settings the client changed that can change an answer, role and `search_path` among them.
     pub settings: u64,
+    /// The last flush of its roles.
+    pub flushed: u64,
 }
 
 /// What the statement contributes.
@@ -38,18 +43,26 @@ pub struct StatementKey<'a> {
 }
 
 impl KeyBuffer {
+    /// Without its content; its room is freed if it is larger than this many bytes.
+    #[must_use]
+    pub fn emptied(mut self, bytes_max: usize) -> Self {
+        self.bytes.clear();
+        self.bytes.shrink_to(bytes_max);
+        self
+    }
+
     /// Replaces the content; false if the key would be over `KEY_BYTES_MAX`.
     #[must_use]
     pub fn set(&mut self, session: SessionKey, statement: &StatementKey<'_>) -> bool {
         let result_formats = all_text_is_none(statement.result_formats);
         let formats = all_text_is_none(statement.formats);
         let fields = [statement.types, formats, statement.values, result_formats, statement.text];
-        let len: usize = fields.iter().map(|field| field.len() + 4).sum::<usize>() + 24;
+        let len: usize = fields.iter().map(|field| field.len() + 4).sum::<usize>() + SESSION_BYTES;
         if len > KEY_BYTES_MAX {
             return false;
         }
         self.bytes.clear();
-        for id in [session.database, session.base, session.settings] {
+        for id in [session.database, session.base, session.settings, session.flushed] {
             self.bytes.extend_from_slice(&id.to_be_bytes());
         }
         for field in fields {
@@ -70,6 +83,21 @@ impl KeyBuffer {
     }
 }
 
+/// What `KeyBuffer::set` was given of the statement; `None` of anything else.
+pub fn statement_of(key: &[u8]) -> Option<StatementKey<'_>> {
+    let (_session, mut rest) = key.split_at_checked(SESSION_BYTES)?;
+    let mut field = || {
+        let (len, after) = rest.split_first_chunk()?;
+        let len = usize::try_from(u32::from_be_bytes(*len)).ok()?;
+        let (field, after) = after.split_at_checked(len)?;
+        rest = after;
+        Some(field)
+    };
+    let (types, formats, values) = (field()?, field()?, field()?);
+    let (result_formats, text) = (field()?, field()?);
+    Some(StatementKey { text, types, formats, values, result_formats })
+}
+
 /// No code, one code 0 and all codes 0 all mean text (hazard G2).
 fn all_text_is_none(codes: &[u8]) -> &[u8] {
     if codes.iter().all(|&byte| byte == 0) { &[] } else { codes }
@@ -79,7 +107,7 @@ fn all_text_is_none(codes: &[u8]) -> &[u8] {
 mod tests {
     use super::*;
 
-    const SESSION: SessionKey = SessionKey { database: 1, base: 2, settings: 3 };
+    const SESSION: SessionKey = SessionKey { database: 1, base: 2, settings: 3, flushed: 4 };
     const STATEMENT: StatementKey<'static> = StatementKey {
         text: b"select 1",
         types: b"",
@@ -101,6 +129,7 @@ mod tests {
             key(SessionKey { database: 9, ..SESSION }, STATEMENT),
             key(SessionKey { base: 9, ..SESSION }, STATEMENT),
             key(SessionKey { settings: 9, ..SESSION }, STATEMENT),
+            key(SessionKey { flushed: 9, ..SESSION }, STATEMENT),
             key(SESSION, StatementKey { text: b"select 2", ..STATEMENT }),
             key(SESSION, StatementKey { types: &[0, 0, 0, 23], ..STATEMENT }),
             key(SESSION, StatementKey { formats: &[0, 1], ..STATEMENT }),
@@ -124,6 +153,17 @@ mod tests {
         let none = key(SESSION, STATEMENT);
         assert_eq!(none, key(SESSION, StatementKey { result_formats: &[0, 0], ..STATEMENT }));
         assert_eq!(none, key(SESSION, StatementKey { result_formats: &[0, 0, 0, 0], ..STATEMENT }));
+    }
+
+    #[test]
+    fn a_key_tells_its_statement() {
+        let (types, values) = (&[0, 0, 0, 23][..], &[0, 0, 0, 1, 49][..]);
+        let key = key(SESSION, StatementKey { types, values, ..STATEMENT });
+        let read = statement_of(&key).unwrap();
+        assert_eq!((read.text, read.types, read.values), (STATEMENT.text, types, values));
+        for len in 0..key.len() {
+            assert!(statement_of(&key[..len]).is_none(), "{len}");
+        }
     }
 
     #[test]

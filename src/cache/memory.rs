@@ -1,5 +1,6 @@
 //! The in-process tier: bounded in bytes, evicts by a policy that resists scans.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use quick_cache::Weighter;
@@ -11,6 +12,14 @@ use super::key::KeyBuffer;
 pub struct Memory {
     entries: QuickCache<u128, Arc<Entry>, ByBytes>,
     pub seed: u64,
+}
+
+/// What is in memory over one table.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Live {
+    pub entries: u64,
+    pub bytes: u64,
+    pub hits: u64,
 }
 
 #[derive(Clone)]
@@ -35,6 +44,30 @@ impl Memory {
     /// Whether there is an entry of this key, true or not. Does not count as a use.
     pub fn has(&self, key: &KeyBuffer) -> bool {
         self.entries.peek(&key.hash(self.seed)).is_some_and(|entry| *entry.key == *key.bytes())
+    }
+
+    /// An answer to this very question was there before: if a write has ended it, what it was of
+    /// use for counts.
+    pub fn judge_before(&self, entry: &Entry) {
+        if let Some(before) = self.entries.peek(&entry.hash).filter(|old| old.key == entry.key)
+            && !before.stamp.holds()
+        {
+            before.stamp.ended(before.hits.value());
+        }
+    }
+
+    /// Walks over all there is, a lock of one shard at a time.
+    pub fn live(&self) -> HashMap<u64, Live> {
+        let mut live: HashMap<u64, Live> = HashMap::new();
+        for (_, entry) in self.entries.iter() {
+            for version in entry.stamp.slots() {
+                let live = live.entry(version.epoch).or_default();
+                live.entries += 1;
+                live.bytes += entry.size_bytes() as u64;
+                live.hits += entry.hits.value();
+            }
+        }
+        live
     }
 
     pub fn insert(&self, entry: Arc<Entry>) {

@@ -1,13 +1,16 @@
 //! What may be remembered, and until when it is true: look up, fill, flush.
 //!
-//! Knows no protocol state and no client. Versions are compared in `coherence.rs` alone.
+//! Knows no protocol state and no client. Versions are compared in `coherence` alone.
 
+pub mod worth;
 pub mod coherence;
 pub mod asking;
 pub mod home;
+pub mod roles;
 pub mod key;
 pub mod entry;
 pub mod turns;
+pub mod verify;
 pub mod fill;
 pub mod memory;
 pub mod sealed;
@@ -15,8 +18,9 @@ pub mod breaker;
 pub mod stored;
 pub mod redis;
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::config::OpaqueWrites;
@@ -25,9 +29,11 @@ use crate::metrics::AnalysisCounters;
 use entry::Entry;
 use fill::Fill;
 use key::KeyBuffer;
-use memory::Memory;
+use memory::{Live, Memory};
 use redis::Redis;
+use roles::Roles;
 use turns::{Turn, Turns};
+use verify::Verifier;
 
 /// Whether answers are kept and served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +42,15 @@ pub enum Mode {
     On = 1,
     /// Everything but serving: what would have been a hit is counted, and goes to PostgreSQL.
     DryRun = 2,
+    /// The same, and PostgreSQL's answer is compared with what would have been served.
+    Verify = 3,
+}
+
+impl Mode {
+    /// Whether look-ups are made as if they were to be served.
+    pub fn is_on(self) -> bool {
+        matches!(self, Self::On | Self::Verify)
+    }
 }
 
 /// The bounds of the cache; all settings of the `[cache]` section.
@@ -48,12 +63,23 @@ pub struct Limits {
     /// take.
     pub opaque_writes: OpaqueWrites,
     pub ask_median_max: Duration,
+    /// Hits of a hundred answers below which a table that is written is cut off; 0: never.
+    pub cut_off: u32,
+}
+
+/// How old an answer may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Age {
+    pub now: Instant,
+    /// Where it is less than `max_age` in general.
+    pub max: Option<Duration>,
 }
 
 /// The tiers with their limits; shared by every client.
 pub struct Cache {
     memory: Memory,
     turns: Arc<Turns>,
+    pub roles: Roles,
     /// Asked for what memory has lost.
     pub redis: Option<Arc<Redis>>,
     /// `Mode` as a number; a reload changes it and the two limits below.
@@ -62,8 +88,10 @@ pub struct Cache {
     max_age_us: AtomicU64,
     opaque_writes: AtomicU8,
     ask_median_max_us: AtomicU64,
+    cut_off: AtomicU32,
     size_bytes: u64,
     pub analysis: Analyses,
+    pub verifier: Arc<Verifier>,
 }
 
 /// Whether PostgreSQL is asked what names alone do not decide, and what came of it.
@@ -88,14 +116,17 @@ impl Cache {
         let cache = Self {
             memory: Memory::new(limits.size_bytes, seed),
             turns: Arc::default(),
+            roles: Roles::default(),
             redis: None,
             mode: AtomicU8::new(0),
             entry_bytes_max: AtomicUsize::new(0),
             max_age_us: AtomicU64::new(0),
             opaque_writes: AtomicU8::new(0),
             ask_median_max_us: AtomicU64::new(0),
+            cut_off: AtomicU32::new(0),
             size_bytes: limits.size_bytes,
             analysis: Analyses::default(),
+            verifier: Arc::default(),
         };
         cache.set(mode, limits);
         cache
@@ -108,6 +139,7 @@ impl Cache {
         self.ask_median_max_us.store(micros(limits.ask_median_max), Ordering::Relaxed);
         self.opaque_writes.store(limits.opaque_writes as u8, Ordering::Relaxed);
         self.entry_bytes_max.store(limits.entry_bytes_max, Ordering::Relaxed);
+        self.cut_off.store(limits.cut_off, Ordering::Relaxed);
         self.mode.store(mode as u8, Ordering::Relaxed);
     }
 
@@ -115,6 +147,7 @@ impl Cache {
         match self.mode.load(Ordering::Relaxed) {
             1 => Mode::On,
             2 => Mode::DryRun,
+            3 => Mode::Verify,
             _ => Mode::Off,
         }
     }
@@ -126,6 +159,7 @@ impl Cache {
             max_age: Duration::from_micros(self.max_age_us.load(Ordering::Relaxed)),
             opaque_writes: self.opaque_writes(),
             ask_median_max: Duration::from_micros(self.ask_median_max_us.load(Ordering::Relaxed)),
+            cut_off: self.cut_off(),
         }
     }
 
@@ -137,34 +171,39 @@ impl Cache {
         }
     }
 
+    pub fn cut_off(&self) -> u32 {
+        self.cut_off.load(Ordering::Relaxed)
+    }
+
     #[must_use]
     pub fn with_redis(self, redis: Option<Arc<Redis>>) -> Self {
         Self { redis, ..self }
     }
 
-    /// The entry of this very key, if it is true and young enough at `now`.
-    pub fn look_up(&self, key: &KeyBuffer, now: Instant) -> Option<Arc<Entry>> {
-        self.memory.get(key).filter(|entry| self.is_true(entry, now))
+    /// The entry of this very key, if it is true and young enough.
+    pub fn look_up(&self, key: &KeyBuffer, age: Age) -> Option<Arc<Entry>> {
+        self.memory.get(key).filter(|entry| self.is_true(entry, age))
     }
 
-    /// Whether the entry is true and young enough at `now`.
-    pub fn is_true(&self, entry: &Entry, now: Instant) -> bool {
-        let young = now.saturating_duration_since(entry.asked_at) < self.limits().max_age;
-        young && entry.stamp.holds()
+    /// Whether the entry is true, and young enough for this.
+    pub fn is_true(&self, entry: &Entry, age: Age) -> bool {
+        let general = self.limits().max_age;
+        let max = age.max.map_or(general, |own| own.min(general));
+        age.now.saturating_duration_since(entry.asked_at) < max && entry.stamp.holds()
     }
 
     /// Whether Redis should be asked for what memory did not have. It has nothing better than an
     /// untrue entry that is in memory still.
     pub fn may_be_in_redis(&self, key: &KeyBuffer) -> bool {
         let Some(redis) = &self.redis else { return false };
-        self.mode() == Mode::On && !self.memory.has(key) && redis.should_ask(key.hash(self.seed()))
+        self.mode().is_on() && !self.memory.has(key) && redis.should_ask(key.hash(self.seed()))
     }
 
     /// Who is to fill this key that was not found. `waits`: whether the caller would wait for
     /// another.
     pub fn take_turn(&self, key: &KeyBuffer, waits: bool) -> Turn {
         match self.mode() {
-            Mode::On => self.turns.take(key.hash(self.seed()), waits),
+            Mode::On | Mode::Verify => self.turns.take(key.hash(self.seed()), waits),
             Mode::Off | Mode::DryRun => Turn::Alone,
         }
     }
@@ -178,19 +217,26 @@ impl Cache {
     /// Tells whether it was admitted.
     pub fn store(&self, mut fill: Fill) -> Option<Arc<Entry>> {
         let leader = fill.take_leader();
-        let entry = Arc::new(fill.into_entry()?);
+        let statement = fill.take_statement();
+        let mut entry = fill.into_entry()?;
+        self.memory.judge_before(&entry);
         // Invariant: an entry is stored only if its stamp still holds. Attacked by the
         // simulation's twin that stores unchecked.
-        entry.stamp.holds().then(|| {
-            self.memory.insert(Arc::clone(&entry));
-            if let Some(redis) = self.redis.as_ref().filter(|_| self.mode() == Mode::On) {
-                redis.offer(&entry);
-            }
-            if let Some(leader) = leader {
-                leader.stored();
-            }
-            entry
-        })
+        if !entry.stamp.holds() {
+            entry.stamp.ended(0);
+            return None;
+        }
+        entry.stamp.filled();
+        entry.statement = statement.inspect(|statement| statement.kept.one());
+        let entry = Arc::new(entry);
+        self.memory.insert(Arc::clone(&entry));
+        if let Some(redis) = self.redis.as_ref().filter(|_| self.mode().is_on()) {
+            redis.offer(&entry);
+        }
+        if let Some(leader) = leader {
+            leader.stored();
+        }
+        Some(entry)
     }
 
     /// Forgets every entry. Fills under way are refused by the databases' slots, which the caller
@@ -207,6 +253,11 @@ impl Cache {
     /// What the second tier is doing, for people.
     pub fn redis_state(&self) -> &'static str {
         self.redis.as_ref().map_or("off", |redis| redis.state())
+    }
+
+    /// What is in memory over each slot, by its epoch. Looks at every entry.
+    pub fn live(&self) -> HashMap<u64, Live> {
+        self.memory.live()
     }
 
     pub fn entries(&self) -> usize {

@@ -6,12 +6,16 @@
 //! So FLUSH CACHE and every write leave Redis alone; what they made untrue never comes back and
 //! goes when its time is over.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, RedisError, TlsCertificates};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, FromRedisValue, RedisError,
+    TlsCertificates,
+};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 use tokio_rustls::rustls::pki_types::CertificateDer;
@@ -263,6 +267,11 @@ impl Redis {
         self.link().last_error.clone()
     }
 
+    /// What keeps others from reading entries in Redis, or on their way there, and is missing.
+    pub fn exposure(&self) -> Option<&'static str> {
+        exposure(self.client.get_connection_info())
+    }
+
     fn link(&self) -> std::sync::MutexGuard<'_, Link> {
         self.link.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -448,9 +457,54 @@ impl Redis {
     }
 }
 
+/// Values are sealed against change, not enciphered: on another machine they are as safe as the
+/// way there and as who may ask for them (hazard J4).
+fn exposure(info: &ConnectionInfo) -> Option<&'static str> {
+    let (host, tls) = match info.addr() {
+        ConnectionAddr::Tcp(host, _) => (host.as_str(), false),
+        ConnectionAddr::TcpTls { host, insecure, .. } => (host.as_str(), !insecure),
+        ConnectionAddr::Unix(_) => return None,
+        // Not known to us.
+        _ => ("", false),
+    };
+    let here = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+    let password = info.redis_settings().password().is_some_and(|password| !password.is_empty());
+    match (tls, password) {
+        _ if here => None,
+        (true, true) => None,
+        (true, false) => Some("no password"),
+        (false, true) => Some("no verified TLS"),
+        (false, false) => Some("no verified TLS and no password"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_redis_elsewhere_wants_a_password_and_tls() {
+        let check = |url: &str, expected: Option<&str>| {
+            assert_eq!(
+                exposure(Client::open(url).unwrap().get_connection_info()),
+                expected,
+                "{url}"
+            );
+        };
+        check("redis://10.0.0.1", Some("no verified TLS and no password"));
+        check("redis://cache.example:6380/1", Some("no verified TLS and no password"));
+        check("redis://127.0.0.1.example", Some("no verified TLS and no password"));
+        check("redis://bob:@cache.example", Some("no verified TLS and no password"));
+        check("redis://:secret@10.0.0.1", Some("no verified TLS"));
+        check("rediss://:secret@10.0.0.1/#insecure", Some("no verified TLS"));
+        check("rediss://10.0.0.1", Some("no password"));
+        check("rediss://:secret@10.0.0.1", None);
+        check("redis://127.0.0.1", None);
+        check("redis://127.8.0.1", None);
+        check("redis://[::1]:6379", None);
+        check("redis://localhost", None);
+        check("unix:///run/redis.sock", None);
+    }
 
     #[test]
     fn settings_that_the_library_does_not_take_are_named() {

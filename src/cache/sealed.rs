@@ -19,6 +19,7 @@ use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
+use crate::metrics::Counter;
 use crate::sql::verdict::TableId;
 use crate::wire::backend::{COMMAND_COMPLETE, DATA_ROW, ROW_DESCRIPTION};
 use crate::wire::frame;
@@ -202,6 +203,8 @@ impl Seal {
             rows: Bytes::copy_from_slice(body.rows),
             asked_at: self.started.checked_add(body.asked).ok_or(Unsealed::WrongTime)?,
             cost: body.cost,
+            hits: Counter::default(),
+            statement: None,
         })
     }
 }
@@ -393,6 +396,8 @@ mod tests {
                 rows: Bytes::from_static(rows),
                 asked_at: self.started + Duration::from_millis(5),
                 cost: Duration::from_micros(70),
+                hits: Counter::default(),
+                statement: None,
             }
         }
 
@@ -432,7 +437,8 @@ mod tests {
         let mut rows = ROW.repeat(1000);
         rows.extend_from_slice(b"C\0\0\0\x10SELECT 1000\0");
         let world = world(4096);
-        let entry = Entry { rows: rows.clone().into(), ..world.entry(None, ROWS) };
+        let mut entry = world.entry(None, ROWS);
+        entry.rows = rows.clone().into();
         let sealed = world.seal.seal(&entry).unwrap();
         assert!(sealed.len() < rows.len() / 10);
         assert_eq!(world.open(&sealed).unwrap().rows, rows);
@@ -499,8 +505,9 @@ mod tests {
     #[test]
     fn an_entry_over_the_bound_is_not_sealed() {
         let world = world(usize::MAX);
-        let long = Bytes::from(vec![0; 2 << 20]);
-        assert!(world.seal.seal(&Entry { rows: long, ..world.entry(None, ROWS) }).is_none());
+        let mut entry = world.entry(None, ROWS);
+        entry.rows = Bytes::from(vec![0; 2 << 20]);
+        assert!(world.seal.seal(&entry).is_none());
     }
 
     /// As if somebody had the secret: the decoder must still not be led astray.

@@ -23,7 +23,7 @@ impl Session {
     pub(super) fn bracket(&mut self, verdict: &Verdict, server: &mut Server) -> Armed {
         for control in &verdict.controls {
             if let Control::Vacate(name) = control {
-                self.vacate.push(name.clone());
+                self.work.vacate.push(name.clone());
             }
         }
         let write = &self.effect(verdict);
@@ -35,27 +35,28 @@ impl Session {
             self.tainted = true;
         }
         // What it writes was judged as if the catalogue had not been changed before.
-        let late = self.transaction.catalog && !matches!(write, Write::None | Write::Schema(_));
-        self.transaction.dirty.add(if late { &Write::Catalog } else { write });
+        let late =
+            self.work.transaction.catalog && !matches!(write, Write::None | Write::Schema(_));
+        self.work.transaction.dirty.add(if late { &Write::Catalog } else { write });
         if *write != Write::None {
             let generation = self.common.database.generation();
-            self.transaction.judged_under.get_or_insert(generation);
+            self.work.transaction.judged_under.get_or_insert(generation);
         }
         if *write != Write::None {
-            self.transaction.own = true;
+            self.work.transaction.own = true;
         }
         if matches!(write, Write::Catalog | Write::Schema(_)) {
-            self.transaction.catalog = true;
+            self.work.transaction.catalog = true;
         }
-        self.transaction.defaults |= verdict.controls.contains(&Control::ChangeDefaults);
-        let may_commit = if self.in_block {
+        self.work.transaction.defaults |= verdict.controls.contains(&Control::ChangeDefaults);
+        let may_commit = if self.work.in_block {
             ends_block(verdict) || (commits_inside(verdict) && !is_atomic_in_block(verdict))
         } else {
             *write != Write::None || ends_block(verdict)
         };
-        let stays = self.in_block && is_atomic_in_block(verdict);
+        let stays = self.work.in_block && is_atomic_in_block(verdict);
         if ends_block(verdict) || (commits_inside(verdict) && !stays) || rolls_back(verdict) {
-            self.in_block = false;
+            self.work.in_block = false;
         }
         if !may_commit || self.is_bracketed_later() {
             return Armed::default();
@@ -69,25 +70,26 @@ impl Session {
     /// that: after any change of the catalogue nobody knows what the write touched.
     pub(super) fn arm(&mut self, server: &Server, unjudged: bool, tag: &str) -> Armed {
         let generation = self.common.database.generation();
-        let moved = self.transaction.judged_under.is_some_and(|under| under != generation);
-        if moved && self.transaction.dirty != Dirty::Nothing {
-            self.transaction.dirty = Dirty::Database;
-            self.transaction.doubt.get_or_insert(Doubt::Ddl);
+        let moved = self.work.transaction.judged_under.is_some_and(|under| under != generation);
+        if moved && self.work.transaction.dirty != Dirty::Nothing {
+            self.work.transaction.dirty = Dirty::Database;
+            self.work.transaction.doubt.get_or_insert(Doubt::Ddl);
         }
-        let nothing_but_catalogue = || self.transaction.catalog.then(|| Scope::Tables([].into()));
-        let Some(scope) = self.transaction.dirty.scope().or_else(nothing_but_catalogue) else {
+        let nothing_but_catalogue =
+            || self.work.transaction.catalog.then(|| Scope::Tables([].into()));
+        let Some(scope) = self.work.transaction.dirty.scope().or_else(nothing_but_catalogue) else {
             return Armed::default();
         };
-        let doubt = match self.transaction.doubt {
+        let doubt = match self.work.transaction.doubt {
             Some(doubt) => doubt,
-            None if self.transaction.catalog => Doubt::Ddl,
+            None if self.work.transaction.catalog => Doubt::Ddl,
             None => Doubt::NoMoment,
         };
         let mut armed = Armed {
             home: Some(Arc::clone(&server.home)),
             database: (scope == Scope::Database).then_some(doubt),
-            catalog: self.transaction.catalog,
-            defaults: self.transaction.defaults,
+            catalog: self.work.transaction.catalog,
+            defaults: self.work.transaction.defaults,
             generation: Some(generation),
             ..Armed::default()
         };
@@ -161,7 +163,7 @@ impl Session {
     fn fetches_known_cursor(&self, verdict: &Verdict) -> bool {
         matches!(verdict.tag, "FETCH" | "MOVE")
             && verdict.statements == 1
-            && matches!(self.transaction.dirty, Dirty::Nothing | Dirty::Tables(_))
+            && matches!(self.work.transaction.dirty, Dirty::Nothing | Dirty::Tables(_))
             && !self.tainted
     }
 }

@@ -17,21 +17,23 @@ impl Session {
             Control::Begin { isolation } => {
                 let isolation = isolation.unwrap_or_else(|| self.default_isolation());
                 let settings = Arc::clone(&self.settings);
-                self.transaction.begin(isolation, &settings);
+                self.work.transaction.begin(isolation, &settings);
             }
             Control::Commit { chain } => self.end_transaction(rolled_back, *chain, server),
             Control::Rollback { chain } => self.end_transaction(true, *chain, server),
             Control::PrepareTransaction => self.end_transaction(rolled_back, false, server),
             Control::Savepoint(name) => {
                 let settings = Arc::clone(&self.settings);
-                self.transaction.savepoint(name.clone(), &settings);
+                self.work.transaction.savepoint(name.clone(), &settings);
             }
-            Control::ReleaseSavepoint(name) => self.transaction.release_savepoint(name),
-            Control::RollbackToSavepoint(name) => match self.transaction.roll_back_to(name) {
+            Control::ReleaseSavepoint(name) => self.work.transaction.release_savepoint(name),
+            Control::RollbackToSavepoint(name) => match self.work.transaction.roll_back_to(name) {
                 Some(settings) => self.set(settings, server),
                 None => self.forget_settings(server),
             },
-            Control::SetTransaction { isolation } => self.transaction.set_isolation(*isolation),
+            Control::SetTransaction { isolation } => {
+                self.work.transaction.set_isolation(*isolation);
+            }
             Control::Set { name, value, local } => self.follow(name, value, *local, server),
             Control::Reset { name, local } => {
                 // The server falls back to its own default, the client to what it started with.
@@ -53,7 +55,7 @@ impl Session {
                 self.names.prepared.clear();
                 server.statements.clear();
             }
-            Control::LockTable => self.transaction.own = true,
+            Control::LockTable => self.work.transaction.own = true,
             Control::NeutralSetting => server.untidy = true,
             Control::Unreplayable => {
                 server.tainted = true;
@@ -114,11 +116,11 @@ impl Session {
     }
 
     fn end_transaction(&mut self, rolled_back: bool, chain: bool, server: &mut Server) {
-        if rolled_back && let Some(settings) = self.transaction.begun_with().cloned() {
+        if rolled_back && let Some(settings) = self.work.transaction.begun_with().cloned() {
             self.set(settings, server);
         }
         let settings = Arc::clone(&self.settings);
-        self.transaction.end(chain, &settings);
+        self.work.transaction.end(chain, &settings);
     }
 
     /// SET LOCAL and its kin hold until the transaction ends; until then we do not follow them.
@@ -132,13 +134,14 @@ impl Session {
         server: &mut Server,
     ) {
         if local {
-            self.transaction.local_settings = true;
+            self.work.transaction.local_settings = true;
             return;
         }
-        if self.transaction.status == Status::Idle {
-            // The rest of the group may fail and take it back.
-            self.transaction.begin_with(&self.settings);
-        } else if settings.id != on_server.id {
+        if !self.work.transaction.is_block() {
+            // The rest of the group or string may fail and take it back.
+            self.work.transaction.begin_with(&self.settings);
+        }
+        if self.work.transaction.status != Status::Idle && settings.id != on_server.id {
             self.forget_settings(server);
         }
         self.report_returned(settings, server);
@@ -155,7 +158,7 @@ impl Session {
         for (name, value) in &self.startup.values {
             let returns = settings.values.get(name) == Some(value);
             if returns && self.settings.values.get(name) != Some(value) {
-                self.returned.push(name.clone());
+                self.work.returned.push(name.clone());
             }
         }
     }
@@ -167,7 +170,7 @@ impl Session {
     }
 
     /// What the settings are now is not known; the server is cleaned before its next use.
-    fn forget_settings(&mut self, server: &mut Server) {
+    pub(super) fn forget_settings(&mut self, server: &mut Server) {
         server.tainted = true;
         self.tainted = true;
     }

@@ -1,7 +1,7 @@
 //! How long a client may take for what: the one moment at which it has to go, of all that apply.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::close::CloseReason;
@@ -77,18 +77,18 @@ impl Timeouts {
 #[derive(Debug, Default)]
 pub struct SharedTimeouts {
     any: AtomicBool,
-    /// Nothing else is locked inside.
-    values: Mutex<Timeouts>,
+    /// Mostly one for all clients of a pool. Nothing else is locked inside.
+    values: Mutex<Arc<Timeouts>>,
 }
 
 impl SharedTimeouts {
-    pub fn set(&self, timeouts: Timeouts) {
-        *self.values.lock().unwrap_or_else(PoisonError::into_inner) = timeouts;
+    pub fn set(&self, timeouts: Arc<Timeouts>) {
         self.any.store(timeouts.any(), Ordering::Relaxed);
+        *self.values.lock().unwrap_or_else(PoisonError::into_inner) = timeouts;
     }
 
     pub fn get(&self) -> Timeouts {
-        *self.values.lock().unwrap_or_else(PoisonError::into_inner)
+        **self.values.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Of `get`, if any of them applies outside the line for a server; costs nothing if not.

@@ -73,7 +73,7 @@ impl Session {
             }
         }
         if unknown || (closes && !known.is_empty()) {
-            self.describing = unknown && !closes;
+            self.work.describing = unknown && !closes;
             return Preparing::SEND;
         }
         // What PostgreSQL has described it has also accepted.
@@ -99,10 +99,11 @@ impl Session {
     }
 
     fn description(&mut self, statement: &Statement) -> Option<Arc<[u8]>> {
-        self.description_key(statement).and_then(|()| self.common.descriptions.get(&self.material))
+        self.description_key(statement)
+            .and_then(|()| self.common.descriptions.get(&self.work.material))
     }
 
-    /// Leaves in `self.material` what the description of a statement depends on; `None` if that is
+    /// Leaves in `self.work.material` what the description of a statement depends on; `None` if that is
     /// more.
     fn description_key(&mut self, statement: &Statement) -> Option<()> {
         let (verdict, generation) = self.verdict_of(statement);
@@ -113,14 +114,14 @@ impl Session {
             return None;
         }
         let key = self.facts.as_ref()?.key;
-        self.material.clear();
+        self.work.material.clear();
         for id in [generation, key.settings, key.base] {
-            self.material.extend_from_slice(&id.to_be_bytes());
+            self.work.material.extend_from_slice(&id.to_be_bytes());
         }
         let types_len = u32::try_from(statement.types.len()).ok()?;
-        self.material.extend_from_slice(&types_len.to_be_bytes());
-        self.material.extend_from_slice(&statement.types);
-        self.material.extend_from_slice(text);
+        self.work.material.extend_from_slice(&types_len.to_be_bytes());
+        self.work.material.extend_from_slice(&statement.types);
+        self.work.material.extend_from_slice(text);
         Some(())
     }
 
@@ -136,9 +137,10 @@ impl Session {
         from_catalog
             && !of_session
             && self.common.cache.mode() == Mode::On
+            && !self.common.database.is_down()
             && self.facts.as_ref().is_some_and(|facts| facts.key.base != 0)
             // In a transaction of its own a client sees its own catalogue.
-            && self.transaction.bypass(Isolation::ReadCommitted).is_none()
+            && self.work.transaction.bypass(Isolation::ReadCommitted).is_none()
             && snapshot.catalog.is_some()
             // While a change of the catalogue is in flight, others may have seen it already.
             && snapshot.home.coherence.stamp(&[]).is_some()
@@ -149,12 +151,12 @@ impl Session {
         let same_home = |session: &Self| {
             Arc::ptr_eq(&session.common.database.snapshot().home, &server.home) && !server.tainted
         };
-        let keep = self.describing
+        let keep = self.work.describing
             && same_home(self)
             && statement.is_some_and(|statement| self.description_key(statement).is_some())
             && self.facts.as_ref().is_some_and(|facts| facts.key.base == server.base.id);
         let request = if keep {
-            let (key, messages) = (self.material.as_slice().into(), Vec::new());
+            let (key, messages) = (self.work.material.as_slice().into(), Vec::new());
             self.request(RequestKind::Describe { key, messages })
         } else {
             0
@@ -168,7 +170,7 @@ impl Session {
         else {
             return;
         };
-        let noted = self.requests.iter_mut().find(|known| known.id == *request);
+        let noted = self.work.requests.iter_mut().find(|known| known.id == *request);
         if let Some(RequestKind::Describe { messages, .. }) = noted.map(|known| &mut known.kind) {
             messages.extend_from_slice(message);
         }

@@ -26,8 +26,8 @@ impl Session {
         server.assume(&self.settings);
         if self.facts.as_ref().is_some_and(|facts| facts.key.base != server.base.id) {
             // It was judged as if the session had started otherwise.
-            self.query_verdict = None;
-            self.plan = None;
+            self.work.query_verdict = None;
+            self.work.plan = None;
         }
         self.base = Some(Arc::clone(&server.base));
         self.base_defaults = server.defaults;
@@ -37,24 +37,24 @@ impl Session {
     pub fn dispatch(&mut self, server: &mut Server, now: Instant) {
         if self.is_answered() {
             self.take_footprint(server);
-            self.moment = None;
+            self.work.moment = None;
         }
-        if let Some(hit) = self.early_hit.take() {
+        if let Some(hit) = self.work.early_hit.take() {
             server.outstanding.push(Owed::Invented(hit.leak()));
-            self.group.clear();
+            self.work.group.clear();
             return;
         }
-        if server.is_clean() && !self.unsynced {
+        if server.is_clean() && !self.work.unsynced {
             server.assume(&self.settings);
         }
         let begun = self.send_kept_back(server);
-        if !self.unsynced {
+        if !self.work.unsynced {
             let owed_nothing = begun || server.outstanding.is_empty();
-            self.in_block = self.status() == Status::InTransaction && owed_nothing;
+            self.work.in_block = self.status() == Status::InTransaction && owed_nothing;
         }
         self.count_hits_as_queries(server);
         self.begin_fill(server, now);
-        let group = std::mem::take(&mut self.group);
+        let group = std::mem::take(&mut self.work.group);
         for part in &group.parts {
             let (message, body) = (group.message(part), group.body(part));
             match part.tag {
@@ -69,15 +69,15 @@ impl Session {
                 _ => server.to_server.extend_from_slice(message),
             }
         }
-        self.group = group;
-        self.group.clear();
-        self.describing = false;
-        self.underway.sent(now);
+        self.work.group = group;
+        self.work.group.clear();
+        self.work.describing = false;
+        self.work.underway.sent(now);
     }
 
     /// Stamps what the group reads, before its Bind or Query is in the buffer (rule R14).
     fn begin_fill(&mut self, server: &Server, now: Instant) {
-        let Some(plan) = self.plan.take() else { return };
+        let Some(plan) = self.work.plan.take() else { return };
         let base = self.facts.as_ref().map(|facts| facts.key.base);
         if base != Some(server.base.id) || server.tainted {
             return;
@@ -91,8 +91,10 @@ impl Session {
             snapshot.generation == plan.generation && Arc::ptr_eq(&snapshot.home, &server.home);
         if let Some(stamp) = stamp.filter(|_| current) {
             let limit = cache.limits().entry_bytes_max;
-            let fill = Fill::begin(&self.key, cache.seed(), stamp, now, limit);
-            self.fill = Some(Box::new(fill.led_by(plan.leader)));
+            let fill = Fill::begin(&self.work.key, cache.seed(), stamp, now, limit);
+            self.work.fill = Some(Box::new(
+                fill.led_by(plan.leader).counted_by(plan.uses).watched_by(plan.witness),
+            ));
         } else {
             self.common.cache_counters.refused.one();
         }
@@ -101,22 +103,22 @@ impl Session {
     fn send_query(&mut self, server: &mut Server, message: &[u8], body: &[u8]) {
         self.forget_old_verdict();
         let mut judged = None;
-        let verdict = self.query_verdict.take().unwrap_or_else(|| {
+        let verdict = self.work.query_verdict.take().unwrap_or_else(|| {
             let (known, _) = self.verdict_of_text(frontend::query(body).unwrap_or_default());
             let verdict = Arc::clone(&known.verdict);
             judged = Some(known);
             verdict
         });
-        let mut armed = std::mem::take(&mut self.armed);
+        let mut armed = std::mem::take(&mut self.work.armed);
         armed.append(self.bracket(&verdict, server));
-        let extent = std::mem::take(&mut self.extent).and(extent(&verdict));
-        let unit = Unit { extent, verdict: Some(Arc::clone(&verdict)), armed };
-        self.unsynced = false;
+        let extent = std::mem::take(&mut self.work.extent).and(extent(&verdict));
+        let unit = Unit { extent, verdict: Some(Arc::clone(&verdict)), armed, completed: 0 };
+        self.work.unsynced = false;
         self.common.counters.query.one();
         self.open_block(server);
         let request = self.request(RequestKind::Unit(unit));
         let shape = || judged.map_or(Shape::Unknown, Shape::Text);
-        self.begin_running(request, shape, &verdict, self.unasked);
+        self.begin_running(request, shape, &verdict, self.work.unasked);
         server.outstanding.push(Owed::forward(Reply::Query, request));
         server.to_server.extend_from_slice(message);
         self.ask_behind(server);
@@ -126,26 +128,26 @@ impl Session {
 
     /// The catalogue may have changed while the Query waited for a server.
     pub(super) fn forget_old_verdict(&mut self) {
-        if self.query_generation != self.common.database.generation() {
-            self.query_verdict = None;
+        if self.work.query_generation != self.common.database.generation() {
+            self.work.query_verdict = None;
         }
     }
 
     /// FunctionCall runs a function by its OID: an opaque statement.
     fn send_function_call(&mut self, server: &mut Server, message: &[u8]) {
         let verdict = Arc::new(opaque("FUNCTION"));
-        let mut armed = std::mem::take(&mut self.armed);
+        let mut armed = std::mem::take(&mut self.work.armed);
         armed.append(self.bracket(&verdict, server));
-        let extent = std::mem::take(&mut self.extent).and(Extent::Several);
-        let unit = Unit { extent, armed, verdict: Some(verdict) };
-        self.unsynced = false;
+        let extent = std::mem::take(&mut self.work.extent).and(Extent::Several);
+        let unit = Unit { extent, armed, verdict: Some(verdict), completed: 0 };
+        self.work.unsynced = false;
         let request = self.request(RequestKind::Unit(unit));
         server.outstanding.push(Owed::forward(Reply::Query, request));
         server.to_server.extend_from_slice(message);
     }
 
     fn send_parse(&mut self, server: &mut Server, message: &[u8], body: &[u8]) {
-        self.unsynced = true;
+        self.work.unsynced = true;
         let Ok(parse) = Parse::read(body) else { return };
         if self.counts_statement(parse.name) {
             self.common.counters.client_parse.one();
@@ -210,11 +212,11 @@ impl Session {
         frontend::write_parse(&mut server.to_server, name, b"", &[]);
         server.outstanding.push(Owed::forward(Reply::Parse, 0));
         server.to_server.extend_from_slice(message);
-        self.stray_names.push(name.into());
+        self.work.stray_names.push(name.into());
     }
 
     fn send_bind(&mut self, server: &mut Server, message: &[u8], body: &[u8]) {
-        self.unsynced = true;
+        self.work.unsynced = true;
         let Ok(bind) = Bind::read(body) else { return };
         if self.counts_statement(bind.statement) {
             self.common.counters.bind.one();
@@ -271,7 +273,7 @@ impl Session {
     }
 
     fn send_describe(&mut self, server: &mut Server, message: &[u8], body: &[u8]) {
-        self.unsynced = true;
+        self.work.unsynced = true;
         if server.outstanding.is_skipping() {
             return;
         }
@@ -305,7 +307,7 @@ impl Session {
     }
 
     fn send_execute(&mut self, server: &mut Server, message: &[u8], body: &[u8]) {
-        self.unsynced = true;
+        self.work.unsynced = true;
         if server.outstanding.is_skipping() {
             return;
         }
@@ -322,11 +324,11 @@ impl Session {
         };
         let stale = stale.map(|name| (name, generation));
         let armed = self.bracket(&verdict, server);
-        self.armed.append(armed);
-        self.extent = self.extent.and(extent(&verdict));
+        self.work.armed.append(armed);
+        self.work.extent = self.work.extent.and(extent(&verdict));
         let request = self.request(RequestKind::Execute { verdict: Arc::clone(&verdict), stale });
         let shape = || statement.map_or(Shape::Unknown, Shape::Prepared);
-        let otherwise = if rows_max > 0 { BypassReason::RowLimit } else { self.unasked };
+        let otherwise = if rows_max > 0 { BypassReason::RowLimit } else { self.work.unasked };
         self.begin_running(request, shape, &verdict, otherwise);
         if continues {
             self.continues_portal();
@@ -336,7 +338,7 @@ impl Session {
     }
 
     fn send_close(&mut self, server: &mut Server, message: &[u8], body: &[u8]) {
-        self.unsynced = true;
+        self.work.unsynced = true;
         if server.outstanding.is_skipping() {
             return;
         }
@@ -368,15 +370,15 @@ impl Session {
             return;
         }
         let unit = Unit {
-            armed: std::mem::take(&mut self.armed),
-            extent: std::mem::take(&mut self.extent),
-            verdict: None,
+            armed: std::mem::take(&mut self.work.armed),
+            extent: std::mem::take(&mut self.work.extent),
+            ..Unit::default()
         };
-        self.unsynced = false;
+        self.work.unsynced = false;
         let request = self.request(RequestKind::Unit(unit));
         server.outstanding.push(Owed::forward(Reply::Sync, request));
         server.to_server.extend_from_slice(message);
-        for name in std::mem::take(&mut self.stray_names) {
+        for name in std::mem::take(&mut self.work.stray_names) {
             let out = &mut server.to_server;
             frontend::write_target(out, frontend::CLOSE, Target::Statement, &name);
             server.outstanding.push(Owed::expect(Reply::Close, Deliver::Swallow));
@@ -422,11 +424,13 @@ fn opaque(tag: &'static str) -> Verdict {
     use crate::sql::verdict::Read;
     Verdict {
         controls: Vec::new(),
+        ends: Box::default(),
         write: Write::Opaque { commits_inside: true, taints: true },
         read: Read::Bypass(BypassReason::NotARead),
         statements: 1,
         tag,
         exact_text: true,
+        restriction: crate::sql::verdict::Restriction::default(),
     }
 }
 

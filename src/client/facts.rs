@@ -18,6 +18,8 @@ pub struct Facts {
     pub key: SessionKey,
     /// `Settings::id` this was worked out from.
     settings: u64,
+    /// `Roles::flushes` when it was.
+    flushes: u64,
     pub search_path: Vec<String>,
     pub isolation: Isolation,
     /// `None` if it is not understood.
@@ -38,6 +40,8 @@ impl Facts {
         };
         let role = value("role").filter(|role| !role.eq_ignore_ascii_case("none"));
         let user = role.unwrap_or_else(|| common.user.clone());
+        // Before its number is asked for: who comes between is seen at the next look.
+        let flushes = common.cache.roles.flushes();
         let path = settings.value("search_path").map(identifiers);
         let path = path.or_else(|| base.value("search_path").map(str::to_owned));
         let search_path = path.and_then(|path| parse_search_path(&path, &user));
@@ -53,8 +57,10 @@ impl Facts {
                 database: common.database.id,
                 base: base.id,
                 settings: key_id(settings),
+                flushed: common.cache.roles.number([&common.user, &user]),
             },
             settings: settings.id,
+            flushes,
             kept_out: if declined {
                 Some(BypassReason::CacheOff)
             } else {
@@ -71,9 +77,9 @@ impl Facts {
         }
     }
 
-    /// Whether it was worked out from these settings over that base.
-    pub fn is_of(&self, base_id: u64, settings: &Settings) -> bool {
-        self.key.base == base_id && self.settings == settings.id
+    /// Whether it was worked out from these settings over that base, since the last flush.
+    pub fn is_of(&self, base_id: u64, settings: &Settings, flushes: u64) -> bool {
+        self.key.base == base_id && self.settings == settings.id && self.flushes == flushes
     }
 }
 

@@ -79,7 +79,7 @@ impl Session {
         match tag {
             frontend::TERMINATE => Taken::Close(CloseReason::ClientClosed),
             frontend::QUERY | frontend::FUNCTION_CALL | frontend::SYNC | frontend::FLUSH => {
-                self.group.push(tag, message);
+                self.work.group.push(tag, message);
                 Taken::GroupReady
             }
             frontend::PARSE
@@ -87,8 +87,8 @@ impl Session {
             | frontend::DESCRIBE
             | frontend::EXECUTE
             | frontend::CLOSE => {
-                self.group.push(tag, message);
-                if self.group.bytes.len() > GROUP_BYTES_MAX {
+                self.work.group.push(tag, message);
+                if self.work.group.bytes.len() > GROUP_BYTES_MAX {
                     Taken::GroupReady
                 } else {
                     Taken::More
@@ -103,14 +103,14 @@ impl Session {
     fn has_too_many_statements(&self, body: &[u8]) -> bool {
         let prepared = &self.names.prepared;
         let left = self.common.limits.statements_max().saturating_sub(prepared.len());
-        self.group.names(frontend::PARSE, left)
+        self.work.group.names(frontend::PARSE, left)
             && Parse::read(body)
                 .is_ok_and(|parse| !parse.name.is_empty() && !prepared.contains_key(parse.name))
     }
 
     fn has_too_many_portals(&self, body: &[u8]) -> bool {
         let names = &self.names;
-        self.group.names(frontend::BIND, PORTALS_MAX.saturating_sub(names.named_portals()))
+        self.work.group.names(frontend::BIND, PORTALS_MAX.saturating_sub(names.named_portals()))
             && Bind::read(body)
                 .is_ok_and(|bind| !bind.portal.is_empty() && names.portal(bind.portal).is_none())
     }

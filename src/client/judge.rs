@@ -2,55 +2,63 @@
 //! memory where they are known. Decides nothing by them.
 
 use std::sync::Arc;
+use std::time::Instant;
 
+use crate::cache::Age;
 use crate::cache::key::SessionKey;
 use crate::pool::database;
 use crate::pool::statements::{Known, Statement};
 use crate::sql::classify::{Context, classify};
-use crate::sql::lex::lex;
-use crate::sql::verdict::{BypassReason, Read, Verdict, Write};
-use crate::wire::frontend::Parse;
+use crate::sql::hint::Hint;
+use crate::sql::lex::{contains_time_word, lex};
+use crate::sql::verdict::{BypassReason, Read, Restriction, TableId, Verdict, Write};
+use crate::wire::frontend::{Bind, Parse};
 
 use super::facts::Facts;
 use super::session::Session;
 
 impl Session {
     /// The verdict on a text under the client's settings, from memory if it is known. Leaves the
-    /// lexed text in `self.lexed`.
+    /// lexed text in `self.work.lexed`.
     pub fn verdict_of_text(&mut self, sql: &[u8]) -> (Arc<database::Known>, u64) {
-        let mut lexed = std::mem::take(&mut self.lexed);
+        let mut lexed = std::mem::take(&mut self.work.lexed);
         let plain = lex(sql, &mut lexed).is_ok();
         if !plain {
             lexed.shape.clear();
             lexed.text.clear();
         }
         let known = self.classified(sql, &[], plain.then_some(lexed.shape.as_slice()));
-        self.lexed = lexed;
+        self.work.lexed = lexed;
         known
     }
 
     /// The verdict on a prepared statement and the catalogue generation it holds under.
     pub fn verdict_of(&mut self, statement: &Statement) -> (Arc<Verdict>, u64) {
+        let (known, generation) = self.known_of(statement);
+        (Arc::clone(&known.verdict), generation)
+    }
+
+    /// The same with what is counted of its shape.
+    pub fn known_of(&mut self, statement: &Statement) -> (Arc<database::Known>, u64) {
         let (key, generation) = {
             let facts = self.refresh_facts();
             (facts.key, facts.generation)
         };
-        if let Some(verdict) = statement.known(generation, key.settings, key.base) {
-            return (verdict, generation);
+        if let Some(known) = statement.known(generation, key.settings, key.base) {
+            return (known, generation);
         }
         let shape = statement.lexed.as_ref().map(|lexed| lexed.shape.as_slice());
         let (known, generation) = self.classified(&statement.sql, &statement.types, shape);
-        let verdict = Arc::clone(&known.verdict);
         if self.will_be_decided(&known) {
-            return (verdict, generation);
+            return (known, generation);
         }
         statement.remember(Known {
             generation,
             settings_key: key.settings,
             base: key.base,
-            verdict: Arc::clone(&verdict),
+            known: Arc::clone(&known),
         });
-        (verdict, generation)
+        (known, generation)
     }
 
     fn classified(
@@ -75,6 +83,7 @@ impl Session {
             catalog: snapshot.catalog.as_deref(),
             search_path: &facts.search_path,
             parameter_types: &parameter_types,
+            restrictions: &snapshot.restrictions,
         };
         let Some(shape) = shape else {
             let mut verdict = classify(text, &context);
@@ -83,31 +92,61 @@ impl Session {
             }
             return (database::Known::unshaped(verdict), snapshot.generation);
         };
-        self.material.clear();
+        self.work.material.clear();
         for id in [snapshot.generation, facts.key.settings, facts.key.base] {
-            self.material.extend_from_slice(&id.to_be_bytes());
+            self.work.material.extend_from_slice(&id.to_be_bytes());
         }
-        self.material.extend_from_slice(&u32::try_from(types.len()).unwrap_or(0).to_be_bytes());
-        self.material.extend_from_slice(types);
-        let shape_at = self.material.len();
-        self.material.extend_from_slice(shape);
+        self.work
+            .material
+            .extend_from_slice(&u32::try_from(types.len()).unwrap_or(0).to_be_bytes());
+        self.work.material.extend_from_slice(types);
+        let shape_at = self.work.material.len();
+        self.work.material.extend_from_slice(shape);
         let database = &self.common.database;
-        let known = database.verdict(&self.material, shape_at, || classify(text, &context));
+        let known = database.verdict(&self.work.material, shape_at, || {
+            let mut verdict = classify(text, &context);
+            verdict.restrict(&snapshot.restrictions.of_shape(shape));
+            verdict
+        });
         if self.will_be_decided(&known) && known.is_second_sighting() {
             self.ask_postgresql(&known, sql, parameter_types.clone(), snapshot.generation);
         }
         (known, snapshot.generation)
     }
 
+    /// Keeping an answer over these tables is worth it now.
+    pub(super) fn is_worth_keeping(&self, tables: &[TableId], now: Instant) -> bool {
+        let home = self.common.database.home();
+        home.coherence.is_worth_keeping(tables, self.common.cache.cut_off(), now)
+    }
+
     pub fn refresh_facts(&mut self) -> FactsNow {
         let base_id = self.base.as_ref().map_or_else(|| self.common.base_id(), |base| base.id);
-        if self.facts.as_ref().is_none_or(|facts| !facts.is_of(base_id, &self.settings)) {
+        let flushes = self.common.cache.roles.flushes();
+        let is_now = |facts: &Facts| facts.is_of(base_id, &self.settings, flushes);
+        if !self.facts.as_ref().is_some_and(is_now) {
             let base = self.base.clone().unwrap_or_else(|| self.common.base());
             self.facts = Some(Facts::new(&self.common, &base, &self.settings));
         }
         let key = self.facts.as_ref().map_or_else(Default::default, |facts| facts.key);
         FactsNow { key, generation: self.common.database.generation() }
     }
+}
+
+/// How old an answer to such a statement may be.
+pub(super) fn age(verdict: &Verdict, hint: Hint, now: Instant) -> Age {
+    let of_rules = verdict.restriction.max_age;
+    let max = match (of_rules, hint.max_age) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    };
+    Age { now, max }
+}
+
+/// Rule R29: a literal or a text parameter that may be read as a moment.
+pub(super) fn has_time_word(statement: &Statement, bind: &Bind<'_>) -> bool {
+    statement.lexed.as_ref().is_none_or(|lexed| lexed.time_word)
+        || (bind.values_may_be_text() && contains_time_word(bind.values))
 }
 
 pub struct FactsNow {
@@ -119,10 +158,12 @@ pub struct FactsNow {
 fn unreadable() -> Verdict {
     Verdict {
         controls: Vec::new(),
+        ends: Box::default(),
         write: Write::Opaque { commits_inside: true, taints: true },
         read: Read::Bypass(BypassReason::Unparsable),
         statements: 2,
         tag: "UNKNOWN",
         exact_text: true,
+        restriction: Restriction::default(),
     }
 }

@@ -11,7 +11,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::cache::Mode;
 use crate::insight::Outcome;
 use crate::pool::PoolMode;
 use crate::server::Server;
@@ -30,13 +29,13 @@ use super::underway::Shape;
 const SQL_BYTES_MAX: usize = 1000;
 
 impl Session {
-    /// Begins a transaction here, or ends one that is kept back: gives the command tag, or `None`
+    /// Begins a transaction here, or marks or ends one that is kept back: gives the command tag, or `None`
     /// if it is for PostgreSQL. `text` is without comments, `sql` as the client sent it.
     pub fn transact(&mut self, verdict: &Verdict, text: &[u8], sql: &[u8]) -> Option<&'static str> {
         if verdict.statements != 1 {
             return None;
         }
-        let kept_back = self.transaction.kept_back.is_some();
+        let kept_back = self.work.transaction.kept_back.is_some();
         match verdict.controls.as_slice() {
             [Control::Begin { isolation }] if is_harmless(text) && sql.len() <= SQL_BYTES_MAX => {
                 self.keep_back(*isolation, sql)?;
@@ -45,11 +44,19 @@ impl Session {
                 if kept_back =>
             {
                 let settings = Arc::clone(&self.settings);
-                self.transaction.status = Status::Idle;
-                self.transaction.end(false, &settings);
+                self.work.transaction.status = Status::Idle;
+                self.work.transaction.end(false, &settings);
                 self.names.clear_portals();
                 self.transaction_over();
                 self.common.cache_counters.transactions.one();
+            }
+            [Control::Savepoint(name)] if kept_back => self.mark(name)?,
+            [Control::ReleaseSavepoint(name)] if self.is_mark(name) => {
+                self.work.transaction.release_savepoint(name);
+            }
+            [Control::RollbackToSavepoint(name)] if self.is_mark(name) => {
+                // A setting would have sent the transaction on, so they are what they were.
+                let _unchanged = self.work.transaction.roll_back_to(name);
             }
             _ => return None,
         }
@@ -60,10 +67,11 @@ impl Session {
     fn keep_back(&mut self, isolation: Option<Isolation>, sql: &[u8]) -> Option<()> {
         let facts = self.facts.as_ref()?;
         let fits = self.common.mode == PoolMode::Transaction
-            && self.common.cache.mode() == Mode::On
+            && self.common.cache.mode().is_on()
             && self.status() == Status::Idle
             // A client that has a server anyway spares nothing.
             && self.base.is_none()
+            && !self.common.database.is_down()
             && !self.tainted
             && facts.key.base != 0
             && isolation.unwrap_or(facts.isolation) == Isolation::ReadCommitted;
@@ -72,19 +80,20 @@ impl Session {
             isolation,
             patience: facts.patience?,
         };
-        fits.then(|| self.transaction.begin_here(kept_back, &self.settings))
+        fits.then(|| self.work.transaction.begin_here(kept_back, &self.settings))
     }
 
     /// Puts what is kept back in front of all else; its replies are swallowed. Gives whether
     /// there was anything.
     pub fn send_kept_back(&mut self, server: &mut Server) -> bool {
-        let Some(kept_back) = self.transaction.kept_back.take() else { return false };
+        let Some(kept_back) = self.work.transaction.kept_back.take() else { return false };
         server.swallow_query(&kept_back.sql);
+        self.send_marks(server);
         if kept_back.isolation.is_none() {
             // The server that came may have started with another default.
             self.refresh_facts();
             let isolation = self.default_isolation();
-            self.transaction.set_isolation(Some(isolation));
+            self.work.transaction.set_isolation(Some(isolation));
         }
         true
     }
@@ -92,15 +101,15 @@ impl Session {
     /// PostgreSQL takes SET TRANSACTION before the first query of a transaction only, and knows
     /// nothing of queries that were answered here: so it is asked one.
     pub fn count_hits_as_queries(&mut self, server: &mut Server) {
-        if self.in_block && self.transaction.served && self.may_set_transaction() {
+        if self.work.in_block && self.work.transaction.served && self.may_set_transaction() {
             server.swallow_query("SELECT");
-            self.transaction.served = false;
+            self.work.transaction.served = false;
         }
     }
 
     fn may_set_transaction(&self) -> bool {
-        self.group.parts.iter().any(|part| {
-            let body = self.group.body(part);
+        self.work.group.parts.iter().any(|part| {
+            let body = self.work.group.body(part);
             let mut fields = body.split(|&byte| byte == 0);
             let sql = match part.tag {
                 frontend::QUERY => fields.next(),
@@ -115,7 +124,7 @@ impl Session {
         })
     }
 
-    /// Answers the statements at the front of an extended group that begin or end a transaction
+    /// Answers the statements at the front of an extended group that begin, mark or end a transaction
     /// here, and takes them out of it: what is left is looked up, or sent, by itself.
     pub fn transact_front(&mut self, group: &mut Group, now: Instant, out: &mut Vec<u8>) {
         while let Some(count) = self.transact_one(group, now, out) {
@@ -175,9 +184,10 @@ impl Session {
     }
 }
 
-const WORDS: [&[u8]; 6] = [b"begin", b"start", b"commit", b"end", b"rollback", b"abort"];
+const WORDS: [&[u8]; 8] =
+    [b"begin", b"start", b"commit", b"end", b"rollback", b"abort", b"savepoint", b"release"];
 
-/// One of the words that begin or end a transaction stands at the front, or a comment.
+/// One of the words that begin, mark or end a transaction stands at the front, or a comment.
 fn begins_with_word(sql: &[u8]) -> bool {
     let sql = sql.trim_ascii_start();
     let begins =
@@ -272,6 +282,8 @@ mod tests {
             ("begin", true),
             (" \n COMMIT;", true),
             ("rollback to a", true),
+            ("Savepoint a", true),
+            ("release a", true),
             ("/* tag */ begin", true),
             ("-- tag\nbegin", true),
             ("SELECT 'begin'", false),

@@ -8,15 +8,16 @@ use std::time::Instant;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::cache::Mode;
 use crate::cache::entry::Entry;
 use crate::cache::key::StatementKey;
 use crate::cache::turns::Turn;
+use crate::cache::verify::Witness;
+use crate::cache::{Age, Mode};
 use crate::insight::Outcome;
-use crate::pool::statements::Statement;
+use crate::metrics::StatementCounters;
 use crate::pool::{PinPolicy, PoolMode};
 use crate::server::Server;
-use crate::sql::lex::contains_time_word;
+use crate::sql::hint::Hint;
 use crate::sql::verdict::{BypassReason, Control, Read, Verdict, Write};
 use crate::twin::{self, Twin};
 use crate::wire::backend::{self, Status};
@@ -25,11 +26,13 @@ use crate::wire::frontend::{self, Bind, Parse, Target};
 use super::bracket::may_be_finer;
 use super::describe::Preparing;
 use super::group::Group;
+use super::judge::{age, has_time_word};
 use super::pins::{Pin, Pins};
 use super::session::{FillPlan, Found, Session};
 use super::statements::Prepared;
 use super::transaction::Dirty;
 use super::underway::{Shape, low_half};
+use super::verify::Looked;
 
 /// Whether the group is done with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,30 +70,30 @@ impl Session {
     /// Answers the group if that needs no server. `now` is when its last byte was read.
     pub fn answer(&mut self, server: Option<&Server>, now: Instant, out: &mut Vec<u8>) -> Answer {
         let owed_nothing = self.is_owed_nothing(server);
-        (self.arrived_at, self.noted) = (Some(now), None);
-        self.unasked = BypassReason::Group;
-        self.plan = None;
-        self.describing = false;
-        self.may_await_fill = server.is_none();
-        for scope in std::mem::take(&mut self.unsettled) {
+        (self.work.arrived_at, self.work.noted) = (Some(now), None);
+        self.work.unasked = BypassReason::Group;
+        self.work.plan = None;
+        self.work.describing = false;
+        self.work.may_await_fill = server.is_none();
+        for scope in std::mem::take(&mut self.work.unsettled) {
             self.common.database.home().coherence.invalidate(&scope);
         }
         if !owed_nothing && twin::is(Twin::PipelineLookupOnArrival) {
             let mut hit = Vec::new();
             if self.answer_group(true, now, &mut hit) == Answer::Done {
-                self.early_hit = Some(hit);
+                self.work.early_hit = Some(hit);
             }
-            self.plan = None;
+            self.work.plan = None;
             return Answer::Send;
         }
         let answer = self.answer_group(owed_nothing, now, out);
         if answer == Answer::Done {
-            self.group.clear();
+            self.work.group.clear();
         }
         answer
     }
 
-    /// Answers the group after Redis was asked for `self.key`. Everything is judged anew, since
+    /// Answers the group after Redis was asked for `self.work.key`. Everything is judged anew, since
     /// the world may have moved meanwhile: the entry is served only if it is true now.
     pub fn answer_again(
         &mut self,
@@ -98,12 +101,12 @@ impl Session {
         now: Instant,
         out: &mut Vec<u8>,
     ) -> Answer {
-        self.found = found.map_or(Found::Nothing, Found::Entry);
+        self.work.found = found.map_or(Found::Nothing, Found::Entry);
         // It was owed nothing when Redis was asked, and was sent nothing since.
         let answer = self.answer_group(true, now, out);
-        self.found = Found::NotAsked;
+        self.work.found = Found::NotAsked;
         if answer == Answer::Done {
-            self.group.clear();
+            self.work.group.clear();
         }
         answer
     }
@@ -111,7 +114,7 @@ impl Session {
     /// Answers the group after another's fill was waited for. Whatever came of that, it is served
     /// only what is true now, and waits no more.
     pub fn answer_shared(&mut self, now: Instant, out: &mut Vec<u8>) -> Answer {
-        self.may_await_fill = false;
+        self.work.may_await_fill = false;
         let answer = self.answer_again(None, now, out);
         if answer == Answer::Done {
             self.hit_was_shared();
@@ -120,7 +123,7 @@ impl Session {
     }
 
     fn answer_group(&mut self, owed_nothing: bool, now: Instant, out: &mut Vec<u8>) -> Answer {
-        let mut group = std::mem::take(&mut self.group);
+        let mut group = std::mem::take(&mut self.work.group);
         if owed_nothing && group.parts.last().is_some_and(|part| part.tag == frontend::SYNC) {
             self.transact_front(&mut group, now, out);
         }
@@ -132,17 +135,21 @@ impl Session {
             parts
                 if owed_nothing && parts.last().is_some_and(|part| part.tag == frontend::SYNC) =>
             {
+                if self.explain_group(&group, now, out) {
+                    self.work.group = group;
+                    return Answer::Done;
+                }
                 match single(&group) {
                     Some(single) => self.answer_single(&single, now, out),
                     None => self.answer_without_rows(&group, out),
                 }
             }
             _ => {
-                self.unasked = pipelined(owed_nothing);
+                self.work.unasked = pipelined(owed_nothing);
                 Answer::Send
             }
         };
-        self.group = group;
+        self.work.group = group;
         answer
     }
 
@@ -154,12 +161,13 @@ impl Session {
         out: &mut Vec<u8>,
     ) -> Answer {
         if owed_nothing && let Some(statement) = super::explain::asked_about(sql) {
-            self.explain(statement, now, out);
+            self.explain_query(statement, now, out);
             return Answer::Done;
         }
         let (known, generation) = self.verdict_of_text(sql);
         let verdict = Arc::clone(&known.verdict);
-        (self.query_verdict, self.query_generation) = (Some(Arc::clone(&verdict)), generation);
+        (self.work.query_verdict, self.work.query_generation) =
+            (Some(Arc::clone(&verdict)), generation);
         if self.awaits_catalog(&verdict) {
             return Answer::AwaitCatalog;
         }
@@ -177,17 +185,20 @@ impl Session {
             self.note_transacted(Shape::Text(known), now);
             return Answer::Done;
         }
+        let uses = Arc::clone(&known.uses);
         let shape = Shape::Text(known);
         let writes = verdict.write != Write::None;
+        let hint = Hint::of(sql, &self.work.lexed);
         let reason = self
             .bypass(&verdict, owed_nothing)
-            .or_else(|| self.lexed.time_word.then_some(BypassReason::TimeWord));
+            .or_else(|| hint.no_cache.then_some(BypassReason::Hint))
+            .or_else(|| self.work.lexed.time_word.then_some(BypassReason::TimeWord));
         if let Some(reason) = reason {
-            self.values = xxh3_64(&self.lexed.text);
+            self.work.values = xxh3_64(&self.work.lexed.text);
             self.note(Outcome::Bypass(reason), shape, now, writes);
             return Answer::Send;
         }
-        let lexed = std::mem::take(&mut self.lexed);
+        let lexed = std::mem::take(&mut self.work.lexed);
         let key = StatementKey {
             text: &lexed.text,
             types: &[],
@@ -196,14 +207,18 @@ impl Session {
             result_formats: &[],
         };
         let fits = self.set_key(&key);
-        self.lexed = lexed;
+        self.work.lexed = lexed;
         if !fits {
             self.note(Outcome::Bypass(BypassReason::KeyTooLong), shape, now, false);
             return Answer::Send;
         }
-        let Some(entry) = self.hit(true, now) else {
-            return self.miss(shape, verdict, generation, now);
+        let entry = match self.hit(true, age(&verdict, hint, now)) {
+            Looked::Hit(entry) => entry,
+            Looked::Miss(witness) => {
+                return self.miss(shape, verdict, (generation, uses, witness), now);
+            }
         };
+        uses.hits.one();
         if let Some(row_description) = &entry.row_description {
             out.extend_from_slice(row_description);
         }
@@ -218,9 +233,9 @@ impl Session {
         if verdict.controls.is_empty() {
             return None;
         }
-        let lexed = std::mem::take(&mut self.lexed);
+        let lexed = std::mem::take(&mut self.work.lexed);
         let tag = self.transact(verdict, &lexed.text, sql);
-        self.lexed = lexed;
+        self.work.lexed = lexed;
         tag
     }
 
@@ -228,9 +243,9 @@ impl Session {
     fn awaits_catalog(&mut self, verdict: &Verdict) -> bool {
         let worth = self.common.cache.mode() != Mode::Off
             && may_be_finer(verdict)
-            && self.transaction.dirty != Dirty::Database
+            && self.work.transaction.dirty != Dirty::Database
             && self.common.database.snapshot().catalog.is_none();
-        let first = !std::mem::replace(&mut self.awaited_catalog, worth);
+        let first = !std::mem::replace(&mut self.work.awaited_catalog, worth);
         worth && first
     }
 
@@ -257,7 +272,8 @@ impl Session {
     fn answer_single(&mut self, single: &Single<'_>, now: Instant, out: &mut Vec<u8>) -> Answer {
         let Some(prepared) = self.prepared_for(single) else { return Answer::Send };
         let statement = Arc::clone(&prepared.statement);
-        let (verdict, generation) = self.verdict_of(&statement);
+        let (known, generation) = self.known_of(&statement);
+        let verdict = Arc::clone(&known.verdict);
         if self.awaits_catalog(&verdict) {
             return Answer::AwaitCatalog;
         }
@@ -267,12 +283,14 @@ impl Session {
         let shape = Shape::Prepared(Arc::clone(&statement));
         let writes = verdict.write != Write::None;
         let stale = single.parse.is_none() && prepared.generation != generation;
+        let hint = statement.hint();
         let reason = self
             .bypass(&verdict, true)
+            .or_else(|| hint.no_cache.then_some(BypassReason::Hint))
             .or_else(|| stale.then_some(BypassReason::StaleStatement))
             .or_else(|| has_time_word(&statement, &single.bind).then_some(BypassReason::TimeWord));
         if let Some(reason) = reason {
-            self.values = xxh3_64(single.bind.values);
+            self.work.values = xxh3_64(single.bind.values);
             self.note(Outcome::Bypass(reason), shape, now, writes);
             return Answer::Send;
         }
@@ -288,9 +306,18 @@ impl Session {
             self.note(Outcome::Bypass(BypassReason::KeyTooLong), shape, now, false);
             return Answer::Send;
         }
-        let Some(entry) = self.hit(single.describe, now) else {
-            return self.miss(shape, verdict, generation, now);
+        let entry = match self.hit(single.describe, age(&verdict, hint, now)) {
+            Looked::Hit(entry) => entry,
+            Looked::Miss(witness) => {
+                return self.miss(
+                    shape,
+                    verdict,
+                    (generation, Arc::clone(&known.uses), witness),
+                    now,
+                );
+            }
         };
+        known.uses.hits.one();
         if let Some(parse) = &single.parse {
             out.extend_from_slice(backend::PARSE_COMPLETE_MESSAGE);
             self.names.insert(parse.name, Prepared { statement, generation });
@@ -339,10 +366,10 @@ impl Session {
     /// refused at its first Bind instead; that is the price for a Parse that never waits for a
     /// server while other clients of the same program hold them all.
     pub fn accept_parse(&mut self, out: &mut Vec<u8>) {
-        let group = std::mem::take(&mut self.group);
+        let group = std::mem::take(&mut self.work.group);
         self.accept_without_server(&group, Vec::new(), out);
-        self.group = group;
-        self.group.clear();
+        self.work.group = group;
+        self.work.group.clear();
     }
 
     fn accept_without_server(
@@ -388,11 +415,20 @@ impl Session {
         if self.common.cache.mode() == Mode::Off {
             return Some(BypassReason::CacheOff);
         }
-        if let Read::Bypass(reason) = verdict.read {
-            return Some(reason);
+        // The catalogue is forgotten too where PostgreSQL may have crashed.
+        let is_down = self.common.database.is_down();
+        match verdict.read {
+            Read::Bypass(BypassReason::CatalogLoading) if is_down => {
+                return Some(BypassReason::DatabaseDown);
+            }
+            Read::Bypass(reason) => return Some(reason),
+            Read::Cacheable(_) => {}
         }
         if !owed_nothing {
             return Some(BypassReason::Pipelined);
+        }
+        if is_down {
+            return Some(BypassReason::DatabaseDown);
         }
         if self.pins.has(Pin::TemporaryObjects) {
             return Some(BypassReason::TemporaryObjects);
@@ -410,68 +446,78 @@ impl Session {
         if facts.kept_out.is_some() {
             return facts.kept_out;
         }
-        self.transaction.bypass(facts.isolation)
+        self.work.transaction.bypass(facts.isolation)
     }
 
     pub(super) fn set_key(&mut self, statement: &StatementKey<'_>) -> bool {
         let Some(facts) = &self.facts else { return false };
-        self.key.set(facts.key, statement)
+        self.work.key.set(facts.key, statement)
     }
 
-    /// A true entry for the key that has been set.
-    fn hit(&self, needs_description: bool, now: Instant) -> Option<Arc<Entry>> {
+    /// A true entry for the key that has been set, if there is one and it may be served.
+    fn hit(&self, needs_description: bool, age: Age) -> Looked {
         let cache = &self.common.cache;
-        let entry = match (cache.look_up(&self.key, now), &self.found) {
-            (Some(entry), _) => entry,
+        let described = |entry: &Arc<Entry>| !needs_description || entry.row_description.is_some();
+        let (entry, from_redis) = match (cache.look_up(&self.work.key, age), &self.work.found) {
+            (Some(entry), _) => (entry, false),
             (None, Found::Entry(entry))
-                if *entry.key == *self.key.bytes()
-                    && cache.is_true(entry, now)
-                    && (!needs_description || entry.row_description.is_some()) =>
+                if *entry.key == *self.work.key.bytes()
+                    && cache.is_true(entry, age)
+                    && described(entry) =>
             {
                 cache.promote(entry);
-                self.common.cache_counters.hits_redis.one();
-                Arc::clone(entry)
+                (Arc::clone(entry), true)
             }
-            (None, Found::Entry(_) | Found::Nothing | Found::NotAsked) => return None,
+            (None, Found::Entry(_) | Found::Nothing | Found::NotAsked) => {
+                return Looked::Miss(None);
+            }
         };
-        if needs_description && entry.row_description.is_none() {
-            return None;
+        if !described(&entry) {
+            return Looked::Miss(None);
         }
-        match cache.mode() {
-            Mode::On => Some(entry),
-            Mode::DryRun | Mode::Off => {
-                self.common.cache_counters.would_hit.one();
-                None
-            }
-        }
+        entry.hits.one();
+        self.serve_or_verify(entry, from_redis)
     }
 
     fn should_ask_redis(&self) -> bool {
-        matches!(self.found, Found::NotAsked) && self.common.cache.may_be_in_redis(&self.key)
+        matches!(self.work.found, Found::NotAsked)
+            && self.common.cache.may_be_in_redis(&self.work.key)
     }
 
-    /// The key that has been set is not in memory.
+    /// The key that has been set is not in memory, or is to be verified.
     fn miss(
         &mut self,
         shape: Shape,
         verdict: Arc<Verdict>,
-        generation: u64,
+        (generation, uses, witness): (u64, Arc<StatementCounters>, Option<Witness>),
         now: Instant,
     ) -> Answer {
-        if self.should_ask_redis() {
+        if witness.is_none()
+            && let Read::Cacheable(tables) = &verdict.read
+            && !self.is_worth_keeping(tables, now)
+        {
+            self.note(Outcome::Bypass(BypassReason::CutOff), shape, now, false);
+            return Answer::Send;
+        }
+        if witness.is_none() && self.should_ask_redis() {
             return Answer::AskRedis;
         }
-        let leader = match self.common.cache.take_turn(&self.key, self.may_await_fill) {
+        let turn = match witness {
+            None => self.common.cache.take_turn(&self.work.key, self.work.may_await_fill),
+            Some(_) => Turn::Alone,
+        };
+        let leader = match turn {
             Turn::Lead(leader) => Some(leader),
             Turn::Wait(gate) => {
-                self.awaited_fill = Some(gate);
+                self.work.awaited_fill = Some(gate);
                 return Answer::AwaitFill;
             }
             Turn::Alone => None,
         };
-        self.values = low_half(self.key.hash(self.common.cache.seed()));
+        self.work.values = low_half(self.work.key.hash(self.common.cache.seed()));
         self.note(Outcome::Miss, shape, now, false);
-        self.plan = Some(FillPlan { tables: verdict, generation, leader });
+        uses.misses.one();
+        self.work.plan = Some(FillPlan { tables: verdict, uses, generation, leader, witness });
         Answer::Send
     }
 }
@@ -513,10 +559,4 @@ pub(super) fn front(group: &Group) -> Option<(Single<'_>, usize)> {
     let (portal, rows_max) = frontend::execute(group.body(execute)).ok()?;
     let count = group.parts.len() - parts.len();
     portal.is_empty().then_some((Single { parse, bind, describe, rows_max }, count))
-}
-
-/// Rule R29: a literal or a text parameter that may be read as a moment.
-fn has_time_word(statement: &Statement, bind: &Bind<'_>) -> bool {
-    statement.lexed.as_ref().is_none_or(|lexed| lexed.time_word)
-        || (bind.values_may_be_text() && contains_time_word(bind.values))
 }

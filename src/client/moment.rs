@@ -84,31 +84,31 @@ pub(super) fn is_question(server: &Server) -> bool {
 impl Session {
     /// Whether the client is read, and messages of it are taken: not while a commit waits.
     pub fn takes_messages(&self) -> bool {
-        self.moment.is_none()
+        self.work.moment.is_none()
     }
 
     /// Whether its end may be noticed. Who has sent COMMIT and goes has it committed.
     pub fn hears_client(&self) -> bool {
-        self.moment.as_ref().is_none_or(|moment| moment.phase == Phase::Statement)
+        self.work.moment.as_ref().is_none_or(|moment| moment.phase == Phase::Statement)
     }
 
     /// Whether the group that was kept back is to be sent on now.
     pub fn is_answered(&self) -> bool {
-        self.moment.as_ref().is_some_and(|moment| moment.phase == Phase::Answered)
+        self.work.moment.as_ref().is_some_and(|moment| moment.phase == Phase::Answered)
     }
 
     /// Before a group is sent on: whether it has to wait for an answer that is asked for now.
     /// Otherwise it may be given its moment while it is sent.
     pub fn asks(&mut self, server: &mut Server, now: Instant) -> bool {
-        if self.moment.is_some() {
+        if self.work.moment.is_some() {
             return false;
         }
         let Some(way) = self.way(server) else { return false };
         if let Some(doubt) = self.cannot_ask(server, now) {
-            self.transaction.doubt = Some(doubt);
+            self.work.transaction.doubt = Some(doubt);
             return false;
         }
-        self.moment = Some(Moment::new(way));
+        self.work.moment = Some(Moment::new(way));
         if way == Way::Block {
             self.ask(server);
             frontend::write_sync(&mut server.to_server);
@@ -119,15 +119,17 @@ impl Session {
 
     /// How the group that is whole now can be given a moment, if it needs one.
     fn way(&mut self, server: &Server) -> Option<Way> {
-        if self.unsynced || self.common.main_cache.mode() == Mode::Off {
+        if self.work.unsynced || self.common.main_cache.mode() == Mode::Off {
             return None;
         }
         let audits = self.common.main_cache.opaque_writes() == OpaqueWrites::Audit;
         match self.status() {
             Status::InTransaction if server.outstanding.is_empty() => {
-                let needed = match self.transaction.dirty {
+                let needed = match self.work.transaction.dirty {
                     Dirty::Unknown(_) => true,
-                    Dirty::Nothing | Dirty::Tables(_) => audits,
+                    // While BEGIN is kept back there is no transaction to ask about.
+                    Dirty::Nothing => audits && self.work.transaction.kept_back.is_none(),
+                    Dirty::Tables(_) => audits,
                     Dirty::Database => false,
                 };
                 let commits = needed && self.group_verdict().is_some_and(|(_, v)| is_commit(&v));
@@ -168,15 +170,15 @@ impl Session {
 
     /// The one statement that the group runs, if it is a group of one.
     fn group_verdict(&mut self) -> Option<(Way, Arc<Verdict>)> {
-        let group = std::mem::take(&mut self.group);
+        let group = std::mem::take(&mut self.work.group);
         let found = match group.parts.as_slice() {
             [query] if query.tag == frontend::QUERY => {
                 self.forget_old_verdict();
-                self.query_verdict.clone().map(|verdict| (Way::Query, verdict))
+                self.work.query_verdict.clone().map(|verdict| (Way::Query, verdict))
             }
             _ => self.extended_verdict(&group).map(|verdict| (Way::Sync, verdict)),
         };
-        self.group = group;
+        self.work.group = group;
         found
     }
 
@@ -235,7 +237,8 @@ impl Session {
     }
 
     fn is_given(&self, way: Way) -> bool {
-        self.moment
+        self.work
+            .moment
             .as_ref()
             .is_some_and(|moment| moment.way == way && moment.phase == Phase::Statement)
     }
@@ -280,7 +283,7 @@ impl Session {
             .as_deref()
             .filter(|_| here)
             .and_then(|catalog| footprint::read(&row, catalog).ok());
-        if let (Some((footprint, seconds)), Some(moment)) = (answer, &mut self.moment) {
+        if let (Some((footprint, seconds)), Some(moment)) = (answer, &mut self.work.moment) {
             moment.footprint = Some(footprint);
             let took = Duration::try_from_secs_f64(seconds).unwrap_or_default();
             server.home.asking.answered(took);
@@ -290,7 +293,7 @@ impl Session {
     /// The question has been answered in full. Only a Sync kept back need not wait for more.
     pub(super) fn question_completed(&mut self, server: &mut Server) {
         server.outstanding.pop();
-        if self.moment.as_ref().is_some_and(|moment| moment.way == Way::Sync) {
+        if self.work.moment.as_ref().is_some_and(|moment| moment.way == Way::Sync) {
             self.take_footprint(server);
             self.end_sync(server, true);
         }
@@ -304,12 +307,12 @@ impl Session {
     }
 
     fn question_over(&mut self, server: &mut Server) {
-        let Some(moment) = &mut self.moment else { return };
+        let Some(moment) = &mut self.work.moment else { return };
         match (moment.way, server.status) {
             (Way::Sync, _) => {}
             (Way::Block, Status::InTransaction) => moment.phase = Phase::Answered,
             (Way::Block, Status::Idle | Status::Failed) => {
-                self.group.clear();
+                self.work.group.clear();
                 let unit = Unit { verdict: Some(Arc::new(rollback())), ..Unit::default() };
                 self.end_block(server, "ROLLBACK", unit);
             }
@@ -332,19 +335,19 @@ impl Session {
         server.outstanding.push(Owed::forward(Reply::Query, request));
         frontend::write_query(&mut server.to_server, sql);
         server.unnamed = None;
-        if let Some(moment) = &mut self.moment {
+        if let Some(moment) = &mut self.work.moment {
             moment.phase = Phase::Ending;
         }
     }
 
     /// Sends the Sync that was kept back, for the better or, after an error, for the worse.
     fn end_sync(&mut self, server: &mut Server, commits: bool) {
-        if let Some(moment) = &mut self.moment {
+        if let Some(moment) = &mut self.work.moment {
             moment.phase = Phase::Ending;
         }
         let armed = if commits { self.arm(server, false, "SYNC") } else { Armed::default() };
-        let unit = Unit { armed, extent: std::mem::take(&mut self.extent), verdict: None };
-        self.unsynced = false;
+        let unit = Unit { armed, extent: std::mem::take(&mut self.work.extent), ..Unit::default() };
+        self.work.unsynced = false;
         let request = self.request(RequestKind::Unit(unit));
         server.outstanding.push(Owed::forward(Reply::Sync, request));
         frontend::write_sync(&mut server.to_server);
@@ -353,7 +356,7 @@ impl Session {
     /// An error has come, to the client's statement or to the question.
     pub(super) fn moment_failed(&mut self, server: &mut Server) {
         let waits = |moment: &Moment| moment.way == Way::Sync && moment.phase != Phase::Ending;
-        if self.moment.as_ref().is_some_and(waits) {
+        if self.work.moment.as_ref().is_some_and(waits) {
             self.end_sync(server, false);
         }
     }
@@ -361,18 +364,18 @@ impl Session {
     /// At the client's `ReadyForQuery`: its unit, unless the block round it is still open.
     pub(super) fn unit_completed(&mut self, mut unit: Unit, server: &Server) -> Option<Unit> {
         if !self.is_given(Way::Query) {
-            if self.moment.as_ref().is_some_and(|moment| moment.phase == Phase::Ending) {
-                self.moment = None;
+            if self.work.moment.as_ref().is_some_and(|moment| moment.phase == Phase::Ending) {
+                self.work.moment = None;
             }
             return Some(unit);
         }
         if server.status == Status::Idle {
             // It has ended our block by means we know nothing of.
-            self.moment = None;
+            self.work.moment = None;
             unit.armed = self.arm(server, false, "UNKNOWN");
             return Some(unit);
         }
-        if let Some(moment) = &mut self.moment {
+        if let Some(moment) = &mut self.work.moment {
             moment.phase = Phase::Asked;
             moment.unit = Some(unit);
         }
@@ -381,7 +384,7 @@ impl Session {
 
     /// What the client sees of a CommandComplete in a block of ours; `None`: it is none.
     pub(super) fn completion(&mut self, message: &[u8]) -> Option<Vec<u8>> {
-        let moment = self.moment.as_mut()?;
+        let moment = self.work.moment.as_mut()?;
         match (moment.way, moment.phase) {
             (Way::Query, Phase::Statement) => {
                 moment.held = message.to_vec();
@@ -394,12 +397,15 @@ impl Session {
 
     /// What the transaction wrote is as PostgreSQL has told.
     pub(super) fn take_footprint(&mut self, server: &Server) {
-        let footprint = self.moment.as_mut().and_then(|moment| moment.footprint.take());
+        let footprint = self.work.moment.as_mut().and_then(|moment| moment.footprint.take());
         match footprint {
             Some(Footprint::Tables(tables)) => {
                 self.common.cache_counters.asked_known.one();
-                let unforeseen = self.transaction.dirty.add_told(tables);
-                for table in unforeseen {
+                let told = self.work.transaction.dirty.add_told(tables);
+                let counters = &self.common.cache_counters;
+                counters.asked_tables.add(told.tables as u64);
+                counters.surplus.add(told.surplus as u64);
+                for table in told.unforeseen {
                     self.common.cache_counters.unforeseen.one();
                     tracing::error!(
                         server_id = server.id,
@@ -409,15 +415,15 @@ impl Session {
                 }
             }
             Some(Footprint::Doubt { .. })
-                if !matches!(self.transaction.dirty, Dirty::Unknown(_)) => {}
+                if !matches!(self.work.transaction.dirty, Dirty::Unknown(_)) => {}
             Some(Footprint::Doubt { why, catalogue }) => {
-                self.transaction.dirty = Dirty::Database;
-                self.transaction.doubt = Some(why);
-                self.transaction.catalog |= catalogue;
+                self.work.transaction.dirty = Dirty::Database;
+                self.work.transaction.doubt = Some(why);
+                self.work.transaction.catalog |= catalogue;
             }
             None => {
-                self.transaction.dirty = Dirty::Database;
-                self.transaction.doubt = Some(Doubt::Unknown);
+                self.work.transaction.dirty = Dirty::Database;
+                self.work.transaction.doubt = Some(Doubt::Unknown);
             }
         }
     }
@@ -441,10 +447,12 @@ fn may_be_in_a_block(verdict: &Verdict) -> bool {
 fn rollback() -> Verdict {
     Verdict {
         controls: vec![Control::Rollback { chain: false }],
+        ends: Box::default(),
         write: Write::None,
         read: Read::Bypass(BypassReason::NotARead),
         statements: 1,
         tag: "ROLLBACK",
         exact_text: true,
+        restriction: crate::sql::verdict::Restriction::default(),
     }
 }

@@ -46,7 +46,7 @@ impl Task {
         let server = &mut lease.connection.server;
         let open = server.status != Status::Idle;
         let whole = drained != Drained::InVain
-            && !self.session.unsynced
+            && !self.session.work.unsynced
             && owes_nothing(server)
             && lost.is_empty();
         let counters = &self.session.common.counters;
@@ -98,7 +98,7 @@ impl Task {
     async fn drain(&mut self) -> Drained {
         let Some(lease) = &mut self.lease else { return Drained::Nothing };
         let server = &lease.connection.server;
-        if self.session.unsynced || server.outstanding.is_empty() {
+        if self.session.work.unsynced || server.outstanding.is_empty() {
             return Drained::Nothing;
         }
         let connection = &mut *lease.connection;

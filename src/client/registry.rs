@@ -29,11 +29,12 @@ pub struct Entry {
     peer_id: u16,
     /// Guards what we tell it in BackendKeyData; nothing else is locked inside.
     identity: Mutex<Identity>,
-    pub user: String,
+    /// The names are shared by all clients that have them.
+    pub user: Arc<str>,
     /// As whom its servers log in; with the database it names its pool.
-    pub server_user: String,
-    pub database: String,
-    pub application_name: String,
+    pub server_user: Arc<str>,
+    pub database: Arc<str>,
+    pub application_name: Arc<str>,
     pub address: String,
     /// Our own end of its connection.
     pub local: String,
@@ -147,7 +148,7 @@ impl Entry {
     }
 
     /// Other time-outs; its task looks at them when it wakes.
-    pub fn set_timeouts(&self, timeouts: Timeouts) {
+    pub fn set_timeouts(&self, timeouts: Arc<Timeouts>) {
         self.timeouts.set(timeouts);
         self.wake();
     }
@@ -241,15 +242,25 @@ struct Connected {
     /// bits are the same where there are peers.
     entries: BTreeMap<(u32, u64), Arc<Entry>>,
     /// How many there are of each database and user, the console's among them.
-    databases: HashMap<String, usize>,
-    users: HashMap<String, usize>,
+    databases: HashMap<Arc<str>, usize>,
+    users: HashMap<Arc<str>, usize>,
+    /// What else they are called.
+    names: HashMap<Arc<str>, usize>,
 }
 
-fn count_of(counts: &HashMap<String, usize>, name: &str) -> usize {
+fn count_of(counts: &HashMap<Arc<str>, usize>, name: &str) -> usize {
     counts.get(name).copied().unwrap_or_default()
 }
 
-fn one_less(counts: &mut HashMap<String, usize>, name: &str) {
+/// Counts one more of a name, and gives it as all others of it have it.
+fn one_more(counts: &mut HashMap<Arc<str>, usize>, name: String) -> Arc<str> {
+    let known = counts.get_key_value(name.as_str()).map(|(known, _)| Arc::clone(known));
+    let name = known.unwrap_or_else(|| name.into());
+    *counts.entry(Arc::clone(&name)).or_default() += 1;
+    name
+}
+
+fn one_less(counts: &mut HashMap<Arc<str>, usize>, name: &str) {
     let Some(count) = counts.get_mut(name) else { return };
     *count = count.saturating_sub(1);
     if *count == 0 {
@@ -273,8 +284,6 @@ impl Connected {
     }
 
     fn add(&mut self, entry: &Arc<Entry>) {
-        *self.databases.entry(entry.database.clone()).or_default() += 1;
-        *self.users.entry(entry.user.clone()).or_default() += 1;
         self.entries.insert((entry.identity().pid, entry.id), Arc::clone(entry));
     }
 
@@ -282,6 +291,8 @@ impl Connected {
         if self.entries.remove(&(entry.identity().pid, entry.id)).is_some() {
             one_less(&mut self.databases, &entry.database);
             one_less(&mut self.users, &entry.user);
+            one_less(&mut self.names, &entry.server_user);
+            one_less(&mut self.names, &entry.application_name);
         }
     }
 
@@ -295,6 +306,8 @@ pub struct Registry {
     /// Guards who is connected. Inside, the lock of an identity or a burst may be taken.
     connected: Mutex<Connected>,
     groups: Mutex<HashMap<GroupKey, Arc<GroupCounters>>>,
+    /// Those of the client that came last, which the next one mostly shares.
+    timeouts: Mutex<Arc<Timeouts>>,
     /// Somebody has left; for who waits until all have.
     pub left: Notify,
 }
@@ -312,10 +325,10 @@ impl Registry {
             id: hello.id,
             peer_id: hello.peer_id,
             identity: Mutex::new(Identity::made(hello.peer_id, hello.long_keys)),
-            user: hello.user,
-            server_user: hello.server_user,
-            database: hello.database,
-            application_name: hello.application_name,
+            user: one_more(&mut connected.users, hello.user),
+            server_user: one_more(&mut connected.names, hello.server_user),
+            database: one_more(&mut connected.databases, hello.database),
+            application_name: one_more(&mut connected.names, hello.application_name),
             address: hello.address,
             local: hello.local,
             console: hello.console,
@@ -335,6 +348,15 @@ impl Registry {
         entry.group.clients.one();
         connected.add(&entry);
         Ok(Registered { entry, registry: Arc::clone(self) })
+    }
+
+    /// These, shared with other clients that have the same.
+    pub fn share(&self, timeouts: Timeouts) -> Arc<Timeouts> {
+        let mut last = self.timeouts.lock().unwrap_or_else(PoisonError::into_inner);
+        if **last != timeouts {
+            *last = Arc::new(timeouts);
+        }
+        Arc::clone(&last)
     }
 
     fn group(&self, hello: &Hello) -> Arc<GroupCounters> {

@@ -20,6 +20,7 @@ use crate::wire::frame::{self, HEADER_BYTES};
 
 use super::moment::{ANSWER_BYTES_MAX, is_question};
 use super::session::{Ending, RequestKind, Session, Unit};
+use super::verify::blame;
 
 /// Longest message taken from a server, rows and copy data aside: those stream.
 const MESSAGE_BYTES_MAX: usize = 1 << 30;
@@ -73,7 +74,7 @@ impl Session {
             if matches!(header.tag, backend::DATA_ROW | backend::COPY_DATA) && !answer {
                 server.partial = header.total;
                 server.partial_forward = forward;
-                self.rows += u64::from(forward);
+                self.work.rows += u64::from(forward);
                 continue;
             }
             if input.len() < header.total {
@@ -94,10 +95,10 @@ impl Session {
     /// A run of rows, or a piece of one.
     fn pass(&mut self, bytes: &[u8], forward: bool, out: &mut Vec<u8>) {
         if forward {
-            if let Some(fill) = &mut self.fill {
+            if let Some(fill) = &mut self.work.fill {
                 fill.rows(bytes);
             }
-            self.bytes += bytes.len() as u64;
+            self.work.bytes += bytes.len() as u64;
             out.extend_from_slice(bytes);
         }
     }
@@ -117,7 +118,7 @@ impl Session {
             backend::READY_FOR_QUERY => {
                 let status = Status::read(body).or(Err(ServerFault::Unexpected { tag }))?;
                 show = self.ready(server, status, now)?;
-                if show && !self.returned.is_empty() {
+                if show && !self.work.returned.is_empty() {
                     self.tell_returned(out);
                 }
             }
@@ -180,7 +181,7 @@ impl Session {
 
     /// For broken twins: notes the versions of now, not of when the answer was asked.
     fn restamp_fill(&mut self) {
-        if let Some(fill) = &mut self.fill
+        if let Some(fill) = &mut self.work.fill
             && let Some(stamp) = self.common.database.home().coherence.stamp(&fill.tables())
         {
             fill.restamp(stamp);
@@ -188,7 +189,7 @@ impl Session {
     }
 
     fn spoil_fill(&mut self) {
-        if let Some(fill) = &mut self.fill {
+        if let Some(fill) = &mut self.work.fill {
             fill.spoil();
         }
     }
@@ -196,8 +197,8 @@ impl Session {
     /// The description of a portal goes into the entry; that of a statement names no formats.
     fn row_description(&mut self, server: &mut Server, message: &[u8], forward: bool) {
         if forward {
-            self.bytes += message.len() as u64;
-            if let Some(fill) = &mut self.fill {
+            self.work.bytes += message.len() as u64;
+            if let Some(fill) = &mut self.work.fill {
                 fill.describe(message);
             }
         }
@@ -220,8 +221,8 @@ impl Session {
     fn copy_in(&mut self, server: &mut Server) {
         let ignored = server.outstanding.ignore_sync_in_copy();
         if let Some(RequestKind::Unit(unit)) = ignored.and_then(|id| self.take_request(id)) {
-            self.armed.append(unit.armed);
-            self.unsynced = true;
+            self.work.armed.append(unit.armed);
+            self.work.unsynced = true;
         }
     }
 
@@ -251,16 +252,16 @@ impl Session {
         now: Instant,
     ) {
         // What is swallowed in front of a read is none of its answer.
-        if forward && let Some(fill) = &mut self.fill {
+        if forward && let Some(fill) = &mut self.work.fill {
             fill.complete(message, now);
         }
         if forward {
-            self.bytes += message.len() as u64;
+            self.work.bytes += message.len() as u64;
         }
         let rows = backend::rows_of_tag(body);
         let rolled_back = body == b"ROLLBACK\0";
-        self.ending = match (self.ending, rolled_back) {
-            (Ending::Failed | Ending::Doubtful, _) => self.ending,
+        self.work.ending = match (self.work.ending, rolled_back) {
+            (Ending::Failed | Ending::Doubtful, _) => self.work.ending,
             (Ending::Fine | Ending::RolledBack, true) => Ending::RolledBack,
             (Ending::Fine | Ending::RolledBack, false) => Ending::Fine,
         };
@@ -283,9 +284,13 @@ impl Session {
             }) => {
                 let request = *request;
                 self.query_completed(request, rows, now);
-                if let Some(unit) = self.unit_of(request) {
-                    let single = unit.verdict.clone().filter(|verdict| verdict.statements == 1);
-                    for control in single.iter().flat_map(|verdict| &verdict.controls) {
+                let unit = self.unit_of(request);
+                let completed = unit.and_then(|unit| {
+                    unit.completed += 1;
+                    Some((unit.verdict.clone()?, unit.completed - 1))
+                });
+                if let Some((verdict, statement)) = completed {
+                    for control in verdict.controls_of(statement) {
                         self.apply(control, rolled_back, server);
                     }
                 }
@@ -295,7 +300,7 @@ impl Session {
     }
 
     fn unit_of(&mut self, id: u64) -> Option<&mut Unit> {
-        self.requests.iter_mut().find(|request| request.id == id).and_then(|request| {
+        self.work.requests.iter_mut().find(|request| request.id == id).and_then(|request| {
             match &mut request.kind {
                 RequestKind::Unit(unit) => Some(unit),
                 RequestKind::Parse { .. }
@@ -313,7 +318,9 @@ impl Session {
         forward: bool,
         now: Instant,
     ) -> Result<bool, ServerFault> {
-        self.spoil_fill();
+        if let Some(fill) = &mut self.work.fill {
+            fill.refuse(blame(body));
+        }
         let front = server.outstanding.front();
         let unasked = front.is_none();
         let question = is_question(server);
@@ -332,9 +339,9 @@ impl Session {
         // Its statement has failed, and so the question behind it.
         let told_before = question && server.status == Status::Failed;
         if is_doubtful(body) {
-            self.ending = Ending::Doubtful;
-        } else if self.ending != Ending::Doubtful && !told_before {
-            self.ending = Ending::Failed;
+            self.work.ending = Ending::Doubtful;
+        } else if self.work.ending != Ending::Doubtful && !told_before {
+            self.work.ending = Ending::Failed;
         }
         let skipped = server.outstanding.skip_to_sync();
         for statement in skipped.statements {
@@ -391,13 +398,14 @@ impl Session {
         if status != Status::Idle && self.common.mode == PoolMode::Statement {
             return Err(ServerFault::TransactionBlock);
         }
-        self.transaction.status = status;
-        let ending = std::mem::take(&mut self.ending);
+        self.work.transaction.status = status;
+        let ending = std::mem::take(&mut self.work.ending);
         self.end_of_unit(unit, ending, status, server);
         if twin::is(Twin::NoVersionCheck) {
             self.restamp_fill();
         }
-        if let Some(fill) = self.fill.take() {
+        let fill = self.work.fill.take();
+        if let Some(fill) = fill.and_then(|fill| self.verified(fill, server, now)) {
             let kept = self.common.cache.store(*fill).is_some();
             let counters = &self.common.cache_counters;
             if kept { counters.fills.one() } else { counters.refused.one() }
@@ -413,13 +421,14 @@ impl Session {
     /// the client is told its own.
     fn is_fallback_of_server(&self, server: &Server, body: &[u8]) -> bool {
         let Some(Owed::Expect { request, .. }) = server.outstanding.front() else { return false };
-        let verdict = self.requests.iter().find(|known| known.id == *request).and_then(|request| {
-            match &request.kind {
-                RequestKind::Execute { verdict, .. } => Some(verdict),
-                RequestKind::Unit(unit) => unit.verdict.as_ref(),
-                RequestKind::Parse { .. } | RequestKind::Describe { .. } => None,
-            }
-        });
+        let verdict =
+            self.work.requests.iter().find(|known| known.id == *request).and_then(|request| {
+                match &request.kind {
+                    RequestKind::Execute { verdict, .. } => Some(verdict),
+                    RequestKind::Unit(unit) => unit.verdict.as_ref(),
+                    RequestKind::Parse { .. } | RequestKind::Describe { .. } => None,
+                }
+            });
         let resets = verdict.is_some_and(|verdict| {
             verdict.controls.iter().any(|control| {
                 matches!(control, Control::Reset { .. } | Control::ResetAll | Control::DiscardAll)
@@ -436,7 +445,7 @@ impl Session {
 
     /// ParameterStatus of what the client started with, in PostgreSQL's own spelling.
     fn tell_returned(&mut self, out: &mut Vec<u8>) {
-        let returned = std::mem::take(&mut self.returned);
+        let returned = std::mem::take(&mut self.work.returned);
         let base = self.common.base();
         let Some(reported) = self.common.reported(base.id, self.startup.id) else { return };
         for (name, value) in reported.iter() {
@@ -447,32 +456,26 @@ impl Session {
     }
 
     fn end_of_unit(&mut self, unit: Unit, ending: Ending, status: Status, server: &mut Server) {
-        let failed = matches!(ending, Ending::Failed | Ending::Doubtful);
-        let is_string = unit.verdict.as_ref().is_some_and(|verdict| verdict.statements != 1);
-        let many = unit.verdict.as_ref().filter(|verdict| verdict.statements != 1);
-        if let Some(verdict) = many
-            && !verdict.controls.is_empty()
-        {
-            self.apply_many(&verdict.controls, failed, status, server);
-        }
         let proven_rollback = status == Status::Idle && unit.extent.proves_rollback(ending);
         let unseen = unit.armed.is_empty() && ending == Ending::Fine;
         self.settle(unit.armed, proven_rollback);
         if status == Status::Idle {
-            // A failed COMMIT or group; of a failed string it is not known how far it came.
-            if ending == Ending::Failed
-                && !is_string
-                && let Some(settings) = self.transaction.begun_with().cloned()
+            // A failed COMMIT, group or string.
+            if matches!(ending, Ending::Failed | Ending::Doubtful)
+                && let Some(settings) = self.work.transaction.begun_with().cloned()
             {
                 self.set(settings, server);
+                if ending == Ending::Doubtful {
+                    self.forget_settings(server);
+                }
             }
             // Nothing was armed and yet the transaction is over: if it was not rolled back before
             // our eyes, it may have been committed.
-            if unseen && let Some(scope) = self.transaction.dirty.scope() {
+            if unseen && let Some(scope) = self.work.transaction.dirty.scope() {
                 server.home.coherence.begin_write(&scope).committed();
             }
             let settings = std::sync::Arc::clone(&self.settings);
-            self.transaction.end(false, &settings);
+            self.work.transaction.end(false, &settings);
             self.names.clear_portals();
         }
         if !server.tainted {
@@ -484,7 +487,7 @@ impl Session {
     /// has been told.
     fn settle_late(&mut self, scopes: Vec<Scope>) {
         if twin::is(Twin::AckBeforeInvalidation) {
-            self.unsettled.extend(scopes);
+            self.work.unsettled.extend(scopes);
         } else {
             for scope in scopes {
                 self.common.database.home().coherence.invalidate(&scope);
@@ -537,28 +540,6 @@ impl Session {
             if proven_rollback { guard.rolled_back() } else { guard.committed() }
         }
     }
-
-    /// A string of several statements: what it changed is known only if all went well.
-    fn apply_many(
-        &mut self,
-        controls: &[Control],
-        failed: bool,
-        status: Status,
-        server: &mut Server,
-    ) {
-        if failed {
-            server.tainted = true;
-            self.tainted = true;
-            return;
-        }
-        for control in controls {
-            self.apply(control, false, server);
-        }
-        // A transaction that the string both began and ended is over.
-        if status == Status::Idle {
-            self.transaction.local_settings = false;
-        }
-    }
 }
 
 /// What needs no further byte from the server.
@@ -584,7 +565,7 @@ fn error_class(body: &[u8]) -> [u8; 2] {
 
 /// An error that does not prove a rollback: the connection, the operator or the system failed
 /// (hazards D8, H8, H9).
-fn is_doubtful(body: &[u8]) -> bool {
+pub(super) fn is_doubtful(body: &[u8]) -> bool {
     let severity = backend::error_field(body, b'V');
     let code = backend::error_field(body, b'C').unwrap_or_default();
     let class = code.get(..2).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! A client's names: its prepared statements and portals, and what they stand for.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::pool::statements::Statement;
@@ -29,11 +29,11 @@ pub struct Portal {
 /// The names of one client.
 #[derive(Debug, Default)]
 pub struct Names {
-    pub prepared: HashMap<Box<[u8]>, Prepared>,
+    pub prepared: BTreeMap<Box<[u8]>, Prepared>,
     pub unnamed: Option<Prepared>,
     /// The unnamed statement made last, and the generation it was made under.
     made: Option<Prepared>,
-    portals: HashMap<Box<[u8]>, Portal>,
+    portals: BTreeMap<Box<[u8]>, Portal>,
     /// Nearly every portal there is.
     unnamed_portal: Option<Portal>,
 }
@@ -51,7 +51,7 @@ impl Session {
         if let Some(Prepared { statement, generation: made_under }) = &self.names.made
             && *made_under == generation
             && statement.is_of(sql, types, settings)
-            && self.requests.is_empty()
+            && self.work.requests.is_empty()
         {
             return Arc::clone(statement);
         }

@@ -1,6 +1,6 @@
 //! From a finished statement to the counters of its shape and group, the slow ring and the log.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::insight::{Burst, Insight, Owner, Place, Sample, Slow, Wanted};
@@ -22,9 +22,9 @@ pub fn record(insight: &Insight, entry: &Entry, common: &Common, finished: &Fini
         insight.slow.note(Slow {
             id: 0,
             at: insight.slow.time_of_day(finished.finished_at),
-            database: entry.database.clone(),
-            user: entry.user.clone(),
-            application_name: entry.application_name.clone(),
+            database: Arc::clone(&entry.database),
+            user: Arc::clone(&entry.user),
+            application_name: Arc::clone(&entry.application_name),
             address: entry.address.clone(),
             shape: shape_text(running),
             wait,
@@ -105,9 +105,9 @@ pub fn take_burst(insight: &Insight, entry: &Entry, now: Instant, leaves: bool) 
 
 fn take(insight: &Insight, entry: &Entry, burst: &mut Burst, now: Instant) {
     let owner = || Owner {
-        database: entry.database.clone(),
-        user: entry.user.clone(),
-        application_name: entry.application_name.clone(),
+        database: Arc::clone(&entry.database),
+        user: Arc::clone(&entry.user),
+        application_name: Arc::clone(&entry.application_name),
     };
     let at = (now, insight.slow.time_of_day(now));
     insight.repeats.take(burst, owner, |place| insight.shape(place), at);
@@ -147,7 +147,7 @@ fn prepared_shape(statement: &Statement) -> &[u8] {
     statement.lexed.as_ref().map_or(&[], |lexed| &lexed.shape)
 }
 
-fn shape_text(running: &Running) -> String {
+pub(super) fn shape_text(running: &Running) -> String {
     let (shape, piece) = match &running.shape {
         Shape::Text(known) => {
             (known.shape(), (known.verdict.statements > 1).then_some(running.piece))

@@ -23,6 +23,17 @@ pub enum Dirty {
     Database,
 }
 
+/// What an answer of PostgreSQL's makes of what was known before.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// That will be made fresh.
+    pub tables: usize,
+    /// Of those, not written.
+    pub surplus: usize,
+    /// Of those, what should have been known before.
+    pub unforeseen: Vec<TableId>,
+}
+
 impl Dirty {
     pub fn add(&mut self, write: &Write) {
         match write {
@@ -42,24 +53,26 @@ impl Dirty {
         }
     }
 
-    /// PostgreSQL has told all that was written. Gives what should have been known before.
-    pub fn add_told(&mut self, told: BTreeSet<TableId>) -> Vec<TableId> {
+    /// PostgreSQL has told all that was written.
+    pub fn add_told(&mut self, told: BTreeSet<TableId>) -> Told {
         let (known, opaque) = match std::mem::take(self) {
             Self::Nothing => (BTreeSet::new(), false),
             Self::Tables(known) => (known, false),
             Self::Unknown(known) => (known, true),
             Self::Database => {
                 *self = Self::Database;
-                return Vec::new();
+                return Told::default();
             }
         };
         let news = told.difference(&known).copied();
         let unforeseen = if opaque { Vec::new() } else { news.collect() };
+        let surplus = known.difference(&told).count();
         let tables: BTreeSet<TableId> = known.into_iter().chain(told).collect();
+        let told = Told { tables: tables.len(), surplus, unforeseen };
         if !tables.is_empty() {
             *self = Self::Tables(tables);
         }
-        unforeseen
+        told
     }
 
     pub fn scope(&self) -> Option<Scope> {
@@ -137,6 +150,16 @@ impl Default for Transaction {
 }
 
 impl Transaction {
+    /// There is none, and no settings that its end would bring back.
+    pub fn is_over(&self) -> bool {
+        self.status == Status::Idle
+            && self.begun_with.is_none()
+            && self.implicit_with.is_none()
+            && self.kept_back.is_none()
+            && self.dirty == Dirty::Nothing
+            && self.savepoints.is_empty()
+    }
+
     pub fn begin(&mut self, isolation: Isolation, settings: &Arc<Settings>) {
         if self.begun_with.is_none() {
             self.isolation = Some(isolation);
@@ -178,11 +201,20 @@ impl Transaction {
         }
     }
 
+    pub fn savepoint_names(&self) -> impl Iterator<Item = &str> {
+        self.savepoints.iter().map(|(name, _)| name.as_str())
+    }
+
     /// The settings in force after ROLLBACK TO; `None` if the savepoint was not followed.
     pub fn roll_back_to(&mut self, name: &str) -> Option<Arc<Settings>> {
         let at = self.savepoints.iter().rposition(|(known, _)| known == name)?;
         self.savepoints.truncate(at + 1);
         self.savepoints.last().map(|(_, settings)| Arc::clone(settings))
+    }
+
+    /// Its BEGIN has been seen and not its end, however much of the group is still to come.
+    pub fn is_block(&self) -> bool {
+        self.begun_with.is_some()
     }
 
     /// The settings it began with, to which a rollback returns.
@@ -305,11 +337,16 @@ mod tests {
         let table = |id| BTreeSet::from([TableId(id)]);
         let mut dirty = Dirty::Tables(table(1));
         dirty.add(&Write::Opaque { commits_inside: false, taints: true });
-        assert_eq!(dirty.add_told(table(2)), []);
+        let told = |tables, surplus, unforeseen: &[u32]| Told {
+            tables,
+            surplus,
+            unforeseen: unforeseen.iter().copied().map(TableId).collect(),
+        };
+        assert_eq!(dirty.add_told(table(2)), told(2, 1, &[]));
         assert_eq!(dirty, Dirty::Tables([TableId(1), TableId(2)].into()));
-        assert_eq!(dirty.add_told(table(3)), [TableId(3)]);
+        assert_eq!(dirty.add_told(table(3)), told(3, 2, &[3]));
         let mut nothing = Dirty::Unknown(BTreeSet::new());
-        assert_eq!(nothing.add_told(BTreeSet::new()), []);
+        assert_eq!(nothing.add_told(BTreeSet::new()), told(0, 0, &[]));
         assert_eq!(nothing, Dirty::Nothing);
     }
 

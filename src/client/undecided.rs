@@ -48,7 +48,7 @@ impl Session {
 
     /// No settings are in force that end with the transaction.
     fn transaction_is_plain(&self) -> bool {
-        self.transaction.bypass(crate::sql::verdict::Isolation::ReadCommitted).is_none()
+        self.work.transaction.bypass(crate::sql::verdict::Isolation::ReadCommitted).is_none()
     }
 
     fn question(&self, sql: &[u8], types: Vec<u32>) -> Option<Question> {

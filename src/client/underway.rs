@@ -87,6 +87,15 @@ impl Underway {
         popped
     }
 
+    /// What is answered next.
+    pub fn first(&self) -> Option<&Running> {
+        self.first.as_ref()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
     fn iter_mut(&mut self) -> impl DoubleEndedIterator<Item = &mut Running> {
         self.first.iter_mut().chain(&mut self.more)
     }
@@ -131,9 +140,9 @@ impl Session {
         }
         let is_query = matches!(shape, Shape::Text(_));
         let shape = if shape.statements() == 0 { Shape::Unknown } else { shape };
-        self.noted = Some(Running {
+        self.work.noted = Some(Running {
             request: 0,
-            arrived_at: self.arrived_at.unwrap_or(now),
+            arrived_at: self.work.arrived_at.unwrap_or(now),
             sent_at: None,
             completed_at: None,
             shape,
@@ -144,21 +153,21 @@ impl Session {
             is_call: true,
             rows: 0,
             bytes: 0,
-            values: std::mem::take(&mut self.values),
+            values: std::mem::take(&mut self.work.values),
             failed: None,
         });
     }
 
     /// What was noted has been answered here.
     pub(super) fn finish_noted(&mut self, now: Instant, rows: u64, bytes: u64) {
-        if let Some(running) = self.noted.take() {
+        if let Some(running) = self.work.noted.take() {
             let running = Running { rows, bytes, ..running };
             self.finish(Finished { running, finished_at: now, server_pid: None });
         }
     }
 
     pub(super) fn note_hit(&mut self, shape: Shape, now: Instant, entry: &Entry) {
-        self.values = low_half(entry.hash);
+        self.work.values = low_half(entry.hash);
         self.note(Outcome::Hit, shape, now, false);
         let len = entry.rows.len() as u64;
         self.common.cache_counters.hit_bytes.add(len);
@@ -166,7 +175,7 @@ impl Session {
         if self.status() == Status::Idle {
             self.transaction_over();
         } else {
-            self.transaction.served = true;
+            self.work.transaction.served = true;
         }
         let described = entry.row_description.as_ref().map_or(0, Bytes::len);
         let rows = backend::rows_of_tag(&entry.rows).unwrap_or(0);
@@ -174,17 +183,13 @@ impl Session {
     }
 
     fn finish(&mut self, finished: Finished) {
-        if self.finished.capacity() == 0 {
-            // Nearly always it is the only one, and each client keeps the room.
-            self.finished.reserve_exact(1);
-        }
-        self.finished.push(finished);
+        self.work.finished.push(finished);
     }
 
     /// The last hit is one on what another client had asked for.
     pub(super) fn hit_was_shared(&mut self) {
         self.common.cache_counters.shared_fills.one();
-        if let Some(last) = self.finished.last_mut() {
+        if let Some(last) = self.work.finished.last_mut() {
             last.running.outcome = Outcome::SharedHit;
         }
     }
@@ -198,8 +203,8 @@ impl Session {
         verdict: &Verdict,
         otherwise: BypassReason,
     ) {
-        let Some(now) = self.arrived_at else { return };
-        if self.noted.is_none() {
+        let Some(now) = self.work.arrived_at else { return };
+        if self.work.noted.is_none() {
             let reason = match verdict.read {
                 Read::Bypass(reason) => reason,
                 Read::Cacheable(_) => otherwise,
@@ -207,14 +212,14 @@ impl Session {
             let shape = if verdict.statements == 0 { Shape::Unknown } else { shape() };
             self.note(Outcome::Bypass(reason), shape, now, verdict.write != Write::None);
         }
-        if let Some(running) = self.noted.take() {
-            self.underway.push(Running { request, ..running });
+        if let Some(running) = self.work.noted.take() {
+            self.work.underway.push(Running { request, ..running });
         }
     }
 
     /// The Execute just begun goes on with a portal.
     pub(super) fn continues_portal(&mut self) {
-        if let Some(running) = self.underway.iter_mut().next_back() {
+        if let Some(running) = self.work.underway.iter_mut().next_back() {
             running.is_call = false;
         }
     }
@@ -222,17 +227,17 @@ impl Session {
     /// An Execute is over, or suspended. `rows`: as its tag tells, else those shown count.
     pub(super) fn executed(&mut self, request: u64, rows: Option<u64>, now: Instant) {
         let (shown, bytes) = self.take_shown();
-        while self.underway.first.as_ref().is_some_and(|running| running.request < request) {
+        while self.work.underway.first.as_ref().is_some_and(|running| running.request < request) {
             self.finish_executed(None);
         }
-        let Some(running) = &mut self.underway.first else { return };
+        let Some(running) = &mut self.work.underway.first else { return };
         if running.request != request {
             return;
         }
         running.rows = rows.unwrap_or(shown);
         running.bytes = bytes;
         running.completed_at = Some(now);
-        if let Some(next) = self.underway.more.front_mut() {
+        if let Some(next) = self.work.underway.more.front_mut() {
             next.begins(now);
         }
     }
@@ -240,7 +245,7 @@ impl Session {
     /// A statement of a Query is over.
     pub(super) fn query_completed(&mut self, request: u64, rows: Option<u64>, now: Instant) {
         let (shown, bytes) = self.take_shown();
-        let Some(running) = &mut self.underway.first else { return };
+        let Some(running) = &mut self.work.underway.first else { return };
         if running.request != request {
             return;
         }
@@ -260,7 +265,7 @@ impl Session {
     pub(super) fn statement_failed(&mut self, class: [u8; 2], boundary: u64, now: Instant) {
         self.take_shown();
         let mut skipped = VecDeque::new();
-        while let Some(running) = self.underway.pop() {
+        while let Some(running) = self.work.underway.pop() {
             skipped.push_back(running);
         }
         let mut of_unit = skipped.iter_mut().filter(|running| running.request <= boundary);
@@ -276,7 +281,7 @@ impl Session {
         for running in skipped {
             let over = running.completed_at.is_some() || running.failed.is_some();
             if over || running.request > boundary {
-                self.underway.push(running);
+                self.work.underway.push(running);
             }
         }
     }
@@ -305,23 +310,23 @@ impl Session {
     /// At ReadyForQuery: all up to this request are over.
     pub(super) fn unit_ended(&mut self, request: u64, now: Instant, pid: u32) {
         self.take_shown();
-        let before = self.finished.len();
-        while self.underway.first.as_ref().is_some_and(|running| running.request <= request) {
+        let before = self.work.finished.len();
+        while self.work.underway.first.as_ref().is_some_and(|running| running.request <= request) {
             let is_last =
-                self.underway.more.front().is_none_or(|running| running.request > request);
+                self.work.underway.more.front().is_none_or(|running| running.request > request);
             self.finish_executed(is_last.then_some(now));
         }
-        if let Some(next) = &mut self.underway.first {
+        if let Some(next) = &mut self.work.underway.first {
             next.begins(now);
         }
-        for finished in self.finished.iter_mut().skip(before) {
+        for finished in self.work.finished.iter_mut().skip(before) {
             finished.server_pid = Some(pid);
         }
     }
 
     /// The first under way is over, at `ended`, else when it was completed.
     fn finish_executed(&mut self, ended: Option<Instant>) {
-        let Some(running) = self.underway.pop() else { return };
+        let Some(running) = self.work.underway.pop() else { return };
         // Of several statements in a string each was finished for itself.
         let is_over = if running.is_query {
             running.shape.statements() <= 1 || running.failed.is_some()
@@ -335,7 +340,7 @@ impl Session {
     }
 
     fn take_shown(&mut self) -> (u64, u64) {
-        (std::mem::take(&mut self.rows), std::mem::take(&mut self.bytes))
+        (std::mem::take(&mut self.work.rows), std::mem::take(&mut self.work.bytes))
     }
 }
 

@@ -7,7 +7,6 @@ use std::path::Path;
 
 use super::database::{Databases, Elsewhere};
 use super::limits::read_users;
-use super::peer;
 use super::settings::{Applies, SETTINGS, WITHOUT_EFFECT};
 use super::url::{self, ServerUrl};
 use super::value::Raw;
@@ -15,6 +14,7 @@ use super::{
     AuthType, Base, CacheMode, Config, ListenAddress, Loaded, Mistake, Place, SecretText, SslMode,
     Written, WrittenEntry, WrittenSetting,
 };
+use super::{peer, rules};
 
 /// `files` in the order given, then the command line; `read_file` is for `auth_file`.
 pub(super) fn check(
@@ -51,6 +51,9 @@ pub(super) fn check(
     }
     let (peers, mut mistakes) = peer::read(&files.peers);
     checker.config.peers = peers;
+    checker.mistakes.append(&mut mistakes);
+    let (rules, mut mistakes) = rules::read(&files.rules);
+    checker.config.rules = rules;
     checker.mistakes.append(&mut mistakes);
     checker.listening();
     checker.userlist(read_file);
@@ -351,6 +354,10 @@ impl Checker {
         if entry_too_large && self.all_read(&["cache.size", "cache.max_entry_size"]) {
             let text = format!("expected at most cache.size, which is {}", self.config.cache.size);
             self.mistake("cache.max_entry_size", &text);
+        }
+        let unclear = |text: &String| rules::function(text).err();
+        if let Some(text) = self.config.cache.functions.iter().find_map(unclear) {
+            self.mistake("cache.functions", &text);
         }
         if redis_unknown {
             self.mistake("redis.url", "expected redis://, rediss:// or unix:// and an address");

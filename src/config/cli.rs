@@ -16,7 +16,8 @@ use super::{
 // Not doc comments: those need backticks, which would be printed.
 const SOURCE_HELP: &str =
     "postgres://user:password@host/database, a .toml file, or a pgbouncer.ini";
-const CACHE_HELP: &str = "on, off or dry_run: count what would have been hits, serve none";
+const CACHE_HELP: &str =
+    "on, off, dry_run: count what would have been hits, serve none; or verify: compare them too";
 
 /// Pool and cache for PostgreSQL. Applications connect to Forebay as if it were the database.
 #[derive(Parser)]

@@ -11,7 +11,7 @@ use super::value::Raw;
 use super::{Mistake, Place, SECTIONS, SETTINGS, Written, WrittenEntry, WrittenKey};
 
 /// Sections of named entries.
-const ENTRIES: [&str; 3] = ["databases", "users", "peers"];
+const ENTRIES: [&str; 4] = ["databases", "users", "peers", "rules"];
 
 /// Reads the text of a file called `name`.
 pub(super) fn read(name: &str, text: &str) -> Written {
@@ -69,6 +69,11 @@ fn read_section(
                 written.peers.extend(read_entry(lines, name, peer, value, &mut written.mistakes));
             }
         }
+        DeValue::Table(table) if name == "rules" => {
+            for (rule, value) in in_order(table) {
+                written.rules.extend(read_entry(lines, name, rule, value, &mut written.mistakes));
+            }
+        }
         DeValue::Table(table) if SECTIONS.iter().any(|(known, _)| *known == name) => {
             for (key, value) in in_order(table) {
                 read_setting(lines, name, key, value, written);
@@ -118,7 +123,7 @@ fn read_setting(
     }
 }
 
-/// One entry of `[databases]`, `[users]` or `[peers]`.
+/// One entry of `[databases]`, `[users]`, `[peers]` or `[rules]`.
 fn read_entry(
     lines: &Lines<'_>,
     section: &str,

@@ -11,6 +11,7 @@ mod settings;
 mod limits;
 mod database;
 mod peer;
+mod rules;
 mod url;
 mod file;
 mod ini;
@@ -43,6 +44,7 @@ pub use word::{
     PoolMode, SslMode,
 };
 
+use crate::sql::rules::{Rule, Rules};
 use settings::WITHOUT_EFFECT;
 use value::Raw;
 
@@ -67,6 +69,8 @@ pub struct Config {
     pub users: Vec<UserEntry>,
     /// Who else listens on our address, by id. Applies on reload.
     pub peers: Vec<Peer>,
+    /// What is not kept, or not for long; a name stands here once. Applies on reload.
+    pub rules: Vec<Rule>,
     /// The database of clients that name none: that of `server.url`. Without one it is, as
     /// everywhere, the user's name.
     pub default_database: Option<String>,
@@ -129,6 +133,7 @@ impl Config {
             databases: Vec::new(),
             users: Vec::new(),
             peers: Vec::new(),
+            rules: Vec::new(),
             default_database: None,
             credentials: None,
             userlist: None,
@@ -160,6 +165,15 @@ impl Config {
     /// What this user has of its own.
     pub fn user(&self, name: &str) -> Option<&UserEntry> {
         self.users.iter().find(|entry| entry.name == name)
+    }
+
+    /// What the operator says of answers.
+    pub fn rules(&self) -> Rules {
+        let functions = self.cache.functions.iter();
+        Rules {
+            rules: self.rules.clone(),
+            functions: functions.filter_map(|text| rules::function(text).ok()).collect(),
+        }
     }
 
     /// How clients log in; `auto` has been resolved.
@@ -236,6 +250,7 @@ struct Written {
     databases: Vec<WrittenEntry>,
     users: Vec<WrittenEntry>,
     peers: Vec<WrittenEntry>,
+    rules: Vec<WrittenEntry>,
     mistakes: Vec<Mistake>,
     /// Settings without effect, each once, with the place it was first written.
     without_effect: BTreeMap<String, Place>,
@@ -278,6 +293,7 @@ impl Written {
         self.databases.extend(later.databases);
         self.users.extend(later.users);
         self.peers.extend(later.peers);
+        self.rules.extend(later.rules);
         self.mistakes.extend(later.mistakes);
         for (name, place) in later.without_effect {
             self.without_effect.entry(name).or_insert(place);

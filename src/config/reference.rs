@@ -11,11 +11,19 @@ const HEADER: &str = "\
 const DATABASES: &str = "
 # Databases one by one, instead of or beside server.url; \"*\" is every other name.
 # Peers by their peer_id: each at an address at which that process alone is reached.
+# Rules say what is never kept, or not for long: by table (with all that is read through it or
+# beside it), by schema, or by statement. A * stands for anything, and in a statement where its
+# values are. A statement may say so itself in the comment it begins with: /* forebay:nocache */
+# or /* forebay:max_age=5s */.
 # [databases]
 # shop = { host = \"10.0.0.5\", port = 5432, dbname = \"shop_v2\", pool_size = 40 }
 # \"*\" = { host = \"10.0.0.6\", user = \"app\", password = \"secret\", pool_mode = \"session\" }
 # [peers]
 # 2 = { host = \"/run/forebay2\", port = 6432 }
+# [rules]
+# audited = { table = \"payroll.*\", deny = true }
+# prices = { database = \"shop\", table = \"prices\", max_age = \"5s\" }
+# reports = { statement = \"select count(*) from orders*\", max_age = \"10s\" }
 ";
 
 /// The text of `config/forebay.toml`.

@@ -351,7 +351,9 @@ settings! {
 
     /// What is remembered, and for how long.
     [cache] Cache {
-        /// off, on, or `dry_run`: count what would have been hits, serve none.
+        /// off, on; `dry_run`: count what would have been hits, serve none; verify: compare these
+        /// with what PostgreSQL answers, too. What differs is logged and in
+        /// `SHOW CACHE_DIFFERENCES`.
         mode: CacheMode = CacheMode::On, Forebay, Range::Any, OnReload;
         /// Memory for answers.
         size: Size = Size::megabytes(256), Forebay,
@@ -362,6 +364,9 @@ settings! {
         /// A longer answer is not kept.
         max_entry_size: Size = Size::megabytes(1), Forebay,
             Range::Between(KILOBYTE, 1 << 30), OnReload;
+        /// For so long after PostgreSQL has last answered, what is kept is served although it
+        /// cannot be reached; 0: not at all. Neither is served when older than max_age.
+        serve_while_down: Duration = Duration::ZERO, Forebay, Range::Between(0, 30 * DAY), OnReload;
         /// How often the catalogue is asked for changes of tables and grants that were made
         /// without Forebay.
         catalog_poll: Duration = Duration::from_secs(5), Forebay,
@@ -379,6 +384,19 @@ settings! {
         /// rolled back. Not on a standby, without the right to temporary tables, or where there
         /// are event triggers. local or off: such answers are not kept.
         analysis: Analysis = Analysis::Auto, Forebay, Range::Any, OnReload;
+        /// Tables whose writes end nearly every answer before it is asked for again are cut off:
+        /// those with fewer hits than this for each hundred such answers. They are tried again
+        /// after 10 s, then after longer pauses up to 5 minutes. 0 cuts nothing off.
+        cut_off: u32 = 5, Forebay, Range::Between(0, 10_000), OnReload;
+        /// Functions of yours, as schema.name, that write nothing and whose results depend on
+        /// nothing but their arguments: answers computed with them are kept, whatever their
+        /// label says. For statements that call them by name; views that do stay out.
+        functions: Vec<String> = Vec::new(), Forebay, Range::Any, OnReload;
+        /// Of ten thousand hits so many are verified while the cache is on; 0 for none. The answer is
+        /// PostgreSQL's then, and takes a server and its time.
+        verify_sample: u32 = 0, Forebay, Range::Between(0, 10_000), OnReload;
+        /// Literals, parameters and bytes of rows are in what is reported of a difference.
+        verify_values: bool = false, Forebay, Range::Any, OnReload;
     }
 
     /// A second tier for answers. Without it the cache is this process's memory alone.

@@ -11,6 +11,7 @@ use rand::{Rng, SeedableRng};
 use toml::de::DeTable;
 
 use super::*;
+use crate::sql::rules::{Pattern, Subject};
 
 const URL: &str = "postgres://app:secret@db:5432/shop";
 
@@ -352,13 +353,14 @@ fn the_reference_file_sets_every_setting_to_its_default() {
 }
 
 #[test]
-fn the_databases_shown_in_the_reference_file_can_be_used() {
+fn the_entries_shown_in_the_reference_file_can_be_used() {
     let text = reference();
     let (_, example) = text.split_once("# [databases]").unwrap();
     let example = format!("[databases]{}", example.replace("\n# ", "\n"));
     let config = good(&["f.toml"], &[("f.toml", &example)]);
     assert_eq!(config.database("shop").unwrap().pool_size, Some(40));
     assert_eq!(config.database("any").unwrap().pool_mode, Some(PoolMode::Session));
+    assert_eq!(config.rules.len(), 3);
 }
 
 #[test]
@@ -468,7 +470,7 @@ fn names_in_toml_must_be_known() {
 #[test]
 fn values_in_toml_must_be_of_their_kind() {
     let check = check_bad_toml;
-    check("[cache]\nmode = true", "4: cache.mode: expected off, on or dry_run, found true");
+    check("[cache]\nmode = true", "4: cache.mode: expected off, on, dry_run or verify, found true");
     check(
         "[cache]\nmax_age = -1",
         "4: cache.max_age: expected a duration such as \"60s\" from 1ms to 30d, found -1",
@@ -963,4 +965,56 @@ fn no_text_makes_a_reader_panic() {
             }
         }
     }
+}
+
+#[test]
+fn rules_are_read_with_the_place_of_every_mistake() {
+    let toml = "[rules]\nlow = { table = \"a.b*\", deny = true }\n\
+                slow = { statement = \"SELECT  *\", max_age = \"5s\", database = \"d\" }\n\
+                all = { database = \"d\", max_age = 2 }\n";
+    let rules = good(&[URL, "f.toml"], &[("f.toml", toml)]).rules;
+    let relations = |schema: Option<&str>, name: &str| Subject::Relations {
+        schema: schema.map(Pattern::new),
+        name: Pattern::new(name),
+    };
+    let rule = |name: &str, subject, seconds: Option<u64>| Rule {
+        name: name.to_owned(),
+        database: (name != "low").then(|| "d".to_owned()),
+        subject,
+        deny: name == "low",
+        max_age: seconds.map(Duration::from_secs),
+    };
+    assert_eq!(
+        rules,
+        [
+            rule("low", relations(Some("a"), "b*"), None),
+            rule("slow", Subject::Statements(Pattern::new("select *")), Some(5)),
+            rule("all", relations(None, "*"), Some(2)),
+        ]
+    );
+    let check = |entry: &str, text: &str| check_bad_toml(&format!("[rules]\nr = {entry}"), text);
+    check("1", "4: rules.r: expected a table");
+    check("{ table = \"t\" }", "4: rules.r: expected deny = true, or a max_age");
+    check("{ deny = true }", "4: rules.r: expected a table, a schema, a statement or a database");
+    check("{ tabel = \"t\" }", "4: rules.r.tabel: unknown key (did you mean table?)");
+    check(
+        "{ table = \"t\", max_age = 0 }",
+        "4: rules.r.max_age: expected a duration such as \"60s\" from 1ms to 30d, found 0",
+    );
+    check(
+        "{ schema = \"s\", table = \"s.t\", deny = true }",
+        "4: rules.r: expected the schema once",
+    );
+    check(
+        "{ statement = \"s\", table = \"s.t\", deny = true }",
+        "4: rules.r: expected a table or a schema, or else a statement",
+    );
+    check_bad_toml(
+        "[cache]\nfunctions = [\"a.b\", \"c\"]",
+        "4: cache.functions: expected schema.name, found \"c\"",
+    );
+    check_bad_toml(
+        "[cache]\nfunctions = \"pg_catalog.now\"",
+        "4: cache.functions: expected functions of your own, found \"pg_catalog.now\"",
+    );
 }

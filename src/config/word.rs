@@ -102,6 +102,8 @@ words! {
         On = "on",
         /// Count what would have been hits, serve none.
         DryRun = "dry_run",
+        /// The same, and PostgreSQL's answers are compared with what would have been served.
+        Verify = "verify",
     }
 
     /// What becomes of writes that no text tells the tables of.

@@ -6,7 +6,10 @@ use std::time::Instant;
 use crate::admin::command::{Command, Show, Shutdown};
 use crate::admin::conversation::Outcome;
 use crate::admin::table::Table;
-use crate::admin::{cache_show, clients_show, fds_show, show, statements_show, stats_show};
+use crate::admin::{
+    cache_show, clients_show, differences_show, fds_show, show, statements_show, stats_show,
+    tables_show,
+};
 use crate::cache::coherence::Scope;
 use crate::gateway::{Gateway, Stage};
 use crate::reload::{self, Read};
@@ -67,6 +70,7 @@ fn operation(
         | Command::Transaction(_)
         | Command::FlushCache
         | Command::FlushDatabase(_)
+        | Command::FlushRole(_)
         | Command::FlushTable { .. }
         | Command::Reload
         | Command::Shutdown(_)
@@ -96,6 +100,7 @@ fn perform_at_once(
             Outcome::done("FLUSH")
         }
         Command::FlushDatabase(name) => flush::database(gateway, name),
+        Command::FlushRole(name) => flush::role(gateway, name),
         Command::FlushTable { schema, name } => flush::table(gateway, schema.as_deref(), name),
         Command::Reload => match reload::reload(gateway, read) {
             Ok(notices) => Outcome::Done { tag: "RELOAD".into(), notices },
@@ -147,7 +152,9 @@ fn table(gateway: &Gateway, what: Show, at: Instant) -> Table {
             show::sockets(&sockets)
         }
         Show::Cache => cache_show::cache(&now.cache()),
+        Show::CacheDifferences => differences_show::differences(&now.differences()),
         Show::CacheReasons => cache_show::reasons(gateway.cache_counters.bypasses()),
+        Show::CacheTables => tables_show::cache_tables(now.cache_tables()),
         Show::ClientStats => clients_show::client_stats(&now.groups()),
         Show::Clients => show::clients(&now.clients()),
         Show::Config => show::config(&gateway.config()),

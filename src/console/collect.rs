@@ -9,14 +9,15 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::admin::history::PoolName;
 use crate::admin::snapshot::{
     Abandoned, Analysis, Cache, Database, Ends, Group, Lists, Pinned, Pool, Redis, Side, Socket,
-    User,
+    User, Verified,
 };
 use crate::admin::stats_show::Totals;
+use crate::cache::verify::Difference;
 use crate::client::pins::Pin;
 use crate::client::registry::{Entry, Shown};
 use crate::config::{Config, DatabaseEntry, Host, PoolMode};
 use crate::gateway::{Gateway, Opened};
-use crate::metrics::{Counter, GroupCounters, RedisCounters};
+use crate::metrics::{Counter, GroupCounters, RedisCounters, VerifyCounters};
 use crate::{cache, plan, pool};
 
 use super::DATABASE;
@@ -50,7 +51,7 @@ impl<'a> Collector<'a> {
         Self { gateway, config: gateway.config(), now, clients }
     }
 
-    fn time_of_day(&self, at: Instant) -> SystemTime {
+    pub(super) fn time_of_day(&self, at: Instant) -> SystemTime {
         self.gateway.shared.insight.slow.time_of_day(at)
     }
 
@@ -70,7 +71,7 @@ impl<'a> Collector<'a> {
         let counts = pool.counts(self.now);
         let name = (pool.name.clone(), pool.common.user.clone());
         let of_pool = |entry: &Entry| {
-            !entry.console && entry.database == name.0 && entry.server_user == name.1
+            !entry.console && *entry.database == *name.0 && *entry.server_user == *name.1
         };
         let (mut active, mut waiting, mut canceled) = (0, 0, 0);
         for (entry, shown) in self.clients.iter().filter(|(entry, _)| of_pool(entry)) {
@@ -147,8 +148,8 @@ impl<'a> Collector<'a> {
         Socket {
             side: Side::Client,
             id: entry.id,
-            user: entry.user.clone(),
-            database: entry.database.clone(),
+            user: entry.user.to_string(),
+            database: entry.database.to_string(),
             state: client_state(entry, shown),
             ends: Ends { address: entry.address.clone(), local: entry.local.clone() },
             connected_at: self.time_of_day(entry.connected_at),
@@ -158,7 +159,7 @@ impl<'a> Collector<'a> {
             link: entry.current().map(|current| current.server_id),
             remote_pid: 0,
             tls: entry.tls.clone(),
-            application_name: entry.application_name.clone(),
+            application_name: entry.application_name.to_string(),
             replication: entry.replication.name(),
             prepared_statements: shown.prepared_statements,
         }
@@ -183,7 +184,7 @@ impl<'a> Collector<'a> {
             side: Side::Server,
             id: current.server_id,
             user: current.target.user.clone(),
-            database: entry.database.clone(),
+            database: entry.database.to_string(),
             state,
             ends: Ends { address: current.ends.address.clone(), local: current.ends.local.clone() },
             connected_at,
@@ -193,7 +194,7 @@ impl<'a> Collector<'a> {
             link: Some(entry.id),
             remote_pid: current.pid,
             tls: current.ends.tls.clone(),
-            application_name: entry.application_name.clone(),
+            application_name: entry.application_name.to_string(),
             replication: current.replication.name(),
             prepared_statements: current.prepared_statements.load(Ordering::Relaxed),
         })
@@ -310,7 +311,7 @@ impl<'a> Collector<'a> {
         let pools = self.pools();
         let mut names = self.gateway.user_names();
         names.extend(pools.iter().map(|pool| pool.user.clone()));
-        names.extend(self.clients.iter().map(|(entry, _)| entry.user.clone()));
+        names.extend(self.clients.iter().map(|(entry, _)| entry.user.to_string()));
         names.sort();
         names.dedup();
         let user = |name: String| {
@@ -322,7 +323,7 @@ impl<'a> Collector<'a> {
                 servers_max: plan::user_servers(&self.config, &name),
                 servers: servers(&pools, |pool| pool.user == name),
                 clients_max: plan::room(&self.config, DATABASE, &name).user,
-                clients: self.clients.iter().filter(|(entry, _)| entry.user == name).count(),
+                clients: self.clients.iter().filter(|(entry, _)| *entry.user == *name).count(),
                 name,
             }
         };
@@ -352,6 +353,7 @@ impl<'a> Collector<'a> {
                 cache::Mode::Off => "off",
                 cache::Mode::On => "on",
                 cache::Mode::DryRun => "dry_run",
+                cache::Mode::Verify => "verify",
             },
             entries: cache.entries(),
             bytes: cache.bytes(),
@@ -360,6 +362,7 @@ impl<'a> Collector<'a> {
             hits_redis: counters.hits_redis.value(),
             misses: counters.misses.value(),
             would_hit: counters.would_hit.value(),
+            verified: verified(&cache.verifier.counters),
             bypasses: counters.bypasses().map(|(_, count)| count).sum(),
             fills: counters.fills.value(),
             refused: counters.refused.value(),
@@ -371,12 +374,20 @@ impl<'a> Collector<'a> {
             invalidated_database: counters.invalidated_database.value(),
             asked: counters.asked.value(),
             asked_known: counters.asked_known.value(),
+            asked_tables: counters.asked_tables.value(),
+            surplus: counters.surplus.value(),
             unforeseen: counters.unforeseen.value(),
             doubts: counters.doubts(),
             max_age: cache.limits().max_age,
             analysis: analysis(&cache.analysis),
             redis: redis(cache.redis_state(), cache.redis.as_deref()),
         }
+    }
+
+    /// Newest first, each with the time of day.
+    pub fn differences(&self) -> Vec<(SystemTime, Difference)> {
+        let found = self.gateway.cache.verifier.differences().into_iter();
+        found.map(|difference| (self.time_of_day(difference.at), difference)).collect()
     }
 
     pub fn groups(&self) -> Vec<Group> {
@@ -403,13 +414,22 @@ impl<'a> Collector<'a> {
         let pinned = self.clients.iter().filter(|(_, shown)| !shown.pins.is_empty());
         let row = |(entry, shown): &(Arc<Entry>, Shown)| Pinned {
             id: entry.id,
-            user: entry.user.clone(),
-            database: entry.database.clone(),
+            user: entry.user.to_string(),
+            database: entry.database.to_string(),
             pins: shown.pins.iter().map(Pin::name).collect(),
             since: shown.pinned_since.map(|since| self.time_of_day(since)),
             server_pid: entry.current().map(|current| current.pid),
         };
         pinned.map(row).collect()
+    }
+}
+
+fn verified(counters: &VerifyCounters) -> Verified {
+    Verified {
+        same: counters.same.value(),
+        other_order: counters.other_order.value(),
+        incomparable: counters.incomparable.value(),
+        differences: counters.differences.value(),
     }
 }
 
@@ -431,6 +451,7 @@ fn redis(state: &'static str, redis: Option<&cache::redis::Redis>) -> Redis {
     Redis {
         state,
         last_error: redis.and_then(cache::redis::Redis::last_error),
+        exposure: redis.and_then(cache::redis::Redis::exposure),
         look_ups: count(|counters| &counters.look_ups),
         misses: count(|counters| &counters.misses),
         stores: count(|counters| &counters.stores),

@@ -15,6 +15,12 @@ pub(super) fn database(gateway: &Gateway, name: &str) -> Outcome {
     done(named.len(), "database", name)
 }
 
+/// Which roles there are is for PostgreSQL to know: one of any name is flushed.
+pub(super) fn role(gateway: &Gateway, name: &str) -> Outcome {
+    gateway.cache.roles.flush(name);
+    done(1, "role", name)
+}
+
 pub(super) fn table(gateway: &Gateway, schema: Option<&str>, name: &str) -> Outcome {
     let mut flushed = 0;
     for (database, _) in gateway.databases() {

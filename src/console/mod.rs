@@ -3,6 +3,7 @@
 
 pub mod collect;
 mod inventory;
+mod tables;
 pub mod operate;
 mod flush;
 pub mod act;

@@ -168,7 +168,8 @@ pub fn kill(gateway: &Gateway, name: Option<&str>, now: Instant) -> Result<Waiti
         }
     };
     gateway.with_pauses(|pauses| names.iter().try_for_each(|name| pauses.pause_database(name)))?;
-    let of_them = |entry: &Entry| !entry.console && names.contains(&entry.database);
+    let of_them =
+        |entry: &Entry| !entry.console && names.iter().any(|name| **name == *entry.database);
     Ok(Waiting::Left { clients: kill_clients(gateway, of_them), until: now + KILL_TIMEOUT })
 }
 
@@ -280,7 +281,7 @@ fn pools(gateway: &Gateway, name: Option<&str>) -> Vec<Opened> {
 fn with_server(gateway: &Gateway, name: Option<&str>) -> Vec<Arc<Entry>> {
     let mut clients = gateway.shared.registry.clients();
     clients.retain(|entry| {
-        name.is_none_or(|name| entry.database == name) && entry.current().is_some()
+        name.is_none_or(|name| *entry.database == *name) && entry.current().is_some()
     });
     clients
 }

@@ -11,6 +11,7 @@ use crate::net::set_socket_options;
 use crate::plan;
 use crate::pool::io::{Pool, limit};
 use crate::running::{GatewayError, Running, socket_options};
+use crate::service::Times;
 
 use super::{Gateway, Made, PoolKey, limits, mode, read_file, timeouts};
 
@@ -77,7 +78,7 @@ impl Gateway {
         for (_, service) in databases.values() {
             // The cache may have been switched on.
             service.wake();
-            service.set_times(new.config.cache.catalog_poll, new.config.cache.max_age);
+            service.set_times(Times::of(&new.config.cache));
         }
         drop(made);
         if let Some(call) = self.on_reload.get() {
@@ -87,11 +88,11 @@ impl Gateway {
             if entry.console {
                 continue;
             }
-            if replaced.contains(&(entry.database.clone(), entry.server_user.clone())) {
+            if replaced.contains(&(entry.database.to_string(), entry.server_user.to_string())) {
                 entry.ask_to_leave(Leave::Reconfigured);
             }
             let times = timeouts(&new.config, &entry.database, &entry.user, &entry.server_user);
-            entry.set_timeouts(times);
+            entry.set_timeouts(self.shared.registry.share(times));
         }
         new.notices.clone()
     }
@@ -105,7 +106,16 @@ impl Gateway {
             }
             self.cache.clear();
         }
+        let rules = new.config.rules();
+        // All of them, one after the other.
+        let changed = made.databases.values().filter(|(database, _)| database.set_rules(&rules));
+        if changed.count() > 0 {
+            // What may no longer be kept shall not lie about either.
+            self.cache.clear();
+        }
         self.cache.set(mode(&new.config), limits(&new.config));
+        let cache = &new.config.cache;
+        self.cache.verifier.set(cache.verify_sample, cache.verify_values);
         self.cache.analysis.set_auto(new.config.cache.analysis == Analysis::Auto);
         let reset_query = new.config.server.server_reset_query.clone();
         *self.shared.reset_query.lock().unwrap_or_else(PoisonError::into_inner) = reset_query;

@@ -34,7 +34,7 @@ use crate::pool::quota::Quota;
 use crate::pool::{self, Common, statements};
 use crate::running::{GatewayError, Running, socket_options};
 use crate::server::io::{ServerTls, Target};
-use crate::service::Service;
+use crate::service::{Service, Times};
 
 use tokio::sync::{Notify, watch};
 
@@ -142,6 +142,7 @@ impl Gateway {
         let redis = redis(config, limits(config), started.0)?;
         set_socket_options(socket_options(config));
         let cache = Cache::new(mode(config), limits(config), rand::random()).with_redis(redis);
+        cache.verifier.set(config.cache.verify_sample, config.cache.verify_values);
         cache.analysis.set_auto(config.cache.analysis == Analysis::Auto);
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let slow = SlowLog::new(Arc::clone(config), started);
@@ -264,13 +265,14 @@ impl Gateway {
 
     fn make_database(&self, config: &Config, target: &Target) -> (Arc<Database>, Arc<Service>) {
         let id = self.next_database.fetch_add(1, Ordering::Relaxed);
-        let database = Arc::new(Database::new(id, target.database.clone(), rand::random()));
+        let database = Database::new(id, target.database.clone(), rand::random());
+        database.set_rules(&config.rules());
+        let database = Arc::new(database);
         let service = Service::start(
             Arc::clone(&database),
             Arc::clone(&self.cache),
             Arc::new(target.clone()),
-            config.cache.catalog_poll,
-            config.cache.max_age,
+            Times::of(&config.cache),
         );
         (database, service)
     }
@@ -380,6 +382,7 @@ fn mode(config: &Config) -> Mode {
         CacheMode::Off => Mode::Off,
         CacheMode::On => Mode::On,
         CacheMode::DryRun => Mode::DryRun,
+        CacheMode::Verify => Mode::Verify,
     }
 }
 
@@ -390,6 +393,7 @@ fn limits(config: &Config) -> Limits {
         max_age: config.cache.max_age,
         opaque_writes: config.cache.opaque_writes,
         ask_median_max: config.cache.ask_median_max,
+        cut_off: config.cache.cut_off,
     }
 }
 

@@ -84,7 +84,7 @@ impl Gateway {
         let pools: HashMap<PoolKey, Opened> =
             self.pools().into_iter().map(|opened| (opened.key(), opened)).collect();
         for entry in self.shared.registry.clients() {
-            let key = (entry.database.clone(), entry.server_user.clone());
+            let key = (entry.database.to_string(), entry.server_user.to_string());
             let retired = entry.current().is_some_and(|link| {
                 pools.get(&key).is_some_and(|opened| opened.pool.is_retired(link.server_id))
             });

@@ -61,9 +61,9 @@ struct Repeat {
 /// Whose burst it is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Owner {
-    pub database: String,
-    pub user: String,
-    pub application_name: String,
+    pub database: Arc<str>,
+    pub user: Arc<str>,
+    pub application_name: Arc<str>,
 }
 
 /// One row of `SHOW REPEATS`.

@@ -13,9 +13,9 @@ pub struct Slow {
     /// Counts from 1, given by `note`.
     pub id: u64,
     pub at: SystemTime,
-    pub database: String,
-    pub user: String,
-    pub application_name: String,
+    pub database: Arc<str>,
+    pub user: Arc<str>,
+    pub application_name: Arc<str>,
     pub address: String,
     pub shape: String,
     /// Before it was sent to a server.
@@ -194,7 +194,7 @@ mod tests {
             at: SystemTime::UNIX_EPOCH,
             database: "app".into(),
             user: "ann".into(),
-            application_name: String::new(),
+            application_name: "".into(),
             address: "127.0.0.1:1".into(),
             shape: shape.into(),
             wait: Duration::ZERO,

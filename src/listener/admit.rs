@@ -45,14 +45,20 @@ pub(super) struct Relaying {
 }
 
 impl Admitted {
-    /// Serves it until it leaves or must.
-    pub(super) async fn serve(self, gateway: &Gateway) -> CloseReason {
-        match self {
-            Self::Client(mut client) => {
-                let reason = Box::pin(client.task.run()).await;
-                log_disconnection(&gateway.config(), &client.registered.entry, &reason);
-                Box::pin(client.task.part(&reason)).await;
-                reason
+    /// Serves it until it leaves or must; a client by a task of its own. `None`: by that.
+    pub(super) async fn serve(self, gateway: &Arc<Gateway>) -> Option<CloseReason> {
+        let reason = match self {
+            Self::Client(client) => {
+                // A task of its own is all that an idle client has, in one piece. What a block
+                // captures lies there once, what an `async fn` is given twice.
+                let (mut client, gateway) = (*client, Arc::clone(gateway));
+                tokio::spawn(async move {
+                    let reason = client.task.run().await;
+                    log_disconnection(&gateway.config(), &client.registered.entry, &reason);
+                    Box::pin(client.task.part(&reason)).await;
+                    tracing::debug!(reason = %reason.text(), "connection closed");
+                });
+                return None;
             }
             Self::Console(task) => {
                 let (reason, registered) = Box::pin(task.run()).await;
@@ -68,7 +74,8 @@ impl Admitted {
                 log_disconnection(&gateway.config(), entry, &reason);
                 reason
             }
-        }
+        };
+        Some(reason)
     }
 }
 
@@ -183,7 +190,8 @@ impl Newcomer {
         hello.server_user.clone_from(&opened.pool.common.user);
         let room = plan::room(config, &known.database, &known.user);
         let registered = self.gateway.shared.registry.enter(hello, room)?;
-        registered.entry.set_timeouts(self.gateway.timeouts(opened, &known.user));
+        let timeouts = self.gateway.timeouts(opened, &known.user);
+        registered.entry.set_timeouts(self.gateway.shared.registry.share(timeouts));
         Ok(registered)
     }
 

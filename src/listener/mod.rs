@@ -46,13 +46,15 @@ async fn serve(stream: Stream, gateway: Arc<Gateway>, console: bool) {
         // The socket may be gone already, and then the first read says so.
         tracing::debug!(%error, "cannot set socket options");
     }
-    // What letting it in took is gone while it is served: most clients are idle, and many.
+    // Boxed: it is large, and gone once the client is served.
     let reason = match Box::pin(let_in(stream, &gateway, console)).await {
-        Ok(None) => return,
+        Ok(None) => None,
         Ok(Some(admitted)) => admitted.serve(&gateway).await,
-        Err(reason) => reason,
+        Err(reason) => Some(reason),
     };
-    tracing::debug!(reason = %reason.text(), "connection closed");
+    if let Some(reason) = reason {
+        tracing::debug!(reason = %reason.text(), "connection closed");
+    }
 }
 
 /// `None`: it was a cancel request, and is done. Who is refused has been told why.

@@ -69,6 +69,7 @@ impl Analysis {
 mod tests {
     use super::*;
     use crate::sql::classify::{Context, classify};
+    use crate::sql::rules::Restrictions;
 
     #[test]
     fn more_than_can_be_asked_soon_are_turned_away() {
@@ -83,7 +84,12 @@ mod tests {
             user: String::new(),
             known: Known::unshaped(classify(
                 "SELECT 1",
-                &Context { catalog: None, search_path: &[], parameter_types: &[] },
+                &Context {
+                    catalog: None,
+                    search_path: &[],
+                    parameter_types: &[],
+                    restrictions: &Restrictions::default(),
+                },
             )),
             generation: 1,
         };

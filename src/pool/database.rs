@@ -1,7 +1,7 @@
 //! One database behind Forebay: the versions of its tables, what its catalogue says, and the
 //! verdicts on statements under that catalogue.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use quick_cache::sync::Cache as QuickCache;
@@ -10,8 +10,10 @@ use xxhash_rust::xxh3::xxh3_128_with_seed;
 use crate::cache::coherence::Scope;
 use crate::cache::home::Home;
 use crate::insight::Seat;
+use crate::metrics::StatementCounters;
 use crate::sql::analysis::is_undecided;
 use crate::sql::catalog::Catalog;
+use crate::sql::rules::{Restrictions, Rules};
 use crate::sql::verdict::Verdict;
 
 use super::analysis::Analysis;
@@ -30,6 +32,9 @@ pub struct Snapshot {
     home_changes: u64,
     /// `None` while it is being read.
     pub catalog: Option<Arc<Catalog>>,
+    /// What the operator says, and what it comes to in that catalogue.
+    rules: Arc<Rules>,
+    pub restrictions: Arc<Restrictions>,
 }
 
 pub struct Database {
@@ -46,6 +51,8 @@ pub struct Database {
     pub catalog_changes: AtomicU64,
     /// What PostgreSQL is to be asked about.
     pub analysis: Analysis,
+    /// PostgreSQL has not answered for longer than it may be spoken for (hazard I8).
+    down: AtomicBool,
 }
 
 /// A verdict with the whole material it belongs to, of which the statement's shape is the end.
@@ -54,6 +61,7 @@ pub struct Known {
     material: Box<[u8]>,
     shape_at: usize,
     pub verdict: Arc<Verdict>,
+    pub uses: Arc<StatementCounters>,
     sightings: AtomicU8,
     /// Where its statements are counted.
     pub seat: Seat,
@@ -69,6 +77,7 @@ impl Known {
             material: Box::default(),
             shape_at: 0,
             verdict: Arc::new(verdict),
+            uses: Arc::default(),
             sightings: AtomicU8::new(FINAL),
             seat: Seat::default(),
         })
@@ -131,13 +140,24 @@ impl Database {
                 home: Arc::new(Home::new(seed)),
                 home_changes: 0,
                 catalog: None,
+                rules: Arc::default(),
+                restrictions: Arc::default(),
             })),
             verdicts: QuickCache::new(VERDICTS_MAX),
             seed,
             wanted: tokio_free::Signal::default(),
             catalog_changes: AtomicU64::new(0),
             analysis: Analysis::default(),
+            down: AtomicBool::new(false),
         }
+    }
+
+    pub fn set_down(&self, down: bool) {
+        self.down.store(down, Ordering::Relaxed);
+    }
+
+    pub fn is_down(&self) -> bool {
+        self.down.load(Ordering::Relaxed)
     }
 
     /// Of the current snapshot.
@@ -197,15 +217,52 @@ impl Database {
                 return;
             }
             let generation = guard.generation + 1;
-            *guard = Arc::new(Snapshot { generation, home, home_changes, catalog: None });
+            *guard = Arc::new(Snapshot {
+                generation,
+                home,
+                home_changes,
+                catalog: None,
+                rules: Arc::clone(&guard.rules),
+                restrictions: Arc::default(),
+            });
         }
         self.catalog_changes.fetch_add(1, Ordering::Relaxed);
         self.wanted.raise();
     }
 
+    /// From now on these are the operator's rules; whether they are others than before. Verdicts
+    /// made under those are void then.
+    pub fn set_rules(&self, rules: &Rules) -> bool {
+        let snapshot = self.read();
+        if *snapshot.rules == *rules {
+            return false;
+        }
+        let restrictions = snapshot.catalog.as_ref().map(|c| rules.in_catalog(&self.name, c));
+        let mut guard = self.snapshot.write().unwrap_or_else(PoisonError::into_inner);
+        // Should the catalogue have changed meanwhile, it is read again: `install` refuses one
+        // that was read under other rules.
+        let catalog = snapshot.catalog.clone().filter(|_| Arc::ptr_eq(&guard, &snapshot));
+        let lost = guard.catalog.is_some() && catalog.is_none();
+        *guard = Arc::new(Snapshot {
+            generation: guard.generation + 1,
+            home: Arc::clone(&guard.home),
+            home_changes: guard.home_changes,
+            catalog,
+            rules: Arc::new(rules.clone()),
+            restrictions: restrictions.map(Arc::new).unwrap_or_default(),
+        });
+        drop(guard);
+        if lost {
+            self.wanted.raise();
+        }
+        true
+    }
+
     /// Installs a catalogue read at `home` while `generation` was current; refused if either has
     /// moved since.
     pub fn install(&self, generation: u64, home: &Arc<Home>, catalog: Catalog) -> bool {
+        let rules = Arc::clone(&self.read().rules);
+        let restrictions = Arc::new(rules.in_catalog(&self.name, &catalog));
         let mut guard = self.snapshot.write().unwrap_or_else(PoisonError::into_inner);
         if guard.generation != generation || !Arc::ptr_eq(&guard.home, home) {
             return false;
@@ -216,6 +273,8 @@ impl Database {
             // As of before the reading: what has moved since voids it at the first look.
             home_changes: guard.home_changes,
             catalog: Some(Arc::new(catalog)),
+            rules,
+            restrictions,
         });
         true
     }
@@ -230,6 +289,7 @@ impl Database {
             material: known.material.clone(),
             shape_at: known.shape_at,
             verdict: Arc::new(verdict),
+            uses: Arc::default(),
             sightings: AtomicU8::new(FINAL),
             seat: Seat::default(),
         };
@@ -257,6 +317,7 @@ impl Database {
             material: material.into(),
             shape_at,
             verdict,
+            uses: Arc::default(),
             sightings,
             seat: Seat::default(),
         });

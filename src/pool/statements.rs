@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use lru::LruCache;
 
 use crate::insight::Seat;
+use crate::sql::hint::Hint;
 use crate::sql::lex::{Lexed, lex};
-use crate::sql::verdict::Verdict;
+
+use super::database;
 
 /// A statement as parsed. Named ones are shared by the clients of a pool whose settings agree,
 /// since PostgreSQL folds literals and resolves names when it parses.
@@ -39,7 +41,7 @@ pub struct Known {
     pub generation: u64,
     pub settings_key: u64,
     pub base: u64,
-    pub verdict: Arc<Verdict>,
+    pub known: Arc<database::Known>,
 }
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -66,6 +68,11 @@ impl Statement {
         *self.sql == *sql && *self.types == *types && self.settings == settings
     }
 
+    /// What it says of itself.
+    pub fn hint(&self) -> Hint {
+        self.lexed.as_ref().map_or_else(Hint::default, |lexed| Hint::of(&self.sql, lexed))
+    }
+
     /// Whether parsing may fix a value that another client, or a later moment, would read otherwise.
     pub fn folds_at_parse(&self) -> bool {
         self.lexed.as_ref().is_none_or(|lexed| {
@@ -74,7 +81,12 @@ impl Statement {
         })
     }
 
-    pub fn known(&self, generation: u64, settings_key: u64, base: u64) -> Option<Arc<Verdict>> {
+    pub fn known(
+        &self,
+        generation: u64,
+        settings_key: u64,
+        base: u64,
+    ) -> Option<Arc<database::Known>> {
         let guard = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         guard
             .as_ref()
@@ -82,7 +94,7 @@ impl Statement {
                 (known.generation, known.settings_key, known.base)
                     == (generation, settings_key, base)
             })
-            .map(|known| Arc::clone(&known.verdict))
+            .map(|known| Arc::clone(&known.known))
     }
 
     pub fn remember(&self, known: Known) {

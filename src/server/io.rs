@@ -361,12 +361,16 @@ impl Connection {
     }
 
     async fn answers(&mut self, message: &[u8]) -> Result<Vec<Rows>, ServerError> {
-        self.stream.write_all(message).await?;
+        // Who has ended the connection may have said why before.
+        let unsent = self.stream.write_all(message).await.err();
         let mut results = Vec::new();
         let mut rows = Rows::new();
         let mut failure = None;
         loop {
-            let (tag, body) = next_message(&mut self.stream, &mut self.input).await?;
+            let (tag, body) = match next_message(&mut self.stream, &mut self.input).await {
+                Ok(message) => message,
+                Err(end) => return Err(failure.or(unsent.map(ServerError::Io)).unwrap_or(end)),
+            };
             match tag {
                 backend::DATA_ROW => {
                     let values = backend::data_row(&body).or(Err(ServerError::Protocol))?;

@@ -6,6 +6,7 @@
 
 use super::catalog::Catalog;
 use super::resolve::resolve_stored;
+use super::rules::Restrictions;
 use super::verdict::{BypassReason, Read, Verdict, Write};
 
 /// Waiting for a lock, or thinking, longer than this is not worth a verdict.
@@ -31,6 +32,7 @@ pub fn is_undecided(verdict: &Verdict) -> bool {
         && verdict.statements == 1
         && verdict.controls.is_empty()
         && !verdict.exact_text
+        && verdict.restriction.denied_by.is_none()
 }
 
 impl Question {
@@ -88,15 +90,22 @@ pub const MAY_ASK_QUERY: &str = "SELECT pg_catalog.pg_is_in_recovery(), \
      pg_catalog.has_database_privilege(pg_catalog.current_database(), 'TEMP')";
 
 /// The verdict that the tree of the view with this id proves, if it proves more than was known.
-pub fn conclude(view: u32, tree: &str, catalog: &Catalog, before: &Verdict) -> Option<Verdict> {
+pub fn conclude(
+    view: u32,
+    tree: &str,
+    (catalog, restrictions): (&Catalog, &Restrictions),
+    before: &Verdict,
+) -> Option<Verdict> {
     let mut stored = catalog.judge(tree);
     stored.relations.remove(&view);
-    let resolved = resolve_stored(&stored, catalog);
+    let resolved = resolve_stored(&stored, catalog, restrictions);
     if resolved.refusal.is_some() || resolved.code {
         return None;
     }
     let read = Read::Cacheable(resolved.tables.into_iter().collect());
-    Some(Verdict { write: Write::None, read, ..before.clone() })
+    let mut verdict = Verdict { write: Write::None, read, ..before.clone() };
+    verdict.restrict(&resolved.restriction);
+    Some(verdict)
 }
 
 /// The text with a NULL of its type for each parameter: a view has none. `None`: there is a

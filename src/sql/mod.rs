@@ -5,12 +5,14 @@
 //! *cached* (decides whether an answer is kept). In doubt the first is answered yes, the second no.
 
 pub mod lex;
+pub mod hint;
 pub mod verdict;
 pub mod functions;
 pub mod search_path;
 pub mod parse;
 pub mod tree;
 pub mod catalog;
+pub mod rules;
 pub mod names;
 pub mod reading;
 pub mod resolve;

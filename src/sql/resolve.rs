@@ -4,6 +4,7 @@
 //! Nothing here follows PostgreSQL's choice among candidates: a name counts as every object it
 //! could be. That only adds tables, and doubt.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashSet};
 
 use super::catalog::{BuiltIn, Catalog, Relation, RelationKind, Stored, TypeClass, Volatility};
@@ -11,7 +12,8 @@ use super::functions;
 use super::names::{Path, Values};
 use super::parse::{Call, Facts, Name, Range, Source, TypeUse};
 use super::reading::reading_runs_code;
-use super::verdict::{BypassReason, TableId};
+use super::rules::Restrictions;
+use super::verdict::{BypassReason, Restriction, TableId};
 
 /// Tables of one answer; each is checked on every hit.
 pub const TABLES_MAX: usize = 64;
@@ -31,6 +33,8 @@ pub(super) struct Resolved {
     pub code: bool,
     /// The first reason not to keep its answer.
     pub refusal: Option<BypassReason>,
+    /// What the rules say of all that it reads.
+    pub restriction: Restriction,
 }
 
 /// Resolves everything a statement names.
@@ -39,6 +43,7 @@ pub(super) fn resolve(
     catalog: &Catalog,
     search_path: &[String],
     parameter_types: &[u32],
+    restrictions: &Restrictions,
 ) -> Resolved {
     let mut resolver = Resolver {
         facts,
@@ -47,6 +52,7 @@ pub(super) fn resolve(
         ranges: Vec::new(),
         values: Values::default(),
         followed: HashSet::new(),
+        restrictions,
         resolved: Resolved::default(),
     };
     resolver.flags();
@@ -68,7 +74,11 @@ pub(super) fn resolve(
 }
 
 /// Resolves a query that PostgreSQL has analysed.
-pub(super) fn resolve_stored(stored: &Stored, catalog: &Catalog) -> Resolved {
+pub(super) fn resolve_stored(
+    stored: &Stored,
+    catalog: &Catalog,
+    restrictions: &Restrictions,
+) -> Resolved {
     let facts = Facts::default();
     let mut resolver = Resolver {
         facts: &facts,
@@ -77,6 +87,7 @@ pub(super) fn resolve_stored(stored: &Stored, catalog: &Catalog) -> Resolved {
         ranges: Vec::new(),
         values: Values::default(),
         followed: HashSet::new(),
+        restrictions,
         resolved: Resolved::default(),
     };
     resolver.flags();
@@ -96,6 +107,7 @@ struct Resolver<'a> {
     values: Values,
     /// Views and policies that have been looked at.
     followed: HashSet<u32>,
+    restrictions: &'a Restrictions,
     resolved: Resolved,
 }
 
@@ -160,6 +172,7 @@ impl<'a> Resolver<'a> {
     }
 
     fn read(&mut self, relation: &Relation) {
+        self.restrict(relation);
         if relation.system {
             self.refuse(BypassReason::SystemCatalog);
             return;
@@ -177,6 +190,12 @@ impl<'a> Resolver<'a> {
             RelationKind::Foreign | RelationKind::Sequence => {
                 self.refuse(BypassReason::RelationKind);
             }
+        }
+    }
+
+    fn restrict(&mut self, relation: &Relation) {
+        if let Some(restriction) = self.restrictions.of_relation(relation.oid) {
+            self.resolved.restriction.and(restriction);
         }
     }
 
@@ -203,6 +222,7 @@ impl<'a> Resolver<'a> {
     }
 
     fn read_member(&mut self, member: &Relation) {
+        self.restrict(member);
         if member.kind == RelationKind::Foreign {
             self.outside(BypassReason::RelationKind);
         }
@@ -406,7 +426,25 @@ impl<'a> Resolver<'a> {
 
     fn call(&mut self, call: &Call) {
         let name = &call.name.name;
-        if self.path.reaches(call, self.catalog.functions(name), &self.values) {
+        let mut overloads = Cow::Borrowed(self.catalog.functions(name));
+        if self.restrictions.has_functions() {
+            let allows = |schema| self.restrictions.allows_function(schema, name);
+            let schema = call.name.schema.as_deref().and_then(|name| self.catalog.schema(name));
+            if schema.is_some_and(allows) {
+                return;
+            }
+            let before = overloads.len();
+            overloads.to_mut().retain(|overload| {
+                call.name.schema.is_some()
+                    || !self.path.holds(overload.schema)
+                    || !allows(overload.schema)
+            });
+            let none_else = !self.path.reaches(call, &overloads, &self.values);
+            if overloads.len() < before && none_else && self.catalog.built_in(name).is_none() {
+                return;
+            }
+        }
+        if self.path.reaches(call, &overloads, &self.values) {
             self.outside(BypassReason::UserObject);
         }
         match self.catalog.built_in(name).or_else(|| self.older_name(call)) {

@@ -2,6 +2,8 @@
 //! be kept, and what it changes about the client that sends it.
 
 use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// Object id of a relation in `pg_class`; for partition and inheritance trees that of the root,
 /// so that a whole tree shares one slot.
@@ -13,8 +15,11 @@ pub struct TableId(pub u32);
 /// A verdict depends on the shape of the text, not on its literals, unless `exact_text` says so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// One element per statement of the string that changes what the client *is*, in order.
+    /// What its statements change of what the client *is*, in order.
     pub controls: Vec<Control>,
+    /// Of a string of several statements: for each, how many of the controls are its own or those
+    /// of statements before it.
+    pub ends: Box<[usize]>,
     pub write: Write,
     pub read: Read,
     /// How many statements the string holds; 0 for an empty string.
@@ -24,6 +29,50 @@ pub struct Verdict {
     /// The verdict holds for this very text only: a literal decided something (`SET`,
     /// `set_config('…')`), so it may not be shared by shape.
     pub exact_text: bool,
+    /// What the operator's rules say of its answers.
+    pub restriction: Restriction,
+}
+
+/// What rules come to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Restriction {
+    /// The rule by which answers are never kept.
+    pub denied_by: Option<Arc<str>>,
+    /// No older answer is served.
+    pub max_age: Option<Duration>,
+}
+
+impl Restriction {
+    /// Both count.
+    pub fn and(&mut self, other: &Self) {
+        self.denied_by = self.denied_by.take().or_else(|| other.denied_by.clone());
+        self.max_age = match (self.max_age, other.max_age) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+    }
+}
+
+impl Verdict {
+    /// The rules say this too.
+    pub fn restrict(&mut self, rules: &Restriction) {
+        self.restriction.and(rules);
+        if self.restriction.denied_by.is_some() && matches!(self.read, Read::Cacheable(_)) {
+            self.read = Read::Bypass(BypassReason::Denied);
+        }
+    }
+}
+
+impl Verdict {
+    /// The controls of one statement of the string; 0 is the first.
+    pub fn controls_of(&self, statement: usize) -> &[Control] {
+        if self.statements == 1 {
+            return &self.controls;
+        }
+        let end = |statement: usize| self.ends.get(statement).copied().unwrap_or_default();
+        let start = statement.checked_sub(1).map_or(0, end);
+        self.controls.get(start..end(statement)).unwrap_or_default()
+    }
 }
 
 /// What a statement may write.
@@ -60,7 +109,7 @@ pub enum Read {
 }
 
 /// Why a query was not looked up, alike in log, metric and console.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum BypassReason {
     // Decided by the text and the catalogue (`sql`).
     /// Not a SELECT, VALUES or TABLE.
@@ -121,6 +170,7 @@ pub enum BypassReason {
     /// Earlier requests of this client are still unanswered.
     Pipelined,
     /// The group of messages holds more than one cacheable read.
+    #[default]
     Group,
     /// Execute with a row limit, or a portal used twice.
     RowLimit,
@@ -136,13 +186,21 @@ pub enum BypassReason {
     ServerUnknown,
     /// Its answers are as old as what it has replayed, and no write we see says when that changes.
     Standby,
+    /// A rule of the operator's keeps its answers out.
+    Denied,
+    /// It says so itself: `/* forebay:nocache */`.
+    Hint,
+    /// A table it reads is written so often that its answers were seldom of use.
+    CutOff,
+    /// PostgreSQL has not answered for longer than `cache.serve_while_down`.
+    DatabaseDown,
     /// The key would be longer than `cache::key::KEY_BYTES_MAX`.
     KeyTooLong,
 }
 
 impl BypassReason {
     /// Every reason, in the order of the declaration; the index of a counter.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 41] = [
         Self::NotARead,
         Self::MultipleStatements,
         Self::Unparsable,
@@ -179,6 +237,10 @@ impl BypassReason {
         Self::StaleStatement,
         Self::ServerUnknown,
         Self::Standby,
+        Self::Denied,
+        Self::Hint,
+        Self::CutOff,
+        Self::DatabaseDown,
         Self::KeyTooLong,
     ];
 
@@ -221,6 +283,10 @@ impl BypassReason {
             Self::StaleStatement => "stale_statement",
             Self::ServerUnknown => "server_unknown",
             Self::Standby => "standby",
+            Self::Denied => "denied",
+            Self::Hint => "hint",
+            Self::CutOff => "cut_off",
+            Self::DatabaseDown => "database_down",
             Self::KeyTooLong => "key_too_long",
         }
     }

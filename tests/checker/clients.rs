@@ -1,8 +1,10 @@
 //! Clients that read and write the registers in every way applications do.
 
-use std::collections::HashMap;
-use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use std::{io, thread};
 
 use crate::oracle::{Floor, Report, judge};
 use crate::schema::{Cell, PLACES, Place, Shows};
@@ -19,7 +21,21 @@ pub(crate) struct World {
     pub(crate) kinds: Vec<&'static Kind>,
     pub(crate) report: Report,
     pub(crate) stop: AtomicBool,
+    /// Whether connections are refused now and then, because of faults that are played.
+    pub(crate) is_rough: bool,
+    /// By client: what a cancel request for its connection carries.
+    pub(crate) keys: Mutex<BTreeMap<usize, Vec<u8>>>,
+    /// Statements that were cancelled.
+    pub(crate) cancelled: Arc<AtomicU64>,
 }
+
+/// How long PostgreSQL may be away until nobody believes that it comes back.
+const PATIENCE: Duration = Duration::from_mins(1);
+const BACK_OFF: Duration = Duration::from_millis(20);
+
+/// Numbers of writers' connections, and of those they read by, beyond those of readers.
+const WRITERS: usize = 2000;
+const WRITERS_READERS: usize = 1000;
 
 impl World {
     pub(crate) fn running(&self) -> bool {
@@ -31,9 +47,39 @@ impl World {
     }
 
     pub(crate) fn open(&self) -> io::Result<Connection> {
-        let mut connection = Connection::open(&self.url)?;
-        connection.simple("SET search_path TO checker")?;
+        self.patiently(|| {
+            let mut connection = Connection::open(&self.url)?;
+            connection.simple("SET search_path TO checker")?;
+            Ok(connection)
+        })
+    }
+
+    /// The same for a client whose statements may be cancelled.
+    fn open_client(&self, who: usize) -> io::Result<Connection> {
+        self.keys.lock().unwrap().remove(&who);
+        let mut connection = self.open()?;
+        connection.cancelled = Some(Arc::clone(&self.cancelled));
+        self.keys.lock().unwrap().insert(who, connection.key.clone());
         Ok(connection)
+    }
+
+    /// Behind Forebay's back.
+    pub(crate) fn open_direct(&self) -> io::Result<Connection> {
+        self.patiently(|| Connection::open(&self.direct))
+    }
+
+    /// As applications do while their database restarts.
+    fn patiently(&self, open: impl Fn() -> io::Result<Connection>) -> io::Result<Connection> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match open() {
+                Err(error) if self.is_rough && is_closed(&error) && Instant::now() < deadline => {
+                    self.report.closed(&error, "a new connection");
+                    thread::park_timeout(BACK_OFF);
+                }
+                done => return done,
+            }
+        }
     }
 
     /// Judges what a read of `cell`, sent when `floor` was known, was answered with.
@@ -64,10 +110,13 @@ impl World {
     }
 }
 
-/// Clients of a server that `kill` hit are closed; an application reconnects.
+/// Clients of a server that `kill` or a fault hit are closed; an application reconnects.
 pub(crate) fn is_closed(error: &io::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
-    [BrokenPipe, ConnectionReset, UnexpectedEof].contains(&error.kind())
+    use io::ErrorKind::{
+        BrokenPipe, ConnectionAborted, ConnectionRefused, ConnectionReset, UnexpectedEof,
+    };
+    [BrokenPipe, ConnectionAborted, ConnectionRefused, ConnectionReset, UnexpectedEof]
+        .contains(&error.kind())
 }
 
 /// `SplitMix64`.
@@ -89,6 +138,7 @@ impl Random {
 /// Reads random registers in random ways until the run ends.
 pub(crate) struct Reader<'a> {
     world: &'a World,
+    who: usize,
     random: Random,
     connection: Connection,
     /// Statements this connection has prepared.
@@ -97,8 +147,8 @@ pub(crate) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(world: &'a World, who: usize) -> io::Result<Self> {
-        let (connection, random) = (world.open()?, Random::new(world.seed, who));
-        Ok(Self { world, random, connection, prepared: HashMap::new() })
+        let (connection, random) = (world.open_client(who)?, Random::new(world.seed, who));
+        Ok(Self { world, who, random, connection, prepared: HashMap::new() })
     }
 
     pub(crate) fn run(mut self) -> io::Result<()> {
@@ -129,7 +179,7 @@ impl<'a> Reader<'a> {
         };
         match done {
             Err(error) if is_closed(&error) => {
-                self.world.report.error("closed", "a reader's connection was closed");
+                self.world.report.closed(&error, "a reader");
                 self.reconnect()
             }
             done => done,
@@ -255,7 +305,7 @@ impl<'a> Reader<'a> {
     }
 
     fn reconnect(&mut self) -> io::Result<()> {
-        self.connection = self.world.open()?;
+        self.connection = self.world.open_client(self.who)?;
         self.prepared.clear();
         Ok(())
     }
@@ -279,19 +329,23 @@ impl<'a> Writer<'a> {
             world,
             who,
             random: Random::new(world.seed, who),
-            connection: world.open()?,
+            connection: world.open_client(WRITERS + who)?,
             prepared: false,
-            reader: Reader::new(world, 1000 + who)?,
+            reader: Reader::new(world, WRITERS_READERS + who)?,
             next: 0,
         })
     }
 
-    /// Each kind once, then kinds by weight.
+    /// Each kind until it has met a warm register, then kinds by weight.
     pub(crate) fn run(mut self) -> io::Result<()> {
         let weights: usize = self.world.kinds.iter().map(|kind| kind.weight as usize).sum();
         let mut first = self.world.kinds.iter().skip(self.who).step_by(self.world.cells.len());
+        let mut next = first.next();
         while self.world.running() {
-            let kind = first.next().copied().unwrap_or_else(|| self.pick(weights));
+            next = next.and_then(|kind| {
+                if self.world.report.has_met(kind.name) { first.next() } else { Some(kind) }
+            });
+            let kind = next.copied().unwrap_or_else(|| self.pick(weights));
             self.write(kind)?;
             for _ in 0..self.random.below(40) {
                 self.reader.read_any()?;
@@ -363,7 +417,7 @@ impl<'a> Writer<'a> {
             let (sqlstate, message) = text.split_once(' ').unwrap_or(("", &text));
             self.world.report.error(sqlstate, &format!("{name}: {message}"));
         } else if is_closed(error) {
-            self.world.report.error("closed", name);
+            self.world.report.closed(error, name);
             if name == "kill" {
                 self.world.report.write(name, true);
             }
@@ -374,7 +428,7 @@ impl<'a> Writer<'a> {
     }
 
     fn reconnect(&mut self) -> io::Result<()> {
-        self.connection = self.world.open()?;
+        self.connection = self.world.open_client(WRITERS + self.who)?;
         self.prepared = false;
         Ok(())
     }

@@ -8,17 +8,22 @@
 //!     --direct postgres://u:p@127.0.0.1:5432/db [--admin postgres://u:p@127.0.0.1:6433/forebay]
 //!     [--seconds 60] [--seed N] [--clients 16] [--require-hits 30]
 //!     [--kinds update_simple,trigger] [--races tenants,temporary_tables | none]
+//!     [--faults all | cancel,crash] [--fault-pause-ms 2000]
+//!     [--pg-ctl "pg_ctl -D data -l log"] [--redis-server "redis-server --port 6379"]
 //! ```
 //!
 //! `--url` is Forebay, `--direct` PostgreSQL, as a superuser in both: the schema `checker`, the
 //! schemas `tenant_*` and the roles `checker_*` are made anew. `--admin` is asked `SHOW CACHE`
 //! before and after; `--require-hits` fails a run with fewer per cent of hits among
 //! all reads.
-//! `--kinds` and `--races` choose what runs, for debugging. With `--url` equal to `--direct` it
+//! `--kinds` and `--races` choose what runs, for debugging. `--faults` names what goes wrong around
+//! it (`faults`); one that never struck fails the run. `--redis-server` is started, stopped and
+//! started again by the checker, `--pg-ctl` restarts PostgreSQL. `tests/checker.sh` has it all. With `--url` equal to `--direct` it
 //! checks itself: PostgreSQL must be clean.
 //!
-//! Exit code 0: clean. 1: a violation, a client that got no answer, too few hits, or a kind of
-//! write that never met a register read twice in a row before, so that nothing was at stake.
+//! Exit code 0: clean. 1: a violation, a client that got no answer, too few hits, a fault that did
+//! not happen, or a kind of write that never met a register read twice in a row before, so that
+//! nothing was at stake.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -28,6 +33,7 @@
 )]
 
 mod clients;
+mod faults;
 mod oracle;
 mod races;
 mod schema;
@@ -36,14 +42,15 @@ mod writes;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{io, thread};
 
 use clap::Parser;
 
 use clients::{Reader, World, Writer, is_closed};
+use faults::Stage;
 use oracle::Report;
 use races::RACES;
 use wire::{Connection, Url};
@@ -69,6 +76,14 @@ struct Options {
     kinds: Vec<String>,
     #[arg(long, value_delimiter = ',')]
     races: Vec<String>,
+    #[arg(long, value_delimiter = ',')]
+    faults: Vec<String>,
+    #[arg(long, default_value_t = 2000)]
+    fault_pause_ms: u64,
+    #[arg(long)]
+    pg_ctl: Option<String>,
+    #[arg(long)]
+    redis_server: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -97,19 +112,34 @@ fn run(options: &Options) -> io::Result<bool> {
         kinds: KINDS.iter().filter(|kind| chosen(kind.name, &options.kinds)).collect(),
         report: Report::default(),
         stop: AtomicBool::new(false),
+        is_rough: !options.faults.is_empty(),
+        keys: Mutex::default(),
+        cancelled: Arc::default(),
     };
     let admin = options.admin.as_deref().map(url).transpose()?;
+    let stage = Stage::new(&world, options, admin.clone())?;
     println!("seed {}, {writers} writers, {} clients", world.seed, options.clients);
     schema::create(&world.direct, writers)?;
     let before = counters(admin.as_ref());
-    let ended = play(&world, options, |name| chosen(name, &options.races));
+    let ended = play(&world, options, stage, |name| chosen(name, &options.races));
     let after = counters(admin.as_ref());
+    // Eviction and the second tier can be seen from these.
+    for name in ["fills", "entries", "bytes", "bytes_max", "hits_redis", "redis_stores"] {
+        if let Some(count) = after.get(name) {
+            println!("  cache {name:<18} {count:>9}");
+        }
+    }
     let hits = hits(&before, &after);
     Ok(print(&world, &ended, hits, options.require_hits))
 }
 
 /// Runs all clients for the time given; returns what ended early, and why.
-fn play(world: &World, options: &Options, race: impl Fn(&str) -> bool) -> Vec<String> {
+fn play(
+    world: &World,
+    options: &Options,
+    stage: Stage<'_>,
+    race: impl Fn(&str) -> bool,
+) -> Vec<String> {
     let ended = Mutex::new(Vec::new());
     let end = |who: String, result: io::Result<()>| {
         if let Err(error) = result {
@@ -133,14 +163,18 @@ fn play(world: &World, options: &Options, race: impl Fn(&str) -> bool) -> Vec<St
             threads.spawn(move || {
                 loop {
                     match run(world) {
-                        Err(error) if is_closed(&error) && world.running() => {
-                            world.report.error("closed", name);
+                        Err(error) if is_closed(&error) => {
+                            world.report.closed(&error, name);
+                            if !world.running() {
+                                return;
+                            }
                         }
                         done => return end(name.to_owned(), done),
                     }
                 }
             });
         }
+        threads.spawn(|| end("faults".to_owned(), stage.run()));
         while let Some(left) = deadline.checked_duration_since(Instant::now()) {
             thread::park_timeout(left);
         }
@@ -203,6 +237,13 @@ fn print(world: &World, ended: &[String], hits: Option<u64>, hits_wanted: u64) -
             idle.push(kind.name);
         }
     }
+    let mut missed = Vec::new();
+    for (name, (played, struck)) in world.report.faults() {
+        println!("  fault {name:<18} {played:>6} times played, {struck:>6} times it struck");
+        if struck == 0 {
+            missed.push(name);
+        }
+    }
     for (sqlstate, (count, example)) in world.report.errors() {
         println!("  error {sqlstate:<6} {count:>6} times: {example}");
     }
@@ -215,10 +256,14 @@ fn print(world: &World, ended: &[String], hits: Option<u64>, hits_wanted: u64) -
     if !idle.is_empty() {
         println!("NOTHING AT STAKE for {idle:?}");
     }
+    if !missed.is_empty() {
+        println!("NEVER STRUCK {missed:?}");
+    }
     let enough = hits_wanted == 0 || hits.is_some_and(|hits| hits >= hits_wanted);
     if !enough {
         println!("TOO FEW HITS: {hits_wanted} % wanted");
     }
     println!("{} violations", violations.len());
-    violations.is_empty() && ended.is_empty() && idle.is_empty() && enough
+    let all_happened = idle.is_empty() && missed.is_empty() && enough;
+    violations.is_empty() && ended.is_empty() && all_happened
 }

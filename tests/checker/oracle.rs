@@ -1,7 +1,13 @@
 //! What clients were told and shown, and whether a read contradicts it. Knows no SQL, no socket
 //! and nothing of Forebay: a register holds a number that only grows.
+//!
+//! Crashes of PostgreSQL change nothing in that. With `synchronous_commit` on, a commit is in the
+//! log on disk before anybody sees it and before its writer hears of it, so recovery brings back
+//! all that was shown or acknowledged. What became of a write that was not answered is unknown:
+//! it may be seen from any moment on, and from the first sight of it no read may be without it.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -115,6 +121,8 @@ pub(crate) struct Report {
     writes: Mutex<BTreeMap<&'static str, (u64, u64)>>,
     /// By SQLSTATE, with an example.
     errors: Mutex<BTreeMap<String, (u64, String)>>,
+    /// By fault: how often it was played, and how often it struck.
+    faults: Mutex<BTreeMap<&'static str, (u64, u64)>>,
 }
 
 impl Report {
@@ -133,9 +141,33 @@ impl Report {
         counts.1 += u64::from(warm);
     }
 
+    /// Whether a write of this kind has met a register that was read twice before.
+    pub(crate) fn has_met(&self, kind: &str) -> bool {
+        self.writes.lock().unwrap().get(kind).is_some_and(|&(_, warm)| warm > 0)
+    }
+
     pub(crate) fn error(&self, sqlstate: &str, example: &str) {
         let mut errors = self.errors.lock().unwrap();
         errors.entry(sqlstate.to_owned()).or_insert_with(|| (0, example.to_owned())).0 += 1;
+    }
+
+    /// A connection ended; by the SQLSTATE of PostgreSQL's last words, if there were any.
+    pub(crate) fn closed(&self, error: &io::Error, whose: &str) {
+        let text = error.to_string();
+        let sqlstate = text.split_once(' ').map_or("", |(sqlstate, _)| sqlstate);
+        let has_words = error.kind() == io::ErrorKind::ConnectionAborted;
+        self.error(if has_words { sqlstate } else { "closed" }, &format!("{whose}: {text}"));
+    }
+
+    pub(crate) fn fault(&self, name: &'static str, struck: bool) {
+        let mut faults = self.faults.lock().unwrap();
+        let counts = faults.entry(name).or_default();
+        counts.0 += 1;
+        counts.1 += u64::from(struck);
+    }
+
+    pub(crate) fn faults(&self) -> BTreeMap<&'static str, (u64, u64)> {
+        self.faults.lock().unwrap().clone()
     }
 
     pub(crate) fn violations(&self) -> Vec<String> {

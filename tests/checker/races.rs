@@ -4,7 +4,7 @@
 use std::io;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use crate::clients::World;
+use crate::clients::{Random, World};
 use crate::oracle::Door;
 use crate::schema::{Cell, EMPTIED, Shows, TENANTS};
 use crate::wire::{self, Answer, Connection};
@@ -21,6 +21,7 @@ pub(crate) const RACES: &[(&str, Race)] = &[
     ("grant_and_revoke", grant_and_revoke),
     ("tenants", tenants),
     ("temporary_tables", temporary_tables),
+    ("many_texts", many_texts),
 ];
 
 fn read(
@@ -85,7 +86,7 @@ fn bind_then_commit_then_execute(world: &World) -> io::Result<()> {
 /// The answer of a read that a commit overlapped must not be kept.
 fn commit_under_a_slow_read(world: &World) -> io::Result<()> {
     let cell = Cell::new("stamp_slow", Shows::Value);
-    let mut direct = Connection::open(&world.direct)?;
+    let mut direct = world.open_direct()?;
     direct.simple("CREATE TABLE IF NOT EXISTS checker.stamp_slow AS SELECT 0::bigint AS v")?;
     let (mut slow, mut writer, mut reader) = (world.open()?, world.open()?, world.open()?);
     while world.running() {
@@ -126,7 +127,7 @@ fn running(world: &World, direct: &mut Connection, table: &str) -> io::Result<()
 /// the cache when it arrived, may not be older.
 fn behind_a_blocked_read(world: &World) -> io::Result<()> {
     let cell = Cell::new("pipe", Shows::Value);
-    let mut direct = Connection::open(&world.direct)?;
+    let mut direct = world.open_direct()?;
     let (mut writer, mut piped) = (world.open()?, world.open()?);
     let group = |sql: &str| [wire::extended(sql, &[]), wire::sync()].concat();
     while world.running() {
@@ -206,7 +207,8 @@ fn visible_before_acknowledged(world: &World) -> io::Result<()> {
 
 fn acknowledged_then_read_elsewhere(world: &World) -> io::Result<()> {
     let cell = Cell::new("acked", Shows::Value);
-    Connection::open(&world.direct)?
+    world
+        .open_direct()?
         .simple("CREATE TABLE IF NOT EXISTS checker.acked AS SELECT 0::bigint AS v")?;
     let (mut writer, mut reader) = (world.open()?, world.open()?);
     while world.running() {
@@ -358,6 +360,35 @@ fn temporary_tables(world: &World) -> io::Result<()> {
         for _ in 0..100 {
             expect(false, &mut hiding)?;
         }
+    }
+    Ok(())
+}
+
+/// More answers than the cache has room for, of many lengths: what is evicted, too long to be kept
+/// or found again in Redis is still the answer to its own text, and as new as any other.
+fn many_texts(world: &World) -> io::Result<()> {
+    const TEXTS: usize = 60;
+    let cell = Cell::new("many", Shows::Value);
+    let mut random = Random::new(world.seed, TEXTS);
+    let (mut writer, mut reader) = (world.open()?, world.open()?);
+    while world.running() {
+        // Long enough that much is evicted before it is too old, and asked for again.
+        for _ in 0..400 {
+            let text = random.below(TEXTS);
+            let len = 20_000 + text * 997 % 50_000;
+            let sql = format!("SELECT max(v), repeat('x', {len}), {text} FROM many");
+            let floor = cell.register.floor();
+            let answer = reader.simple(&sql)?;
+            finish(world, &cell, floor, &answer, "one of many texts");
+            let row = answer.rows.first().map(Vec::as_slice).unwrap_or_default();
+            let [_, Some(filling), Some(number)] = row else {
+                continue;
+            };
+            if filling.len() != len || *number != text.to_string() {
+                world.violation(&format!("text {text} was answered with {number}, {len} long"));
+            }
+        }
+        write(&cell, "of many texts", &mut writer, version())?;
     }
     Ok(())
 }

@@ -3,12 +3,16 @@
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use postgres_protocol::authentication::{md5_hash, sasl};
 
 /// Longest silence that is taken for a slow answer. A run that hangs must end with a message.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+const QUERY_CANCELED: &str = "57014";
 
 #[derive(Clone, Debug)]
 pub(crate) struct Url {
@@ -59,6 +63,10 @@ pub(crate) struct Connection {
     stream: TcpStream,
     input: Vec<u8>,
     taken: usize,
+    /// What a cancel request for it carries.
+    pub(crate) key: Vec<u8>,
+    /// Counts its statements that were cancelled; `None` where nobody asks for that.
+    pub(crate) cancelled: Option<Arc<AtomicU64>>,
 }
 
 impl Connection {
@@ -66,7 +74,8 @@ impl Connection {
         let stream = TcpStream::connect(&url.address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(SILENCE_MAX))?;
-        let mut connection = Self { stream, input: Vec::new(), taken: 0 };
+        let mut connection =
+            Self { stream, input: Vec::new(), taken: 0, key: Vec::new(), cancelled: None };
         let mut body = 196_608_i32.to_be_bytes().to_vec();
         for word in ["user", &url.user, "database", &url.database, ""] {
             body.extend_from_slice(word.as_bytes());
@@ -110,7 +119,8 @@ impl Connection {
                     let client = scram.as_mut().ok_or_else(|| broken("SASLFinal"))?;
                     client.finish(body.get(4..).unwrap_or_default())?;
                 }
-                (b'E', _) => return Err(broken(&format!("login refused: {:?}", error(&body)))),
+                (b'E', _) => return Err(self.ended(&body).unwrap_or_else(|| refused(&body))),
+                (b'K', _) => self.key = body,
                 (b'Z', _) => return Ok(()),
                 _ => {}
             }
@@ -142,7 +152,10 @@ impl Connection {
                 b'D' => answer.rows.push(fields(&body)),
                 b'T' => answer.columns = names(&body),
                 b'C' => answer.tags.push(words(&body).next().unwrap_or_default()),
-                b'E' => answer.error = answer.error.or(Some(error(&body))),
+                b'E' => match self.ended(&body) {
+                    Some(end) => return Err(end),
+                    None => answer.error = answer.error.or(Some(error(&body))),
+                },
                 // CopyInResponse, ReadyForQuery.
                 b'G' | b'Z' => return Ok(answer),
                 _ => {}
@@ -155,10 +168,27 @@ impl Connection {
         loop {
             match self.message()? {
                 (tag, _) if tag == wanted => return Ok(()),
-                (b'E', body) => return Err(broken(&format!("refused: {:?}", error(&body)))),
+                (b'E', body) => return Err(self.ended(&body).unwrap_or_else(|| refused(&body))),
                 _ => {}
             }
         }
+    }
+
+    /// What an error means for the connection: FATAL and the loss of a server are its end, and so
+    /// is a cancel that was meant for another.
+    fn ended(&self, body: &[u8]) -> Option<io::Error> {
+        let (sqlstate, message) = error(body);
+        if sqlstate == QUERY_CANCELED {
+            let Some(cancelled) = &self.cancelled else {
+                return Some(broken("cancelled, though nobody asked for that"));
+            };
+            cancelled.fetch_add(1, Ordering::Relaxed);
+        }
+        let is_fatal = words(body).any(|word| ["VFATAL", "VPANIC"].contains(&word.as_str()));
+        let is_end = is_fatal || sqlstate.starts_with("57P") || sqlstate.starts_with("08");
+        let end =
+            || io::Error::new(io::ErrorKind::ConnectionAborted, format!("{sqlstate} {message}"));
+        is_end.then(end)
     }
 
     fn message(&mut self) -> io::Result<(u8, Vec<u8>)> {
@@ -182,6 +212,15 @@ impl Connection {
             self.input.extend_from_slice(chunk.get(..count).unwrap_or_default());
         }
     }
+}
+
+/// Asks to cancel what the connection with this key does; returns when that has been taken.
+pub(crate) fn cancel(url: &Url, key: &[u8]) -> io::Result<()> {
+    let mut stream = TcpStream::connect(&url.address)?;
+    stream.set_read_timeout(Some(SILENCE_MAX))?;
+    let code = 80_877_102_u32.to_be_bytes();
+    stream.write_all(&[&length(8 + key.len())[..], &code, key].concat())?;
+    stream.read_to_end(&mut Vec::new()).map(|_| ())
 }
 
 pub(crate) fn query(sql: &str) -> Vec<u8> {
@@ -270,6 +309,10 @@ fn names(body: &[u8]) -> Vec<String> {
         rest = rest.get(end + 19..).unwrap_or_default();
     }
     names
+}
+
+fn refused(body: &[u8]) -> io::Error {
+    broken(&format!("refused: {:?}", error(body)))
 }
 
 fn broken(what: &str) -> io::Error {

@@ -172,7 +172,8 @@ fn pipeline(write: &mut Write<'_>) -> io::Result<Outcome> {
     write.connection.send(&[group.concat(), behind.concat()].concat())?;
     let written = write.connection.answer()?;
     let answer = write.connection.answer()?;
-    if written.error.is_none() && answer.first().is_none_or(|value| value < write.n) {
+    let answered = written.error.is_none() && answer.error.is_none();
+    if answered && answer.first().is_none_or(|value| value < write.n) {
         return Err(own(format!("a pipelined read behind version {n} returned {answer:?}")));
     }
     Ok(outcome(written, write.n))
@@ -238,7 +239,11 @@ fn abandon(write: &mut Write<'_>) -> io::Result<Outcome> {
 fn kill(write: &mut Write<'_>) -> io::Result<Outcome> {
     write.sql("BEGIN")?;
     write.sql("UPDATE r{w} SET v = {n} WHERE id = 1 AND v < {n}")?;
-    let pid = write.connection.simple("SELECT pg_backend_pid()")?.first();
+    let answer = write.connection.simple("SELECT pg_backend_pid()")?;
+    let pid = answer.first();
+    if answer.error.is_some() {
+        return Ok(outcome(answer, write.n));
+    }
     let mut killer = Connection::open(write.direct)?;
     let terminate = format!("SELECT pg_terminate_backend({})", pid.unwrap_or_default());
     write.connection.send(&wire::query("COMMIT"))?;
@@ -281,9 +286,12 @@ impl Write<'_> {
     /// Inside a transaction that wrote, the register holds exactly what we wrote.
     fn reads_own(&mut self, expected: i64) -> io::Result<()> {
         let answer = self.connection.simple(&self.fill("SELECT max(v) FROM r{w}"))?;
-        match answer.first() {
-            Some(value) if value == expected => Ok(()),
-            _ => Err(own(format!("wrote {expected} in this transaction and read {answer:?}"))),
+        match (&answer.error, answer.first()) {
+            (Some((sqlstate, message)), _) => Err(refused(sqlstate, message)),
+            (None, Some(value)) if value == expected => Ok(()),
+            (None, _) => {
+                Err(own(format!("wrote {expected} in this transaction and read {answer:?}")))
+            }
         }
     }
 }

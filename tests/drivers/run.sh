@@ -6,6 +6,10 @@
 # first). With it, FOREBAY_URL, DIRECT_URL (the same database without Forebay) and, for hits,
 # ADMIN_URL (the console) name running ones. FOREBAY_EXPECT_HITS=1 fails a driver that is served
 # less than 30 % of its look-ups from the cache; FOREBAY_EXPECT_HITS=40 asks for 40 %.
+#
+# FOREBAY_VERIFY=1 asks PostgreSQL for every hit too: an answer that differs fails the driver, and
+# Django must find 80 % of its look-ups. FOREBAY_AUDIT=1 asks it before every commit what was
+# written: a table overlooked fails the driver, and more than 5 % made fresh for nothing fail Django.
 # shellcheck disable=SC2119,SC2153 # servers are started without further settings; lib.sh sets URLs
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
@@ -38,7 +42,8 @@ step "building the tokio-postgres driver"
 if [ -z "${FOREBAY_URL:-}" ]; then
     [ -n "$built" ] || (cd "$REPO" && cargo build --quiet --bin forebay)
     start_postgres
-    start_forebay
+    proof_settings >"$SCRATCH/forebay.toml"
+    start_forebay "$SCRATCH/forebay.toml"
 fi
 "$PG_BIN/psql" -q "$DIRECT_URL" -c 'SET client_min_messages = error' -c "DROP DATABASE IF EXISTS ${DB_NAME}_twin" \
     -c "CREATE DATABASE ${DB_NAME}_twin"

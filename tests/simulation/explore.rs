@@ -1,7 +1,7 @@
 //! Every order of the steps of `model`, breadth first, so that the first story that breaks a
 //! property is a shortest one.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use crate::model::Broken::{GoingBack, NotNow, OldWhenQuiet, StaleAfterAck};
 use crate::model::{Broken, Label, Protocol, Setup, State, Step, Targets};
@@ -15,31 +15,67 @@ struct Reached {
     from: Option<(usize, Label)>,
 }
 
+/// How large a world is.
+struct Size {
+    states: usize,
+    /// Orders of events from the start to where nothing can happen any more, each of which the
+    /// states and steps stand for.
+    interleavings: u128,
+}
+
 /// How many states there are, and what is broken in them; ends early once `enough` is.
-fn explore(setup: &Setup, enough: usize) -> (usize, Stories) {
+fn explore(setup: &Setup, enough: usize) -> (Size, Stories) {
     let mut stories = Stories::new();
     let start = State::start(setup);
-    let mut known = HashSet::from([start.canonical(setup)]);
+    let mut known = HashMap::from([(start.canonical(setup), 0)]);
     let mut reached = vec![Reached { state: start, from: None }];
-    let mut at = 0;
-    while at < reached.len() && stories.len() < enough {
+    let mut next = Vec::new();
+    while next.len() < reached.len() && stories.len() < enough {
+        let at = next.len();
         let steps = reached[at].state.steps(setup);
         if steps.is_empty()
             && let Some(broken) = reached[at].state.broken_when_quiet(setup)
         {
             stories.entry(broken).or_insert_with(|| story(&reached, at, None));
         }
+        let mut followers = Vec::new();
         for Step { label, state, broken } in steps {
             for broken in broken {
                 stories.entry(broken).or_insert_with(|| story(&reached, at, Some(label)));
             }
-            if known.insert(state.canonical(setup)) {
+            let follower = *known.entry(state.canonical(setup)).or_insert(reached.len());
+            if follower == reached.len() {
                 reached.push(Reached { state, from: Some((at, label)) });
             }
+            followers.push(follower);
         }
-        at += 1;
+        next.push(followers);
     }
-    (reached.len(), stories)
+    (Size { states: reached.len(), interleavings: interleavings(&next, reached.len()) }, stories)
+}
+
+/// Ways through the graph of what may come next, which has no cycle.
+fn interleavings(next: &[Vec<usize>], states: usize) -> u128 {
+    let mut steps_to = vec![0_usize; states];
+    for &follower in next.iter().flatten() {
+        steps_to[follower] += 1;
+    }
+    let (mut ways, mut ends, mut ready) = (vec![0_u128; states], 0_u128, vec![0]);
+    ways[0] = 1;
+    while let Some(at) = ready.pop() {
+        let followers = next.get(at).map(Vec::as_slice).unwrap_or_default();
+        if followers.is_empty() {
+            ends = ends.saturating_add(ways[at]);
+        }
+        for &follower in followers {
+            ways[follower] = ways[follower].saturating_add(ways[at]);
+            steps_to[follower] -= 1;
+            if steps_to[follower] == 0 {
+                ready.push(follower);
+            }
+        }
+    }
+    ends
 }
 
 fn story(reached: &[Reached], mut at: usize, last: Option<Label>) -> Vec<Label> {
@@ -63,8 +99,10 @@ const PLAIN: Setup = Setup {
 
 fn is_sound(setup: Setup) {
     for warm in [false, true] {
-        let (states, stories) = explore(&Setup { warm, ..setup }, usize::MAX);
-        assert!(states > 1000, "the world is too small to mean anything: {states} states");
+        let (size, stories) = explore(&Setup { warm, ..setup }, usize::MAX);
+        let Size { states, interleavings } = size;
+        println!("{states} states, {interleavings} interleavings");
+        assert!(interleavings > 1_000_000, "too small to mean anything: {interleavings}");
         assert!(stories.is_empty(), "{stories:#?}");
     }
 }
@@ -74,6 +112,13 @@ fn breaks(setup: Setup, expected: &[(Broken, usize)]) {
     let (_, found) = explore(&Setup { warm: true, ..setup }, expected.len());
     let lengths: Vec<_> = found.iter().map(|(&broken, story)| (broken, story.len())).collect();
     assert_eq!(lengths, expected, "{found:#?}");
+}
+
+#[test]
+fn every_way_through_is_counted_once() {
+    // Two steps in either order, then one that is the end, or a short cut past it.
+    let next = [vec![1, 2], vec![3], vec![3], vec![4, 5], vec![5], vec![]];
+    assert_eq!(interleavings(&next, 6), 4);
 }
 
 #[test]

@@ -3,12 +3,18 @@
 //! what is around it is as small as it can be and has a switch for each step left out. Every
 //! seed is one schedule; the oracle sees only what clients were told and shown.
 
+use std::collections::HashSet;
+use std::ops::Range;
+use std::thread;
+
 use forebay::cache::coherence::{Coherence, InFlight, Scope, Stamp};
 use forebay::sql::verdict::TableId;
 
 const TABLES: usize = 3;
 const CLIENTS: usize = 6;
 const STEPS: usize = 300;
+
+/// Schedules of the short form; `FOREBAY_SCHEDULES=1000000` is the long one.
 const SEEDS: u64 = 2500;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +54,8 @@ enum Client {
 struct World {
     twin: Twin,
     random: u64,
+    /// Hash of all that was drawn, which is the schedule.
+    schedule: u64,
     coherence: Coherence,
     visible: Rows,
     /// Highest version of each table told to a writer or shown to a reader.
@@ -63,6 +71,7 @@ impl World {
         Self {
             twin,
             random: seed,
+            schedule: 0,
             coherence: Coherence::new(seed),
             visible: [0; TABLES],
             known: [0; TABLES],
@@ -76,7 +85,10 @@ impl World {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((mixed ^ (mixed >> 31)) % bound as u64).unwrap()
+        let drawn = (mixed ^ (mixed >> 31)) % bound as u64;
+        self.schedule = (self.schedule ^ (drawn + 1)).wrapping_mul(0x0000_0100_0000_01b3);
+        self.schedule ^= self.schedule >> 29;
+        usize::try_from(drawn).unwrap()
     }
 
     /// Tables drawn at random, at least one.
@@ -246,30 +258,54 @@ fn bits(tables: &[usize]) -> usize {
     tables.iter().fold(0, |bits, table| bits | 1 << table)
 }
 
-/// How many hits there were, or what was seen.
-fn run(seed: u64, twin: Twin) -> Result<u64, String> {
+/// What a schedule showed that it should not have, if anything did not hold.
+type Outcome = Result<Ran, String>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ran {
+    schedule: u64,
+    hits: u64,
+}
+
+fn run(seed: u64, twin: Twin) -> Outcome {
     let mut world = World::new(seed, twin);
     let result = (0..STEPS).try_for_each(|_| world.step());
     world.end();
-    result.map(|()| world.hits)
+    result.map(|()| Ran { schedule: world.schedule, hits: world.hits })
 }
 
-fn seeds() -> Vec<u64> {
-    match std::env::var("FOREBAY_SEED") {
-        Ok(seed) => vec![seed.parse().unwrap()],
-        Err(_) => (0..SEEDS).collect(),
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|number| number.parse().unwrap())
+}
+
+fn seeds() -> Range<u64> {
+    match number("FOREBAY_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("FOREBAY_SCHEDULES").unwrap_or(SEEDS),
     }
+}
+
+/// Every `of`-th seed from `first` on.
+fn run_some(first: usize, of: usize) -> Vec<Ran> {
+    let run_one = |seed| match run(seed, Twin::None) {
+        Ok(ran) => ran,
+        Err(story) => panic!("FOREBAY_SEED={seed}: {story}"),
+    };
+    seeds().skip(first).step_by(of).map(run_one).collect()
 }
 
 #[test]
 fn no_schedule_shows_less_than_was_known() {
-    let mut hits = 0;
-    for seed in seeds() {
-        match run(seed, Twin::None) {
-            Ok(more) => hits += more,
-            Err(story) => panic!("FOREBAY_SEED={seed}: {story}"),
-        }
-    }
+    let threads = thread::available_parallelism().unwrap().get();
+    let ran: Vec<Ran> = thread::scope(|scope| {
+        let some = |first| scope.spawn(move || run_some(first, threads));
+        let all: Vec<_> = (0..threads).map(some).collect();
+        all.into_iter().flat_map(|some| some.join().unwrap()).collect()
+    });
+    let schedules: HashSet<u64> = ran.iter().map(|ran| ran.schedule).collect();
+    let hits: u64 = ran.iter().map(|ran| ran.hits).sum();
+    println!("{} distinct schedules of {STEPS} steps, {hits} hits", schedules.len());
+    assert_eq!(schedules.len() as u64, seeds().end - seeds().start, "a schedule ran twice");
     assert!(hits > 0, "no hit, so nothing was at stake");
 }
 

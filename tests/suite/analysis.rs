@@ -136,6 +136,32 @@ fn nothing_is_asked_where_event_triggers_would_hear_of_it() {
 }
 
 #[test]
+fn nothing_is_asked_of_a_standby() {
+    let hba = "local all all trust\nhost all all 127.0.0.1/32 trust\n\
+               host replication all 127.0.0.1/32 trust\n";
+    let primary = Postgres::private_with_hba("wal_level = replica", hba);
+    let database = primary.database();
+    database.direct().run(SCHEMA);
+    let standby = Postgres::standby_of(&primary);
+    let mut admin = standby.admin("postgres");
+    let there = format!("SELECT count(*) FROM pg_database WHERE datname = '{}'", database.name);
+    wait_until("the stand-by has the database", || admin.one(&there) == "1");
+    let mut admin = standby.admin(&database.name);
+    wait_until("the stand-by has the table", || admin.query(READ).contains("D(1)"));
+    let url = database.url().replace(&primary.port.to_string(), &standby.port.to_string());
+    let forebay = Forebay::launch(&url, &database.name, "", &[]);
+    let mut client = forebay.client();
+    // Until the catalogue is there and says that it is a stand-by.
+    wait_until("the catalogue has been read", || {
+        client.rows("EXPLAIN CACHE SELECT id FROM plain")[1][1].as_deref() == Some("standby")
+    });
+    for _ in 0..5 {
+        assert_eq!(client.query(READ), "T(id) D(1) C(SELECT 1) Z(I)");
+    }
+    assert_eq!(count(&forebay, "analyses"), 0);
+}
+
+#[test]
 fn reload_changes_whether_postgresql_is_asked() {
     let postgres = Postgres::private("");
     let database = postgres.database();

@@ -2,8 +2,8 @@
 //! of PostgreSQL. New clients see them, and answers given under the old ones are not theirs.
 
 use crate::support::forebay::Forebay;
-use crate::support::postgres::{Database, Postgres, USER};
-use crate::support::raw::RawClient;
+use crate::support::postgres::{Database, PASSWORD, Postgres, USER};
+use crate::support::raw::{Login, RawClient};
 use crate::support::wait_until;
 
 const TABLE: &str = "CREATE TABLE t (at timestamptz); INSERT INTO t VALUES ('2020-02-03 04:05+00')";
@@ -140,4 +140,26 @@ fn a_transaction_begun_under_the_old_default_is_judged_by_it() {
     client.run("UPDATE t SET v = 'written'");
     client.run("COMMIT");
     assert_eq!(next.one("SELECT v FROM public.t"), "written");
+}
+
+#[test]
+fn time_outs_of_sessions_are_not_those_of_the_catalogue() {
+    let database = Database::with(TABLE);
+    let mut admin = database.admin();
+    admin.run(&format!("ALTER DATABASE {} SET lock_timeout = '10ms'", database.name));
+    let mut holder = database.admin();
+    holder.run("BEGIN; LOCK TABLE pg_foreign_server");
+    let forebay = Forebay::start(&database, &[]);
+    let mut client = RawClient::connect(forebay.port);
+    let login = Login::new(USER, PASSWORD, &database.name);
+    client.send(&login.startup());
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'
+        AND datname = current_database() AND clock_timestamp() - query_start > '100ms'";
+    std::thread::scope(|threads| {
+        let logging_in = threads.spawn(|| client.authenticate(&login).unwrap());
+        wait_until("the catalogue is waited for", || admin.one(waits) == "1");
+        holder.run("COMMIT");
+        logging_in.join().unwrap();
+    });
+    database.until_hit(&mut client, READ);
 }

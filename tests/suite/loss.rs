@@ -1,16 +1,22 @@
 //! Servers that die: clients hear of it, the next ones work, and nothing untrue is answered.
 
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::support::forebay::Forebay;
 use crate::support::postgres::{Database, Postgres};
-use crate::support::raw::{message, query};
+use crate::support::raw::{Login, RawClient, message, query};
 use crate::support::scripted::{Reply, ScriptedServer, complete, ready};
 use crate::support::wait_until;
 
 const TABLE: &str = "CREATE TABLE t (v text); INSERT INTO t VALUES ('old')";
 const READ: &str = "SELECT v FROM t";
+
+fn signal(name: &str, pid: &str) {
+    let sent = Command::new("kill").args([&format!("-{name}"), pid]).status().unwrap();
+    assert!(sent.success(), "{name} to {pid}");
+}
 
 #[test]
 fn a_server_killed_in_a_query_costs_that_client_its_connection_and_no_other() {
@@ -75,9 +81,35 @@ fn after_a_restart_of_postgres_clients_work_and_nothing_old_is_served() {
     let database = Database { postgres: &postgres, name };
     database.direct().run("UPDATE t SET v = 'behind'");
     wait_until("clients work again", || {
-        let login = crate::support::raw::Login::new("app", "secret", &database.name);
+        let login = Login::new("app", "secret", &database.name);
         forebay.log_in(&login).is_ok_and(|mut client| client.query(READ).contains("behind"))
     });
+}
+
+/// PostgreSQL recovers from a crash of one of its processes without being started anew, and has
+/// forgotten what the WAL writer had not yet written.
+#[test]
+fn a_commit_that_a_crash_has_lost_is_not_served() {
+    let postgres = Postgres::private("");
+    let database = postgres.database();
+    database.direct().run(TABLE);
+    let config = "[cache]\ncatalog_poll = \"1h\"\nmax_age = \"1h\"\n[server]\nserver_login_retry = \"100ms\"\n";
+    let forebay = Forebay::with_config(&database, config, &[]);
+    let mut client = forebay.client();
+    let mut admin = database.admin();
+    admin.run("CHECKPOINT");
+    let walwriter = admin.one("SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'");
+    signal("STOP", &walwriter);
+    client.run("UPDATE t SET v = 'lost'");
+    database.until_hit(&mut client, READ);
+    assert_eq!(client.one(READ), "lost");
+    signal("KILL", &walwriter);
+    let login = Login::new("postgres", "", &database.name);
+    wait_until("PostgreSQL has recovered", || {
+        let mut direct = RawClient::log_in(postgres.port, &login).ok();
+        direct.as_mut().is_some_and(|direct| direct.query(READ).contains("old"))
+    });
+    wait_until("what is lost is served no more", || client.one(READ) == "old");
 }
 
 #[test]

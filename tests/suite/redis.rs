@@ -455,6 +455,29 @@ fn redis_may_ask_for_a_password() {
 }
 
 #[test]
+fn a_redis_elsewhere_in_the_clear_is_warned_of() {
+    // 192.0.2.0/24 is nobody's.
+    let warning = "redis is on another machine";
+    for (url, missing) in [
+        ("redis://192.0.2.1", "no verified TLS and no password"),
+        ("redis://:hunter2@192.0.2.1", "no verified TLS"),
+        ("rediss://192.0.2.1", "no password"),
+    ] {
+        let mut world = World::new(url, PATIENT);
+        assert_eq!(world.shown("redis_exposed"), missing, "{url}");
+        let log = world.forebay.log();
+        assert!(log.contains(warning) && log.contains(missing), "{url}");
+    }
+    let here = Redis::start();
+    let socket = format!("unix://{}", here.socket());
+    for url in [&here.url(), &socket, "rediss://:hunter2@192.0.2.1"] {
+        let mut world = World::new(url, PATIENT);
+        assert_eq!(world.shown("redis_exposed"), "NULL", "{url}");
+        assert!(!world.forebay.log().contains(warning), "{url}");
+    }
+}
+
+#[test]
 fn redis_may_be_reached_by_its_unix_socket() {
     let redis = Redis::start();
     let mut world = World::new(&format!("unix://{}", redis.socket()), PATIENT);

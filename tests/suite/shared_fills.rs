@@ -9,8 +9,9 @@ use crate::support::wait_until;
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, v text);
     INSERT INTO t SELECT i, 'value ' || i FROM generate_series(1, 1000) i";
 
-/// Takes a while, and is cached.
-const SLOW: &str = "SELECT sum(hashint4(a.id + b.id)) > 0 AS sum FROM t a, t b WHERE a.id < 300";
+/// Takes a while, and is cached; also on a machine that is loaded far less than the 100 ms that
+/// others wait for it.
+const SLOW: &str = "SELECT sum(hashint4(a.id + b.id)) > 0 AS sum FROM t a, t b WHERE a.id < 50";
 
 const CLIENTS: usize = 8;
 

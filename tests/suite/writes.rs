@@ -394,6 +394,30 @@ fn an_audit_finds_nothing_where_all_was_foreseen() {
     assert!(stage.counter("asked") >= 20);
 }
 
+#[test]
+fn an_audit_counts_what_was_made_fresh_and_not_written() {
+    let stage = Stage::with_config("", AUDIT);
+    let mut writer = stage.forebay.client();
+    let counts = || ["asked_tables", "surplus"].map(|name| stage.counter(name));
+    writer.run("UPDATE a SET v = v + 1");
+    assert_eq!(counts(), [1, 0]);
+    writer.run("UPDATE a SET v = v + 1 WHERE id = 9");
+    assert_eq!(counts(), [2, 1]);
+}
+
+/// There is no transaction to ask about.
+#[test]
+fn an_audit_leaves_a_begin_that_is_kept_back_alone() {
+    let stage = Stage::with_config("", AUDIT);
+    let mut client = stage.forebay.client();
+    for (statement, status) in
+        [("BEGIN", 'T'), (READ_B, 'T'), ("COMMIT AND CHAIN", 'T'), ("COMMIT", 'I')]
+    {
+        let answer = client.query(statement);
+        assert!(answer.ends_with(&format!("Z({status})")), "{statement}: {answer}");
+    }
+}
+
 /// Who sends a statement and goes has it committed, as by PostgreSQL.
 #[test]
 fn a_statement_whose_client_goes_at_once_is_committed() {

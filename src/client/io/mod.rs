@@ -142,7 +142,7 @@ impl Task {
                         .lease
                         .as_ref()
                         .is_some_and(|lease| !lease.connection.server.outstanding.is_empty());
-                    return Ok(if owed || !self.session.group.is_empty() {
+                    return Ok(if owed || !self.session.work.group.is_empty() {
                         CloseReason::ClientLost
                     } else {
                         CloseReason::ClientClosed
@@ -189,7 +189,7 @@ impl Task {
             };
             if matches!(header.tag, frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL)
             {
-                if !self.session.group.is_empty() {
+                if !self.session.work.group.is_empty() {
                     // What began the copy was not followed by Sync or Flush; it goes first.
                     self.send_group().await?;
                 }
@@ -226,7 +226,7 @@ impl Task {
             answer = Box::pin(self.ask_redis()).await;
         }
         if answer == Answer::AwaitFill {
-            answer = self.await_fill().await?;
+            answer = Box::pin(self.await_fill()).await?;
         }
         match answer {
             Answer::Done => return Ok(()),
@@ -260,7 +260,7 @@ impl Task {
         let found = match &common.cache.redis {
             Some(redis) => {
                 let home = common.database.home();
-                redis.look_up(&self.session.key, common.cache.seed(), &home.coherence).await
+                redis.look_up(&self.session.work.key, common.cache.seed(), &home.coherence).await
             }
             None => None,
         };
@@ -280,7 +280,7 @@ impl Task {
             }
             self.session.dispatch(server, self.now);
         }
-        if !self.session.vacate.is_empty() {
+        if !self.session.work.vacate.is_empty() {
             Box::pin(self.vacate()).await;
         }
         Ok(())
@@ -289,7 +289,7 @@ impl Task {
     /// Leaves the databases that what was dispatched wants to have for itself. Should that take
     /// too long, PostgreSQL says who is still there.
     async fn vacate(&mut self) {
-        for name in std::mem::take(&mut self.session.vacate) {
+        for name in std::mem::take(&mut self.session.work.vacate) {
             if let Some(vacate) = self.shared.vacate.get() {
                 self.away.extend(vacate(&self.pool.target, &name));
             }
@@ -359,7 +359,7 @@ impl Task {
     /// timer moved, while no time-out is set, or while one only moves further away.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
         let timeouts = self.entry.timeouts.get_any();
-        let kept_back = self.session.transaction.kept_back.as_ref();
+        let kept_back = self.session.work.transaction.kept_back.as_ref();
         if timeouts.is_none() && kept_back.is_none() {
             return Poll::Pending;
         }
@@ -393,9 +393,9 @@ impl Task {
         let server = self.lease.as_ref().map(|lease| &lease.connection.server);
         let owed = server.is_some_and(|server| !server.outstanding.is_empty());
         self.answer_owed = owed.then(|| self.answer_owed.unwrap_or(self.now));
-        let kept_back = self.session.transaction.kept_back.is_some();
+        let kept_back = self.session.work.transaction.kept_back.is_some();
         let in_transaction = server.is_some_and(|server| server.status != Status::Idle)
-            || self.session.unsynced
+            || self.session.work.unsynced
             || kept_back;
         Doing {
             has_server: server.is_some() || kept_back,
@@ -407,10 +407,11 @@ impl Task {
     /// A server that is to be closed is not kept for its client between transactions, if that is
     /// wanted.
     fn may_leave_fast(&self, leave: Leave) -> bool {
-        let idle = |lease: &Lease| lease.connection.server.is_clean() && !self.session.unsynced;
+        let idle =
+            |lease: &Lease| lease.connection.server.is_clean() && !self.session.work.unsynced;
         leave == Leave::Reconfigured
             && self.shared.fast_close.load(Ordering::Relaxed)
-            && self.session.group.is_empty()
+            && self.session.work.group.is_empty()
             && self.lease.as_ref().is_some_and(idle)
     }
 
@@ -470,7 +471,7 @@ impl Task {
     /// that before they send Sync. So messages without their Sync or Flush are sent when no more
     /// have come for a moment; at once if no look-up is possible any more.
     fn poll_group_wait(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.session.group.is_empty() || self.is_full() {
+        if self.session.work.group.is_empty() || self.is_full() {
             return Poll::Pending;
         }
         let server = self.lease.as_ref().map(|lease| &lease.connection.server);
@@ -514,6 +515,7 @@ impl Task {
                     spare::give(std::mem::take(&mut self.input));
                     if self.out.is_empty() && self.lease.is_none() {
                         spare::give_output(std::mem::take(&mut self.out));
+                        self.session.work.rest();
                     }
                 }
                 Poll::Pending
@@ -546,12 +548,12 @@ impl Task {
 
     /// Hands finished statements to the statistics.
     fn report(&mut self) {
-        if self.session.finished.is_empty() {
+        if self.session.work.finished.is_empty() {
             return;
         }
         let now = self.now;
         let (pins, prepared) = (self.session.pins, self.session.names.prepared.len());
-        let finished = &self.session.finished;
+        let finished = &self.session.work.finished;
         let queries = finished.iter().filter(|one| one.running.is_call).count();
         let hits = finished.iter().filter(|one| one.running.outcome.is_hit()).count();
         self.show(|shown| {
@@ -562,22 +564,22 @@ impl Task {
             shown.pins = pins;
             shown.prepared_statements = prepared;
         });
-        let transactions = u64::from(std::mem::take(&mut self.session.transactions));
+        let transactions = u64::from(std::mem::take(&mut self.session.work.transactions));
         statistics::count_transactions(&self.shared.insight, &self.entry, transactions);
         let counters = &self.session.common.counters;
         let mut ended_at = now;
         // The next answer has its own time.
         self.answer_owed = None;
-        for finished in self.session.finished.drain(..) {
+        for finished in self.session.work.finished.drain(..) {
             self.transaction_began.get_or_insert(finished.running.arrived_at);
             ended_at = finished.finished_at;
             statistics::record(&self.shared.insight, &self.entry, &self.session.common, &finished);
         }
-        if self.session.finished.capacity() > 1 {
+        if self.session.work.finished.capacity() > 1 {
             // Only pipelines need it.
-            self.session.finished = Vec::new();
+            self.session.work.finished = Vec::new();
         }
-        let idle = self.session.transaction.status == Status::Idle;
+        let idle = self.session.work.transaction.status == Status::Idle;
         statistics::set_in_transaction(&self.shared.insight, &self.entry, !idle);
         if idle && let Some(began) = self.transaction_began.take() {
             let lasted = ended_at.saturating_duration_since(began);

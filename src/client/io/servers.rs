@@ -63,7 +63,7 @@ impl Task {
     /// meanwhile, and what it is owed already is sent first.
     pub(super) async fn await_fill(&mut self) -> Result<Answer, CloseReason> {
         self.flush().await.or(Err(CloseReason::ClientLost))?;
-        if let Some(gate) = self.session.awaited_fill.take() {
+        if let Some(gate) = self.session.work.awaited_fill.take() {
             let opened = poll_fn(|cx| gate.poll_open(cx));
             tokio::select! {
                 _late = timeout(FILL_WAIT, opened) => {}

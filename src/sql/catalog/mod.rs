@@ -212,6 +212,19 @@ impl Catalog {
         Some(format!("{schema}.{name}"))
     }
 
+    /// Schema, name and object id of every relation.
+    pub fn names(&self) -> impl Iterator<Item = (&str, &str, u32)> {
+        let schemas: HashMap<u32, &str> =
+            self.schemas.iter().map(|(name, oid)| (*oid, &**name)).collect();
+        self.by_name.iter().flat_map(move |(name, relations)| {
+            let named: Vec<_> = relations
+                .iter()
+                .filter_map(|(schema, oid)| Some((*schemas.get(schema)?, &**name, *oid)))
+                .collect();
+            named
+        })
+    }
+
     /// Every relation of that name, in any schema, as `(schema, relation)`.
     pub fn relations_named(&self, name: &str) -> impl Iterator<Item = (u32, &Relation)> {
         self.by_name

@@ -7,8 +7,9 @@ use super::catalog::Catalog;
 use super::closure::{UNKNOWN_CODE, refresh, truncate, write};
 use super::parse::{Facts, Kind, ParseError, Statement, parse};
 use super::resolve::{Resolved, resolve};
+use super::rules::Restrictions;
 use super::schema;
-use super::verdict::{BypassReason, Control, Read, Verdict, Write};
+use super::verdict::{BypassReason, Control, Read, Restriction, Verdict, Write};
 
 /// What a verdict depends on besides the text.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +21,7 @@ pub struct Context<'a> {
     pub search_path: &'a [String],
     /// Declared types of `$1`, `$2`, …; 0 where PostgreSQL is to infer.
     pub parameter_types: &'a [u32],
+    pub restrictions: &'a Restrictions,
 }
 
 /// Judges a query string. Never fails: what is not understood is opaque and not kept.
@@ -42,11 +44,13 @@ pub fn classify(sql: &str, context: &Context<'_>) -> Verdict {
 fn not_understood(reason: BypassReason) -> Verdict {
     Verdict {
         controls: Vec::new(),
+        ends: Box::default(),
         write: Write::Opaque { commits_inside: true, taints: true },
         read: Read::Bypass(reason),
         statements: 1,
         tag: "UNKNOWN",
         exact_text: false,
+        restriction: Restriction::default(),
     }
 }
 
@@ -54,18 +58,22 @@ fn judge(statements: Vec<Statement>, context: &Context<'_>) -> Verdict {
     let count = statements.len();
     let mut verdict = Verdict {
         controls: Vec::new(),
+        ends: Box::default(),
         write: Write::None,
         read: Read::Bypass(BypassReason::NotARead),
         statements: count,
         tag: statements.first().map_or("", |statement| statement.tag),
         exact_text: false,
+        restriction: Restriction::default(),
     };
+    let mut ends = Vec::new();
     let mut ends_transaction = false;
     // An earlier statement of the string has changed what the names in later ones mean.
     let mut other_names = false;
+    let mut restriction = Restriction::default();
     let temporary_first = context.search_path.first().is_some_and(|s| s.starts_with("pg_temp"));
     for mut statement in statements {
-        let (mut write, read) = effect(&statement, context);
+        let (mut write, read) = effect(&statement, context, &mut restriction);
         if temporary_first && matches!(write, Write::Catalog | Write::Schema(_)) {
             // What it creates may be the session's own.
             write = Write::Catalog;
@@ -80,8 +88,10 @@ fn judge(statements: Vec<Statement>, context: &Context<'_>) -> Verdict {
         verdict.exact_text |= statement.exact_text || statement.facts.time_word;
         ends_transaction |= statement.controls.iter().any(is_transaction_control);
         verdict.controls.extend(statement.controls);
+        ends.push(verdict.controls.len());
     }
     if count > 1 {
+        verdict.ends = ends.into();
         verdict.read = Read::Bypass(BypassReason::MultipleStatements);
         // What it names is in flight from its beginning to its end; only what it does not name
         // has to be told that it may be committed in the middle.
@@ -89,13 +99,18 @@ fn judge(statements: Vec<Statement>, context: &Context<'_>) -> Verdict {
             *commits_inside = true;
         }
     }
+    verdict.restrict(&restriction);
     verdict
 }
 
-fn effect(statement: &Statement, context: &Context<'_>) -> (Write, Read) {
+fn effect(
+    statement: &Statement,
+    context: &Context<'_>,
+    restriction: &mut Restriction,
+) -> (Write, Read) {
     let not_a_read = Read::Bypass(BypassReason::NotARead);
     match statement.kind {
-        Kind::Select => select(statement, context),
+        Kind::Select => select(statement, context, restriction),
         Kind::Carries => (carried(statement, context), not_a_read),
         Kind::Plans => {
             let write =
@@ -130,18 +145,28 @@ fn effect(statement: &Statement, context: &Context<'_>) -> (Write, Read) {
     }
 }
 
-fn select(statement: &Statement, context: &Context<'_>) -> (Write, Read) {
+fn resolved(facts: &Facts, catalog: &Catalog, context: &Context<'_>) -> Resolved {
+    let Context { search_path, parameter_types, restrictions, .. } = context;
+    resolve(facts, catalog, search_path, parameter_types, restrictions)
+}
+
+fn select(
+    statement: &Statement,
+    context: &Context<'_>,
+    restriction: &mut Restriction,
+) -> (Write, Read) {
     let facts = &statement.facts;
     let Some(catalog) = context.catalog else {
         return (carried(statement, context), Read::Bypass(BypassReason::CatalogLoading));
     };
-    let resolved = resolve(facts, catalog, context.search_path, context.parameter_types);
+    let resolved = resolved(facts, catalog, context);
     let write = written(facts, &resolved, catalog, context);
     let read = match resolved.refusal {
         Some(reason) => Read::Bypass(reason),
         None if write != Write::None => Read::Bypass(BypassReason::Writes),
         None => Read::Cacheable(resolved.tables.into_iter().collect()),
     };
+    restriction.and(&resolved.restriction);
     (write, read)
 }
 
@@ -151,12 +176,7 @@ fn carried(statement: &Statement, context: &Context<'_>) -> Write {
     let write = match context.catalog {
         None if touches_nothing(facts) => Write::None,
         None => UNKNOWN_CODE,
-        Some(catalog) => written(
-            facts,
-            &resolve(facts, catalog, context.search_path, context.parameter_types),
-            catalog,
-            context,
-        ),
+        Some(catalog) => written(facts, &resolved(facts, catalog, context), catalog, context),
     };
     let held = statement.controls.contains(&Control::DeclareCursor { hold: true });
     if held && write != Write::None {
@@ -193,7 +213,7 @@ fn written(facts: &Facts, resolved: &Resolved, catalog: &Catalog, context: &Cont
 fn runs_code(facts: &Facts, context: &Context<'_>) -> bool {
     match context.catalog {
         None => !touches_nothing(facts),
-        Some(catalog) => resolve(facts, catalog, context.search_path, context.parameter_types).code,
+        Some(catalog) => resolved(facts, catalog, context).code,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::sql::catalog::sample;
+use crate::sql::rules::{Pattern, Restrictions, Rule, Rules, Subject};
 use crate::sql::verdict::{Isolation, TableId};
 use BypassReason as Reason;
 
@@ -9,7 +10,12 @@ fn verdict_in(sql: &str, catalog: &Catalog, path: &[&str]) -> Verdict {
     let search_path: Vec<String> = path.iter().map(|name| (*name).to_owned()).collect();
     classify(
         sql,
-        &Context { catalog: Some(catalog), search_path: &search_path, parameter_types: &[] },
+        &Context {
+            catalog: Some(catalog),
+            search_path: &search_path,
+            parameter_types: &[],
+            restrictions: &Restrictions::default(),
+        },
     )
 }
 
@@ -442,11 +448,13 @@ fn what_does_not_parse_may_do_anything() {
         verdict("not sql"),
         Verdict {
             controls: vec![],
+            ends: Box::default(),
             write: Write::Opaque { commits_inside: true, taints: true },
             read: Read::Bypass(Reason::Unparsable),
             statements: 1,
             tag: "UNKNOWN",
             exact_text: false,
+            restriction: Restriction::default(),
         }
     );
 }
@@ -490,7 +498,12 @@ fn temporary_relations_belong_to_the_session() {
 fn what_is_created_where_the_path_begins_with_the_temporary_schema_is_the_sessions() {
     let path = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
     let check = |names: &[&str], temporary: bool| {
-        let context = Context { catalog: None, search_path: &path(names), parameter_types: &[] };
+        let context = Context {
+            catalog: None,
+            search_path: &path(names),
+            parameter_types: &[],
+            restrictions: &Restrictions::default(),
+        };
         let controls = classify("CREATE TABLE x (id int)", &context).controls;
         assert_eq!(controls.contains(&Control::CreateTemporary { code: true }), temporary);
     };
@@ -608,7 +621,12 @@ fn session_state_is_named() {
 
 #[test]
 fn without_a_catalogue_only_what_names_nothing_is_known() {
-    let context = Context { catalog: None, search_path: &[], parameter_types: &[] };
+    let context = Context {
+        catalog: None,
+        search_path: &[],
+        parameter_types: &[],
+        restrictions: &Restrictions::default(),
+    };
     let verdict = |sql: &str| classify(sql, &context);
     assert_eq!(verdict("SELECT 1").write, Write::None);
     assert_eq!(verdict("SELECT 1").read, Read::Bypass(Reason::CatalogLoading));
@@ -622,8 +640,12 @@ fn declared_parameter_types_count() {
     let catalog = sample::catalog();
     let path = ["public".to_owned()];
     let read = |oid: u32| {
-        let context =
-            Context { catalog: Some(&catalog), search_path: &path, parameter_types: &[oid] };
+        let context = Context {
+            catalog: Some(&catalog),
+            search_path: &path,
+            parameter_types: &[oid],
+            restrictions: &Restrictions::default(),
+        };
         classify("SELECT id FROM users WHERE id < $1", &context).read
     };
     assert_eq!(read(23), Read::Cacheable(tables(&[20001])));
@@ -716,4 +738,45 @@ fn hostile_text_is_turned_down() {
         verdict(&format!("SELECT '{}'", many("x", 300_000))).read,
         Read::Bypass(Reason::TooLong)
     );
+}
+
+#[test]
+fn rules_are_followed_through_views_trees_and_foreign_names() {
+    let catalog = sample::catalog();
+    let path = ["public".to_owned()];
+    let restriction = |sql: &str, subject: &str| {
+        let rule = Rule {
+            name: "r".to_owned(),
+            database: None,
+            subject: Subject::Relations {
+                schema: Some(Pattern::new("public")),
+                name: Pattern::new(subject),
+            },
+            deny: true,
+            max_age: None,
+        };
+        let rules = Rules { rules: vec![rule], functions: vec![] };
+        let restrictions = rules.in_catalog("d", &catalog);
+        let context = Context {
+            catalog: Some(&catalog),
+            search_path: &path,
+            parameter_types: &[],
+            restrictions: &restrictions,
+        };
+        classify(sql, &context).read
+    };
+    let denied = Read::Bypass(Reason::Denied);
+    for (sql, subject) in [
+        ("SELECT id FROM users", "users"),
+        ("SELECT id FROM v_plain", "users"),
+        ("SELECT id FROM v_plain", "v_plain"),
+        ("SELECT id FROM parts", "part1"),
+        ("SELECT id FROM part1", "parts"),
+        ("SELECT u.id FROM orders, users u", "users"),
+        ("SELECT 1 FROM orders WHERE EXISTS (SELECT FROM users)", "us*"),
+    ] {
+        assert_eq!(restriction(sql, subject), denied, "{sql} {subject}");
+        assert_ne!(restriction(sql, "mails"), denied, "{sql}");
+    }
+    assert_eq!(restriction("SELECT id FROM users", "v_plain"), Read::Cacheable(tables(&[20001])));
 }

@@ -42,7 +42,8 @@ fn with_quotes(shape: &[u8]) -> impl Iterator<Item = (bool, u8)> {
     })
 }
 
-fn highest_parameter(shape: &[u8]) -> u32 {
+/// The greatest number of a parameter in a shape; 0: it has none.
+pub fn highest_parameter(shape: &[u8]) -> u32 {
     let mut highest = 0;
     let mut current: Option<u32> = None;
     let mut in_word = false;

@@ -17,7 +17,7 @@ mod tests;
 use std::fmt;
 use std::ops::Range;
 
-pub use display::display_shape;
+pub use display::{display_shape, highest_parameter};
 pub use time_word::contains_time_word;
 
 use lexer::{Lexer, Mode};

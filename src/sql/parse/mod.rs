@@ -196,5 +196,15 @@ pub fn parse(sql: &str) -> Result<Vec<Statement>, ParseError> {
     tree.iter().map(|raw| utility::statement(raw.stmt())).collect()
 }
 
+/// Whether the statement says in which order its rows come, though ties may be left. In doubt it
+/// does. What a subquery or a view says is not promised to be kept.
+pub fn fixes_order(sql: &str) -> bool {
+    if sql.len() > TEXT_BYTES_MAX {
+        return true;
+    }
+    pg_raw_parse::parse(sql)
+        .map_or(true, |tree| tree.iter().any(|raw| query::fixes_order(raw.stmt())))
+}
+
 #[cfg(test)]
 mod tests;

@@ -33,6 +33,11 @@ pub(super) fn collect(root: Node<'_>, facts: &mut Facts) -> Result<(), ParseErro
     Ok(())
 }
 
+/// ORDER BY at the top, or anything that is no plain query.
+pub(super) fn fixes_order(statement: Node<'_>) -> bool {
+    if let Node::SelectStmt(select) = statement { !select.sort_clause().is_empty() } else { true }
+}
+
 #[derive(PartialEq, Eq)]
 enum Step {
     Into,

@@ -36,3 +36,25 @@ fn only_is_no_table() {
     let statements = parse("DELETE FROM ONLY t").unwrap();
     assert_eq!(statements[0].facts.targets[0].name.name, "t");
 }
+
+#[test]
+fn an_order_is_fixed_by_order_by_at_the_top_alone() {
+    for sql in [
+        "SELECT a FROM t ORDER BY a",
+        "(SELECT a FROM t) ORDER BY a",
+        "SELECT a FROM t UNION SELECT b FROM u ORDER BY 1",
+        "WITH w AS (SELECT 1) SELECT * FROM w ORDER BY 1 LIMIT 3",
+        "not understood",
+        "EXPLAIN SELECT 1",
+    ] {
+        assert!(fixes_order(sql), "{sql}");
+    }
+    for sql in [
+        "SELECT a FROM t",
+        "SELECT a FROM (SELECT a FROM t ORDER BY a) q",
+        "SELECT array_agg(a ORDER BY a) FROM t GROUP BY b",
+        "SELECT a FROM t WHERE b = $1 LIMIT 3",
+    ] {
+        assert!(!fixes_order(sql), "{sql}");
+    }
+}

@@ -2,6 +2,7 @@
 //! it says, over statements made from a seed.
 
 use forebay::sql::analysis::{PARAMETERS_QUERY, Question, conclude};
+use forebay::sql::rules::Restrictions;
 use forebay::sql::verdict::{BypassReason, Read, TableId};
 
 use super::{SCHEMA, catalog, corpus, judge};
@@ -51,7 +52,8 @@ fn agree(
 ) -> Option<bool> {
     let local = judge(sql, catalog);
     let (view, tree) = tree(client, sql)?;
-    let asked = conclude(view, &tree, catalog, &local).map(|verdict| verdict.read);
+    let asked = conclude(view, &tree, (catalog, &Restrictions::default()), &local)
+        .map(|verdict| verdict.read);
     match (&local.read, asked) {
         (Read::Cacheable(tables), Some(Read::Cacheable(found))) => {
             // A name that counts as all it could be may add tables, never lose one.

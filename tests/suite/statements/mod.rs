@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use forebay::sql::catalog::{Catalog, SETUP_QUERIES, SNAPSHOT_QUERIES};
 use forebay::sql::classify::{Context, classify};
+use forebay::sql::rules::Restrictions;
 use forebay::sql::verdict::{Read, TableId, Verdict};
 
 use crate::support::postgres::Database;
@@ -35,7 +36,12 @@ fn judge(sql: &str, catalog: &Catalog) -> Verdict {
     let search_path = ["public".to_owned()];
     classify(
         sql,
-        &Context { catalog: Some(catalog), search_path: &search_path, parameter_types: &[] },
+        &Context {
+            catalog: Some(catalog),
+            search_path: &search_path,
+            parameter_types: &[],
+            restrictions: &Restrictions::default(),
+        },
     )
 }
 

@@ -21,6 +21,8 @@
 //! grow, so when the last one is seen unmoved all of them were unmoved when the first was seen,
 //! and that instant lies between the request and its answer.
 
+mod uses;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -56,12 +58,18 @@ pub struct Slot {
     /// order that matters runs through sockets and other processes, writers are rare, and for
     /// readers it costs nothing on the machines we know.
     word: AtomicU64,
+    uses: uses::Uses,
 }
 
 impl Slot {
     fn new(table: Option<TableId>, epoch: u64) -> Arc<Self> {
         // Not from 0, so that no record of another kind that begins at 0 can match (R12).
-        Arc::new(Self { table, epoch, word: AtomicU64::new(word(1, 0)) })
+        Arc::new(Self {
+            table,
+            epoch,
+            word: AtomicU64::new(word(1, 0)),
+            uses: uses::Uses::default(),
+        })
     }
 
     /// `None` is the database.
@@ -335,6 +343,9 @@ impl Stamp {
         let quiet = seen
             .iter()
             .all(|seen| in_flight(seen.word) == 0 && generation(seen.word) < GENERATION_MAX);
+        if !quiet {
+            uses::overtaken(&seen);
+        }
         quiet.then_some(Self(seen))
     }
 
@@ -412,179 +423,4 @@ impl Drop for InFlight {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const A: TableId = TableId(1);
-    const B: TableId = TableId(2);
-
-    fn scope(tables: &[TableId]) -> Scope {
-        Scope::Tables(tables.into())
-    }
-
-    fn worn(coherence: &Coherence, table: Option<TableId>, state: u64) {
-        let slots = coherence.slots.read().unwrap();
-        let slot = table.map_or(&slots.database, |table| &slots.tables[&table]);
-        slot.word.store(state, Ordering::SeqCst);
-    }
-
-    #[test]
-    fn a_stamp_holds_while_nothing_is_written() {
-        let coherence = Coherence::new(1);
-        let stamp = coherence.stamp(&[A, B]).unwrap();
-        assert!(stamp.holds());
-        coherence.begin_write(&scope(&[TableId(3)])).committed();
-        assert!(stamp.holds());
-    }
-
-    #[test]
-    fn a_commit_in_flight_suspends_and_its_rollback_restores() {
-        let coherence = Coherence::new(1);
-        let stamp = coherence.stamp(&[A, B]).unwrap();
-        let write = coherence.begin_write(&scope(&[B]));
-        assert!(!stamp.holds());
-        write.rolled_back();
-        assert!(stamp.holds());
-    }
-
-    #[test]
-    fn a_commit_ends_a_stamp_for_good() {
-        let coherence = Coherence::new(1);
-        let stamp = coherence.stamp(&[A, B]).unwrap();
-        coherence.begin_write(&scope(&[B])).committed();
-        assert!(!stamp.holds());
-        assert!(coherence.stamp(&[A, B]).unwrap().holds());
-        assert!(!stamp.holds());
-    }
-
-    #[test]
-    fn nothing_is_stamped_while_one_of_two_commits_is_in_flight() {
-        let coherence = Coherence::new(1);
-        let first = coherence.begin_write(&scope(&[A]));
-        let second = coherence.begin_write(&scope(&[A]));
-        first.committed();
-        assert!(coherence.stamp(&[A]).is_none());
-        assert!(coherence.stamp(&[B]).is_some());
-        second.committed();
-        assert!(coherence.stamp(&[A]).is_some());
-    }
-
-    #[test]
-    fn a_write_to_the_database_covers_every_stamp() {
-        let coherence = Coherence::new(1);
-        let table = coherence.stamp(&[A]).unwrap();
-        let snapshot = coherence.stamp(&[]).unwrap();
-        let write = coherence.begin_write(&Scope::Database);
-        assert!(!table.holds() && !snapshot.holds());
-        assert!(coherence.stamp(&[B]).is_none());
-        write.committed();
-        assert!(!table.holds() && !snapshot.holds());
-    }
-
-    #[test]
-    fn a_merged_guard_settles_both() {
-        let coherence = Coherence::new(1);
-        let mut write = coherence.begin_write(&scope(&[A]));
-        write.merge(coherence.begin_write(&scope(&[A, B])));
-        assert_eq!(coherence.table_slot(A).unwrap().in_flight(), 2);
-        write.committed();
-        assert_eq!(coherence.table_slot(A).unwrap().in_flight(), 0);
-        assert_eq!(coherence.table_slot(B).unwrap().in_flight(), 0);
-        assert_eq!(coherence.abandoned(), 0);
-    }
-
-    #[test]
-    fn a_guard_dropped_unsettled_stays_in_flight_and_is_counted() {
-        let coherence = Coherence::new(1);
-        let stamp = coherence.stamp(&[A]).unwrap();
-        drop(coherence.begin_write(&scope(&[A])));
-        assert!(!stamp.holds());
-        assert!(coherence.stamp(&[A]).is_none());
-        assert_eq!(coherence.abandoned(), 1);
-    }
-
-    #[test]
-    fn a_flush_ends_every_stamp() {
-        let coherence = Coherence::new(1);
-        let stamp = coherence.stamp(&[A]).unwrap();
-        coherence.invalidate(&Scope::Database);
-        assert!(!stamp.holds());
-    }
-
-    #[test]
-    fn a_spent_generation_never_matches_again_and_the_slot_is_renewed() {
-        for table in [Some(A), None] {
-            let coherence = Coherence::new(1);
-            coherence.stamp(&[A]).unwrap();
-            worn(&coherence, table, word(GENERATION_MAX - 1, 0));
-            let last = coherence.stamp(&[A]).unwrap();
-            let written = if table.is_some() { scope(&[A]) } else { Scope::Database };
-            let overlapping = coherence.begin_write(&written);
-            coherence.begin_write(&written).committed();
-            assert!(!last.holds());
-            assert!(coherence.stamp(&[A]).is_none());
-            overlapping.committed();
-            let fresh = coherence.stamp(&[A]).unwrap();
-            assert!(fresh.holds());
-            assert!(!last.holds());
-            coherence.begin_write(&written).committed();
-            assert!(!fresh.holds());
-        }
-    }
-
-    #[test]
-    fn a_full_count_stays_in_flight_for_ever() {
-        let coherence = Coherence::new(1);
-        let stamp = coherence.stamp(&[A]).unwrap();
-        worn(&coherence, Some(A), word(1, IN_FLIGHT_MAX - 1));
-        coherence.begin_write(&scope(&[A])).rolled_back();
-        coherence.begin_write(&scope(&[A])).rolled_back();
-        assert_eq!(coherence.table_slot(A).unwrap().in_flight(), IN_FLIGHT_MAX);
-        assert!(!stamp.holds());
-    }
-
-    #[test]
-    fn past_the_bound_of_tables_writes_cover_the_database_and_reads_are_not_stamped() {
-        let mut coherence = Coherence::new(1);
-        coherence.tables_max = 1;
-        let stamp = coherence.stamp(&[A]).unwrap();
-        assert!(coherence.stamp(&[A, B]).is_none());
-        let write = coherence.begin_write(&scope(&[B]));
-        assert!(!stamp.holds());
-        write.committed();
-        assert!(!stamp.holds());
-        assert!(coherence.stamp(&[A]).is_some());
-    }
-
-    #[test]
-    fn a_restored_stamp_holds_as_the_original_does() {
-        let coherence = Coherence::new(1);
-        let versions: Vec<_> = coherence.stamp(&[A, B]).unwrap().slots().collect();
-        assert!(coherence.restore(&versions).unwrap().holds());
-        let write = coherence.begin_write(&scope(&[B]));
-        assert!(!coherence.restore(&versions).unwrap().holds());
-        write.committed();
-        assert!(!coherence.restore(&versions).unwrap().holds());
-    }
-
-    #[test]
-    fn a_stamp_of_another_life_or_without_the_database_is_not_restored() {
-        let coherence = Coherence::new(1);
-        let versions: Vec<_> = coherence.stamp(&[A]).unwrap().slots().collect();
-        let other = Coherence::new(2);
-        other.stamp(&[A]).unwrap();
-        assert!(other.restore(&versions).is_none());
-        assert!(coherence.restore(&versions[1..]).is_none());
-        assert!(coherence.restore(&[]).is_none());
-    }
-
-    #[test]
-    fn versions_of_other_processes_may_be_anything() {
-        let coherence = Coherence::new(1);
-        let mut versions: Vec<_> = coherence.stamp(&[]).unwrap().slots().collect();
-        for generation in [0, GENERATION_MAX, u64::MAX] {
-            versions[0].generation = generation;
-            assert!(coherence.restore(&versions).is_none_or(|stamp| !stamp.holds()));
-        }
-    }
-}
+mod tests;

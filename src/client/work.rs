@@ -1,0 +1,229 @@
+//! What a client has under way: its transaction, its request group, the answer being made. A client
+//! that waits has none of it; the room is lent, from a few that each thread keeps.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::cache::coherence::Scope;
+use crate::cache::fill::Fill;
+use crate::cache::key::KeyBuffer;
+use crate::cache::turns::Gate;
+use crate::sql::lex::Lexed;
+use crate::sql::verdict::{BypassReason, Verdict};
+
+use super::group::Group;
+use super::moment::Moment;
+use super::session::{Armed, Ending, Extent, FillPlan, Found, Request};
+use super::transaction::Transaction;
+use super::underway::{Finished, Running, Underway};
+
+/// Rooms that a thread keeps for the next client, about 2 kB each.
+const SPARE_MAX: usize = 64;
+
+/// Buffers that grew beyond this are freed when the client rests.
+const BUFFER_BYTES_MAX: usize = 4 * 1024;
+
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+#[derive(Debug, Default)]
+pub struct Work {
+    pub transaction: Transaction,
+    /// The request group being collected.
+    pub group: Group,
+    /// Messages were sent on without a Sync so far; the server may not be released.
+    pub unsynced: bool,
+    /// Known to be inside a transaction block that nothing sent so far can end.
+    pub in_block: bool,
+    /// What was executed since the last Sync.
+    pub extent: Extent,
+    /// What is to be done when replies come, in the order they are owed.
+    pub requests: VecDeque<Request>,
+    pub last_request: u64,
+    /// Commits that messages sent since the last Sync may make.
+    pub armed: Armed,
+    /// Recording of the answer under way.
+    pub fill: Option<Box<Fill>>,
+    /// The group asks for descriptions and for nothing else, so that they may be kept.
+    pub describing: bool,
+    /// The read that the group is, if it may fill the cache once sent.
+    pub plan: Option<FillPlan>,
+    /// A commit waits to be told what it would commit.
+    pub moment: Option<Moment>,
+    pub key: KeyBuffer,
+    /// What Redis had for it, once it was asked.
+    pub found: Found,
+    /// Whose fill the group is to wait for, and whether it may.
+    pub awaited_fill: Option<Arc<Gate>>,
+    pub may_await_fill: bool,
+    pub lexed: Lexed,
+    pub material: Vec<u8>,
+    /// When the group came.
+    pub arrived_at: Option<Instant>,
+    /// The statement that the group is, until it is sent on or answered.
+    pub noted: Option<Running>,
+    pub underway: Underway,
+    /// Why those of its statements were not looked up that might have been.
+    pub unasked: BypassReason,
+    /// The verdict on the Query that the group is.
+    pub query_verdict: Option<Arc<Verdict>>,
+    /// Of the catalogue that verdict was made under.
+    pub query_generation: u64,
+    /// Names made on the server so that it would refuse them; closed after the next Sync.
+    pub stray_names: Vec<Box<[u8]>>,
+    /// Of broken twins: what is invalidated when the client speaks again, and a hit that waits
+    /// behind answers still owed.
+    pub unsettled: Vec<Scope>,
+    pub early_hit: Option<Vec<u8>>,
+    /// Rows, and bytes of answers, shown to the client since the last statement ended.
+    pub rows: u64,
+    pub bytes: u64,
+    /// Hash of the values of the statement about to be noted; 0: not known.
+    pub values: u64,
+    pub ending: Ending,
+    /// Settings that fell back to what the client started with, told before ReadyForQuery.
+    pub returned: Vec<String>,
+    /// The group has waited for the catalogue; it is judged without it if need be.
+    pub awaited_catalog: bool,
+    /// Databases that nobody may be connected to when what was just dispatched is run; taken by
+    /// the task before it sends that.
+    pub vacate: Vec<String>,
+    /// Finished statements that somebody wants to hear of; taken by the task.
+    pub finished: Vec<Finished>,
+    /// Transactions that ended since the task looked.
+    pub transactions: u32,
+}
+
+impl Work {
+    /// Nothing in it will be asked for again.
+    fn is_over(&self) -> bool {
+        let is_idle = self.transaction.is_over() && !self.unsynced && !self.in_block;
+        let is_sent = self.group.is_empty() && self.requests.is_empty() && self.armed.is_empty();
+        let is_answered = self.fill.is_none()
+            && self.plan.is_none()
+            && self.moment.is_none()
+            && self.awaited_fill.is_none()
+            && self.noted.is_none()
+            && self.underway.is_empty()
+            && self.early_hit.is_none()
+            && self.extent == Extent::Empty
+            && self.ending == Ending::Fine
+            && self.rows == 0
+            && self.bytes == 0;
+        let is_told = self.stray_names.is_empty()
+            && self.unsettled.is_empty()
+            && self.returned.is_empty()
+            && self.vacate.is_empty()
+            && self.finished.is_empty()
+            && self.transactions == 0;
+        is_idle && is_sent && is_answered && is_told
+    }
+
+    /// As if new, but for the room its buffers have: no client finds anything of another's.
+    fn clear(&mut self) {
+        *self = Self {
+            key: std::mem::take(&mut self.key).emptied(BUFFER_BYTES_MAX),
+            lexed: Lexed {
+                text: emptied(std::mem::take(&mut self.lexed.text)),
+                shape: emptied(std::mem::take(&mut self.lexed.shape)),
+                ..Lexed::default()
+            },
+            material: emptied(std::mem::take(&mut self.material)),
+            group: Group {
+                bytes: emptied(std::mem::take(&mut self.group.bytes)),
+                parts: emptied(std::mem::take(&mut self.group.parts)),
+            },
+            finished: emptied(std::mem::take(&mut self.finished)),
+            requests: emptied(std::mem::take(&mut self.requests).into()).into(),
+            last_request: self.last_request,
+            ..Self::default()
+        };
+    }
+}
+
+/// An empty vector with the room of this one, unless that is large.
+fn emptied<T>(mut vector: Vec<T>) -> Vec<T> {
+    if vector.capacity() * size_of::<T>() > BUFFER_BYTES_MAX {
+        return Vec::new();
+    }
+    vector.clear();
+    vector
+}
+
+/// Room for a client's work, taken when first written to.
+#[derive(Debug, Default)]
+pub struct Lent(Option<Box<Work>>);
+
+thread_local! {
+    #[expect(clippy::vec_box, reason = "what is lent stays where it is")]
+    static SPARE: RefCell<Vec<Box<Work>>> = const { RefCell::new(Vec::new()) };
+    /// What a client that rests has under way. Lives as long as the program: a thread's worth.
+    static NOTHING: &'static Work = Box::leak(Box::default());
+}
+
+impl Lent {
+    /// Gives the room back if nothing is under way.
+    pub fn rest(&mut self) {
+        let Some(mut work) = self.0.take_if(|work| work.is_over()) else { return };
+        work.clear();
+        SPARE.with_borrow_mut(|spare| {
+            if spare.len() < SPARE_MAX {
+                spare.push(work);
+            }
+        });
+    }
+}
+
+impl Deref for Lent {
+    type Target = Work;
+
+    fn deref(&self) -> &Work {
+        self.0.as_deref().unwrap_or_else(|| NOTHING.with(|nothing| *nothing))
+    }
+}
+
+impl DerefMut for Lent {
+    fn deref_mut(&mut self) -> &mut Work {
+        self.0.get_or_insert_with(|| SPARE.with_borrow_mut(Vec::pop).unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_rests_holds_nothing_and_the_next_finds_nothing_of_it() {
+        let mut one = Lent::default();
+        assert_eq!(one.rows, 0);
+        assert!(one.0.is_none(), "looking takes no room");
+        one.lexed.text.extend_from_slice(b"select 1");
+        one.query_generation = 7;
+        one.rows = 1;
+        one.rest();
+        assert!(one.0.is_some(), "rows are yet to be counted");
+        one.rows = 0;
+        one.rest();
+        assert!(one.0.is_none());
+        let mut next = Lent::default();
+        next.lexed.literals += 1;
+        assert!(next.lexed.text.is_empty() && next.lexed.text.capacity() >= 8);
+        assert_eq!(next.query_generation, 0);
+    }
+
+    #[test]
+    fn a_thread_keeps_few_rooms_and_no_large_buffer() {
+        let mut clients: Vec<Lent> = (0..SPARE_MAX + 3).map(|_| Lent::default()).collect();
+        for client in &mut clients {
+            client.material.reserve(BUFFER_BYTES_MAX + 1);
+        }
+        for client in &mut clients {
+            client.rest();
+        }
+        SPARE.with_borrow(|spare| {
+            assert_eq!(spare.len(), SPARE_MAX);
+            assert!(spare.iter().all(|work| work.material.capacity() == 0));
+        });
+    }
+}
