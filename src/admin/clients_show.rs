@@ -204,6 +204,7 @@ mod tests {
         tally.add(&sample(Outcome::Bypass(BypassReason::Function), None));
         tally.add(&sample(Outcome::Bypass(BypassReason::NotARead), Some(*b"42")));
         let group = Group {
+            number: 1,
             user: "ann".into(),
             database: "app".into(),
             application_name: "web".into(),

@@ -168,6 +168,8 @@ pub struct Cache {
     pub entries: usize,
     pub bytes: u64,
     pub bytes_max: u64,
+    /// Entries dropped for space.
+    pub evictions: u64,
     pub hits: u64,
     pub hits_redis: u64,
     pub misses: u64,
@@ -251,6 +253,8 @@ pub struct Redis {
 /// For `SHOW CLIENT_STATS`: the clients of one user, database, application name and address.
 #[derive(Clone, Debug, Default)]
 pub struct Group {
+    /// Counts from 1 in the order in which groups came; none ever goes.
+    pub number: u16,
     pub user: String,
     pub database: String,
     pub application_name: String,

@@ -3,15 +3,18 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use quick_cache::Weighter;
-use quick_cache::sync::Cache as QuickCache;
+use quick_cache::sync::{Cache as QuickCache, DefaultLifecycle};
+use quick_cache::{DefaultHashBuilder, Lifecycle, Weighter};
+
+use crate::metrics::Counter;
 
 use super::entry::Entry;
 use super::key::KeyBuffer;
 
 pub struct Memory {
-    entries: QuickCache<u128, Arc<Entry>, ByBytes>,
+    entries: QuickCache<u128, Arc<Entry>, ByBytes, DefaultHashBuilder, Counting>,
     pub seed: u64,
+    evictions: Arc<Counter>,
 }
 
 /// What is in memory over one table.
@@ -31,10 +34,33 @@ impl Weighter<u128, Arc<Entry>> for ByBytes {
     }
 }
 
+/// Counts what is dropped for space.
+#[derive(Clone, Default)]
+struct Counting {
+    evictions: Arc<Counter>,
+    /// Has entries dropped outside the locks.
+    rest: Outside,
+}
+
+type Outside = DefaultLifecycle<u128, Arc<Entry>>;
+
+impl Lifecycle<u128, Arc<Entry>> for Counting {
+    type RequestState = <Outside as Lifecycle<u128, Arc<Entry>>>::RequestState;
+
+    fn on_evict(&self, state: &mut Self::RequestState, hash: u128, entry: Arc<Entry>) {
+        self.evictions.one();
+        self.rest.on_evict(state, hash, entry);
+    }
+}
+
 impl Memory {
     pub fn new(size_bytes: u64, seed: u64) -> Self {
         let estimated = usize::try_from(size_bytes / 1024).unwrap_or(usize::MAX).clamp(64, 1 << 20);
-        Self { entries: QuickCache::with_weighter(estimated, size_bytes, ByBytes), seed }
+        let counting = Counting::default();
+        let evictions = Arc::clone(&counting.evictions);
+        let hasher = DefaultHashBuilder::default();
+        let entries = QuickCache::with(estimated, size_bytes, ByBytes, hasher, counting);
+        Self { entries, seed, evictions }
     }
 
     pub fn get(&self, key: &KeyBuffer) -> Option<Arc<Entry>> {
@@ -84,5 +110,9 @@ impl Memory {
 
     pub fn bytes(&self) -> u64 {
         self.entries.weight()
+    }
+
+    pub fn evictions(&self) -> u64 {
+        self.evictions.value()
     }
 }

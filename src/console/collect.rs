@@ -358,6 +358,7 @@ impl<'a> Collector<'a> {
             entries: cache.entries(),
             bytes: cache.bytes(),
             bytes_max: cache.limits().size_bytes,
+            evictions: cache.evictions(),
             hits: counters.hits.value(),
             hits_redis: counters.hits_redis.value(),
             misses: counters.misses.value(),
@@ -396,6 +397,7 @@ impl<'a> Collector<'a> {
         let group =
             |((user, database, application_name, address), counters): (_, Arc<GroupCounters>)| {
                 Group {
+                    number: counters.number,
                     user,
                     database,
                     application_name,

@@ -1,7 +1,7 @@
 //! Times in buckets, four to each power of two: a quantile is at most an eighth off.
 
 /// Up to 2^32 microseconds, more than an hour; what takes longer is in the last.
-const BUCKETS: usize = 124;
+pub(super) const BUCKETS: usize = 124;
 
 /// How often something took how long, in microseconds.
 #[derive(Clone, Debug)]
@@ -55,7 +55,7 @@ impl Histogram {
     }
 }
 
-fn bucket(micros: u64) -> usize {
+pub(super) fn bucket(micros: u64) -> usize {
     let micros = u32::try_from(micros).unwrap_or(u32::MAX);
     if micros < 4 {
         return micros as usize;
@@ -65,7 +65,7 @@ fn bucket(micros: u64) -> usize {
 }
 
 /// The shortest time of a bucket.
-fn lowest(bucket: usize) -> u64 {
+pub(super) fn lowest(bucket: usize) -> u64 {
     let (power, quarter) = (bucket / 4, bucket as u64 % 4);
     if power == 0 { quarter } else { (4 + quarter) << (power - 1) }
 }

@@ -5,6 +5,7 @@
 //! readers get the sum of all shards as plain values.
 
 mod histogram;
+mod latency;
 mod repeats;
 mod seats;
 mod slow;
@@ -16,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use histogram::Histogram;
+pub use latency::{Latency, Times};
 pub use repeats::{Burst, Owner, Repeated, Repeats, Rules};
 pub use seats::{Place, Seat, Shape, Wanted};
 pub use slow::{Slow, SlowLog};
@@ -49,6 +51,7 @@ struct Shard {
     /// Of shapes that sit no more, or never did.
     others: StatementTally,
     groups: Vec<Option<Box<GroupTally>>>,
+    latency: Latency,
 }
 
 /// One row of `SHOW STATEMENTS`.
@@ -123,6 +126,7 @@ impl Insight {
     /// Counts one statement for its shape and its group.
     pub fn count(&self, place: Option<Place>, group: u16, sample: &Sample) {
         let mut shard = self.shard();
+        shard.latency.add(sample);
         shard.statement(place).add(sample);
         if let Some(group) = shard.group(group) {
             group.add(sample);
@@ -131,7 +135,9 @@ impl Insight {
 
     /// Counts what is no statement of a shape, such as an error before any began.
     pub fn count_for_group(&self, group: u16, sample: &Sample) {
-        if let Some(group) = self.shard().group(group) {
+        let mut shard = self.shard();
+        shard.latency.add(sample);
+        if let Some(group) = shard.group(group) {
             group.add(sample);
         }
     }
@@ -198,6 +204,15 @@ impl Insight {
             }
         }
         sums
+    }
+
+    /// How long all statements took.
+    pub fn latency(&self) -> Latency {
+        let mut sum = Latency::default();
+        for shard in &self.shards {
+            sum.merge(&shard.lock().unwrap_or_else(PoisonError::into_inner).latency);
+        }
+        sum
     }
 
     /// Calls by seat, for those who sit.
@@ -330,6 +345,7 @@ mod tests {
         });
         assert_eq!(calls(&insight), [("select a".to_owned(), 4000)]);
         assert_eq!(insight.groups()[&1].rows, 12_000);
+        assert_eq!(insight.latency().query.count(), 4000);
     }
 
     #[test]
