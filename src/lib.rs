@@ -31,4 +31,5 @@ pub mod console;
 pub mod authenticate;
 pub mod opening;
 pub mod listener;
+pub mod http;
 pub mod log;

@@ -143,7 +143,8 @@ fn perform_at_once(
     }
 }
 
-fn table(gateway: &Gateway, what: Show, at: Instant) -> Table {
+/// What SHOW shows.
+pub fn table(gateway: &Gateway, what: Show, at: Instant) -> Table {
     let now = Collector::new(gateway, at);
     match what {
         Show::ActiveSockets | Show::Sockets => {
