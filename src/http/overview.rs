@@ -7,6 +7,7 @@ use serde_json::{Value as Json, json};
 use crate::admin::snapshot::Pool;
 use crate::admin::stats_show;
 use crate::config::CacheMode;
+use crate::console;
 use crate::console::collect::Collector;
 use crate::gateway::Gateway;
 use crate::insight::Times;
@@ -17,7 +18,9 @@ use super::tables;
 
 pub fn overview(gateway: &Gateway, now: Instant) -> Json {
     let collector = Collector::new(gateway, now);
-    let pools = collector.pools();
+    // Who looks at the console is no load.
+    let of_database = |pool: &Pool| pool.database != console::DATABASE;
+    let pools: Vec<Pool> = collector.pools().into_iter().filter(of_database).collect();
     let (totals, _) = stats_show::sum(&pools);
     let cache = collector.cache();
     let latency = gateway.shared.insight.latency();
