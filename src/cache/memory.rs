@@ -47,8 +47,12 @@ type Outside = DefaultLifecycle<u128, Arc<Entry>>;
 impl Lifecycle<u128, Arc<Entry>> for Counting {
     type RequestState = <Outside as Lifecycle<u128, Arc<Entry>>>::RequestState;
 
-    fn on_evict(&self, state: &mut Self::RequestState, hash: u128, entry: Arc<Entry>) {
+    /// Not for what is replaced, as the next one is.
+    fn before_evict(&self, _: &mut Self::RequestState, _: &u128, _: &mut Arc<Entry>) {
         self.evictions.one();
+    }
+
+    fn on_evict(&self, state: &mut Self::RequestState, hash: u128, entry: Arc<Entry>) {
         self.rest.on_evict(state, hash, entry);
     }
 }
@@ -114,5 +118,44 @@ impl Memory {
 
     pub fn evictions(&self) -> u64 {
         self.evictions.value()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::cache::coherence::Coherence;
+
+    fn entry(coherence: &Coherence, hash: u128) -> Arc<Entry> {
+        Arc::new(Entry {
+            hash,
+            key: hash.to_le_bytes().into(),
+            stamp: coherence.stamp(&[]).unwrap(),
+            row_description: None,
+            rows: Bytes::from_static(&[0; 1000]),
+            asked_at: Instant::now(),
+            cost: Duration::ZERO,
+            hits: Counter::default(),
+            statement: None,
+        })
+    }
+
+    #[test]
+    fn what_is_dropped_for_space_is_counted_and_what_is_replaced_is_not() {
+        let (memory, coherence) = (Memory::new(1 << 20, 1), Coherence::new(1));
+        for _ in 0..3 {
+            memory.insert(entry(&coherence, 7));
+        }
+        assert_eq!((memory.entries(), memory.evictions()), (1, 0));
+        for hash in 100..5100 {
+            memory.insert(entry(&coherence, hash));
+        }
+        let held = memory.entries() as u64;
+        assert!((100..1000).contains(&held), "{held}");
+        assert_eq!(memory.evictions(), 5001 - held);
     }
 }
