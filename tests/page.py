@@ -8,6 +8,7 @@ there. tests/page.sh starts all that this needs.
 
 import base64
 import csv
+import fcntl
 import io
 import json
 import os
@@ -39,9 +40,12 @@ class Browser:
     def __init__(self, profile):
         from_us, to_us = os.pipe(), os.pipe()
 
+        # Out of the way of the two numbers that the browser reads and writes.
+        reads, writes = (fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (from_us[0], to_us[1]))
+
         def become():
-            os.dup2(from_us[0], 3)
-            os.dup2(to_us[1], 4)
+            os.dup2(reads, 3)
+            os.dup2(writes, 4)
 
         program = next(name for name in ("chromium", "chromium-browser", "google-chrome")
                        if subprocess.run(["which", name], capture_output=True).returncode == 0)
@@ -50,8 +54,8 @@ class Browser:
              "--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"],
             preexec_fn=become, close_fds=False, stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        os.close(from_us[0])
-        os.close(to_us[1])
+        for fd in (from_us[0], to_us[1], reads, writes):
+            os.close(fd)
         self.out, self.input, self.buffer, self.next = from_us[1], to_us[0], b"", 1
         self.session, self.faults = None, []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
@@ -340,6 +344,27 @@ def on_a_phone(browser):
     nothing_wrong(browser, "on a phone")
 
 
+def follows(browser):
+    """Looks under load: rates are of now, and their course is drawn."""
+    browser.open("/", DESKTOP)
+    for _ in range(8):
+        run(*[f"SELECT name, price FROM shop WHERE id = {i % 7}" for i in range(40)], application="shop-web")
+        browser.look()
+    small = browser.run("document.querySelector('#tiles').innerText")
+    check("rates are of now", "since the start" not in small, small)
+    for name in ("hit-rate", "queries", "time-of-95-%", "clients", "servers-in-use", "cache"):
+        drawn = browser.run(f"document.getElementById('tile-{name}').parentElement.querySelector('.curve').getAttribute('d')")
+        check(f"the course of {name} is drawn", drawn.count("L") >= 6, drawn)
+    rate = browser.run("document.getElementById('tile-hit-rate').textContent")
+    check("all of these are hits", rate.startswith("100"), rate)
+    browser.shot("follows-light")
+    browser.open("/", PHONE, dark=True)
+    for _ in range(4):
+        run(*[f"SELECT name, price FROM shop WHERE id = {i % 7}" for i in range(40)], application="shop-web")
+        browser.look()
+    browser.shot("follows-phone-dark")
+
+
 def rests_when_hidden(browser):
     browser.open("/", DESKTOP)
     waits = """(async (hidden) => {
@@ -393,6 +418,7 @@ def main():
             by_structure(browser)
             by_keyboard(browser)
             rests_when_hidden(browser)
+            follows(browser)
             on_a_phone(browser)
             many_rows(browser)
             forebay_goes(browser)

@@ -16,6 +16,8 @@ make_scratch
 start_postgres
 port="$(free_port)"
 start_forebay --http-listen "127.0.0.1:$port"
+# The last claim ends it, and nobody is to be told.
+disown "$FOREBAY_PID"
 wait_for_port "$port" "$FOREBAY_PID" "$FOREBAY_LOG" "Forebay's page"
 shots=()
 [ $# = 0 ] || shots=("$1")

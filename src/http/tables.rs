@@ -169,7 +169,7 @@ pub static TABLES: &[Shown] = &[
         order: "count",
         fields: &[
             field("reason", "Reason", Text),
-            field("description", "A statement that", Text),
+            field("description", "Meaning", Text),
             field("count", "Statements", Count),
         ],
     },

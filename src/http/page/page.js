@@ -251,10 +251,19 @@ function showSql(cell, text) {
   cell.replaceChildren(details);
 }
 
+/** Short texts are not broken, and on a phone two of them stand side by side. */
+function width(field, text) {
+  if (text === "") return " none";
+  if (field.unit !== "text" || text.length > 20) return "";
+  return field.label.length + text.length <= 18 ? " short half" : " short";
+}
+
 /** Cells stay where they are, so that focus and what is open do; only their texts change. */
 function showRows(table) {
   const body = byId("rows");
-  if (table.rows.length === 0) {
+  const none = table.rows.length === 0;
+  byId("count").hidden = none;
+  if (none) {
     const text = table.total === 0 ? table.empty : "No row has this in it.";
     const cell = element("td", { className: "empty", colSpan: table.fields.length }, text);
     cell.setAttribute("role", "cell");
@@ -281,7 +290,7 @@ function showRows(table) {
       const cell = row.children[at];
       const text = written(values[at], field.unit);
       const kind = field.unit === "sql" ? "sql" : isText(field) ? "text" : "number";
-      cell.className = kind + (text === "" ? " none" : "");
+      cell.className = kind + width(field, text);
       if (kind === "sql") showSql(cell, text); else put(cell, text);
     });
   });
@@ -295,7 +304,7 @@ function showTable(table) {
   const shown = table.rows.length;
   const of = table.matched === table.total ? "" : `, of ${whole.format(table.total)} in all`;
   put(byId("count"), shown < table.matched || of
-    ? `${whole.format(shown)} of ${whole.format(table.matched)} rows${of}.` : `${whole.format(shown)} rows.`);
+    ? `${whole.format(shown)} of ${whole.format(table.matched)} rows${of}.` : shown === 1 ? "1 row." : `${whole.format(shown)} rows.`);
 }
 
 // Looking, again and again while somebody sees it.
