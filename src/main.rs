@@ -10,7 +10,7 @@ use forebay::gateway::{Gateway, Stage};
 use forebay::log::{self, Log};
 use forebay::net::listen::{ListenOptions, Listener, Permissions, listen_tcp, listen_unix};
 use forebay::process::{self, Notice, PidFile};
-use forebay::{console, listener, reload, stop};
+use forebay::{console, http, listener, reload, stop};
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
@@ -72,11 +72,19 @@ async fn serve(config: Config, log: Log) -> ExitCode {
         Ok(pidfile) => pidfile,
         Err(error) => return fail(format!("forebay: {error}")),
     };
+    let http = match listen_for_http(&config).await {
+        Ok(http) => http,
+        Err(error) => return fail(format!("forebay: {error}")),
+    };
     let listening = match listen(&config).await {
         Ok(listening) => listening,
         Err(error) => return fail(format!("forebay: {error}")),
     };
     greet(&gateway, &listening);
+    if let Some(http) = http {
+        tracing::info!("page and metrics: http://{http}/");
+        tokio::spawn(http::io::accept(http, Arc::clone(&gateway)));
+    }
     for (listener, console) in listening {
         tokio::spawn(listener::accept(listener, Arc::clone(&gateway), console));
     }
@@ -95,10 +103,7 @@ async fn serve(config: Config, log: Log) -> ExitCode {
 async fn listen(config: &Config) -> Result<Vec<(Listener, bool)>, String> {
     let clients = config.listen_addresses().map(|address| (address, false));
     let console = config.admin.address.iter().map(|address| (address.clone(), true));
-    let options = ListenOptions {
-        backlog: config.listen.listen_backlog,
-        reuse_port: config.listen.so_reuseport,
-    };
+    let options = options(config);
     let mut listening = Vec::new();
     for (address, console) in clients.chain(console) {
         let listener = listen_tcp(&address.host, address.port, options).await;
@@ -118,6 +123,17 @@ async fn listen(config: &Config) -> Result<Vec<(Listener, bool)>, String> {
         listening.push((listener, false));
     }
     Ok(listening)
+}
+
+fn options(config: &Config) -> ListenOptions {
+    ListenOptions { backlog: config.listen.listen_backlog, reuse_port: config.listen.so_reuseport }
+}
+
+/// The HTTP port, if there is to be one.
+async fn listen_for_http(config: &Config) -> Result<Option<Listener>, String> {
+    let Some(address) = &config.admin.http_listen else { return Ok(None) };
+    let listener = listen_tcp(&address.host, address.port, options(config)).await;
+    listener.map(Some).map_err(|error| format!("cannot listen on {address} for HTTP: {error}"))
 }
 
 /// The lines by which an operator sees what was started.

@@ -189,19 +189,15 @@ pub struct PoolCounters {
     pub abandoned_closed: Counter,
 }
 
-/// What one group of clients did: same user, database, application name and address.
+/// What one group of clients did, beside what its statements did: same user, database, application
+/// name and address.
 #[derive(Debug, Default)]
 pub struct GroupCounters {
+    /// Under which its statements are counted; 0 is the console's.
+    pub number: u16,
     pub clients: Counter,
-    pub queries: Counter,
-    pub hits: Counter,
-    pub misses: Counter,
-    pub bypasses: Counter,
-    pub writes: Counter,
-    pub errors: Counter,
     pub received: Counter,
     pub sent: Counter,
-    pub query_time: Counter,
+    /// In line for a server.
     pub wait_time: Counter,
-    pub slow: Counter,
 }

@@ -36,7 +36,7 @@ const IO_FILES: &[&str] = &[
     "server/io.rs",
     "console/io.rs",
     "stop.rs",
-    "insight/io.rs",
+    "http/io.rs",
 ];
 
 const IMPURE: &[&str] = &[

@@ -61,7 +61,7 @@ def check_dockerfile():
     check("the program is all that leaves the build", of("COPY", 1) == [
         "--from=build /src/target/release/forebay /usr/local/bin/forebay"])
     check("it does not run as root", of("USER", 1) not in ([], ["root"], ["0"]))
-    check("both ports are exposed", of("EXPOSE", 1) == ["6432 6433"])
+    check("all ports are exposed", of("EXPOSE", 1) == ["6432 6433 9127"])
     check("the program is the entry point", "/usr/local/bin/forebay" in of("ENTRYPOINT", 1)[0])
 
 
@@ -86,6 +86,8 @@ def check_compose():
         ports = [published(port)[0] for port in service.get("ports", [])]
         check(f"{name} publishes on this machine only", all(str(p).startswith("127.0.0.1:") for p in service.get("ports", [])))
         hosts += ports
+        for config in service.get("configs", []):
+            check(f"config {config['source']} exists", config["source"] in compose.get("configs", {}))
         for volume in service.get("volumes", []):
             source = volume.split(":")[0]
             check(f"volume {source} exists", source in compose.get("volumes", {}) or (COMPOSE.parent / source).exists())
@@ -99,6 +101,9 @@ def check_compose():
         check(f"port {port} is listened on beyond the container", any(word.endswith(f"0.0.0.0:{port}") for word in forebay["command"]))
     for host in re.findall(r"(?:@|://)([a-z]+):\d+", " ".join(forebay["command"])):
         check(f"{host} in the command is a service", host in services)
+    targets = [config["target"] for config in forebay["configs"]]
+    for path in re.findall(r"--config=(\S+)", " ".join(forebay["command"])):
+        check(f"{path} is there in the container", path in targets)
     url = forebay["command"][0]
     environment = services["postgres"]["environment"]
     check("user and database of the URL are PostgreSQL's", url.startswith(f"postgres://{environment['POSTGRES_USER']}:")

@@ -79,7 +79,8 @@ has_libclang() {
         compgen -G '/usr/lib/*/libclang*.so*' >/dev/null || compgen -G '/usr/lib64/libclang*.so*' >/dev/null
 }
 
-# require build|postgres|redis|venv|node|pgbouncer …: all that a script needs, before it starts.
+# require build|postgres|redis|venv|node|pgbouncer|promtool|chromium …: all that a script needs, before
+# it starts.
 require() {
     local missing=() thing
     for thing in "$@"; do
@@ -98,6 +99,8 @@ require() {
             command -v npm >/dev/null || missing+=(npm)
             ;;
         socat) command -v socat >/dev/null || missing+=(socat) ;;
+        promtool) command -v promtool >/dev/null || missing+=(prometheus) ;;
+        chromium) command -v chromium >/dev/null || missing+=(chromium) ;;
         pgbouncer) command -v "${PGBOUNCER:-pgbouncer}" >/dev/null || missing+=(pgbouncer) ;;
         *) fail "require: unknown $thing" ;;
         esac
@@ -109,6 +112,11 @@ require() {
     case " $* " in *" build "*) command -v cargo >/dev/null ||
         fail "missing: Rust $(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$REPO/Cargo.toml") or newer with cargo, see https://rustup.rs" ;;
     esac
+}
+
+# As require, of what is large and tests can do without; who may not install it goes without.
+wish() {
+    if is_root && command -v apt-get >/dev/null; then require "$@"; fi
 }
 
 # --- starting and stopping ----------------------------------------------------------------------

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that is checked before a change is accepted, with one line of result per part.
 # usage: tests/run.sh [part …]     parts: scripts format clippy architecture unit simulation suite
-#                                  docker drivers checker verify soak; all of them by default
+#                                  page docker drivers checker verify soak; all of them by default
 #
 # On Debian as root it installs what is missing; elsewhere it says what to install.
 # CHECKER_SECONDS=60 is how long the checker reads and writes, SOAK_SECONDS=120 how long the soak lasts.
@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=tests/lib.sh
 . tests/lib.sh
 
-PARTS=(scripts format clippy architecture unit simulation suite docker drivers checker verify soak)
+PARTS=(scripts format clippy architecture unit simulation suite page docker drivers checker verify soak)
 if [ $# -gt 0 ]; then PARTS=("$@"); fi
 CHECKER_SECONDS="${CHECKER_SECONDS:-60}"
 SOAK_SECONDS="${SOAK_SECONDS:-120}"
@@ -32,7 +32,20 @@ part_clippy() { cargo clippy --all-targets --quiet -- -D warnings; }
 part_architecture() { cargo test --test architecture; }
 part_unit() { cargo test --lib --bins; }
 part_simulation() { cargo test --test simulation; }
-part_suite() { cargo test --test suite; }
+# It has promtool read the metrics where there is one.
+part_suite() {
+    wish promtool
+    cargo test --test suite
+}
+# The page in headless Chromium.
+part_page() {
+    wish chromium
+    if command -v chromium >/dev/null; then
+        tests/page.sh
+    else
+        say "chromium is not installed: the page was not looked at"
+    fi
+}
 part_docker() { python3 tests/docker.py; }
 part_drivers() { tests/drivers/run.sh; }
 # Everything that may be read and written, and everything that goes wrong meanwhile; the long form

@@ -62,6 +62,7 @@ pub const CACHE: Columns = &[
     int8("analyses_failed"),
     int8("analyses_skipped"),
     text("outside_writes_seen_within"),
+    int8("evictions"),
 ];
 
 /// One row.
@@ -120,6 +121,7 @@ pub fn cache(cache: &Cache) -> Table {
         value(cache.analysis.skipped),
         // No answer is older, so whoever writes past Forebay is seen by then.
         value(max_age),
+        value(cache.evictions),
     ]);
     table.push(row);
     table
@@ -209,6 +211,7 @@ mod tests {
             entries: 2,
             bytes: 300,
             bytes_max: 1000,
+            evictions: 77,
             hits: 873,
             hits_redis: 0,
             misses: 127,
@@ -268,7 +271,7 @@ mod tests {
              redis_look_ups=40 redis_misses=10 redis_stores=90 \
              redis_errors=1 redis_timeouts=5 redis_dropped=9 redis_forged=2 redis_skipped=8 \
              analysis=auto analyses=6 analyses_decided=3 analyses_failed=2 analyses_skipped=1 \
-             outside_writes_seen_within=1.5s"
+             outside_writes_seen_within=1.5s evictions=77"
         );
         assert_eq!(table.rows.len(), 1);
     }

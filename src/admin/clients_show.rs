@@ -23,35 +23,65 @@ pub const CLIENT_STATS: Columns = &[
     int8("query_time"),
     int8("wait_time"),
     int8("slow"),
+    int8("transactions"),
+    int8("shared_fills"),
+    int8("rows"),
+    int8("run_time"),
+    int8("p50"),
+    int8("p95"),
+    int8("p99"),
+    text("bypass_reasons"),
+    text("error_classes"),
 ];
 
+/// Times in microseconds. `wait_time` is that in line for a server; `query_time` holds all waiting.
 pub fn client_stats(groups: &[Group]) -> Table {
     let mut table = Table::new(CLIENT_STATS);
     for group in groups {
+        let tally = &group.tally;
         table.push(vec![
             value(&group.user),
             value(&group.database),
             value(&group.application_name),
             value(&group.address),
             value(group.clients),
-            value(group.queries),
-            value(group.hits),
-            value(group.misses),
-            value(group.bypasses),
-            value(group.writes),
-            value(group.errors),
-            value(percent(group.hits, group.hits.saturating_add(group.misses))),
+            value(tally.queries),
+            value(tally.hits),
+            value(tally.misses),
+            value(tally.bypasses().map(|(_, count)| count).sum::<u64>()),
+            value(tally.writes),
+            value(tally.errors_count()),
+            value(percent(tally.hits, tally.hits.saturating_add(tally.misses))),
             value(group.received),
             value(group.sent),
-            value(group.query_time),
+            value(tally.wait.saturating_add(tally.run)),
             value(group.wait_time),
-            value(group.slow),
+            value(tally.slow),
+            value(tally.transactions),
+            value(tally.shared),
+            value(tally.rows),
+            value(tally.run),
+            value(tally.times.quantile(50)),
+            value(tally.times.quantile(95)),
+            value(tally.times.quantile(99)),
+            value(list(tally.bypasses().map(|(reason, count)| (reason.name().into(), count)))),
+            value(list(tally.errors.iter().map(|(class, count)| (class_name(*class), *count)))),
         ]);
     }
     table
 }
 
+/// `function=3,not_a_read=1`.
+fn list(counts: impl Iterator<Item = (String, u64)>) -> String {
+    counts.map(|(name, count)| format!("{name}={count}")).collect::<Vec<_>>().join(",")
+}
+
+fn class_name(class: [u8; 2]) -> String {
+    String::from_utf8_lossy(&class).into_owned()
+}
+
 pub const SLOW: Columns = &[
+    int8("id"),
     text("time"),
     text("database"),
     text("user"),
@@ -60,10 +90,12 @@ pub const SLOW: Columns = &[
     int8("wait_ms"),
     int8("run_ms"),
     int8("rows"),
+    int8("bytes"),
     int4("server_pid"),
     text("cache"),
     text("failed"),
     text("statement"),
+    text("text"),
 ];
 
 /// In the order given: newest first.
@@ -71,6 +103,7 @@ pub fn slow(statements: &[Slow]) -> Table {
     let mut table = Table::new(SLOW);
     for slow in statements {
         table.push(vec![
+            value(slow.id),
             value(time(slow.at)),
             value(&slow.database),
             value(&slow.user),
@@ -79,10 +112,12 @@ pub fn slow(statements: &[Slow]) -> Table {
             value(slow.wait.as_millis()),
             value(slow.run.as_millis()),
             value(slow.rows),
+            value(slow.bytes),
             slow.server_pid.map(|pid| pid.to_string()),
             value(slow.outcome),
             value(if slow.failed { "yes" } else { "no" }),
             value(&slow.shape),
+            slow.text.clone(),
         ]);
     }
     table
@@ -136,6 +171,8 @@ mod tests {
     use std::time::{Duration, SystemTime};
 
     use super::*;
+    use crate::insight::{GroupTally, Outcome, Sample};
+    use crate::sql::verdict::BypassReason;
 
     fn rows(table: &Table) -> Vec<String> {
         let text = |row: &Vec<Option<String>>| {
@@ -148,30 +185,47 @@ mod tests {
 
     #[test]
     fn a_group_shows_its_hit_rate() {
+        let mut tally = GroupTally::default();
+        tally.transactions = 7;
+        let sample = |outcome, failed| Sample {
+            is_call: true,
+            outcome,
+            wait: 1,
+            run: 2,
+            rows: 3,
+            bytes: 4,
+            writes: false,
+            slow: false,
+            failed,
+        };
+        tally.add(&sample(Outcome::Hit, None));
+        tally.add(&sample(Outcome::SharedHit, None));
+        tally.add(&sample(Outcome::Miss, Some(*b"57")));
+        tally.add(&sample(Outcome::Bypass(BypassReason::Function), None));
+        tally.add(&sample(Outcome::Bypass(BypassReason::NotARead), Some(*b"42")));
         let group = Group {
+            number: 1,
             user: "ann".into(),
             database: "app".into(),
             application_name: "web".into(),
             address: "10.0.0.1".into(),
             clients: 2,
-            queries: 12,
-            hits: 9,
-            misses: 1,
-            bypasses: 2,
             received: 100,
             sent: 200,
-            query_time: 5000,
-            ..Group::default()
+            wait_time: 9,
+            tally,
         };
         assert_eq!(
             rows(&client_stats(&[group])),
-            ["ann|app|web|10.0.0.1|2|12|9|1|2|0|0|90.0|100|200|5000|0|0"]
+            ["ann|app|web|10.0.0.1|2|5|2|1|2|0|2|66.6|100|200|15|9|0|7|1|15|10|3|3|3|\
+              not_a_read=1,function=1|42=1,57=1"]
         );
     }
 
     #[test]
     fn a_slow_statement_shows_waiting_apart_from_running() {
         let slow = Slow {
+            id: 4,
             at: SystemTime::UNIX_EPOCH,
             database: "app".into(),
             user: "ann".into(),
@@ -181,14 +235,16 @@ mod tests {
             wait: Duration::from_millis(20),
             run: Duration::from_millis(1200),
             rows: 1,
+            bytes: 8,
             server_pid: None,
             outcome: "function",
             failed: false,
+            text: None,
         };
         assert_eq!(
             rows(&super::slow(&[slow])),
-            ["1970-01-01 00:00:00 UTC|app|ann|web|10.0.0.1:5|20|1200|1|NULL|function|no|\
-              SELECT pg_sleep(?)"]
+            ["4|1970-01-01 00:00:00 UTC|app|ann|web|10.0.0.1:5|20|1200|1|8|NULL|function|no|\
+              SELECT pg_sleep(?)|NULL"]
         );
     }
 

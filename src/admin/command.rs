@@ -1,7 +1,11 @@
 //! The console's language: one command a query, words in any case.
 
+use super::part::Part;
 use super::table::{Column, Columns, int4, text};
-use super::{cache_show, clients_show, differences_show, fds_show, show, stats_show, tables_show};
+use super::{
+    cache_show, clients_show, differences_show, fds_show, show, statements_show, stats_show,
+    tables_show,
+};
 
 /// Longest command that is read; the longest sensible one is a tenth of it.
 const TEXT_BYTES_MAX: usize = 4096;
@@ -9,6 +13,8 @@ const TEXT_BYTES_MAX: usize = 4096;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     Show(Show),
+    /// In another order, or not all of it.
+    ShowPart(Show, Part),
     /// `SHOW HELP`: a notice and no rows.
     Help,
     /// A setting of PostgreSQL that drivers ask for: its name, and what PgBouncer says.
@@ -72,10 +78,12 @@ pub enum Show {
     Peers,
     Pins,
     Pools,
+    Repeats,
     Servers,
     Slow,
     Sockets,
     State,
+    Statements,
     Stats,
     StatsAverages,
     StatsTotals,
@@ -165,10 +173,12 @@ static SHOWS: &[(&str, Show, Columns)] = &[
     ("peers", Show::Peers, show::PEERS),
     ("pins", Show::Pins, clients_show::PINS),
     ("pools", Show::Pools, show::POOLS),
+    ("repeats", Show::Repeats, statements_show::REPEATS),
     ("servers", Show::Servers, show::CLIENTS),
     ("slow", Show::Slow, clients_show::SLOW),
     ("sockets", Show::Sockets, show::SOCKETS),
     ("state", Show::State, show::STATE),
+    ("statements", Show::Statements, statements_show::STATEMENTS),
     ("stats", Show::Stats, stats_show::STATS),
     ("stats_averages", Show::StatsAverages, stats_show::STATS_AVERAGES),
     ("stats_totals", Show::StatsTotals, stats_show::STATS_TOTALS),
@@ -183,7 +193,9 @@ pub const HELP: &str = "Console usage
 	SHOW FDS|SOCKETS|ACTIVE_SOCKETS|LISTS|MEM|STATE
 	SHOW DNS_HOSTS|DNS_ZONES
 	SHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
-	SHOW CACHE|CACHE_TABLES|CACHE_REASONS|CACHE_DIFFERENCES|CLIENT_STATS|SLOW|PINS|ABANDONED
+	SHOW CACHE|CACHE_TABLES|CACHE_REASONS|CACHE_DIFFERENCES
+	SHOW CLIENT_STATS|STATEMENTS|REPEATS|SLOW|PINS|ABANDONED
+	SHOW <any of these> [ORDER BY <column> [ASC|DESC]] [LIMIT <n>]
 	FLUSH CACHE [DATABASE <name>|ROLE <name>|TABLE <name>]
 	RELOAD
 	SET key = value
@@ -234,7 +246,15 @@ impl Command {
             let names: Vec<String> = written.into_iter().skip(3).map(Word::into_name).collect();
             return Self::flush(what, &names).ok_or_else(invalid);
         }
-        Self::from_words(&words).ok_or_else(invalid)
+        let (words, asked) = Part::split(&words);
+        match (Self::from_words(words).ok_or_else(invalid)?, asked) {
+            (command, None) => Ok(command),
+            (Self::Show(show), Some(asked)) => {
+                let part = asked.of(show.columns()).ok_or_else(invalid)?;
+                Ok(Self::ShowPart(show, part))
+            }
+            (_, Some(_)) => Err(invalid()),
+        }
     }
 
     /// What has at most one argument: the name of a database, which keeps its case.
@@ -303,7 +323,7 @@ impl Command {
     /// Who may only look may do this too. `SHOW FDS` shows the keys to cancel with.
     pub fn only_looks(&self) -> bool {
         match self {
-            Self::Show(show) => *show != Show::Fds,
+            Self::Show(show) | Self::ShowPart(show, _) => *show != Show::Fds,
             Self::Help | Self::Probe(_) | Self::SetIgnored | Self::Transaction(_) | Self::Empty => {
                 true
             }
@@ -329,7 +349,7 @@ impl Command {
     /// What its rows will look like; `None`: it gives none.
     pub fn columns(&self) -> Option<Columns> {
         match self {
-            Self::Show(show) => Some(show.columns()),
+            Self::Show(show) | Self::ShowPart(show, _) => Some(show.columns()),
             Self::Probe(probe) => Some(probe.columns),
             Self::Help
             | Self::SetIgnored
@@ -442,6 +462,10 @@ mod tests {
         check("/* x */ SHOW -- y\n stats_totals", &Command::Show(Show::StatsTotals));
         check("select version", &Command::Show(Show::Version));
         check("SELECT * FROM \"clients\"", &Command::Show(Show::Clients));
+        let part = Part::split(&["order", "by", "calls", "limit", "2"]).1.unwrap();
+        let part = part.of(Show::Statements.columns()).unwrap();
+        let top = Command::ShowPart(Show::Statements, part);
+        check("SHOW STATEMENTS ORDER BY Calls LIMIT 2;", &top);
         check("select 1", &Command::Probe(ONE));
         check("SHOW HELP", &Command::Help);
         check("show", &Command::Help);

@@ -185,6 +185,7 @@ impl Conversation {
                     return Step::Next;
                 }
                 Command::Show(_)
+                | Command::ShowPart(..)
                 | Command::Set { .. }
                 | Command::FlushCache
                 | Command::FlushDatabase(_)

@@ -9,6 +9,7 @@
 
 pub mod table;
 pub mod pause;
+pub mod part;
 pub mod command;
 pub mod snapshot;
 pub mod stats_show;
@@ -18,5 +19,6 @@ pub mod fds_show;
 pub mod cache_show;
 pub mod tables_show;
 pub mod clients_show;
+pub mod statements_show;
 pub mod differences_show;
 pub mod conversation;

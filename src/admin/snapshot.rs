@@ -4,6 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use crate::cache::worth::CutOff;
+use crate::insight::GroupTally;
 use crate::pool::PoolMode;
 use crate::sql::footprint::Doubt;
 
@@ -167,6 +168,8 @@ pub struct Cache {
     pub entries: usize,
     pub bytes: u64,
     pub bytes_max: u64,
+    /// Entries dropped for space.
+    pub evictions: u64,
     pub hits: u64,
     pub hits_redis: u64,
     pub misses: u64,
@@ -250,23 +253,18 @@ pub struct Redis {
 /// For `SHOW CLIENT_STATS`: the clients of one user, database, application name and address.
 #[derive(Clone, Debug, Default)]
 pub struct Group {
+    /// Counts from 1 in the order in which groups came; none ever goes.
+    pub number: u16,
     pub user: String,
     pub database: String,
     pub application_name: String,
     pub address: String,
     pub clients: u64,
-    pub queries: u64,
-    pub hits: u64,
-    pub misses: u64,
-    pub bypasses: u64,
-    pub writes: u64,
-    pub errors: u64,
     pub received: u64,
     pub sent: u64,
-    /// Microseconds.
-    pub query_time: u64,
+    /// In line for a server, in microseconds.
     pub wait_time: u64,
-    pub slow: u64,
+    pub tally: GroupTally,
 }
 
 /// For `SHOW PINS`: a client that keeps its server.

@@ -3,15 +3,18 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use quick_cache::Weighter;
-use quick_cache::sync::Cache as QuickCache;
+use quick_cache::sync::{Cache as QuickCache, DefaultLifecycle};
+use quick_cache::{DefaultHashBuilder, Lifecycle, Weighter};
+
+use crate::metrics::Counter;
 
 use super::entry::Entry;
 use super::key::KeyBuffer;
 
 pub struct Memory {
-    entries: QuickCache<u128, Arc<Entry>, ByBytes>,
+    entries: QuickCache<u128, Arc<Entry>, ByBytes, DefaultHashBuilder, Counting>,
     pub seed: u64,
+    evictions: Arc<Counter>,
 }
 
 /// What is in memory over one table.
@@ -31,10 +34,37 @@ impl Weighter<u128, Arc<Entry>> for ByBytes {
     }
 }
 
+/// Counts what is dropped for space.
+#[derive(Clone, Default)]
+struct Counting {
+    evictions: Arc<Counter>,
+    /// Has entries dropped outside the locks.
+    rest: Outside,
+}
+
+type Outside = DefaultLifecycle<u128, Arc<Entry>>;
+
+impl Lifecycle<u128, Arc<Entry>> for Counting {
+    type RequestState = <Outside as Lifecycle<u128, Arc<Entry>>>::RequestState;
+
+    /// Not for what is replaced, as the next one is.
+    fn before_evict(&self, _: &mut Self::RequestState, _: &u128, _: &mut Arc<Entry>) {
+        self.evictions.one();
+    }
+
+    fn on_evict(&self, state: &mut Self::RequestState, hash: u128, entry: Arc<Entry>) {
+        self.rest.on_evict(state, hash, entry);
+    }
+}
+
 impl Memory {
     pub fn new(size_bytes: u64, seed: u64) -> Self {
         let estimated = usize::try_from(size_bytes / 1024).unwrap_or(usize::MAX).clamp(64, 1 << 20);
-        Self { entries: QuickCache::with_weighter(estimated, size_bytes, ByBytes), seed }
+        let counting = Counting::default();
+        let evictions = Arc::clone(&counting.evictions);
+        let hasher = DefaultHashBuilder::default();
+        let entries = QuickCache::with(estimated, size_bytes, ByBytes, hasher, counting);
+        Self { entries, seed, evictions }
     }
 
     pub fn get(&self, key: &KeyBuffer) -> Option<Arc<Entry>> {
@@ -84,5 +114,48 @@ impl Memory {
 
     pub fn bytes(&self) -> u64 {
         self.entries.weight()
+    }
+
+    pub fn evictions(&self) -> u64 {
+        self.evictions.value()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::cache::coherence::Coherence;
+
+    fn entry(coherence: &Coherence, hash: u128) -> Arc<Entry> {
+        Arc::new(Entry {
+            hash,
+            key: hash.to_le_bytes().into(),
+            stamp: coherence.stamp(&[]).unwrap(),
+            row_description: None,
+            rows: Bytes::from_static(&[0; 1000]),
+            asked_at: Instant::now(),
+            cost: Duration::ZERO,
+            hits: Counter::default(),
+            statement: None,
+        })
+    }
+
+    #[test]
+    fn what_is_dropped_for_space_is_counted_and_what_is_replaced_is_not() {
+        let (memory, coherence) = (Memory::new(1 << 20, 1), Coherence::new(1));
+        for _ in 0..3 {
+            memory.insert(entry(&coherence, 7));
+        }
+        assert_eq!((memory.entries(), memory.evictions()), (1, 0));
+        for hash in 100..5100 {
+            memory.insert(entry(&coherence, hash));
+        }
+        let held = memory.entries() as u64;
+        assert!((100..1000).contains(&held), "{held}");
+        assert_eq!(memory.evictions(), 5001 - held);
     }
 }

@@ -264,6 +264,10 @@ impl Cache {
         self.memory.entries()
     }
 
+    pub fn evictions(&self) -> u64 {
+        self.memory.evictions()
+    }
+
     pub fn bytes(&self) -> u64 {
         self.memory.bytes()
     }

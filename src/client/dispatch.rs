@@ -9,7 +9,7 @@ use crate::cache::fill::Fill;
 use crate::pool::statements::Statement;
 use crate::server::outstanding::{Deliver, Owed, Reply};
 use crate::server::{Server, shared_name};
-use crate::sql::verdict::{Verdict, Write};
+use crate::sql::verdict::{BypassReason, Verdict, Write};
 use crate::wire::backend::{self, Status};
 use crate::wire::frontend::{self, Bind, Parse, Target};
 
@@ -18,6 +18,7 @@ use super::group::Group;
 use super::revalidate::Standing;
 use super::session::{Extent, RequestKind, Session, Unit};
 use super::statements::{Portal, Prepared};
+use super::underway::Shape;
 
 impl Session {
     /// Makes a server that is just handed over this client's: what others left is taken back, and
@@ -58,9 +59,7 @@ impl Session {
         self.begin_fill(server, now);
         let mut group = std::mem::take(&mut self.work.group);
         let kept_back = self.send_parts(server, &group);
-        if let Some(running) = &mut self.work.running {
-            running.sent_at.get_or_insert(now);
-        }
+        self.work.underway.sent(now);
         if let Some(at) = kept_back {
             group.parts.drain(..at);
             self.work.group = group;
@@ -130,18 +129,23 @@ impl Session {
 
     fn send_query(&mut self, server: &mut Server, message: &[u8], body: &[u8]) {
         self.forget_old_verdict();
+        let mut judged = None;
         let verdict = self.work.query_verdict.take().unwrap_or_else(|| {
             let (known, _) = self.verdict_of_text(frontend::query(body).unwrap_or_default());
-            Arc::clone(&known.verdict)
+            let verdict = Arc::clone(&known.verdict);
+            judged = Some(known);
+            verdict
         });
         let mut armed = std::mem::take(&mut self.work.armed);
         armed.append(self.bracket(&verdict, server));
         let extent = std::mem::take(&mut self.work.extent).and(extent(&verdict));
-        let unit = Unit { extent, verdict: Some(verdict), armed, completed: 0 };
+        let unit = Unit { extent, verdict: Some(Arc::clone(&verdict)), armed, completed: 0 };
         self.work.unsynced = false;
         self.common.counters.query.one();
         self.open_block(server);
         let request = self.request(RequestKind::Unit(unit));
+        let shape = || judged.map_or(Shape::Unknown, Shape::Text);
+        self.begin_running(request, shape, &verdict, self.work.unasked);
         server.outstanding.push(Owed::forward(Reply::Query, request));
         server.to_server.extend_from_slice(message);
         self.ask_behind(server);
@@ -242,8 +246,8 @@ impl Session {
         let known = self.names.find(bind.statement);
         let stale = known.is_some_and(|known| known.generation != generation);
         let statement = known.map(|known| Arc::clone(&known.statement));
-        let portal =
-            Portal { statement: statement.clone(), stale: stale.then(|| bind.statement.into()) };
+        let stale = stale.then(|| bind.statement.into());
+        let portal = Portal { statement: statement.clone(), stale, begun: false };
         if server.outstanding.is_skipping() {
             return Sent::Whole;
         }
@@ -350,9 +354,10 @@ impl Session {
         if server.outstanding.is_skipping() {
             return;
         }
-        let Ok((portal, _)) = frontend::execute(body) else { return };
+        let Ok((name, rows_max)) = frontend::execute(body) else { return };
         self.common.counters.query.one();
-        let portal = self.names.portal(portal).cloned();
+        let continues = self.names.begin_portal(name);
+        let portal = self.names.portal(name).cloned();
         let (statement, stale) =
             portal.map_or((None, None), |portal| (portal.statement, portal.stale));
         let (verdict, generation) = match &statement {
@@ -364,7 +369,13 @@ impl Session {
         let armed = self.bracket(&verdict, server);
         self.work.armed.append(armed);
         self.work.extent = self.work.extent.and(extent(&verdict));
-        let request = self.request(RequestKind::Execute { verdict, stale });
+        let request = self.request(RequestKind::Execute { verdict: Arc::clone(&verdict), stale });
+        let shape = || statement.map_or(Shape::Unknown, Shape::Prepared);
+        let otherwise = if rows_max > 0 { BypassReason::RowLimit } else { self.work.unasked };
+        self.begin_running(request, shape, &verdict, otherwise);
+        if continues {
+            self.continues_portal();
+        }
         server.outstanding.push(Owed::forward(Reply::Execute, request));
         server.to_server.extend_from_slice(message);
     }
@@ -464,7 +475,7 @@ fn forget_unnamed(server: &mut Server, name: &[u8]) {
 }
 
 fn opaque(tag: &'static str) -> Verdict {
-    use crate::sql::verdict::{BypassReason, Read};
+    use crate::sql::verdict::Read;
     Verdict {
         controls: Vec::new(),
         ends: Box::default(),

@@ -11,6 +11,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::insight::Outcome;
 use crate::pool::PoolMode;
 use crate::server::Server;
 use crate::sql::verdict::{BypassReason, Control, Isolation, Verdict};
@@ -19,9 +20,10 @@ use crate::wire::frontend;
 
 use super::group::Group;
 use super::look_up::front;
-use super::session::{Outcome, Session, Shape};
+use super::session::Session;
 use super::statements::Prepared;
 use super::transaction::KeptBack;
+use super::underway::Shape;
 
 /// A longer text, most of it a comment, is sent on.
 const SQL_BYTES_MAX: usize = 1000;
@@ -45,7 +47,7 @@ impl Session {
                 self.work.transaction.status = Status::Idle;
                 self.work.transaction.end(false, &settings);
                 self.names.clear_portals();
-                self.common.counters.xact.one();
+                self.transaction_over();
                 self.common.cache_counters.transactions.one();
             }
             [Control::Savepoint(name)] if kept_back => self.mark(name)?,
@@ -178,7 +180,7 @@ impl Session {
     /// Counts it as the statement that it would have been on a server.
     pub fn note_transacted(&mut self, shape: Shape, now: Instant) {
         self.note(Outcome::Bypass(BypassReason::NotARead), shape, now, false);
-        self.finish_running(now, 0, false, None);
+        self.finish_noted(now, 0, 0);
     }
 }
 

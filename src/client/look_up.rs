@@ -6,11 +6,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use xxhash_rust::xxh3::xxh3_64;
+
 use crate::cache::entry::Entry;
 use crate::cache::key::StatementKey;
 use crate::cache::turns::Turn;
 use crate::cache::verify::Witness;
 use crate::cache::{Age, Mode};
+use crate::insight::Outcome;
 use crate::metrics::StatementCounters;
 use crate::pool::{PinPolicy, PoolMode};
 use crate::server::Server;
@@ -25,9 +28,10 @@ use super::describe::Preparing;
 use super::group::Group;
 use super::judge::{age, has_time_word};
 use super::pins::{Pin, Pins};
-use super::session::{FillPlan, Found, Outcome, Running, Session, Shape};
+use super::session::{FillPlan, Found, Session};
 use super::statements::Prepared;
 use super::transaction::Dirty;
+use super::underway::{Shape, low_half};
 use super::verify::Looked;
 
 /// Whether the group is done with.
@@ -66,6 +70,8 @@ impl Session {
     /// Answers the group if that needs no server. `now` is when its last byte was read.
     pub fn answer(&mut self, server: Option<&Server>, now: Instant, out: &mut Vec<u8>) -> Answer {
         let owed_nothing = self.is_owed_nothing(server);
+        (self.work.arrived_at, self.work.noted) = (Some(now), None);
+        self.work.unasked = BypassReason::Group;
         self.work.plan = None;
         self.work.describing = false;
         self.work.may_await_fill = server.is_none();
@@ -111,7 +117,7 @@ impl Session {
         self.work.may_await_fill = false;
         let answer = self.answer_again(None, now, out);
         if answer == Answer::Done {
-            self.common.cache_counters.shared_fills.one();
+            self.hit_was_shared();
         }
         answer
     }
@@ -138,10 +144,8 @@ impl Session {
                     None => self.answer_without_rows(&group, out),
                 }
             }
-            parts => {
-                if parts.iter().any(|part| part.tag == frontend::EXECUTE) {
-                    self.note(Outcome::Bypass(pipelined(owed_nothing)), Shape::Unknown, now, false);
-                }
+            _ => {
+                self.work.unasked = pipelined(owed_nothing);
                 Answer::Send
             }
         };
@@ -190,6 +194,7 @@ impl Session {
             .or_else(|| hint.no_cache.then_some(BypassReason::Hint))
             .or_else(|| self.work.lexed.time_word.then_some(BypassReason::TimeWord));
         if let Some(reason) = reason {
+            self.work.values = xxh3_64(&self.work.lexed.text);
             self.note(Outcome::Bypass(reason), shape, now, writes);
             return Answer::Send;
         }
@@ -287,6 +292,7 @@ impl Session {
             .or_else(|| stale.then_some(BypassReason::StaleStatement))
             .or_else(|| has_time_word(&statement, &single.bind).then_some(BypassReason::TimeWord));
         if let Some(reason) = reason {
+            self.work.values = xxh3_64(single.bind.values);
             self.note(Outcome::Bypass(reason), shape, now, writes);
             return Answer::Send;
         }
@@ -510,35 +516,11 @@ impl Session {
             }
             Turn::Alone => None,
         };
+        self.work.values = low_half(self.work.key.hash(self.common.cache.seed()));
         self.note(Outcome::Miss, shape, now, false);
         uses.misses.one();
         self.work.plan = Some(FillPlan { tables: verdict, uses, generation, leader, witness });
         Answer::Send
-    }
-
-    /// Remembers what is under way and counts what the cache had to do with it.
-    pub(super) fn note(&mut self, outcome: Outcome, shape: Shape, now: Instant, writes: bool) {
-        let counters = &self.common.cache_counters;
-        match outcome {
-            Outcome::Hit => counters.hits.one(),
-            Outcome::Miss => counters.misses.one(),
-            Outcome::Bypass(reason) => counters.bypass(reason),
-        }
-        self.work.running =
-            Some(Running { arrived_at: now, sent_at: None, shape, outcome, writes });
-    }
-
-    fn note_hit(&mut self, shape: Shape, now: Instant, entry: &Entry) {
-        self.note(Outcome::Hit, shape, now, false);
-        let len = entry.rows.len() as u64;
-        self.common.cache_counters.hit_bytes.add(len);
-        self.common.counters.query.one();
-        if self.status() == Status::Idle {
-            self.common.counters.xact.one();
-        } else {
-            self.work.transaction.served = true;
-        }
-        self.finish_running(now, 0, false, None);
     }
 }
 

@@ -10,6 +10,7 @@ pub mod statements;
 pub mod transaction;
 pub mod facts;
 pub mod session;
+pub mod underway;
 pub mod work;
 pub mod group;
 pub mod judge;
@@ -56,4 +57,13 @@ pub struct Shared {
     pub vacate: std::sync::OnceLock<Vacate>,
     /// SUSPEND: nothing is read from clients and servers.
     pub suspended: std::sync::atomic::AtomicBool,
+}
+
+impl Shared {
+    /// Puts what clients repeat into the table of it.
+    pub fn take_bursts(&self, now: std::time::Instant) {
+        for entry in self.registry.active() {
+            statistics::take_burst(&self.insight, &entry, now, false);
+        }
+    }
 }

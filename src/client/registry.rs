@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 
 use crate::client::close::CloseReason;
 use crate::client::deadline::{SharedTimeouts, Timeouts};
+use crate::insight::Burst;
 use crate::metrics::GroupCounters;
 use crate::server::io::{Cancelling, Link};
 use crate::wire::startup::Replication;
@@ -49,6 +50,8 @@ pub struct Entry {
     current: Mutex<Option<Arc<Link>>>,
     /// What the console shows of it.
     pub shown: Mutex<Shown>,
+    /// What it does just now; `None` while it is idle. Inside, the statistics may be locked.
+    pub burst: Mutex<Option<Box<Burst>>>,
     /// Guards whether it is to leave, and who waits to hear of it; nothing else is locked inside.
     leaving: Mutex<Leaving>,
     /// How long it may take for what.
@@ -300,7 +303,7 @@ impl Connected {
 
 #[derive(Default)]
 pub struct Registry {
-    /// Guards who is connected. Inside, the lock of an identity may be taken.
+    /// Guards who is connected. Inside, the lock of an identity or a burst may be taken.
     connected: Mutex<Connected>,
     groups: Mutex<HashMap<GroupKey, Arc<GroupCounters>>>,
     /// Those of the client that came last, which the next one mostly shares.
@@ -336,6 +339,7 @@ impl Registry {
             group,
             current: Mutex::new(None),
             shown: Mutex::default(),
+            burst: Mutex::default(),
             leaving: Mutex::default(),
             timeouts: SharedTimeouts::default(),
             at_rest: AtomicBool::new(false),
@@ -368,7 +372,9 @@ impl Registry {
             let rest = || "(others)".to_owned();
             key = (rest(), rest(), rest(), rest());
         }
-        Arc::clone(groups.entry(key).or_default())
+        let number = u16::try_from(groups.len() + 1).unwrap_or(u16::MAX);
+        let counters = || Arc::new(GroupCounters { number, ..GroupCounters::default() });
+        Arc::clone(groups.entry(key).or_insert_with(counters))
     }
 
     /// Starts a cancel for the client with this key, if it has a server now. A cancel for a
@@ -385,6 +391,14 @@ impl Registry {
         let mut clients: Vec<_> = self.connected().entries.values().cloned().collect();
         clients.sort_by_key(|entry| entry.id);
         clients
+    }
+
+    /// Those who do something just now, or did a moment ago.
+    pub fn active(&self) -> Vec<Arc<Entry>> {
+        let active = |entry: &&Arc<Entry>| {
+            entry.burst.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        };
+        self.connected().entries.values().filter(active).cloned().collect()
     }
 
     /// Clients of databases; the console's do not count.

@@ -98,6 +98,7 @@ impl Session {
             if let Some(fill) = &mut self.work.fill {
                 fill.rows(bytes);
             }
+            self.work.bytes += bytes.len() as u64;
             out.extend_from_slice(bytes);
         }
     }
@@ -123,7 +124,7 @@ impl Session {
             }
             backend::ERROR_RESPONSE => {
                 let refused = self.refused_for_us(server, body, out);
-                show = self.error(server, body, forward)? && !refused;
+                show = self.error(server, body, forward, now)? && !refused;
             }
             backend::COMMAND_COMPLETE if is_question(server) => self.question_completed(server),
             backend::COMMAND_COMPLETE => {
@@ -135,7 +136,7 @@ impl Session {
             }
             backend::EMPTY_QUERY_RESPONSE | backend::PORTAL_SUSPENDED => {
                 self.spoil_fill();
-                self.pop_execute(server);
+                self.pop_execute(server, None, now);
             }
             backend::PARSE_COMPLETE => self.parse_complete(server),
             backend::BIND_COMPLETE => {
@@ -196,8 +197,11 @@ impl Session {
 
     /// The description of a portal goes into the entry; that of a statement names no formats.
     fn row_description(&mut self, server: &mut Server, message: &[u8], forward: bool) {
-        if forward && let Some(fill) = &mut self.work.fill {
-            fill.describe(message);
+        if forward {
+            self.work.bytes += message.len() as u64;
+            if let Some(fill) = &mut self.work.fill {
+                fill.describe(message);
+            }
         }
         self.note_description(server, message, true);
         pop_if(server, Reply::Describe);
@@ -223,11 +227,17 @@ impl Session {
         }
     }
 
-    fn pop_execute(&mut self, server: &mut Server) -> Option<RequestKind> {
+    fn pop_execute(
+        &mut self,
+        server: &mut Server,
+        rows: Option<u64>,
+        now: Instant,
+    ) -> Option<RequestKind> {
         match server.outstanding.front() {
             Some(Owed::Expect { reply: Reply::Execute, request, .. }) => {
                 let request = *request;
                 server.outstanding.pop();
+                self.executed(request, rows, now);
                 self.take_request(request)
             }
             Some(_) | None => None,
@@ -246,6 +256,10 @@ impl Session {
         if forward && let Some(fill) = &mut self.work.fill {
             fill.complete(message, now);
         }
+        if forward {
+            self.work.bytes += message.len() as u64;
+        }
+        let rows = backend::rows_of_tag(body);
         let rolled_back = body == b"ROLLBACK\0";
         self.work.ending = match (self.work.ending, rolled_back) {
             (Ending::Failed | Ending::Doubtful, _) => self.work.ending,
@@ -254,7 +268,7 @@ impl Session {
         };
         match server.outstanding.front() {
             Some(Owed::Expect { reply: Reply::Execute, .. }) => {
-                let request = self.pop_execute(server);
+                let request = self.pop_execute(server, rows, now);
                 if let Some(RequestKind::Execute { verdict, stale }) = request {
                     if let Some((name, generation)) = stale
                         && let Some(prepared) = self.names.find_mut(&name)
@@ -270,6 +284,7 @@ impl Session {
                 reply: Reply::Query, deliver: Deliver::Forward, request, ..
             }) => {
                 let request = *request;
+                self.query_completed(request, rows, now);
                 let unit = self.unit_of(request);
                 let completed = unit.and_then(|unit| {
                     unit.completed += 1;
@@ -303,6 +318,7 @@ impl Session {
         server: &mut Server,
         body: &[u8],
         forward: bool,
+        now: Instant,
     ) -> Result<bool, ServerFault> {
         if let Some(fill) = &mut self.work.fill {
             fill.refuse(blame(body));
@@ -353,6 +369,13 @@ impl Session {
             // Its Sync has not been sent, and is the client's own.
             self.work.moment = None;
         }
+        if !told_before && !unasked {
+            let boundary = match server.outstanding.front() {
+                Some(Owed::Expect { request, .. }) => *request,
+                Some(Owed::Invented(_)) | None => u64::MAX,
+            };
+            self.statement_failed(error_class(body), boundary, now);
+        }
         self.moment_failed(server);
         // What nobody asked for, such as the end of the backend, is for the client that has it;
         // so is what keeps its commit from being sent.
@@ -399,11 +422,9 @@ impl Session {
             if kept { counters.fills.one() } else { counters.refused.one() }
         }
         if status == Status::Idle {
-            self.common.counters.xact.one();
+            self.transaction_over();
         }
-        let failed = matches!(ending, Ending::Failed | Ending::Doubtful);
-        let rows = std::mem::take(&mut self.work.rows);
-        self.finish_running(now, rows, failed, Some(server.pid));
+        self.unit_ended(request, now, server.pid);
         Ok(true)
     }
 
@@ -548,6 +569,11 @@ fn pop_if(server: &mut Server, expected: Reply) {
     {
         server.outstanding.pop();
     }
+}
+
+fn error_class(body: &[u8]) -> [u8; 2] {
+    let code = backend::error_field(body, b'C').unwrap_or_default();
+    code.first_chunk().copied().unwrap_or_default()
 }
 
 /// An error that does not prove a rollback: the connection, the operator or the system failed

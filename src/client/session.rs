@@ -7,7 +7,6 @@
 //! back in time behind a slow miss. Attacked by the checker's pipelines and their twin.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use crate::cache::coherence::{InFlight, Scope};
 use crate::cache::entry::Entry;
@@ -15,12 +14,12 @@ use crate::cache::home::Home;
 use crate::cache::turns::Leader;
 use crate::cache::verify::Witness;
 use crate::metrics::StatementCounters;
+use crate::pool::Common;
 use crate::pool::statements::Statement;
-use crate::pool::{Common, database};
 use crate::server::Server;
 use crate::server::settings::{Base, Settings, defaults_changes};
 use crate::sql::footprint::Doubt;
-use crate::sql::verdict::{BypassReason, TableId, Verdict};
+use crate::sql::verdict::{TableId, Verdict};
 use crate::wire::backend::Status;
 
 use super::close::CloseReason;
@@ -207,42 +206,6 @@ impl Armed {
     }
 }
 
-/// A statement between its arrival and its ReadyForQuery.
-#[derive(Debug)]
-pub struct Running {
-    pub arrived_at: Instant,
-    pub sent_at: Option<Instant>,
-    pub shape: Shape,
-    pub outcome: Outcome,
-    pub writes: bool,
-}
-
-/// Where the statement's shape is, until somebody prints it.
-#[derive(Clone, Debug)]
-pub enum Shape {
-    Text(Arc<database::Known>),
-    Prepared(Arc<Statement>),
-    Unknown,
-}
-
-/// What the cache had to do with it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    Hit,
-    Miss,
-    Bypass(BypassReason),
-}
-
-/// A finished statement, for statistics and the slow log.
-#[derive(Debug)]
-pub struct Finished {
-    pub running: Running,
-    pub finished_at: Instant,
-    pub rows: u64,
-    pub failed: bool,
-    pub server_pid: Option<u32>,
-}
-
 impl Session {
     pub fn new(common: Arc<Common>, startup: Arc<Settings>) -> Self {
         Self {
@@ -325,17 +288,10 @@ impl Session {
         lost
     }
 
-    /// The statement under way has been answered.
-    pub fn finish_running(&mut self, now: Instant, rows: u64, failed: bool, pid: Option<u32>) {
-        if let Some(running) = self.work.running.take() {
-            self.work.finished.push(Finished {
-                running,
-                finished_at: now,
-                rows,
-                failed,
-                server_pid: pid,
-            });
-        }
+    /// Counts a transaction that has ended.
+    pub fn transaction_over(&mut self) {
+        self.common.counters.xact.one();
+        self.work.transactions = self.work.transactions.saturating_add(1);
     }
 }
 

@@ -22,6 +22,8 @@ pub struct Portal {
     pub statement: Option<Arc<Statement>>,
     /// Its name, if it was prepared under an older catalogue.
     pub stale: Option<Box<[u8]>>,
+    /// It was run before, for some of its rows.
+    pub begun: bool,
 }
 
 /// The names of one client.
@@ -70,6 +72,13 @@ impl Session {
 impl Names {
     pub fn portal(&self, name: &[u8]) -> Option<&Portal> {
         if name.is_empty() { self.unnamed_portal.as_ref() } else { self.portals.get(name) }
+    }
+
+    /// It is run; gives whether it was before.
+    pub fn begin_portal(&mut self, name: &[u8]) -> bool {
+        let portal =
+            if name.is_empty() { self.unnamed_portal.as_mut() } else { self.portals.get_mut(name) };
+        portal.is_some_and(|portal| std::mem::replace(&mut portal.begun, true))
     }
 
     /// How many there are beside the unnamed one.

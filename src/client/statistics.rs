@@ -1,56 +1,133 @@
-//! From a finished statement to counters, the slow ring and the log.
+//! From a finished statement to the counters of its shape and group, the slow ring and the log.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
-use crate::insight::{Insight, Slow};
+use crate::insight::{Burst, Insight, Owner, Place, Sample, Slow, Wanted};
 use crate::pool::Common;
-use crate::sql::lex::display_shape;
+use crate::pool::statements::Statement;
 
 use super::registry::Entry;
-use super::session::{Finished, Outcome, Shape};
+use super::underway::{Finished, Running, Shape};
 
-/// Longest shape kept for the console and the log.
-const SHAPE_BYTES_MAX: usize = 2000;
-
-/// Counts one statement for its client's group and notes it if it was slow.
-pub fn record(insight: &Insight, entry: &Arc<Entry>, common: &Common, finished: &Finished) {
+/// Counts one statement for its shape and its client's group, and notes it if it was slow.
+pub fn record(insight: &Insight, entry: &Entry, common: &Common, finished: &Finished) {
     let running = &finished.running;
     let total = finished.finished_at.saturating_duration_since(running.arrived_at);
-    let group = &entry.group;
-    group.queries.one();
-    group.query_time.add(micros(total));
+    let wait =
+        running.sent_at.map_or(total, |sent| sent.saturating_duration_since(running.arrived_at));
     common.counters.query_time.add(micros(total));
-    match running.outcome {
-        Outcome::Hit => group.hits.one(),
-        Outcome::Miss => group.misses.one(),
-        Outcome::Bypass(_) => group.bypasses.one(),
-    }
-    if running.writes {
-        group.writes.one();
-    }
-    if finished.failed {
-        group.errors.one();
-    }
-    if insight.is_slow(total) {
-        group.slow.one();
-        let wait = running
-            .sent_at
-            .map_or(total, |sent| sent.saturating_duration_since(running.arrived_at));
-        insight.note_slow(Slow {
-            at: insight.time_of_day(finished.finished_at),
-            database: entry.database.to_string(),
-            user: entry.user.to_string(),
-            application_name: entry.application_name.to_string(),
+    let slow = running.is_call && insight.slow.is_slow(micros(total), &entry.database, &entry.user);
+    if slow {
+        insight.slow.note(Slow {
+            id: 0,
+            at: insight.slow.time_of_day(finished.finished_at),
+            database: Arc::clone(&entry.database),
+            user: Arc::clone(&entry.user),
+            application_name: Arc::clone(&entry.application_name),
             address: entry.address.clone(),
-            shape: shape_text(&running.shape),
+            shape: shape_text(running),
             wait,
             run: total.saturating_sub(wait),
-            rows: finished.rows,
+            rows: running.rows,
+            bytes: running.bytes,
             server_pid: finished.server_pid,
             outcome: running.outcome.name(),
-            failed: finished.failed,
+            failed: running.failed.is_some(),
+            text: None,
         });
+    }
+    if !insight.is_enabled() {
+        return;
+    }
+    let sample = Sample {
+        is_call: running.is_call,
+        outcome: running.outcome,
+        wait: micros(wait),
+        run: micros(total.saturating_sub(wait)),
+        rows: running.rows,
+        bytes: running.bytes,
+        writes: running.writes,
+        slow,
+        failed: running.failed,
+    };
+    let group = entry.group.number;
+    match &running.shape {
+        Shape::Text(_) | Shape::Prepared(_) => {
+            let place = place(insight, common, running);
+            insight.count(place, group, &sample);
+            if let Some(place) = place.filter(|_| running.is_call) {
+                add_to_burst(insight, entry, place, finished, sample.total());
+            }
+        }
+        Shape::Unknown => insight.count_for_group(group, &sample),
+    }
+}
+
+/// Whether all of these are hits of this very moment: nothing was waited for since they arrived.
+pub fn are_hits(finished: &[Finished], now: Instant) -> bool {
+    finished.iter().all(|one| one.running.outcome.is_hit() && one.finished_at == now)
+}
+
+/// They have been sent by now, which their arrival does not tell.
+pub fn end(finished: &mut [Finished], ended: Instant) {
+    for one in finished {
+        one.finished_at = ended;
+    }
+}
+
+fn add_to_burst(insight: &Insight, entry: &Entry, place: Place, finished: &Finished, time: u64) {
+    let rules = insight.repeats.rules();
+    if rules.least == 0 {
+        return;
+    }
+    let arrived_at = finished.running.arrived_at;
+    let mut guard = entry.burst.lock().unwrap_or_else(PoisonError::into_inner);
+    let burst = guard.get_or_insert_with(|| Box::new(Burst::new(arrived_at)));
+    if burst.is_over(arrived_at, rules.pause) {
+        take(insight, entry, burst, arrived_at);
+        **burst = Burst::new(arrived_at);
+    }
+    burst.add(place, finished.finished_at, time, finished.running.values);
+}
+
+/// Whether its transaction goes on, and with it the burst.
+pub fn set_in_transaction(insight: &Insight, entry: &Entry, in_transaction: bool) {
+    if !insight.is_enabled() {
+        return;
+    }
+    let mut guard = entry.burst.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(burst) = &mut *guard {
+        burst.set_in_transaction(in_transaction);
+    }
+}
+
+/// Puts what the client repeats into the table; what is over is forgotten here.
+pub fn take_burst(insight: &Insight, entry: &Entry, now: Instant, leaves: bool) {
+    let mut guard = entry.burst.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(burst) = &mut *guard else { return };
+    if leaves {
+        burst.end();
+    }
+    take(insight, entry, burst, now);
+    if burst.is_over(now, insight.repeats.rules().pause) {
+        *guard = None;
+    }
+}
+
+fn take(insight: &Insight, entry: &Entry, burst: &mut Burst, now: Instant) {
+    let owner = || Owner {
+        database: Arc::clone(&entry.database),
+        user: Arc::clone(&entry.user),
+        application_name: Arc::clone(&entry.application_name),
+    };
+    let at = (now, insight.slow.time_of_day(now));
+    insight.repeats.take(burst, owner, |place| insight.shape(place), at);
+}
+
+pub fn count_transactions(insight: &Insight, entry: &Entry, count: u64) {
+    if count > 0 && insight.is_enabled() {
+        insight.count_transactions(entry.group.number, count);
     }
 }
 
@@ -58,24 +135,37 @@ pub fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-pub(super) fn shape_text(shape: &Shape) -> String {
-    match shape {
-        Shape::Text(known) if known.shape().is_empty() => "(unreadable)".into(),
-        Shape::Text(known) => display_shape(known.shape(), SHAPE_BYTES_MAX),
-        Shape::Prepared(statement) => match &statement.lexed {
-            Some(lexed) => display_shape(&lexed.shape, SHAPE_BYTES_MAX),
-            None => "(unreadable)".into(),
-        },
-        Shape::Unknown => "(several)".into(),
+/// Where it is counted.
+fn place(insight: &Insight, common: &Common, running: &Running) -> Option<Place> {
+    let wanted = |shape, piece| wanted(common, shape, piece);
+    match &running.shape {
+        Shape::Text(known) if known.verdict.statements > 1 => {
+            insight.find(&wanted(known.shape(), Some(running.piece)))
+        }
+        Shape::Text(known) => insight.place(&known.seat, || wanted(known.shape(), None)),
+        Shape::Prepared(statement) => {
+            insight.place(&statement.seat, || wanted(prepared_shape(statement), None))
+        }
+        Shape::Unknown => None,
     }
 }
 
-impl Outcome {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Hit => "hit",
-            Self::Miss => "miss",
-            Self::Bypass(reason) => reason.name(),
+fn wanted<'a>(common: &'a Common, shape: &'a [u8], piece: Option<usize>) -> Wanted<'a> {
+    let database = &common.database;
+    Wanted { database_id: database.id, database: &database.name, shape, piece }
+}
+
+fn prepared_shape(statement: &Statement) -> &[u8] {
+    statement.lexed.as_ref().map_or(&[], |lexed| &lexed.shape)
+}
+
+pub(super) fn shape_text(running: &Running) -> String {
+    let (shape, piece) = match &running.shape {
+        Shape::Text(known) => {
+            (known.shape(), (known.verdict.statements > 1).then_some(running.piece))
         }
-    }
+        Shape::Prepared(statement) => (prepared_shape(statement), None),
+        Shape::Unknown => (&[][..], None),
+    };
+    Wanted { database_id: 0, database: "", shape, piece }.text()
 }

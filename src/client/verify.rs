@@ -104,7 +104,7 @@ impl Session {
         let excerpts = first_byte
             .filter(|_| shows_values)
             .map(|at| [excerpt(&entry.rows, at), excerpt(fill.recorded(), at)]);
-        let shape = || self.work.running.as_ref().map(|running| shape_text(&running.shape));
+        let shape = || self.work.underway.first().map(shape_text);
         let text = asked.as_ref().filter(|_| shows_values).map(|asked| printable(asked.text));
         let difference = Difference {
             at: now,

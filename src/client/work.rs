@@ -5,19 +5,21 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::cache::coherence::Scope;
 use crate::cache::fill::Fill;
 use crate::cache::key::KeyBuffer;
 use crate::cache::turns::Gate;
 use crate::sql::lex::Lexed;
-use crate::sql::verdict::Verdict;
+use crate::sql::verdict::{BypassReason, Verdict};
 
 use super::group::Group;
 use super::moment::Moment;
 use super::revalidate::Revalidation;
-use super::session::{Armed, Ending, Extent, FillPlan, Finished, Found, Request, Running};
+use super::session::{Armed, Ending, Extent, FillPlan, Found, Request};
 use super::transaction::Transaction;
+use super::underway::{Finished, Running, Underway};
 
 /// Rooms that a thread keeps for the next client, about 2 kB each.
 const SPARE_MAX: usize = 64;
@@ -60,8 +62,13 @@ pub struct Work {
     pub may_await_fill: bool,
     pub lexed: Lexed,
     pub material: Vec<u8>,
-    /// A statement under way that the log may call slow.
-    pub running: Option<Running>,
+    /// When the group came.
+    pub arrived_at: Option<Instant>,
+    /// The statement that the group is, until it is sent on or answered.
+    pub noted: Option<Running>,
+    pub underway: Underway,
+    /// Why those of its statements were not looked up that might have been.
+    pub unasked: BypassReason,
     /// The verdict on the Query that the group is.
     pub query_verdict: Option<Arc<Verdict>>,
     /// Of the catalogue that verdict was made under.
@@ -72,8 +79,11 @@ pub struct Work {
     /// behind answers still owed.
     pub unsettled: Vec<Scope>,
     pub early_hit: Option<Vec<u8>>,
-    /// Rows shown to the client since the last unit ended.
+    /// Rows, and bytes of answers, shown to the client since the last statement ended.
     pub rows: u64,
+    pub bytes: u64,
+    /// Hash of the values of the statement about to be noted; 0: not known.
+    pub values: u64,
     pub ending: Ending,
     /// Settings that fell back to what the client started with, told before ReadyForQuery.
     pub returned: Vec<String>,
@@ -84,6 +94,8 @@ pub struct Work {
     pub vacate: Vec<String>,
     /// Finished statements that somebody wants to hear of; taken by the task.
     pub finished: Vec<Finished>,
+    /// Transactions that ended since the task looked.
+    pub transactions: u32,
 }
 
 impl Work {
@@ -96,16 +108,19 @@ impl Work {
             && self.moment.is_none()
             && self.revalidation.is_none()
             && self.awaited_fill.is_none()
-            && self.running.is_none()
+            && self.noted.is_none()
+            && self.underway.is_empty()
             && self.early_hit.is_none()
             && self.extent == Extent::Empty
             && self.ending == Ending::Fine
-            && self.rows == 0;
+            && self.rows == 0
+            && self.bytes == 0;
         let is_told = self.stray_names.is_empty()
             && self.unsettled.is_empty()
             && self.returned.is_empty()
             && self.vacate.is_empty()
-            && self.finished.is_empty();
+            && self.finished.is_empty()
+            && self.transactions == 0;
         is_idle && is_sent && is_answered && is_told
     }
 

@@ -16,6 +16,9 @@ use super::{
 };
 use super::{peer, rules};
 
+/// A shorter token can be guessed.
+const HTTP_TOKEN_CHARS_MIN: usize = 16;
+
 /// `files` in the order given, then the command line; `read_file` is for `auth_file`.
 pub(super) fn check(
     base: Base,
@@ -56,6 +59,7 @@ pub(super) fn check(
     checker.config.rules = rules;
     checker.mistakes.append(&mut mistakes);
     checker.listening();
+    checker.http();
     checker.userlist(read_file);
     checker.authentication();
     checker.tls();
@@ -92,6 +96,7 @@ pub fn set(
     };
     let raw = Raw::Untyped(value.to_owned());
     checker.apply(vec![WrittenSetting { setting, place: Place::Nowhere, raw }]);
+    checker.http();
     checker.userlist(read_file);
     checker.authentication();
     // Certificate and key are set one after the other; whether they fit is seen when they are read.
@@ -217,6 +222,30 @@ impl Checker {
         };
         if admin.port != 0 && self.config.listen_addresses().any(|address| address == admin) {
             self.mistake("admin.address", &format!("{admin} is where clients connect already"));
+        }
+    }
+
+    fn http(&mut self) {
+        let admin = &self.config.admin;
+        let length = admin.http_token.reveal().chars().count();
+        if (1..HTTP_TOKEN_CHARS_MIN).contains(&length) {
+            let text =
+                format!("expected {HTTP_TOKEN_CHARS_MIN} characters at least, found {length}");
+            self.mistake("admin.http_token", &text);
+        }
+        let Some(http) = self.config.admin.http_listen.clone() else {
+            return;
+        };
+        let console = self.config.admin.address.iter().cloned();
+        let is_taken = self.config.listen_addresses().chain(console).any(|taken| taken == http);
+        if http.port != 0 && is_taken {
+            let text = format!("{http} is where clients or the console connect already");
+            self.mistake("admin.http_listen", &text);
+        }
+        if length == 0 && !http.is_loopback() && self.all_read(&["admin.http_token"]) {
+            let text =
+                format!("other machines could look at {http}: expected admin.http_token too");
+            self.mistake("admin.http_listen", &text);
         }
     }
 

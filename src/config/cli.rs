@@ -39,6 +39,9 @@ struct Arguments {
     /// Where the console is, such as 127.0.0.1:6433
     #[arg(long, value_name = "ADDRESS:PORT")]
     admin_listen: Option<String>,
+    /// Where the page and the metrics are, such as 127.0.0.1:9127
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    http_listen: Option<String>,
     /// transaction or session
     #[arg(long, value_name = "MODE")]
     pool_mode: Option<String>,
@@ -188,6 +191,7 @@ impl Arguments {
         };
         let options = [
             ("--admin-listen", "admin.address", &self.admin_listen),
+            ("--http-listen", "admin.http_listen", &self.http_listen),
             ("--pool-mode", "pool.pool_mode", &self.pool_mode),
             ("--pool-size", "pool.default_pool_size", &self.pool_size),
             ("--cache", "cache.mode", &self.cache),

@@ -100,6 +100,7 @@ pub(super) const DATABASE_KEYS: &[&str] = &[
     "reserve_pool",
     "reserve_pool_size",
     "server_lifetime",
+    "slow_threshold",
     "timezone",
     "user",
 ];

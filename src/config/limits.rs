@@ -17,6 +17,7 @@ pub struct DatabaseLimits {
     pub max_db_client_connections: Option<u32>,
     pub query_wait_timeout: Option<Duration>,
     pub server_lifetime: Option<Duration>,
+    pub slow_threshold: Option<Duration>,
 }
 
 /// What one user has instead of the settings of the same name, and of those of a database.
@@ -33,6 +34,7 @@ pub struct UserEntry {
     pub idle_transaction_timeout: Option<Duration>,
     pub transaction_timeout: Option<Duration>,
     pub client_idle_timeout: Option<Duration>,
+    pub slow_threshold: Option<Duration>,
 }
 
 /// Keys of an entry of `[users]`, in TOML and in `pgbouncer.ini`.
@@ -46,6 +48,7 @@ pub(super) const USER_KEYS: &[&str] = &[
     "query_timeout",
     "query_wait_timeout",
     "reserve_pool_size",
+    "slow_threshold",
     "transaction_timeout",
 ];
 
@@ -63,6 +66,8 @@ impl DatabaseLimits {
             "max_db_client_connections" => self.max_db_client_connections = count(raw)?,
             "query_wait_timeout" => self.query_wait_timeout = timeout(raw)?,
             "server_lifetime" => self.server_lifetime = timeout(raw)?,
+            // Ours: PgBouncer knows no slow statements.
+            "slow_threshold" => self.slow_threshold = timeout(raw)?,
             _ => return Ok(false),
         }
         Ok(true)
@@ -100,6 +105,7 @@ fn set_user(user: &mut UserEntry, key: &WrittenKey) -> Result<(), String> {
         "idle_transaction_timeout" => user.idle_transaction_timeout = timeout(raw)?,
         "transaction_timeout" => user.transaction_timeout = timeout(raw)?,
         "client_idle_timeout" => user.client_idle_timeout = timeout(raw)?,
+        "slow_threshold" => user.slow_threshold = timeout(raw)?,
         unknown => {
             let hint = suggestion(closest(unknown, USER_KEYS.iter().copied()));
             return Err(format!("unknown key{hint}"));

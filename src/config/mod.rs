@@ -35,8 +35,8 @@ pub use quantity::Size;
 pub use reference::reference;
 pub use secret::SecretText;
 pub use settings::{
-    Admin, Applies, Auth, Cache, Listen, Log, Origin, Pool, Redis, SECTIONS, SETTINGS, Server,
-    Setting, Slow, Tls,
+    Admin, Applies, Auth, Cache, Insight, Listen, Log, Origin, Pool, Redis, SECTIONS, SETTINGS,
+    Server, Setting, Slow, Tls,
 };
 pub use value::Range;
 pub use word::{
@@ -62,6 +62,7 @@ pub struct Config {
     pub redis: Redis,
     pub log: Log,
     pub slow: Slow,
+    pub insight: Insight,
     /// Where each database is; a name stands here once. Applies on reload.
     pub databases: Vec<DatabaseEntry>,
     /// What single users have of their own; a name stands here once. Applies on reload.
@@ -128,6 +129,7 @@ impl Config {
             redis: Redis::default(),
             log: Log::default(),
             slow: Slow::default(),
+            insight: Insight::default(),
             databases: Vec::new(),
             users: Vec::new(),
             peers: Vec::new(),

@@ -30,6 +30,8 @@ impl fmt::Debug for SecretText {
 }
 
 impl Value for SecretText {
+    const SECRET: bool = true;
+
     fn read(raw: &Raw, _range: Range) -> Result<Self, String> {
         raw.as_text()
             .map(Self::new)

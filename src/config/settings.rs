@@ -37,6 +37,7 @@ pub struct Setting {
     pub origin: Origin,
     pub range: Range,
     pub applies: Applies,
+    pub secret: bool,
     pub(super) read: fn(&mut Config, &Raw, Range) -> Result<(), String>,
     pub(super) show: fn(&Config, Style) -> String,
     pub(super) same: fn(&Config, &Config) -> bool,
@@ -105,6 +106,7 @@ macro_rules! settings {
             origin: Origin::$origin,
             range: $range,
             applies: Applies::$applies,
+            secret: <$type as Value>::SECRET,
             read: |config, raw, range| {
                 config.$section.$field = <$type>::read(raw, range)?;
                 Ok(())
@@ -204,6 +206,12 @@ settings! {
         suspend_timeout: Duration = Duration::from_secs(10), PgBouncer, TIMEOUT, OnReload;
         /// Write the process id to this file; empty for none.
         pidfile: Option<PathBuf> = None, PgBouncer, Range::Any, AtStart;
+        /// A port for browsers, Prometheus and load balancers, such as "127.0.0.1:9127"; empty for
+        /// none. It only shows: a page at /, /metrics, and /live and /ready for everybody.
+        http_listen: Option<ListenAddress> = None, Forebay, Range::Any, AtStart;
+        /// What has to be shown there, but for /live and /ready: as the password of any user name, or
+        /// as a bearer token. Empty: nothing, which only an address of this machine alone may have.
+        http_token: SecretText = SecretText::default(), Forebay, Range::Any, OnReload;
     }
 
     /// Who may connect. The user and password of `server.url` always may.
@@ -448,6 +456,21 @@ settings! {
         rate_limit: u32 = 10, Forebay, COUNT, OnReload;
         /// How many of the latest are kept for the console.
         ring_size: u32 = 1000, Forebay, COUNT, AtStart;
+    }
+
+    /// Who runs what: SHOW STATEMENTS, SHOW CLIENT_STATS and SHOW REPEATS.
+    [insight] Insight {
+        /// Count by statement and by group of clients.
+        enabled: bool = true, Forebay, Range::Any, OnReload;
+        /// Statement shapes told apart. Beyond it the least used make room for new ones and are
+        /// summed as one.
+        statements_max: u32 = 2000, Forebay, Range::Between(0, 50_000), AtStart;
+        /// A statement that a client runs this often in one burst, whatever its values, is told
+        /// in SHOW REPEATS, and once a burst in the log. 0 tells none.
+        repeats: u32 = 10, Forebay, COUNT, OnReload;
+        /// After a longer pause outside a transaction a client's next statement begins a burst.
+        burst_pause: Duration = Duration::from_millis(100), Forebay,
+            Range::Between(1, 3600 * SECOND), OnReload;
     }
 }
 

@@ -257,6 +257,12 @@ fn users_have_their_own_settings_in_either_file() {
     let toml = "[users]\napp = { pool_mode = \"statement\", query_timeout = \"2s\", \
                 max_user_connections = 3 }\n";
     assert_eq!(good(&[URL, "f.toml"], &[("f.toml", toml)]).users, [app]);
+    let toml = "[users]\nbob = { slow_threshold = \"2s\" }\n\
+                [databases]\napp = { slow_threshold = 0 }\n";
+    let config = good(&[URL, "f.toml"], &[("f.toml", toml)]);
+    assert_eq!(config.user("bob").unwrap().slow_threshold, Some(Duration::from_secs(2)));
+    let app = config.database("app").unwrap();
+    assert_eq!(app.limits.slow_threshold, Some(Duration::ZERO));
 }
 
 #[test]
@@ -385,6 +391,32 @@ fn without_password_only_this_machine_may_connect() {
 }
 
 #[test]
+fn without_token_only_this_machine_may_look() {
+    let toml = |listen: &str, token: &str| {
+        format!("[admin]\nhttp_listen = \"{listen}\"\nhttp_token = \"{token}\"\n")
+    };
+    let url = "postgres://app:secret@db/shop";
+    for listen in ["0.0.0.0:9127", "*:9127", "10.0.0.1:9127", "[::]:9127", "example.com:9127"] {
+        assert_eq!(
+            bad(&[url, "f.toml"], &[("f.toml", &toml(listen, ""))]),
+            format!(
+                "f.toml:2: admin.http_listen: other machines could look at {listen}: expected \
+                 admin.http_token too\n"
+            )
+        );
+        good(&[url, "f.toml"], &[("f.toml", &toml(listen, "0123456789abcdef"))]);
+    }
+    for listen in ["127.0.0.1:9127", "[::1]:9127", "localhost:9127"] {
+        good(&[url, "f.toml"], &[("f.toml", &toml(listen, ""))]);
+    }
+    assert_eq!(
+        bad(&[url, "f.toml"], &[("f.toml", &toml("127.0.0.1:9127", "0123456789abcde"))]),
+        "f.toml:3: admin.http_token: expected 16 characters at least, found 15\n"
+    );
+    assert_eq!(good(&[url], &[]).admin.http_listen, None);
+}
+
+#[test]
 fn a_method_that_nobody_can_pass_is_a_mistake() {
     let toml = "[auth]\nauth_type = \"md5\"\n";
     assert_eq!(
@@ -501,6 +533,10 @@ fn settings_of_other_sections_must_fit_too() {
     check(
         "[admin]\naddress = \"127.0.0.1:6432\"",
         "4: admin.address: 127.0.0.1:6432 is where clients connect already",
+    );
+    check(
+        "[admin]\nhttp_listen = \"127.0.0.1:6433\"",
+        "4: admin.http_listen: 127.0.0.1:6433 is where clients or the console connect already",
     );
     check("[auth]\nauth_type = \"hba\"", "4: auth.auth_type: hba expects auth_hba_file");
     for foreign in ["pam", "ldap"] {

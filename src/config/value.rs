@@ -109,6 +109,8 @@ pub(super) enum Style {
 
 /// A type a setting can have.
 pub(super) trait Value: Sized + PartialEq {
+    /// What is written of it must not be shown.
+    const SECRET: bool = false;
     /// The error is the whole sentence: what was expected, what was found.
     fn read(raw: &Raw, range: Range) -> Result<Self, String>;
     /// Hides secrets, in any style.

@@ -7,7 +7,8 @@ use crate::admin::command::{Command, Show, Shutdown};
 use crate::admin::conversation::Outcome;
 use crate::admin::table::Table;
 use crate::admin::{
-    cache_show, clients_show, differences_show, fds_show, show, stats_show, tables_show,
+    cache_show, clients_show, differences_show, fds_show, show, statements_show, stats_show,
+    tables_show,
 };
 use crate::cache::coherence::Scope;
 use crate::gateway::{Gateway, Stage};
@@ -61,6 +62,7 @@ fn operation(
         Command::Enable(name) => done(operate::enable(gateway, name.as_deref()), "ENABLE"),
         Command::Reconnect(name) => done(operate::reconnect(gateway, name.as_deref()), "RECONNECT"),
         Command::Show(_)
+        | Command::ShowPart(..)
         | Command::Help
         | Command::Probe(_)
         | Command::SetIgnored
@@ -92,6 +94,7 @@ fn perform_at_once(
 ) -> Outcome {
     match command {
         Command::Show(what) => Outcome::Rows(table(gateway, *what, now)),
+        Command::ShowPart(what, part) => Outcome::Rows(part.of(table(gateway, *what, now))),
         Command::FlushCache => {
             flush(gateway);
             Outcome::done("FLUSH")
@@ -140,8 +143,9 @@ fn perform_at_once(
     }
 }
 
-fn table(gateway: &Gateway, what: Show, now: Instant) -> Table {
-    let now = Collector::new(gateway, now);
+/// What SHOW shows.
+pub fn table(gateway: &Gateway, what: Show, at: Instant) -> Table {
+    let now = Collector::new(gateway, at);
     match what {
         Show::ActiveSockets | Show::Sockets => {
             let mut sockets = now.clients();
@@ -166,8 +170,13 @@ fn table(gateway: &Gateway, what: Show, now: Instant) -> Table {
         Show::Abandoned => clients_show::abandoned(&now.pools()),
         Show::Pins => clients_show::pins(&now.pins()),
         Show::Pools => show::pools(&now.pools()),
+        Show::Repeats => {
+            gateway.shared.take_bursts(at);
+            statements_show::repeats(gateway.shared.insight.repeats.rows())
+        }
         Show::Servers => show::clients(&now.servers()),
-        Show::Slow => clients_show::slow(&gateway.shared.insight.slow()),
+        Show::Slow => clients_show::slow(&gateway.shared.insight.slow.latest()),
+        Show::Statements => statements_show::statements(gateway.shared.insight.statements()),
         Show::State => show::state(gateway.pauses().activity()),
         Show::Stats => stats_show::stats(&now.pools()),
         Show::StatsAverages => stats_show::stats_averages(&now.pools()),

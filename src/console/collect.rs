@@ -52,7 +52,7 @@ impl<'a> Collector<'a> {
     }
 
     pub(super) fn time_of_day(&self, at: Instant) -> SystemTime {
-        self.gateway.shared.insight.time_of_day(at)
+        self.gateway.shared.insight.slow.time_of_day(at)
     }
 
     /// Every pool, the console's among them, by database and user.
@@ -358,6 +358,7 @@ impl<'a> Collector<'a> {
             entries: cache.entries(),
             bytes: cache.bytes(),
             bytes_max: cache.limits().size_bytes,
+            evictions: cache.evictions(),
             hits: counters.hits.value(),
             hits_redis: counters.hits_redis.value(),
             misses: counters.misses.value(),
@@ -391,26 +392,21 @@ impl<'a> Collector<'a> {
     }
 
     pub fn groups(&self) -> Vec<Group> {
+        let mut tallies = self.gateway.shared.insight.groups();
         let groups = self.gateway.shared.registry.groups().into_iter();
         let group =
             |((user, database, application_name, address), counters): (_, Arc<GroupCounters>)| {
                 Group {
+                    number: counters.number,
                     user,
                     database,
                     application_name,
                     address,
                     clients: counters.clients.value(),
-                    queries: counters.queries.value(),
-                    hits: counters.hits.value(),
-                    misses: counters.misses.value(),
-                    bypasses: counters.bypasses.value(),
-                    writes: counters.writes.value(),
-                    errors: counters.errors.value(),
                     received: counters.received.value(),
                     sent: counters.sent.value(),
-                    query_time: counters.query_time.value(),
                     wait_time: counters.wait_time.value(),
-                    slow: counters.slow.value(),
+                    tally: tallies.remove(&counters.number).unwrap_or_default(),
                 }
             };
         groups.map(group).collect()

@@ -9,6 +9,7 @@ use crate::admin::command::Command;
 use crate::admin::conversation::{Access, Conversation, Outcome, Step};
 use crate::client::close::CloseReason;
 use crate::client::registry::Registered;
+use crate::config::SETTINGS;
 use crate::gateway::Gateway;
 use crate::net::Stream;
 use crate::wire::frame::{self, HEADER_BYTES};
@@ -59,6 +60,11 @@ impl Drop for Untold {
     fn drop(&mut self) {
         self.0.untold.send_modify(|count| *count -= 1);
     }
+}
+
+/// Whether what is set may not be in the log.
+fn is_secret(key: &str) -> bool {
+    SETTINGS.iter().any(|setting| setting.secret && setting.shown_name() == key)
 }
 
 pub struct Task {
@@ -198,6 +204,12 @@ impl Task {
     fn log(&self, command: &Command) {
         if !command.only_looks() {
             let entry = &self.registered.entry;
+            let mut command = command.clone();
+            if let Command::Set { key, value } = &mut command
+                && is_secret(key)
+            {
+                "****".clone_into(value);
+            }
             tracing::info!(
                 client_id = entry.id,
                 user = %entry.user,

@@ -122,8 +122,8 @@ impl Gateway {
         let server = &new.config.server;
         self.shared.reset_always.store(server.server_reset_query_always, Ordering::Relaxed);
         self.shared.fast_close.store(server.server_fast_close, Ordering::Relaxed);
-        let slow = &new.config.slow;
-        self.shared.insight.set(slow.threshold, slow.rate_limit);
+        self.shared.insight.slow.set(Arc::clone(&new.config));
+        self.shared.insight.set(&new.config.insight);
     }
 }
 

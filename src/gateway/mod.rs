@@ -24,7 +24,7 @@ use crate::client::Shared;
 use crate::client::deadline::Timeouts;
 use crate::client::registry::Registry;
 use crate::config::{Analysis, CacheMode, Config, DatabaseEntry, Host, PinPolicy};
-use crate::insight::Insight;
+use crate::insight::{Insight, SlowLog};
 use crate::metrics::{CacheCounters, PoolCounters};
 use crate::net::{TlsConfigError, set_socket_options};
 use crate::plan;
@@ -140,14 +140,15 @@ impl Gateway {
         let running = Running::load(config, &read_file)?;
         tell(&running.notices);
         let config = &running.config;
-        let ring = usize::try_from(config.slow.ring_size).unwrap_or(usize::MAX);
         let started = (Instant::now(), std::time::SystemTime::now());
         let redis = redis(config, limits(config), started.0)?;
         set_socket_options(socket_options(config));
         let cache = Cache::new(mode(config), limits(config), rand::random()).with_redis(redis);
         cache.verifier.set(config.cache.verify_sample, config.cache.verify_values);
         cache.analysis.set_auto(config.cache.analysis == Analysis::Auto);
-        let insight = Insight::new(config.slow.threshold, ring, config.slow.rate_limit, started);
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let slow = SlowLog::new(Arc::clone(config), started);
+        let insight = Insight::new(slow, &config.insight, threads);
         Ok(Self {
             cache: Arc::new(cache),
             no_cache: Arc::new(Cache::new(Mode::Off, limits(config), rand::random())),

@@ -1,175 +1,369 @@
-//! Who runs what and how slowly: the latest slow statements, kept and logged.
+//! Who runs what, how often and how slowly: sums by statement shape and by group of clients, and
+//! the latest slow statements.
+//!
+//! Each thread counts in a shard of its own, whose lock only a reader of the console contends for;
+//! readers get the sum of all shards as plain values.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+mod histogram;
+mod latency;
+mod repeats;
+mod seats;
+mod slow;
+mod tally;
 
-/// A statement that took longer than the threshold. No literals, no parameter values.
-#[derive(Clone, Debug)]
-pub struct Slow {
-    pub at: SystemTime,
-    pub database: String,
-    pub user: String,
-    pub application_name: String,
-    pub address: String,
-    pub shape: String,
-    /// Before it was sent to a server.
-    pub wait: Duration,
-    /// From then to its end.
-    pub run: Duration,
-    pub rows: u64,
-    pub server_pid: Option<u32>,
-    /// `hit`, `miss`, or the reason it was not looked up.
-    pub outcome: &'static str,
-    pub failed: bool,
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub use histogram::Histogram;
+pub use latency::{Latency, Times};
+pub use repeats::{Burst, Owner, Repeated, Repeats, Rules};
+pub use seats::{Place, Seat, Shape, Wanted};
+pub use slow::{Slow, SlowLog};
+pub use tally::{GroupTally, Outcome, Sample, StatementTally};
+
+use crate::config;
+
+use seats::Seats;
+
+/// Statement shapes are told apart by a number of 16 bits.
+pub const STATEMENTS_MAX: u16 = 50_000;
+
+/// What all threads share.
+pub struct Insight {
+    pub slow: SlowLog,
+    pub repeats: Repeats,
+    enabled: AtomicBool,
+    /// Guards who sits where. Inside, shards may be locked, one at a time.
+    seats: Mutex<Seats>,
+    /// Whom each seat is given to, so that a seat can be checked without the lock.
+    tickets: Box<[AtomicU64]>,
+    /// Each guards what its threads counted; nothing else is locked inside.
+    shards: Box<[Mutex<Shard>]>,
 }
 
-pub struct Insight {
-    /// Zero: nothing is slow.
-    threshold_us: AtomicU64,
-    ring_size: usize,
-    /// Slow statements that one second may put into the log.
-    rate_limit: AtomicU32,
-    /// The latest, newest last. Nothing else is locked inside.
-    ring: Mutex<VecDeque<Slow>>,
-    logged_this_second: AtomicU32,
-    second: AtomicU64,
-    pub suppressed: AtomicU64,
-    /// The same moment on both clocks, so that statements need to read only one.
-    started: (Instant, SystemTime),
+/// What some threads have counted.
+#[derive(Debug, Default)]
+struct Shard {
+    /// By seat, with the ticket they are of.
+    statements: Vec<Option<Box<(u64, StatementTally)>>>,
+    /// Of shapes that sit no more, or never did.
+    others: StatementTally,
+    groups: Vec<Option<Box<GroupTally>>>,
+    latency: Latency,
+}
+
+/// One row of `SHOW STATEMENTS`.
+#[derive(Clone, Debug)]
+pub struct Statement {
+    /// `None`: the sum of all that have no seat.
+    pub shape: Option<Arc<Shape>>,
+    pub tally: StatementTally,
+}
+
+static NEXT_THREAD: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    static THREAD: Cell<usize> = Cell::new(NEXT_THREAD.fetch_add(1, Ordering::Relaxed));
 }
 
 impl Insight {
-    pub fn new(
-        threshold: Duration,
-        ring_size: usize,
-        rate_limit: u32,
-        started: (Instant, SystemTime),
-    ) -> Self {
+    /// `threads`: how many will count at once, about.
+    pub fn new(slow: SlowLog, config: &config::Insight, threads: usize) -> Self {
+        let seats = u16::try_from(config.statements_max).unwrap_or(STATEMENTS_MAX);
+        let seats = seats.min(STATEMENTS_MAX);
         Self {
-            threshold_us: AtomicU64::new(micros(threshold)),
-            ring_size,
-            rate_limit: AtomicU32::new(rate_limit),
-            ring: Mutex::default(),
-            logged_this_second: AtomicU32::new(0),
-            second: AtomicU64::new(0),
-            suppressed: AtomicU64::new(0),
-            started,
+            slow,
+            repeats: Repeats::new(rules(config)),
+            enabled: AtomicBool::new(config.enabled),
+            seats: Mutex::new(Seats::new(seats)),
+            tickets: (0..seats).map(|_| AtomicU64::new(0)).collect(),
+            shards: (0..threads.clamp(1, 64)).map(|_| Mutex::default()).collect(),
         }
     }
 
-    /// From the next statement on.
-    pub fn set(&self, threshold: Duration, rate_limit: u32) {
-        self.threshold_us.store(micros(threshold), Ordering::Relaxed);
-        self.rate_limit.store(rate_limit, Ordering::Relaxed);
+    pub fn set(&self, config: &config::Insight) {
+        self.enabled.store(config.enabled, Ordering::Relaxed);
+        self.repeats.set(rules(config));
     }
 
-    /// The time of day at a moment of the monotonic clock.
-    pub fn time_of_day(&self, at: Instant) -> SystemTime {
-        self.started.1 + at.saturating_duration_since(self.started.0)
+    pub fn is_enabled(&self) -> bool {
+        self.enabled.load(Ordering::Relaxed)
     }
 
-    pub fn is_slow(&self, total: Duration) -> bool {
-        let threshold = self.threshold_us.load(Ordering::Relaxed);
-        threshold != 0 && micros(total) >= threshold
-    }
-
-    pub fn note_slow(&self, slow: Slow) {
-        if self.may_log(slow.at) {
-            tracing::warn!(
-                database = %slow.database,
-                user = %slow.user,
-                application_name = %slow.application_name,
-                address = %slow.address,
-                wait_ms = slow.wait.as_millis(),
-                run_ms = slow.run.as_millis(),
-                rows = slow.rows,
-                server_pid = slow.server_pid,
-                cache = slow.outcome,
-                failed = slow.failed,
-                shape = %slow.shape,
-                "slow statement"
-            );
-        } else {
-            self.suppressed.fetch_add(1, Ordering::Relaxed);
-        }
-        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
-        if ring.len() >= self.ring_size {
-            ring.pop_front();
-        }
-        if self.ring_size > 0 {
-            ring.push_back(slow);
+    /// Where a shape is counted: as its seat remembers, or found anew.
+    pub fn place<'a>(&self, seat: &Seat, wanted: impl FnOnce() -> Wanted<'a>) -> Option<Place> {
+        match seat.load() {
+            Some(place) if self.is_current(place) => Some(place),
+            Some(_) | None => {
+                let place = self.find(&wanted())?;
+                seat.store(place);
+                Some(place)
+            }
         }
     }
 
-    /// The latest slow statements, newest first.
-    pub fn slow(&self) -> Vec<Slow> {
-        let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
-        ring.iter().rev().cloned().collect()
+    /// The same for who keeps no seat.
+    pub fn find(&self, wanted: &Wanted<'_>) -> Option<Place> {
+        let mut seats = self.seats();
+        let given = seats.find(wanted, |places| self.calls(places))?;
+        if given.is_new {
+            let Place { number, ticket } = given.place;
+            if let Some(current) = self.tickets.get(usize::from(number)) {
+                current.store(ticket, Ordering::Relaxed);
+            }
+        }
+        Some(given.place)
     }
 
-    fn may_log(&self, at: SystemTime) -> bool {
-        let second = at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        if self.second.swap(second, Ordering::Relaxed) != second {
-            self.logged_this_second.store(0, Ordering::Relaxed);
+    fn is_current(&self, place: Place) -> bool {
+        self.tickets
+            .get(usize::from(place.number))
+            .is_some_and(|ticket| ticket.load(Ordering::Relaxed) == place.ticket)
+    }
+
+    /// Counts one statement for its shape and its group.
+    pub fn count(&self, place: Option<Place>, group: u16, sample: &Sample) {
+        let mut shard = self.shard();
+        shard.latency.add(sample);
+        shard.statement(place).add(sample);
+        if let Some(group) = shard.group(group) {
+            group.add(sample);
         }
-        self.logged_this_second.fetch_add(1, Ordering::Relaxed)
-            < self.rate_limit.load(Ordering::Relaxed)
+    }
+
+    /// Counts what is no statement of a shape, such as an error before any began.
+    pub fn count_for_group(&self, group: u16, sample: &Sample) {
+        let mut shard = self.shard();
+        shard.latency.add(sample);
+        if let Some(group) = shard.group(group) {
+            group.add(sample);
+        }
+    }
+
+    pub fn count_transactions(&self, group: u16, count: u64) {
+        if let Some(group) = self.shard().group(group) {
+            group.transactions += count;
+        }
+    }
+
+    /// What is known of every shape, those without a seat as one at the end.
+    pub fn statements(&self) -> Vec<Statement> {
+        let seats = self.seats();
+        let places = seats.places();
+        let mut sums: Vec<StatementTally> =
+            places.iter().map(|_| StatementTally::default()).collect();
+        let mut others = StatementTally::default();
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            others.merge(&shard.others);
+            for (number, counted) in shard.statements.iter().enumerate() {
+                let Some((ticket, tally)) = counted.as_deref() else { continue };
+                let sits = places.get(number).copied().flatten();
+                match sums.get_mut(number) {
+                    Some(sum) if sits.is_some_and(|place| place.ticket == *ticket) => {
+                        sum.merge(tally);
+                    }
+                    Some(_) | None => others.merge(tally),
+                }
+            }
+        }
+        let shape = |place: &Option<Place>| seats.shape((*place)?).cloned();
+        let mut rows: Vec<Statement> = places
+            .iter()
+            .map(shape)
+            .zip(sums)
+            .filter(|(shape, _)| shape.is_some())
+            .map(|(shape, tally)| Statement { shape, tally })
+            .collect();
+        if others.calls > 0 {
+            rows.push(Statement { shape: None, tally: others });
+        }
+        rows
+    }
+
+    /// How many shapes lost their seat to others.
+    pub fn evicted(&self) -> u64 {
+        self.seats().evicted()
+    }
+
+    pub fn shape(&self, place: Place) -> Option<Arc<Shape>> {
+        self.seats().shape(place).cloned()
+    }
+
+    /// What every group did that did anything.
+    pub fn groups(&self) -> HashMap<u16, GroupTally> {
+        let mut sums: HashMap<u16, GroupTally> = HashMap::new();
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            for (group, tally) in shard.groups.iter().enumerate() {
+                if let (Ok(group), Some(tally)) = (u16::try_from(group), tally) {
+                    sums.entry(group).or_default().merge(tally);
+                }
+            }
+        }
+        sums
+    }
+
+    /// How long all statements took.
+    pub fn latency(&self) -> Latency {
+        let mut sum = Latency::default();
+        for shard in &self.shards {
+            sum.merge(&shard.lock().unwrap_or_else(PoisonError::into_inner).latency);
+        }
+        sum
+    }
+
+    /// Calls by seat, for those who sit.
+    fn calls(&self, places: &[Option<Place>]) -> Vec<u64> {
+        let mut calls = vec![0; places.len()];
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            for ((sum, place), counted) in calls.iter_mut().zip(places).zip(&shard.statements) {
+                if let (Some(place), Some((ticket, tally))) = (place, counted.as_deref())
+                    && *ticket == place.ticket
+                {
+                    *sum += tally.calls;
+                }
+            }
+        }
+        calls
+    }
+
+    fn seats(&self) -> MutexGuard<'_, Seats> {
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This thread's; two threads may share one.
+    fn shard(&self) -> MutexGuard<'_, Shard> {
+        let index = THREAD.get() % self.shards.len();
+        let shard = self.shards.get(index).or(self.shards.first());
+        #[expect(clippy::expect_used, reason = "`new` makes one at least")]
+        let shard = shard.expect("there is a shard");
+        shard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+fn rules(config: &config::Insight) -> Rules {
+    Rules { least: config.repeats, pause: config.burst_pause }
+}
+
+impl Shard {
+    fn statement(&mut self, place: Option<Place>) -> &mut StatementTally {
+        let Some(Place { number, ticket }) = place else { return &mut self.others };
+        let number = usize::from(number);
+        if self.statements.len() <= number {
+            self.statements.resize_with(number + 1, || None);
+        }
+        let Some(counted) = self.statements.get_mut(number) else { return &mut self.others };
+        match counted {
+            Some(of_another) if of_another.0 > ticket => return &mut self.others,
+            Some(of_another) if of_another.0 < ticket => {
+                self.others.merge(&of_another.1);
+                **of_another = (ticket, StatementTally::default());
+            }
+            Some(_) | None => {}
+        }
+        &mut counted.get_or_insert_with(|| Box::new((ticket, StatementTally::default()))).1
+    }
+
+    fn group(&mut self, group: u16) -> Option<&mut GroupTally> {
+        let group = usize::from(group);
+        if self.groups.len() <= group {
+            self.groups.resize_with(group + 1, || None);
+        }
+        self.groups.get_mut(group).map(|tally| &mut **tally.get_or_insert_default())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Base, Config};
 
-    fn insight(threshold: Duration, ring_size: usize, rate_limit: u32) -> Insight {
-        Insight::new(threshold, ring_size, rate_limit, (Instant::now(), SystemTime::UNIX_EPOCH))
+    fn insight(statements_max: u32) -> Insight {
+        let config = Arc::new(Config::defaults(Base::Forebay));
+        let started = (std::time::Instant::now(), std::time::SystemTime::UNIX_EPOCH);
+        let counting = config::Insight { statements_max, ..config.insight.clone() };
+        Insight::new(SlowLog::new(config, started), &counting, 2)
     }
 
-    fn slow(shape: &str) -> Slow {
-        Slow {
-            at: SystemTime::UNIX_EPOCH,
-            database: "app".into(),
-            user: "ann".into(),
-            application_name: String::new(),
-            address: "127.0.0.1:1".into(),
-            shape: shape.into(),
-            wait: Duration::ZERO,
-            run: Duration::from_secs(1),
-            rows: 1,
-            server_pid: None,
-            outcome: "miss",
-            failed: false,
-        }
+    const SAMPLE: Sample = Sample {
+        is_call: true,
+        outcome: Outcome::Miss,
+        wait: 1,
+        run: 2,
+        rows: 3,
+        bytes: 4,
+        writes: false,
+        slow: false,
+        failed: None,
+    };
+
+    fn run(insight: &Insight, seat: &Seat, shape: &str) {
+        let wanted =
+            || Wanted { database_id: 1, database: "app", shape: shape.as_bytes(), piece: None };
+        insight.count(insight.place(seat, wanted), 1, &SAMPLE);
     }
 
-    #[test]
-    fn the_ring_keeps_the_latest_newest_first() {
-        let insight = insight(Duration::from_millis(500), 2, 10);
-        for shape in ["a", "b", "c"] {
-            insight.note_slow(slow(shape));
-        }
-        let shapes: Vec<String> = insight.slow().into_iter().map(|slow| slow.shape).collect();
-        assert_eq!(shapes, ["c", "b"]);
-    }
-
-    #[test]
-    fn a_second_logs_no_more_than_its_share() {
-        let insight = insight(Duration::from_millis(500), 10, 2);
-        for _ in 0..5 {
-            insight.note_slow(slow("a"));
-        }
-        assert_eq!(insight.suppressed.load(Ordering::Relaxed), 3);
+    fn calls(insight: &Insight) -> Vec<(String, u64)> {
+        let row = |statement: Statement| {
+            let text = statement.shape.map_or("(other)".into(), |shape| shape.text.clone());
+            (text, statement.tally.calls)
+        };
+        insight.statements().into_iter().map(row).collect()
     }
 
     #[test]
-    fn a_threshold_of_zero_finds_nothing_slow() {
-        assert!(!insight(Duration::ZERO, 2, 1).is_slow(Duration::from_secs(9)));
-        assert!(insight(Duration::from_secs(1), 2, 1).is_slow(Duration::from_secs(1)));
+    fn no_call_is_lost_when_shapes_come_and_go() {
+        let insight = insight(3);
+        let seats: Vec<(Seat, String)> =
+            (0..10).map(|n| (Seat::default(), format!("select {}", "a".repeat(n + 1)))).collect();
+        // The first is used more than all others, so it keeps its seat.
+        for round in 0..20 {
+            for (seat, shape) in &seats {
+                run(&insight, &seats[0].0, &seats[0].1);
+                run(&insight, seat, shape);
+                let sum: u64 = calls(&insight).iter().map(|(_, calls)| calls).sum();
+                assert_eq!(insight.groups()[&1].queries, sum);
+            }
+            assert_eq!(calls(&insight)[0], ("select a".into(), 11 * (round + 1)));
+        }
+        assert_eq!(calls(&insight).len(), 4);
+        assert!(insight.evicted() > 100, "{}", insight.evicted());
+    }
+
+    #[test]
+    fn what_two_threads_count_is_one_sum() {
+        let insight = insight(3);
+        let seat = Seat::default();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..1000).for_each(|_| run(&insight, &seat, "select a")));
+            }
+        });
+        assert_eq!(calls(&insight), [("select a".to_owned(), 4000)]);
+        assert_eq!(insight.groups()[&1].rows, 12_000);
+        assert_eq!(insight.latency().query.count(), 4000);
+    }
+
+    #[test]
+    fn a_seat_that_another_was_given_counts_for_neither() {
+        let insight = insight(1);
+        let (one, two) = (Seat::default(), Seat::default());
+        run(&insight, &one, "select a");
+        let old = one.load();
+        run(&insight, &two, "select b");
+        // As by a thread that had looked just before.
+        insight.count(old, 1, &SAMPLE);
+        assert_eq!(calls(&insight), [("select b".to_owned(), 1), ("(other)".to_owned(), 2)]);
+    }
+
+    #[test]
+    fn without_seats_all_is_one_row() {
+        let insight = insight(0);
+        run(&insight, &Seat::default(), "select a");
+        assert_eq!(calls(&insight), [("(other)".to_owned(), 1)]);
     }
 }

@@ -89,6 +89,7 @@ pub async fn upkeep(gateway: Arc<Gateway>) {
         ticks.tick().await;
         let now = Instant::now();
         gateway.upkeep(now);
+        gateway.shared.take_bursts(now);
         let idle_timeout = gateway.config().server.server_idle_timeout;
         gateway.auth_queries.upkeep(now, idle_timeout);
         report.tick(&gateway, now);

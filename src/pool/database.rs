@@ -9,6 +9,7 @@ use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use crate::cache::coherence::Scope;
 use crate::cache::home::Home;
+use crate::insight::Seat;
 use crate::metrics::StatementCounters;
 use crate::sql::analysis::is_undecided;
 use crate::sql::catalog::Catalog;
@@ -62,6 +63,8 @@ pub struct Known {
     pub verdict: Arc<Verdict>,
     pub uses: Arc<StatementCounters>,
     sightings: AtomicU8,
+    /// Where its statements are counted.
+    pub seat: Seat,
 }
 
 /// Sightings after which a verdict is what it will be.
@@ -76,6 +79,7 @@ impl Known {
             verdict: Arc::new(verdict),
             uses: Arc::default(),
             sightings: AtomicU8::new(FINAL),
+            seat: Seat::default(),
         })
     }
 
@@ -287,6 +291,7 @@ impl Database {
             verdict: Arc::new(verdict),
             uses: Arc::default(),
             sightings: AtomicU8::new(FINAL),
+            seat: Seat::default(),
         };
         self.verdicts.insert(xxh3_128_with_seed(&known.material, self.seed), Arc::new(decided));
     }
@@ -314,6 +319,7 @@ impl Database {
             verdict,
             uses: Arc::default(),
             sightings,
+            seat: Seat::default(),
         });
         if !known.verdict.exact_text {
             self.verdicts.insert(hash, Arc::clone(&known));

@@ -32,6 +32,11 @@ impl Failure {
         };
         Self { at: now, sqlstate, message: error.to_string() }
     }
+
+    /// There was nobody to refuse, or PostgreSQL lets nobody in just now.
+    pub fn out_of_reach(&self) -> bool {
+        self.sqlstate.as_ref().is_none_or(|sqlstate| sqlstate == sqlstate::CANNOT_CONNECT_NOW)
+    }
 }
 
 /// Whether PostgreSQL may only be away for a moment, so that clients wait for it.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use lru::LruCache;
 
+use crate::insight::Seat;
 use crate::server::settings::Settings;
 use crate::sql::hint::Hint;
 use crate::sql::lex::{Lexed, lex};
@@ -36,6 +37,8 @@ pub struct Statement {
     pub signature: OnceLock<Signature>,
     /// The newest catalogue generation under which it is still parsed to that.
     vouched: AtomicU64,
+    /// Where its executions are counted.
+    pub seat: Seat,
     /// The verdict under the newest catalogue and settings it was asked for.
     known: Mutex<Option<Known>>,
 }
@@ -69,6 +72,7 @@ impl Statement {
             accepted: AtomicBool::new(false),
             signature: OnceLock::new(),
             vouched: AtomicU64::new(generation),
+            seat: Seat::default(),
             known: Mutex::new(None),
         }
     }

@@ -109,7 +109,7 @@ pub enum Read {
 }
 
 /// Why a query was not looked up, alike in log, metric and console.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum BypassReason {
     // Decided by the text and the catalogue (`sql`).
     /// Not a SELECT, VALUES or TABLE.
@@ -170,6 +170,7 @@ pub enum BypassReason {
     /// Earlier requests of this client are still unanswered.
     Pipelined,
     /// The group of messages holds more than one cacheable read.
+    #[default]
     Group,
     /// Execute with a row limit, or a portal used twice.
     RowLimit,

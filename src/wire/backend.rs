@@ -64,6 +64,16 @@ impl Status {
     }
 }
 
+/// The number at the end of a command tag, and so of what ends in a CommandComplete message: how
+/// many rows it was about. `None`: the tag has none.
+pub fn rows_of_tag(bytes: &[u8]) -> Option<u64> {
+    let tag = bytes.strip_suffix(b"\0")?;
+    let count = tag.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+    let (before, digits) = tag.split_at_checked(tag.len() - count)?;
+    let number = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    before.ends_with(b" ").then_some(number)
+}
+
 /// One field of an ErrorResponse or NoticeResponse, such as `C` for the SQLSTATE.
 pub fn error_field(body: &[u8], field: u8) -> Option<&[u8]> {
     let mut reader = Reader::new(body);
@@ -249,6 +259,23 @@ pub fn write_data_row<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tag_ends_in_how_many_rows_it_was_about_if_it_tells() {
+        for (tag, expected) in [
+            (&b"SELECT 3\0"[..], Some(3)),
+            (b"INSERT 0 12\0", Some(12)),
+            (b"D\0\0\0\x04C\0\0\0\rSELECT 0\0", Some(0)),
+            (b"BEGIN\0", None),
+            (b"X7\0", None),
+            (b"7\0", None),
+            (b"SELECT 99999999999999999999999\0", None),
+            (b"SELECT 3", None),
+            (b"", None),
+        ] {
+            assert_eq!(rows_of_tag(tag), expected, "{tag:?}");
+        }
+    }
 
     #[test]
     fn error_fields_are_found_by_letter() {

@@ -21,10 +21,10 @@ fn start(toml: &str, options: &[&str]) -> (Database<'static>, Forebay, RawClient
     (database, forebay, console)
 }
 
-type Row = HashMap<String, String>;
+pub type Row = HashMap<String, String>;
 
 /// Rows by column name; NULL is `NULL`.
-fn table(console: &mut RawClient, sql: &str) -> Vec<Row> {
+pub fn table(console: &mut RawClient, sql: &str) -> Vec<Row> {
     let messages = console.run_for_messages(sql);
     let description = messages.iter().find(|message| message.tag == b'T').unwrap();
     let names: Vec<String> =
@@ -37,17 +37,17 @@ fn table(console: &mut RawClient, sql: &str) -> Vec<Row> {
 }
 
 /// The row whose `column` has this value.
-fn find(console: &mut RawClient, sql: &str, column: &str, value: &str) -> Row {
+pub fn find(console: &mut RawClient, sql: &str, column: &str, value: &str) -> Row {
     let rows = table(console, sql);
     let found = rows.iter().find(|row| row[column] == value);
     found.unwrap_or_else(|| panic!("{sql}: no {value} in {rows:?}")).clone()
 }
 
-fn fields<'a>(row: &'a Row, names: &[&str]) -> Vec<&'a str> {
+pub fn fields<'a>(row: &'a Row, names: &[&str]) -> Vec<&'a str> {
     names.iter().map(|name| row[*name].as_str()).collect()
 }
 
-fn count(row: &Row, name: &str) -> u64 {
+pub fn count(row: &Row, name: &str) -> u64 {
     row[name].parse().unwrap()
 }
 

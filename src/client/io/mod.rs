@@ -30,7 +30,7 @@ use super::deadline::Doing;
 use super::look_up::Answer;
 use super::registry::{Entry, Leave};
 use super::replies::ServerFault;
-use super::session::{Outcome, Session, Taken};
+use super::session::{Session, Taken};
 use super::spare::{self, READ_BYTES};
 use super::{Shared, statistics};
 
@@ -112,6 +112,7 @@ impl Task {
             lease.connection.server.partial > 0 && lease.connection.server.partial_forward
         });
         self.leave_server(reason).await;
+        statistics::take_burst(&self.shared.insight, &self.entry, self.now, true);
         if !in_row && (*reason != CloseReason::ServerLost || !self.session.told_fatal) {
             reason.tell(&mut self.out);
         }
@@ -553,15 +554,21 @@ impl Task {
         let now = self.now;
         let (pins, prepared) = (self.session.pins, self.session.names.prepared.len());
         let finished = &self.session.work.finished;
-        let hits = finished.iter().filter(|one| one.running.outcome == Outcome::Hit).count();
+        let queries = finished.iter().filter(|one| one.running.is_call).count();
+        let hits = finished.iter().filter(|one| one.running.outcome.is_hit()).count();
         self.show(|shown| {
-            shown.queries += finished.len() as u64;
+            shown.queries += queries as u64;
             shown.hits += hits as u64;
             shown.pinned_since = (!pins.is_empty()).then(|| shown.pinned_since.unwrap_or(now));
             shown.request_at = Some(now);
             shown.pins = pins;
             shown.prepared_statements = prepared;
         });
+        let transactions = u64::from(std::mem::take(&mut self.session.work.transactions));
+        statistics::count_transactions(&self.shared.insight, &self.entry, transactions);
+        if self.shared.insight.is_enabled() && statistics::are_hits(&self.session.work.finished, now) {
+            statistics::end(&mut self.session.work.finished, Instant::now());
+        }
         let counters = &self.session.common.counters;
         let mut ended_at = now;
         // The next answer has its own time.
@@ -571,9 +578,13 @@ impl Task {
             ended_at = finished.finished_at;
             statistics::record(&self.shared.insight, &self.entry, &self.session.common, &finished);
         }
-        if self.session.work.transaction.status == Status::Idle
-            && let Some(began) = self.transaction_began.take()
-        {
+        if self.session.work.finished.capacity() > 1 {
+            // Only pipelines need it.
+            self.session.work.finished = Vec::new();
+        }
+        let idle = self.session.work.transaction.status == Status::Idle;
+        statistics::set_in_transaction(&self.shared.insight, &self.entry, !idle);
+        if idle && let Some(began) = self.transaction_began.take() {
             let lasted = ended_at.saturating_duration_since(began);
             counters.xact_time.add(statistics::micros(lasted));
         }

@@ -405,6 +405,12 @@ impl Pool {
         }
     }
 
+    /// How long ago PostgreSQL could not be reached, if that was the last time it was tried.
+    pub fn unreachable_for(&self, now: Instant) -> Option<Duration> {
+        let failure = self.failure().filter(Failure::out_of_reach)?;
+        Some(now.saturating_duration_since(failure.at))
+    }
+
     /// What is known of each idle server, for `SHOW SERVERS`.
     pub fn idle_servers<T>(&self, read: impl Fn(&Connection) -> T) -> Vec<T> {
         self.state().idle().map(|idle| read(&idle.connection)).collect()

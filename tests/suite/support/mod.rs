@@ -4,6 +4,7 @@
 pub mod daemon;
 pub mod fake;
 pub mod forebay;
+pub mod http;
 pub mod postgres;
 pub mod psql;
 pub mod raw;
