@@ -94,6 +94,7 @@ pub const SLOW: Columns = &[
     int4("server_pid"),
     text("cache"),
     text("failed"),
+    text("route"),
     text("statement"),
     text("text"),
 ];
@@ -116,6 +117,7 @@ pub fn slow(statements: &[Slow]) -> Table {
             slow.server_pid.map(|pid| pid.to_string()),
             value(slow.outcome),
             value(if slow.failed { "yes" } else { "no" }),
+            slow.route.as_ref().map(|route| route.name.clone()),
             value(&slow.shape),
             slow.text.clone(),
         ]);
@@ -168,10 +170,11 @@ pub fn abandoned(pools: &[Pool]) -> Table {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::{Duration, SystemTime};
 
     use super::*;
-    use crate::insight::{GroupTally, Outcome, Sample};
+    use crate::insight::{GroupTally, Outcome, Route, Sample};
     use crate::sql::verdict::BypassReason;
 
     fn rows(table: &Table) -> Vec<String> {
@@ -238,12 +241,13 @@ mod tests {
             server_pid: None,
             outcome: "function",
             failed: false,
+            route: Some(Arc::new(Route { name: "/cart".into(), application: String::new() })),
             text: None,
         };
         assert_eq!(
             rows(&super::slow(&[slow])),
             ["4|1970-01-01 00:00:00 UTC|app|ann|web|10.0.0.1:5|20|1200|1|8|NULL|function|no|\
-              SELECT pg_sleep(?)|NULL"]
+              /cart|SELECT pg_sleep(?)|NULL"]
         );
     }
 

@@ -3,8 +3,8 @@
 use super::part::Part;
 use super::table::{Column, Columns, int4, text};
 use super::{
-    cache_show, clients_show, differences_show, fds_show, show, statements_show, stats_show,
-    tables_show,
+    cache_show, clients_show, differences_show, fds_show, routes_show, show, statements_show,
+    stats_show, tables_show,
 };
 
 /// Longest command that is read; the longest sensible one is a tenth of it.
@@ -79,6 +79,7 @@ pub enum Show {
     Pins,
     Pools,
     Repeats,
+    Routes,
     Servers,
     Slow,
     Sockets,
@@ -174,6 +175,7 @@ static SHOWS: &[(&str, Show, Columns)] = &[
     ("pins", Show::Pins, clients_show::PINS),
     ("pools", Show::Pools, show::POOLS),
     ("repeats", Show::Repeats, statements_show::REPEATS),
+    ("routes", Show::Routes, routes_show::ROUTES),
     ("servers", Show::Servers, show::CLIENTS),
     ("slow", Show::Slow, clients_show::SLOW),
     ("sockets", Show::Sockets, show::SOCKETS),
@@ -194,7 +196,7 @@ pub const HELP: &str = "Console usage
 	SHOW DNS_HOSTS|DNS_ZONES
 	SHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
 	SHOW CACHE|CACHE_TABLES|CACHE_REASONS|CACHE_DIFFERENCES
-	SHOW CLIENT_STATS|STATEMENTS|REPEATS|SLOW|PINS|ABANDONED
+	SHOW CLIENT_STATS|STATEMENTS|ROUTES|REPEATS|SLOW|PINS|ABANDONED
 	SHOW <any of these> [ORDER BY <column> [ASC|DESC]] [LIMIT <n>]
 	FLUSH CACHE [DATABASE <name>|ROLE <name>|TABLE <name>]
 	RELOAD

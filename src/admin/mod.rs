@@ -20,5 +20,6 @@ pub mod cache_show;
 pub mod tables_show;
 pub mod clients_show;
 pub mod statements_show;
+pub mod routes_show;
 pub mod differences_show;
 pub mod conversation;

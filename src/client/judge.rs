@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use crate::cache::Age;
 use crate::cache::key::SessionKey;
+use crate::insight::Tag;
 use crate::pool::database;
 use crate::pool::statements::{Known, Statement};
 use crate::sql::classify::{Context, classify};
@@ -27,6 +28,7 @@ impl Session {
             lexed.shape.clear();
             lexed.text.clear();
         }
+        self.work.tag = if plain { Tag::of(sql, &lexed) } else { None };
         let known = self.classified(sql, &[], plain.then_some(lexed.shape.as_slice()));
         self.work.lexed = lexed;
         known

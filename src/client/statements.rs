@@ -33,6 +33,8 @@ pub struct Names {
     pub unnamed: Option<Prepared>,
     /// The unnamed statement made last, and the generation it was made under.
     made: Option<Prepared>,
+    /// The statement parsed last, until it is run if it says which request it is for; 0: none.
+    pub parsed: u64,
     portals: BTreeMap<Box<[u8]>, Portal>,
     /// Nearly every portal there is.
     unnamed_portal: Option<Portal>,
@@ -46,16 +48,20 @@ impl Session {
         let generation = self.common.database.generation();
         let settings = self.settings.id;
         if !name.is_empty() {
-            return self.common.statements.intern(sql, types, settings, generation);
+            let statement = self.common.statements.intern(sql, types, settings, generation);
+            self.names.parsed = statement.id;
+            return statement;
         }
         if let Some(Prepared { statement, generation: made_under }) = &self.names.made
             && *made_under == generation
             && statement.is_of(sql, types, settings)
             && self.work.requests.is_empty()
         {
+            self.names.parsed = statement.id;
             return Arc::clone(statement);
         }
         let statement = Arc::new(Statement::new(sql, types, settings, generation));
+        self.names.parsed = statement.id;
         self.names.made = (!statement.folds_at_parse())
             .then(|| Prepared { statement: Arc::clone(&statement), generation });
         statement

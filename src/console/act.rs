@@ -7,8 +7,8 @@ use crate::admin::command::{Command, Show, Shutdown};
 use crate::admin::conversation::Outcome;
 use crate::admin::table::Table;
 use crate::admin::{
-    cache_show, clients_show, differences_show, fds_show, show, statements_show, stats_show,
-    tables_show,
+    cache_show, clients_show, differences_show, fds_show, routes_show, show, statements_show,
+    stats_show, tables_show,
 };
 use crate::cache::coherence::Scope;
 use crate::gateway::{Gateway, Stage};
@@ -172,6 +172,10 @@ fn table(gateway: &Gateway, what: Show, at: Instant) -> Table {
         Show::Repeats => {
             gateway.shared.take_bursts(at);
             statements_show::repeats(gateway.shared.insight.repeats.rows())
+        }
+        Show::Routes => {
+            gateway.shared.take_bursts(at);
+            routes_show::routes(gateway.shared.insight.routes.rows())
         }
         Show::Servers => show::clients(&now.servers()),
         Show::Slow => clients_show::slow(&gateway.shared.insight.slow.latest()),

@@ -22,6 +22,13 @@ impl Histogram {
         }
     }
 
+    /// Takes one back that was added.
+    pub fn remove(&mut self, micros: u64) {
+        if let Some(count) = self.counts.get_mut(bucket(micros)) {
+            *count = count.saturating_sub(1);
+        }
+    }
+
     pub fn merge(&mut self, other: &Self) {
         for (count, more) in self.counts.iter_mut().zip(&other.counts) {
             *count = count.saturating_add(*more);

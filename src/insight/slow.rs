@@ -7,6 +7,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::Config;
 
+use super::pace::Pace;
+use super::tags::Route;
+
 /// A statement that took longer than the threshold.
 #[derive(Clone, Debug)]
 pub struct Slow {
@@ -29,6 +32,7 @@ pub struct Slow {
     /// `hit`, `miss`, or the reason it was not looked up.
     pub outcome: &'static str,
     pub failed: bool,
+    pub route: Option<Arc<Route>>,
     /// As it was sent, literals and all, where settings permit that; never in the log.
     pub text: Option<String>,
 }
@@ -45,8 +49,7 @@ pub struct SlowLog {
     /// The latest, newest last. Nothing else is locked inside.
     ring: Mutex<VecDeque<Slow>>,
     next_id: AtomicU64,
-    logged_this_second: AtomicU32,
-    second: AtomicU64,
+    pace: Pace,
     pub suppressed: AtomicU64,
     /// The same moment on both clocks, so that statements need to read only one.
     started: (Instant, SystemTime),
@@ -61,8 +64,7 @@ impl SlowLog {
             config: Mutex::new(Arc::clone(&config)),
             ring: Mutex::default(),
             next_id: AtomicU64::new(1),
-            logged_this_second: AtomicU32::new(0),
-            second: AtomicU64::new(0),
+            pace: Pace::default(),
             suppressed: AtomicU64::new(0),
             started,
         };
@@ -105,7 +107,7 @@ impl SlowLog {
 
     pub fn note(&self, mut slow: Slow) {
         slow.id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        if self.may_log(slow.at) {
+        if self.pace.may(slow.at, self.rate_limit.load(Ordering::Relaxed)) {
             tracing::warn!(
                 slow_id = slow.id,
                 database = %slow.database,
@@ -119,6 +121,7 @@ impl SlowLog {
                 server_pid = slow.server_pid,
                 cache = slow.outcome,
                 failed = slow.failed,
+                route = slow.route.as_ref().map(|route| route.name.as_str()),
                 shape = %slow.shape,
                 "slow statement"
             );
@@ -138,15 +141,6 @@ impl SlowLog {
     pub fn latest(&self) -> Vec<Slow> {
         let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         ring.iter().rev().cloned().collect()
-    }
-
-    fn may_log(&self, at: SystemTime) -> bool {
-        let second = at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        if self.second.swap(second, Ordering::Relaxed) != second {
-            self.logged_this_second.store(0, Ordering::Relaxed);
-        }
-        self.logged_this_second.fetch_add(1, Ordering::Relaxed)
-            < self.rate_limit.load(Ordering::Relaxed)
     }
 }
 
@@ -204,6 +198,7 @@ mod tests {
             server_pid: None,
             outcome: "miss",
             failed: false,
+            route: None,
             text: None,
         }
     }

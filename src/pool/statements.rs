@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use lru::LruCache;
 
-use crate::insight::Seat;
+use crate::insight::{Seat, Tag};
 use crate::sql::hint::Hint;
 use crate::sql::lex::{Lexed, lex};
 
@@ -27,6 +27,8 @@ pub struct Statement {
     pub generation: u64,
     /// `None` if the lexer cannot vouch for the text.
     pub lexed: Option<Lexed>,
+    /// What its comments say of where it comes from.
+    pub tag: Option<Tag>,
     /// Some server has accepted it.
     pub accepted: AtomicBool,
     /// Where its executions are counted.
@@ -56,6 +58,7 @@ impl Statement {
             types: types.into(),
             settings,
             generation,
+            tag: lexed.as_ref().and_then(|lexed| Tag::of(sql, lexed)),
             lexed,
             accepted: AtomicBool::new(false),
             seat: Seat::default(),

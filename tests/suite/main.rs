@@ -43,6 +43,7 @@ mod redis;
 mod reload;
 mod replication;
 mod retry;
+mod routes;
 mod row_security;
 mod rules;
 mod savepoints;
