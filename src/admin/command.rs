@@ -3,8 +3,8 @@
 use super::part::Part;
 use super::table::{Column, Columns, int4, text};
 use super::{
-    cache_show, clients_show, differences_show, fds_show, routes_show, show, statements_show,
-    stats_show, tables_show,
+    cache_show, clients_show, differences_show, fds_show, plan_show, routes_show, show,
+    statements_show, stats_show, tables_show,
 };
 
 /// Longest command that is read; the longest sensible one is a tenth of it.
@@ -52,6 +52,8 @@ pub enum Command {
     Kill(Option<String>),
     /// `None`: what was given is no id.
     KillClient(Option<u64>),
+    /// The plan of a slow statement. `None`: what was given is no id.
+    ExplainSlow(Option<u64>),
     WaitClose(Option<String>),
     /// Nothing but blanks and comments.
     Empty,
@@ -198,6 +200,7 @@ pub const HELP: &str = "Console usage
 	SHOW CACHE|CACHE_TABLES|CACHE_REASONS|CACHE_DIFFERENCES
 	SHOW CLIENT_STATS|STATEMENTS|ROUTES|REPEATS|SLOW|PINS|ABANDONED
 	SHOW <any of these> [ORDER BY <column> [ASC|DESC]] [LIMIT <n>]
+	EXPLAIN SLOW <id>
 	FLUSH CACHE [DATABASE <name>|ROLE <name>|TABLE <name>]
 	RELOAD
 	SET key = value
@@ -306,6 +309,7 @@ impl Command {
             ["begin", ..] | ["start", "transaction", ..] => Self::Transaction(Transaction::Begin),
             ["commit" | "end"] => Self::Transaction(Transaction::Commit),
             ["rollback" | "abort"] => Self::Transaction(Transaction::Rollback),
+            ["explain", "slow", id] => Self::ExplainSlow(id.parse().ok()),
             ["flush", "cache"] => Self::FlushCache,
             ["reload"] => Self::Reload,
             ["shutdown"] => Self::Shutdown(Shutdown::Now),
@@ -330,6 +334,7 @@ impl Command {
                 true
             }
             Self::Set { .. }
+            | Self::ExplainSlow(_)
             | Self::FlushCache
             | Self::FlushDatabase(_)
             | Self::FlushRole(_)
@@ -353,6 +358,7 @@ impl Command {
         match self {
             Self::Show(show) | Self::ShowPart(show, _) => Some(show.columns()),
             Self::Probe(probe) => Some(probe.columns),
+            Self::ExplainSlow(_) => Some(plan_show::PLAN),
             Self::Help
             | Self::SetIgnored
             | Self::Set { .. }
@@ -469,6 +475,8 @@ mod tests {
         let top = Command::ShowPart(Show::Statements, part);
         check("SHOW STATEMENTS ORDER BY Calls LIMIT 2;", &top);
         check("select 1", &Command::Probe(ONE));
+        check("Explain slow 7;", &Command::ExplainSlow(Some(7)));
+        check("EXPLAIN SLOW x", &Command::ExplainSlow(None));
         check("SHOW HELP", &Command::Help);
         check("show", &Command::Help);
         check("FLUSH CACHE", &Command::FlushCache);
@@ -558,7 +566,9 @@ mod tests {
     fn who_may_only_look_changes_nothing() {
         let may = |text| Command::parse(text).unwrap().only_looks();
         assert!(may("show stats") && may("select 1") && may("set datestyle to iso"));
-        for text in ["reload", "shutdown", "flush cache", "kill_client 1", "set x = 1"] {
+        for text in
+            ["reload", "shutdown", "flush cache", "kill_client 1", "set x = 1", "explain slow 1"]
+        {
             assert!(!may(text), "{text}");
         }
     }

@@ -21,5 +21,6 @@ pub mod tables_show;
 pub mod clients_show;
 pub mod statements_show;
 pub mod routes_show;
+pub mod plan_show;
 pub mod differences_show;
 pub mod conversation;

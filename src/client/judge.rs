@@ -24,6 +24,7 @@ impl Session {
     pub fn verdict_of_text(&mut self, sql: &[u8]) -> (Arc<database::Known>, u64) {
         let mut lexed = std::mem::take(&mut self.work.lexed);
         let plain = lex(sql, &mut lexed).is_ok();
+        self.work.texts = self.work.texts.wrapping_add(1);
         if !plain {
             lexed.shape.clear();
             lexed.text.clear();

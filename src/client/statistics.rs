@@ -8,17 +8,20 @@ use crate::pool::Common;
 use crate::pool::statements::Statement;
 
 use super::registry::Entry;
+use super::session::Session;
+use super::slow_text::kept;
 use super::underway::{Finished, Running, Shape};
 
 /// Counts one statement for its shape and its client's group, and notes it if it was slow.
-pub fn record(insight: &Insight, entry: &Entry, common: &Common, finished: &Finished) {
-    let running = &finished.running;
+pub fn record(insight: &Insight, entry: &Entry, session: &Session, finished: &Finished) {
+    let (common, running) = (&*session.common, &finished.running);
     let total = finished.finished_at.saturating_duration_since(running.arrived_at);
     let wait =
         running.sent_at.map_or(total, |sent| sent.saturating_duration_since(running.arrived_at));
     common.counters.query_time.add(micros(total));
     let slow = running.is_call && insight.slow.is_slow(micros(total), &entry.database, &entry.user);
     if slow {
+        let (kept, no_plan) = kept(session, entry, running);
         insight.slow.note(Slow {
             id: 0,
             at: insight.slow.time_of_day(finished.finished_at),
@@ -35,7 +38,8 @@ pub fn record(insight: &Insight, entry: &Entry, common: &Common, finished: &Fini
             outcome: running.outcome.name(),
             failed: running.failed.is_some(),
             route: running.tag.as_ref().map(|tag| Arc::clone(&tag.route)),
-            text: None,
+            kept,
+            no_plan,
         });
     }
     if !insight.is_enabled() {

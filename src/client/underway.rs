@@ -40,6 +40,8 @@ pub struct Running {
     pub bytes: u64,
     /// A hash of its values; 0: not known.
     pub values: u64,
+    /// Which of the texts of its client it is, counted as long as there is work.
+    pub text: u32,
     /// What its comments say of where it comes from.
     pub tag: Option<Tag>,
     /// The class of the SQLSTATE with which it failed.
@@ -157,6 +159,7 @@ impl Session {
             rows: 0,
             bytes: 0,
             values: std::mem::take(&mut self.work.values),
+            text: self.work.texts,
             tag,
             failed: None,
         });
@@ -323,6 +326,7 @@ impl Session {
             rows: 0,
             bytes: 0,
             values: 0,
+            text: 0,
             tag: None,
             failed: Some(class),
         };

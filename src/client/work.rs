@@ -62,6 +62,8 @@ pub struct Work {
     pub material: Vec<u8>,
     /// Of the text lexed last.
     pub tag: Option<Tag>,
+    /// Texts lexed so far; the last is in `lexed`.
+    pub texts: u32,
     /// When the group came.
     pub arrived_at: Option<Instant>,
     /// The statement that the group is, until it is sent on or answered.

@@ -6,6 +6,7 @@ mod inventory;
 mod tables;
 pub mod operate;
 mod flush;
+mod plan_slow;
 pub mod act;
 pub mod report;
 pub mod io;

@@ -22,7 +22,7 @@ pub use histogram::Histogram;
 pub use repeats::{Burst, Owner, Repeated, Repeats, Rules};
 pub use routes::{Request, RouteRow, RouteTally, Routes, Sums};
 pub use seats::{Place, Seat, Shape, Wanted};
-pub use slow::{Slow, SlowLog};
+pub use slow::{Kept, NoPlan, Slow, SlowLog};
 pub use tags::{Route, Tag};
 pub use tally::{GroupTally, Outcome, Sample, StatementTally};
 

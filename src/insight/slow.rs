@@ -1,6 +1,6 @@
 //! The latest slow statements, kept and logged.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -33,8 +33,56 @@ pub struct Slow {
     pub outcome: &'static str,
     pub failed: bool,
     pub route: Option<Arc<Route>>,
-    /// As it was sent, literals and all, where settings permit that; never in the log.
-    pub text: Option<String>,
+    /// Never in the log.
+    pub kept: Option<Kept>,
+    /// Why there is no plan of it to be had; `None`: there is one.
+    pub no_plan: Option<NoPlan>,
+}
+
+/// The text of a slow statement, and what it takes to have it planned once more.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// As it was sent, literals and all, without comments; its beginning if it is long.
+    pub text: String,
+    /// Declared for its parameters; 0: PostgreSQL is to find out.
+    pub types: Vec<u32>,
+    pub parameters: u32,
+    /// What its session had set: what may follow `SET name TO`.
+    pub settings: BTreeMap<String, String>,
+    /// As whom its server was logged in.
+    pub server_user: Arc<str>,
+}
+
+/// Why a slow statement is not planned again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoPlan {
+    NotARead,
+    MayWrite,
+    Several,
+    TooLong,
+    /// Others were sent right behind it, or it is of no text that we can read.
+    NotAtHand,
+}
+
+impl NoPlan {
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::NotARead => "the statement is not a read",
+            Self::MayWrite => "the statement may write",
+            Self::Several => "it is one of several statements in one string",
+            Self::TooLong => "the statement is too long to be kept",
+            Self::NotAtHand => "the text of the statement was not at hand",
+        }
+    }
+}
+
+impl Slow {
+    pub fn for_plan(&self) -> Result<&Kept, NoPlan> {
+        match self.no_plan {
+            Some(why) => Err(why),
+            None => self.kept.as_ref().ok_or(NoPlan::NotAtHand),
+        }
+    }
 }
 
 pub struct SlowLog {
@@ -142,6 +190,11 @@ impl SlowLog {
         let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         ring.iter().rev().cloned().collect()
     }
+
+    pub fn find(&self, id: u64) -> Option<Slow> {
+        let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        ring.iter().rfind(|slow| slow.id == id).cloned()
+    }
 }
 
 fn micros(duration: Duration) -> u64 {
@@ -199,7 +252,8 @@ mod tests {
             outcome: "miss",
             failed: false,
             route: None,
-            text: None,
+            kept: None,
+            no_plan: None,
         }
     }
 

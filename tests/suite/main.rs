@@ -52,6 +52,7 @@ mod session;
 mod shared_fills;
 mod shares;
 mod statements;
+mod slow_plans;
 mod stop;
 mod timeouts;
 mod verify;

@@ -570,14 +570,15 @@ impl Task {
         let mut ended_at = now;
         // The next answer has its own time.
         self.answer_owed = None;
-        for finished in self.session.work.finished.drain(..) {
+        let mut all = std::mem::take(&mut self.session.work.finished);
+        for finished in all.drain(..) {
             self.transaction_began.get_or_insert(finished.running.arrived_at);
             ended_at = finished.finished_at;
-            statistics::record(&self.shared.insight, &self.entry, &self.session.common, &finished);
+            statistics::record(&self.shared.insight, &self.entry, &self.session, &finished);
         }
-        if self.session.work.finished.capacity() > 1 {
-            // Only pipelines need it.
-            self.session.work.finished = Vec::new();
+        if all.capacity() <= 1 {
+            // Only pipelines need more.
+            self.session.work.finished = all;
         }
         let idle = self.session.work.transaction.status == Status::Idle;
         statistics::set_in_transaction(&self.shared.insight, &self.entry, !idle);
