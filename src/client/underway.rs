@@ -65,6 +65,14 @@ pub struct Finished {
     pub server_pid: Option<u32>,
 }
 
+impl Finished {
+    /// From its arrival to its end.
+    pub fn micros(&self) -> u64 {
+        let total = self.finished_at.saturating_duration_since(self.running.arrived_at);
+        u64::try_from(total.as_micros()).unwrap_or(u64::MAX)
+    }
+}
+
 /// In the order of their answers. Nearly always there is one at most.
 #[derive(Debug, Default)]
 pub struct Underway {

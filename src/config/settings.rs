@@ -471,6 +471,9 @@ settings! {
         /// SHOW SLOW shows texts as they were sent, with their literals, to `admin_users`. The
         /// plans of EXPLAIN SLOW hold literals in any case.
         literals: bool = false, Forebay, Range::Any, OnReload;
+        /// How often the log tells what each group of clients did: queries, hits, slow ones. The
+        /// twenty that queried most; none that did nothing. 0 tells none.
+        log_interval: Duration = Duration::from_mins(5), Forebay, TIMEOUT, OnReload;
     }
 }
 

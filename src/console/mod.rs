@@ -9,6 +9,7 @@ mod flush;
 mod plan_slow;
 pub mod act;
 pub mod report;
+pub mod group_log;
 pub mod io;
 
 use crate::admin::conversation::Access;

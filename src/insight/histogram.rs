@@ -35,6 +35,16 @@ impl Histogram {
         }
     }
 
+    /// What was added since it was as `before`.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let mut since = self.clone();
+        for (count, before) in since.counts.iter_mut().zip(&before.counts) {
+            *count = count.saturating_sub(*before);
+        }
+        since
+    }
+
     /// The time that `percent` of all were not above, as the middle of its bucket; 0 of none.
     pub fn quantile(&self, percent: u64) -> u64 {
         let total: u64 = self.counts.iter().copied().map(u64::from).sum();
@@ -110,5 +120,9 @@ mod tests {
         two.add(1000);
         one.merge(&two);
         assert_eq!(one.cumulative().collect::<Vec<_>>(), [(1, 1), (1023, 2)]);
+        assert_eq!(one.since(&two).cumulative().collect::<Vec<_>>(), [(1, 1)]);
+        one.remove(1);
+        one.remove(1);
+        assert_eq!(one.cumulative().collect::<Vec<_>>(), [(1023, 1)]);
     }
 }

@@ -32,6 +32,7 @@ use super::registry::{Entry, Leave};
 use super::replies::ServerFault;
 use super::session::{Session, Taken};
 use super::spare::{self, READ_BYTES};
+use super::underway::Finished;
 use super::{Shared, statistics};
 
 /// With less room left in the buffer, reading would cost more calls than it saves.
@@ -556,15 +557,18 @@ impl Task {
         let finished = &self.session.work.finished;
         let queries = finished.iter().filter(|one| one.running.is_call).count();
         let hits = finished.iter().filter(|one| one.running.outcome.is_hit()).count();
+        let time: u64 = finished.iter().map(Finished::micros).sum();
+        let transactions = u64::from(std::mem::take(&mut self.session.work.transactions));
         self.show(|shown| {
             shown.queries += queries as u64;
             shown.hits += hits as u64;
+            shown.transactions += transactions;
+            shown.time += time;
             shown.pinned_since = (!pins.is_empty()).then(|| shown.pinned_since.unwrap_or(now));
             shown.request_at = Some(now);
             shown.pins = pins;
             shown.prepared_statements = prepared;
         });
-        let transactions = u64::from(std::mem::take(&mut self.session.work.transactions));
         statistics::count_transactions(&self.shared.insight, &self.entry, transactions);
         let counters = &self.session.common.counters;
         let mut ended_at = now;
