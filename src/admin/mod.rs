@@ -10,6 +10,7 @@
 pub mod table;
 pub mod pause;
 pub mod part;
+mod words;
 pub mod command;
 pub mod snapshot;
 pub mod stats_show;
