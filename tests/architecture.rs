@@ -35,6 +35,7 @@ const IO_FILES: &[&str] = &[
     "server/hosts.rs",
     "server/io.rs",
     "console/io.rs",
+    "console/plan_slow.rs",
     "stop.rs",
     "http/io.rs",
 ];

@@ -94,12 +94,13 @@ pub const SLOW: Columns = &[
     int4("server_pid"),
     text("cache"),
     text("failed"),
+    text("route"),
     text("statement"),
     text("text"),
 ];
 
-/// In the order given: newest first.
-pub fn slow(statements: &[Slow]) -> Table {
+/// In the order given: newest first. `literals`: texts are shown as they were sent.
+pub fn slow(statements: &[Slow], literals: bool) -> Table {
     let mut table = Table::new(SLOW);
     for slow in statements {
         table.push(vec![
@@ -116,8 +117,9 @@ pub fn slow(statements: &[Slow]) -> Table {
             slow.server_pid.map(|pid| pid.to_string()),
             value(slow.outcome),
             value(if slow.failed { "yes" } else { "no" }),
+            slow.route.as_ref().map(|route| route.name.clone()),
             value(&slow.shape),
-            slow.text.clone(),
+            slow.kept.as_ref().filter(|_| literals).map(|kept| kept.text.clone()),
         ]);
     }
     table
@@ -168,10 +170,12 @@ pub fn abandoned(pools: &[Pool]) -> Table {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
     use std::time::{Duration, SystemTime};
 
     use super::*;
-    use crate::insight::{GroupTally, Outcome, Sample};
+    use crate::insight::{GroupTally, Kept, Outcome, Route, Sample};
     use crate::sql::verdict::BypassReason;
 
     fn rows(table: &Table) -> Vec<String> {
@@ -239,13 +243,21 @@ mod tests {
             server_pid: None,
             outcome: "function",
             failed: false,
-            text: None,
+            route: Some(Arc::new(Route { name: "/cart".into(), application: String::new() })),
+            kept: Some(Kept {
+                text: "SELECT pg_sleep(1.2)".into(),
+                types: Vec::new(),
+                parameters: 0,
+                settings: BTreeMap::new(),
+                server_user: "ann".into(),
+            }),
+            no_plan: None,
         };
-        assert_eq!(
-            rows(&super::slow(&[slow])),
-            ["4|1970-01-01 00:00:00 UTC|app|ann|web|10.0.0.1:5|20|1200|1|8|NULL|function|no|\
-              SELECT pg_sleep(?)|NULL"]
-        );
+        let shown = |literals| rows(&super::slow(std::slice::from_ref(&slow), literals)).remove(0);
+        let without = "4|1970-01-01 00:00:00 UTC|app|ann|web|10.0.0.1:5|20|1200|1|8|NULL|function|no|\
+                       /cart|SELECT pg_sleep(?)|";
+        assert_eq!(shown(false), format!("{without}NULL"));
+        assert_eq!(shown(true), format!("{without}SELECT pg_sleep(1.2)"));
     }
 
     #[test]

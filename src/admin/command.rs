@@ -2,9 +2,10 @@
 
 use super::part::Part;
 use super::table::{Column, Columns, int4, text};
+use super::words::{Word, assignment, words};
 use super::{
-    cache_show, clients_show, differences_show, fds_show, show, statements_show, stats_show,
-    tables_show,
+    cache_show, clients_show, differences_show, fds_show, plan_show, routes_show, show,
+    statements_show, stats_show, tables_show,
 };
 
 /// Longest command that is read; the longest sensible one is a tenth of it.
@@ -52,6 +53,8 @@ pub enum Command {
     Kill(Option<String>),
     /// `None`: what was given is no id.
     KillClient(Option<u64>),
+    /// The plan of a slow statement. `None`: what was given is no id.
+    ExplainSlow(Option<u64>),
     WaitClose(Option<String>),
     /// Nothing but blanks and comments.
     Empty,
@@ -79,6 +82,7 @@ pub enum Show {
     Pins,
     Pools,
     Repeats,
+    Routes,
     Servers,
     Slow,
     Sockets,
@@ -174,6 +178,7 @@ static SHOWS: &[(&str, Show, Columns)] = &[
     ("pins", Show::Pins, clients_show::PINS),
     ("pools", Show::Pools, show::POOLS),
     ("repeats", Show::Repeats, statements_show::REPEATS),
+    ("routes", Show::Routes, routes_show::ROUTES),
     ("servers", Show::Servers, show::CLIENTS),
     ("slow", Show::Slow, clients_show::SLOW),
     ("sockets", Show::Sockets, show::SOCKETS),
@@ -194,8 +199,9 @@ pub const HELP: &str = "Console usage
 	SHOW DNS_HOSTS|DNS_ZONES
 	SHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
 	SHOW CACHE|CACHE_TABLES|CACHE_REASONS|CACHE_DIFFERENCES
-	SHOW CLIENT_STATS|STATEMENTS|REPEATS|SLOW|PINS|ABANDONED
+	SHOW CLIENT_STATS|STATEMENTS|ROUTES|REPEATS|SLOW|PINS|ABANDONED
 	SHOW <any of these> [ORDER BY <column> [ASC|DESC]] [LIMIT <n>]
+	EXPLAIN SLOW <id>
 	FLUSH CACHE [DATABASE <name>|ROLE <name>|TABLE <name>]
 	RELOAD
 	SET key = value
@@ -304,6 +310,7 @@ impl Command {
             ["begin", ..] | ["start", "transaction", ..] => Self::Transaction(Transaction::Begin),
             ["commit" | "end"] => Self::Transaction(Transaction::Commit),
             ["rollback" | "abort"] => Self::Transaction(Transaction::Rollback),
+            ["explain", "slow", id] => Self::ExplainSlow(id.parse().ok()),
             ["flush", "cache"] => Self::FlushCache,
             ["reload"] => Self::Reload,
             ["shutdown"] => Self::Shutdown(Shutdown::Now),
@@ -328,6 +335,7 @@ impl Command {
                 true
             }
             Self::Set { .. }
+            | Self::ExplainSlow(_)
             | Self::FlushCache
             | Self::FlushDatabase(_)
             | Self::FlushRole(_)
@@ -351,6 +359,7 @@ impl Command {
         match self {
             Self::Show(show) | Self::ShowPart(show, _) => Some(show.columns()),
             Self::Probe(probe) => Some(probe.columns),
+            Self::ExplainSlow(_) => Some(plan_show::PLAN),
             Self::Help
             | Self::SetIgnored
             | Self::Set { .. }
@@ -375,78 +384,6 @@ impl Command {
     }
 }
 
-/// `SET key = value` or `SET key TO value`: the key in lower case, the value as written, without
-/// its quotes.
-fn assignment(text: &str) -> Option<(String, String)> {
-    let text = text.trim().trim_end_matches([';', ' ', '\t', '\r', '\n']);
-    let (set, rest) = text.split_once(char::is_whitespace)?;
-    let rest = rest.trim_start();
-    let key_end = rest.find(|c: char| c.is_whitespace() || c == '=')?;
-    let (key, rest) = rest.split_at_checked(key_end)?;
-    let rest = rest.trim_start();
-    let to = rest.get(..2).filter(|word| word.eq_ignore_ascii_case("to"));
-    let value = match rest.strip_prefix('=') {
-        Some(value) => value,
-        None => to.and(rest.get(2..)).filter(|value| value.starts_with(char::is_whitespace))?,
-    };
-    let value = value.trim();
-    let quoted = value.strip_prefix('\'').and_then(|value| value.strip_suffix('\''));
-    let value = quoted.map_or_else(|| value.to_owned(), |value| value.replace("''", "'"));
-    set.eq_ignore_ascii_case("set").then(|| (key.to_lowercase(), value))
-}
-
-struct Word {
-    text: String,
-    quoted: bool,
-}
-
-impl Word {
-    fn bare(text: &str) -> Self {
-        Self { text: text.to_owned(), quoted: false }
-    }
-
-    /// As SQL reads names.
-    fn into_name(self) -> String {
-        if self.quoted { self.text } else { self.text.to_lowercase() }
-    }
-}
-
-/// Words as written, texts and names without their quotes, `=` and `*` as words of their own;
-/// comments and one `;` at the end are dropped. `None`: something is not closed, or comes after
-/// the end.
-fn words(text: &str) -> Option<Vec<Word>> {
-    let mut words = Vec::new();
-    let mut rest = text.trim_start();
-    while let Some(first) = rest.chars().next() {
-        rest = match first {
-            '-' if rest.starts_with("--") => rest.split_once('\n').map_or("", |(_, rest)| rest),
-            '/' if rest.starts_with("/*") => rest.get(2..)?.split_once("*/")?.1,
-            '\'' | '"' => {
-                let (inner, rest) = rest.get(1..)?.split_once(first)?;
-                words.push(Word { text: inner.to_owned(), quoted: true });
-                rest
-            }
-            ';' => {
-                let after = rest.trim_start_matches([';', ' ', '\t', '\r', '\n']);
-                return after.is_empty().then_some(words);
-            }
-            '=' | '*' | ',' | '(' | ')' => {
-                words.push(Word::bare(&first.to_string()));
-                rest.get(1..)?
-            }
-            _ => {
-                let ends = |c: char| c.is_whitespace() || "'\";=*,()".contains(c);
-                let end = rest.find(ends).unwrap_or(rest.len());
-                let (word, rest) = rest.split_at_checked(end)?;
-                words.push(Word::bare(word));
-                rest
-            }
-        };
-        rest = rest.trim_start();
-    }
-    Some(words)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -467,6 +404,8 @@ mod tests {
         let top = Command::ShowPart(Show::Statements, part);
         check("SHOW STATEMENTS ORDER BY Calls LIMIT 2;", &top);
         check("select 1", &Command::Probe(ONE));
+        check("Explain slow 7;", &Command::ExplainSlow(Some(7)));
+        check("EXPLAIN SLOW x", &Command::ExplainSlow(None));
         check("SHOW HELP", &Command::Help);
         check("show", &Command::Help);
         check("FLUSH CACHE", &Command::FlushCache);
@@ -556,7 +495,9 @@ mod tests {
     fn who_may_only_look_changes_nothing() {
         let may = |text| Command::parse(text).unwrap().only_looks();
         assert!(may("show stats") && may("select 1") && may("set datestyle to iso"));
-        for text in ["reload", "shutdown", "flush cache", "kill_client 1", "set x = 1"] {
+        for text in
+            ["reload", "shutdown", "flush cache", "kill_client 1", "set x = 1", "explain slow 1"]
+        {
             assert!(!may(text), "{text}");
         }
     }

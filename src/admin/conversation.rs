@@ -186,6 +186,7 @@ impl Conversation {
                 }
                 Command::Show(_)
                 | Command::ShowPart(..)
+                | Command::ExplainSlow(_)
                 | Command::Set { .. }
                 | Command::FlushCache
                 | Command::FlushDatabase(_)
@@ -453,6 +454,7 @@ mod tests {
             "KILL",
             "WAIT_CLOSE",
             "SHOW FDS",
+            "EXPLAIN SLOW 1",
         ] {
             let (step, out) = ask(&mut console, command);
             assert_eq!((step, tags(&out).as_str()), (Step::Next, "EZ"));

@@ -10,6 +10,7 @@
 pub mod table;
 pub mod pause;
 pub mod part;
+mod words;
 pub mod command;
 pub mod snapshot;
 pub mod stats_show;
@@ -20,5 +21,7 @@ pub mod cache_show;
 pub mod tables_show;
 pub mod clients_show;
 pub mod statements_show;
+pub mod routes_show;
+pub mod plan_show;
 pub mod differences_show;
 pub mod conversation;

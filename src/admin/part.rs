@@ -74,7 +74,7 @@ impl Asked<'_> {
             None => None,
             Some(name) => {
                 let index = columns.iter().position(|column| column.name == name)?;
-                let text = columns.get(index)?.kind == Kind::Text && !is_percent(name);
+                let text = columns.get(index)?.kind == Kind::Text && !is_number(name);
                 let usual = if text { Direction::Ascending } else { Direction::Descending };
                 Some((index, self.direction.unwrap_or(usual)))
             }
@@ -84,8 +84,8 @@ impl Asked<'_> {
 }
 
 /// A number that is shown as text.
-fn is_percent(name: &str) -> bool {
-    name.ends_with("_rate")
+fn is_number(name: &str) -> bool {
+    name.ends_with("_rate") || name.ends_with("_per_request")
 }
 
 /// Numbers by their value, in thousandths, before all texts; NULL first.

@@ -79,6 +79,7 @@ pub const REPEATS: Columns = &[
     int8("distinct_values"),
     int8("total_time"),
     text("last_seen"),
+    text("route"),
     text("statement"),
 ];
 
@@ -99,6 +100,7 @@ pub fn repeats(mut repeats: Vec<Repeated>) -> Table {
             (repeated.values > 0).then(|| repeated.values.to_string()),
             value(repeated.time),
             value(time(repeated.last_seen)),
+            repeated.route.as_ref().map(|route| route.name.clone()),
             value(&repeated.shape.text),
         ]);
     }

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use crate::cache::Age;
 use crate::cache::key::SessionKey;
+use crate::insight::Tag;
 use crate::pool::database;
 use crate::pool::statements::{Known, Statement};
 use crate::sql::classify::{Context, classify};
@@ -23,10 +24,12 @@ impl Session {
     pub fn verdict_of_text(&mut self, sql: &[u8]) -> (Arc<database::Known>, u64) {
         let mut lexed = std::mem::take(&mut self.work.lexed);
         let plain = lex(sql, &mut lexed).is_ok();
+        self.work.texts = self.work.texts.wrapping_add(1);
         if !plain {
             lexed.shape.clear();
             lexed.text.clear();
         }
+        self.work.tag = if plain { Tag::of(sql, &lexed) } else { None };
         let known = self.classified(sql, &[], plain.then_some(lexed.shape.as_slice()));
         self.work.lexed = lexed;
         known

@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 use crate::config::Config;
 
 use super::close::CloseReason;
-use super::registry::Entry;
+use super::registry::{Entry, Shown};
 
 pub fn log_connection(config: &Config, entry: &Entry) {
     if config.log.log_connections {
@@ -28,10 +28,8 @@ pub fn log_disconnection(config: &Config, entry: &Entry, reason: &CloseReason) {
     if !config.log.log_disconnections {
         return;
     }
-    let (queries, hits) = {
-        let shown = entry.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        (shown.queries, shown.hits)
-    };
+    let Shown { queries, hits, transactions, time, .. } =
+        entry.shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let age = entry.connected_at.elapsed().as_secs();
     tracing::info!(
         client_id = entry.id,
@@ -41,6 +39,8 @@ pub fn log_disconnection(config: &Config, entry: &Entry, reason: &CloseReason) {
         address = %entry.address,
         queries,
         hits,
+        transactions,
+        time_ms = time / 1000,
         "closing because: {} (age={age}s)",
         reason.text()
     );

@@ -31,6 +31,7 @@ pub mod cancel_key;
 pub mod registry;
 pub mod log;
 pub mod startup;
+mod slow_text;
 pub mod statistics;
 pub mod spare;
 pub mod io;

@@ -107,6 +107,9 @@ pub struct Shown {
     pub prepared_statements: usize,
     pub queries: u64,
     pub hits: u64,
+    pub transactions: u64,
+    /// Of its statements, waiting and running, in microseconds.
+    pub time: u64,
     /// Since when it keeps its server.
     pub pinned_since: Option<Instant>,
 }

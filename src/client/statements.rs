@@ -36,6 +36,8 @@ pub struct Names {
     /// What names stood for when the client parsed them, of those that stand for the same text
     /// under other settings now.
     told: BTreeMap<Box<[u8]>, Arc<Statement>>,
+    /// The statement parsed last, until it is run if it says which request it is for; 0: none.
+    pub parsed: u64,
     portals: BTreeMap<Box<[u8]>, Portal>,
     /// Nearly every portal there is.
     unnamed_portal: Option<Portal>,
@@ -53,16 +55,20 @@ impl Session {
             return Arc::new(Statement::of_session(sql, types, settings));
         }
         if !name.is_empty() {
-            return self.common.statements.intern(sql, types, settings, generation);
+            let statement = self.common.statements.intern(sql, types, settings, generation);
+            self.names.parsed = statement.id;
+            return statement;
         }
         if let Some(Prepared { statement, generation: made_under }) = &self.names.made
             && *made_under == generation
             && statement.is_of(sql, types, settings.id)
             && self.work.requests.is_empty()
         {
+            self.names.parsed = statement.id;
             return Arc::clone(statement);
         }
         let statement = Arc::new(Statement::new(sql, types, settings, generation));
+        self.names.parsed = statement.id;
         self.names.made = (!statement.folds_at_parse())
             .then(|| Prepared { statement: Arc::clone(&statement), generation });
         statement

@@ -3,22 +3,25 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::insight::{Burst, Insight, Owner, Place, Sample, Slow, Wanted};
+use crate::insight::{Burst, Insight, Outcome, Owner, Place, Sample, Slow, Sums, Wanted};
 use crate::pool::Common;
 use crate::pool::statements::Statement;
 
 use super::registry::Entry;
+use super::session::Session;
+use super::slow_text::kept;
 use super::underway::{Finished, Running, Shape};
 
 /// Counts one statement for its shape and its client's group, and notes it if it was slow.
-pub fn record(insight: &Insight, entry: &Entry, common: &Common, finished: &Finished) {
-    let running = &finished.running;
+pub fn record(insight: &Insight, entry: &Entry, session: &Session, finished: &Finished) {
+    let (common, running) = (&*session.common, &finished.running);
     let total = finished.finished_at.saturating_duration_since(running.arrived_at);
     let wait =
         running.sent_at.map_or(total, |sent| sent.saturating_duration_since(running.arrived_at));
     common.counters.query_time.add(micros(total));
     let slow = running.is_call && insight.slow.is_slow(micros(total), &entry.database, &entry.user);
     if slow {
+        let (kept, no_plan) = kept(session, entry, running);
         insight.slow.note(Slow {
             id: 0,
             at: insight.slow.time_of_day(finished.finished_at),
@@ -34,7 +37,9 @@ pub fn record(insight: &Insight, entry: &Entry, common: &Common, finished: &Fini
             server_pid: finished.server_pid,
             outcome: running.outcome.name(),
             failed: running.failed.is_some(),
-            text: None,
+            route: running.tag.as_ref().map(|tag| Arc::clone(&tag.route)),
+            kept,
+            no_plan,
         });
     }
     if !insight.is_enabled() {
@@ -56,9 +61,7 @@ pub fn record(insight: &Insight, entry: &Entry, common: &Common, finished: &Fini
         Shape::Text(_) | Shape::Prepared(_) => {
             let place = place(insight, common, running);
             insight.count(place, group, &sample);
-            if let Some(place) = place.filter(|_| running.is_call) {
-                add_to_burst(insight, entry, place, finished, sample.total());
-            }
+            add_to_burst(insight, entry, place, finished, &sample);
         }
         Shape::Unknown => insight.count_for_group(group, &sample),
     }
@@ -76,19 +79,49 @@ pub fn end(finished: &mut [Finished], ended: Instant) {
     }
 }
 
-fn add_to_burst(insight: &Insight, entry: &Entry, place: Place, finished: &Finished, time: u64) {
+/// A statement of another request than the burst's begins another: what repeats there is another
+/// page's doing.
+fn add_to_burst(
+    insight: &Insight,
+    entry: &Entry,
+    place: Option<Place>,
+    finished: &Finished,
+    sample: &Sample,
+) {
     let rules = insight.repeats.rules();
-    if rules.least == 0 {
-        return;
-    }
-    let arrived_at = finished.running.arrived_at;
+    let running = &finished.running;
+    let (tag, arrived_at) = (running.tag.as_ref(), running.arrived_at);
     let mut guard = entry.burst.lock().unwrap_or_else(PoisonError::into_inner);
-    let burst = guard.get_or_insert_with(|| Box::new(Burst::new(arrived_at)));
-    if burst.is_over(arrived_at, rules.pause) {
+    let burst = guard.get_or_insert_with(|| Box::new(Burst::new(arrived_at, false)));
+    let is_for_another = tag.is_some_and(|tag| !burst.is_for(tag));
+    if is_for_another || burst.is_over(arrived_at, rules.pause) {
+        if is_for_another {
+            burst.end();
+        }
         take(insight, entry, burst, arrived_at);
-        **burst = Burst::new(arrived_at);
+        **burst = Burst::new(arrived_at, burst.in_transaction());
     }
-    burst.add(place, finished.finished_at, time, finished.running.values);
+    burst.goes_on(finished.finished_at);
+    if let Some(place) = place.filter(|_| running.is_call && rules.least > 0) {
+        burst.add(place, tag.map(|tag| &tag.route), sample.total(), running.values);
+    }
+    let Some(tag) = tag else { return };
+    let made = burst.request_of(tag).add(&sums(running, sample));
+    if running.is_call && insight.routes.breaks_budget(made) {
+        tell(insight, entry, burst, finished.finished_at);
+    }
+}
+
+fn sums(running: &Running, sample: &Sample) -> Sums {
+    let one = |counts: bool| u64::from(counts && running.is_call);
+    Sums {
+        queries: one(true),
+        sent: one(running.sent_at.is_some()),
+        hits: one(sample.outcome.is_hit()),
+        misses: one(sample.outcome == Outcome::Miss),
+        slow: one(sample.slow),
+        time: sample.total(),
+    }
 }
 
 /// Whether its transaction goes on, and with it the burst.
@@ -116,13 +149,24 @@ pub fn take_burst(insight: &Insight, entry: &Entry, now: Instant, leaves: bool) 
 }
 
 fn take(insight: &Insight, entry: &Entry, burst: &mut Burst, now: Instant) {
-    let owner = || Owner {
+    let at = (now, insight.slow.time_of_day(now));
+    insight.repeats.take(burst, || owner(entry), |place| insight.shape(place), at);
+    tell(insight, entry, burst, now);
+}
+
+/// Puts what its request has come to into the table of routes.
+fn tell(insight: &Insight, entry: &Entry, burst: &mut Burst, now: Instant) {
+    if let Some(request) = &mut burst.request {
+        insight.routes.tell(request, || owner(entry), insight.slow.time_of_day(now));
+    }
+}
+
+fn owner(entry: &Entry) -> Owner {
+    Owner {
         database: Arc::clone(&entry.database),
         user: Arc::clone(&entry.user),
         application_name: Arc::clone(&entry.application_name),
-    };
-    let at = (now, insight.slow.time_of_day(now));
-    insight.repeats.take(burst, owner, |place| insight.shape(place), at);
+    }
 }
 
 pub fn count_transactions(insight: &Insight, entry: &Entry, count: u64) {

@@ -11,7 +11,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use crate::cache::entry::Entry;
-use crate::insight::Outcome;
+use crate::insight::{Outcome, Tag};
 use crate::pool::database;
 use crate::pool::statements::Statement;
 use crate::sql::verdict::{BypassReason, Read, Verdict, Write};
@@ -40,6 +40,10 @@ pub struct Running {
     pub bytes: u64,
     /// A hash of its values; 0: not known.
     pub values: u64,
+    /// Which of the texts of its client it is, counted as long as there is work.
+    pub text: u32,
+    /// What its comments say of where it comes from.
+    pub tag: Option<Tag>,
     /// The class of the SQLSTATE with which it failed.
     pub failed: Option<[u8; 2]>,
 }
@@ -59,6 +63,14 @@ pub struct Finished {
     pub running: Running,
     pub finished_at: Instant,
     pub server_pid: Option<u32>,
+}
+
+impl Finished {
+    /// From its arrival to its end.
+    pub fn micros(&self) -> u64 {
+        let total = self.finished_at.saturating_duration_since(self.running.arrived_at);
+        u64::try_from(total.as_micros()).unwrap_or(u64::MAX)
+    }
 }
 
 /// In the order of their answers. Nearly always there is one at most.
@@ -139,6 +151,7 @@ impl Session {
             Outcome::Bypass(reason) => counters.bypass(reason),
         }
         let is_query = matches!(shape, Shape::Text(_));
+        let tag = self.tag_of(&shape);
         let shape = if shape.statements() == 0 { Shape::Unknown } else { shape };
         self.work.noted = Some(Running {
             request: 0,
@@ -154,8 +167,27 @@ impl Session {
             rows: 0,
             bytes: 0,
             values: std::mem::take(&mut self.work.values),
+            text: self.work.texts,
+            tag,
             failed: None,
         });
+    }
+
+    /// Of a Query, what its text says; of an Execute, what its statement's does. That names a
+    /// request only the first time after its Parse: later it may stand there since yesterday.
+    fn tag_of(&mut self, shape: &Shape) -> Option<Tag> {
+        match shape {
+            Shape::Text(_) => self.work.tag.take(),
+            Shape::Prepared(statement) => {
+                let tag = statement.tag.clone()?;
+                let is_fresh = self.names.parsed == statement.id;
+                if is_fresh {
+                    self.names.parsed = 0;
+                }
+                Some(if is_fresh { tag } else { Tag { request: 0, ..tag } })
+            }
+            Shape::Unknown => None,
+        }
     }
 
     /// What was noted has been answered here.
@@ -302,6 +334,8 @@ impl Session {
             rows: 0,
             bytes: 0,
             values: 0,
+            text: 0,
+            tag: None,
             failed: Some(class),
         };
         self.finish(Finished { running, finished_at: now, server_pid: None });

@@ -11,6 +11,7 @@ use crate::cache::coherence::Scope;
 use crate::cache::fill::Fill;
 use crate::cache::key::KeyBuffer;
 use crate::cache::turns::Gate;
+use crate::insight::Tag;
 use crate::sql::lex::Lexed;
 use crate::sql::verdict::{BypassReason, Verdict};
 
@@ -62,6 +63,10 @@ pub struct Work {
     pub may_await_fill: bool,
     pub lexed: Lexed,
     pub material: Vec<u8>,
+    /// Of the text lexed last.
+    pub tag: Option<Tag>,
+    /// Texts lexed so far; the last is in `lexed`.
+    pub texts: u32,
     /// When the group came.
     pub arrived_at: Option<Instant>,
     /// The statement that the group is, until it is sent on or answered.

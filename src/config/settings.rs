@@ -458,7 +458,7 @@ settings! {
         ring_size: u32 = 1000, Forebay, COUNT, AtStart;
     }
 
-    /// Who runs what: SHOW STATEMENTS, SHOW CLIENT_STATS and SHOW REPEATS.
+    /// Who runs what: SHOW STATEMENTS, SHOW CLIENT_STATS, SHOW REPEATS and SHOW ROUTES.
     [insight] Insight {
         /// Count by statement and by group of clients.
         enabled: bool = true, Forebay, Range::Any, OnReload;
@@ -471,6 +471,17 @@ settings! {
         /// After a longer pause outside a transaction a client's next statement begins a burst.
         burst_pause: Duration = Duration::from_millis(100), Forebay,
             Range::Between(1, 3600 * SECOND), OnReload;
+        /// Routes told apart, as comments of statements name them (sqlcommenter, marginalia,
+        /// QueryLogs). Beyond it those seen longest ago are summed as one.
+        routes_max: u32 = 1000, Forebay, Range::Between(0, 10_000), AtStart;
+        /// A request that makes more queries is logged with its route, once. 0 allows any number.
+        queries_per_request: u32 = 0, Forebay, COUNT, OnReload;
+        /// SHOW SLOW shows texts as they were sent, with their literals, to `admin_users`. The
+        /// plans of EXPLAIN SLOW hold literals in any case.
+        literals: bool = false, Forebay, Range::Any, OnReload;
+        /// How often the log tells what each group of clients did: queries, hits, slow ones. The
+        /// twenty that queried most; none that did nothing. 0 tells none.
+        log_interval: Duration = Duration::from_mins(5), Forebay, TIMEOUT, OnReload;
     }
 }
 

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::admin::command::{Command, Show, Shutdown};
-use crate::admin::conversation::Outcome;
+use crate::admin::conversation::{Access, Outcome};
 use crate::admin::table::Table;
 use crate::admin::{
-    cache_show, clients_show, differences_show, fds_show, show, statements_show, stats_show,
-    tables_show,
+    cache_show, clients_show, differences_show, fds_show, routes_show, show, statements_show,
+    stats_show, tables_show,
 };
 use crate::cache::coherence::Scope;
 use crate::gateway::{Gateway, Stage};
@@ -25,17 +25,20 @@ pub enum Performed {
     Done(Outcome),
     /// It is answered with this tag when that has come about.
     Waits(Waiting, &'static str),
+    /// PostgreSQL is to be asked for the plan of this slow statement.
+    Plans(Option<u64>),
 }
 
 /// `read` reads a file, for RELOAD.
 pub fn perform(
     gateway: &Arc<Gateway>,
     command: &Command,
+    access: Access,
     now: Instant,
     read: Read<'_>,
 ) -> Performed {
     match operation(gateway, command, now) {
-        None => Performed::Done(perform_at_once(gateway, command, now, read)),
+        None => Performed::Done(perform_at_once(gateway, command, access, now, read)),
         Some(Ok(performed)) => performed,
         Some(Err(message)) => {
             Performed::Done(Outcome::Failed { sqlstate: sqlstate::PROTOCOL_VIOLATION, message })
@@ -61,6 +64,7 @@ fn operation(
         Command::Disable(name) => done(operate::disable(gateway, name.as_deref()), "DISABLE"),
         Command::Enable(name) => done(operate::enable(gateway, name.as_deref()), "ENABLE"),
         Command::Reconnect(name) => done(operate::reconnect(gateway, name.as_deref()), "RECONNECT"),
+        Command::ExplainSlow(id) => Ok(Performed::Plans(*id)),
         Command::Show(_)
         | Command::ShowPart(..)
         | Command::Help
@@ -89,12 +93,13 @@ fn done(done: Result<(), Refused>, tag: &'static str) -> Result<Performed, Refus
 fn perform_at_once(
     gateway: &Arc<Gateway>,
     command: &Command,
+    access: Access,
     now: Instant,
     read: Read<'_>,
 ) -> Outcome {
     match command {
-        Command::Show(what) => Outcome::Rows(table(gateway, *what, now)),
-        Command::ShowPart(what, part) => Outcome::Rows(part.of(table(gateway, *what, now))),
+        Command::Show(what) => Outcome::Rows(table(gateway, *what, access, now)),
+        Command::ShowPart(what, part) => Outcome::Rows(part.of(table(gateway, *what, access, now))),
         Command::FlushCache => {
             flush(gateway);
             Outcome::done("FLUSH")
@@ -130,6 +135,7 @@ fn perform_at_once(
         | Command::Probe(_)
         | Command::SetIgnored
         | Command::Transaction(_)
+        | Command::ExplainSlow(_)
         | Command::Pause(_)
         | Command::Suspend
         | Command::Kill(_)
@@ -144,7 +150,7 @@ fn perform_at_once(
 }
 
 /// What SHOW shows.
-pub fn table(gateway: &Gateway, what: Show, at: Instant) -> Table {
+pub fn table(gateway: &Gateway, what: Show, access: Access, at: Instant) -> Table {
     let now = Collector::new(gateway, at);
     match what {
         Show::ActiveSockets | Show::Sockets => {
@@ -174,8 +180,15 @@ pub fn table(gateway: &Gateway, what: Show, at: Instant) -> Table {
             gateway.shared.take_bursts(at);
             statements_show::repeats(gateway.shared.insight.repeats.rows())
         }
+        Show::Routes => {
+            gateway.shared.take_bursts(at);
+            routes_show::routes(gateway.shared.insight.routes.rows())
+        }
         Show::Servers => show::clients(&now.servers()),
-        Show::Slow => clients_show::slow(&gateway.shared.insight.slow.latest()),
+        Show::Slow => {
+            let literals = access == Access::All && gateway.config().insight.literals;
+            clients_show::slow(&gateway.shared.insight.slow.latest(), literals)
+        }
         Show::Statements => statements_show::statements(gateway.shared.insight.statements()),
         Show::State => show::state(gateway.pauses().activity()),
         Show::Stats => stats_show::stats(&now.pools()),

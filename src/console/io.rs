@@ -1,5 +1,6 @@
 //! The task of one console connection: bytes in, commands performed, bytes out.
 
+use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use crate::wire::{frontend, sqlstate};
 
 use super::act::{self, Performed};
 use super::operate::{self, Waiting};
+use super::plan_slow;
 
 /// Longest message; commands are short, and so are the groups drivers send.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024;
@@ -71,6 +73,7 @@ pub struct Task {
     stream: Stream,
     input: BytesMut,
     out: Vec<u8>,
+    access: Access,
     conversation: Conversation,
     registered: Registered,
     gateway: Arc<Gateway>,
@@ -87,7 +90,7 @@ impl Task {
         gateway: Arc<Gateway>,
     ) -> Self {
         let conversation = Conversation::new(access);
-        Self { stream, input, out, conversation, registered, gateway, untold: None }
+        Self { stream, input, out, access, conversation, registered, gateway, untold: None }
     }
 
     /// Serves until the client leaves or must. Gives its entry back, for the log.
@@ -149,12 +152,12 @@ impl Task {
                 if matches!(command, Command::Shutdown(_)) {
                     self.untold = Some(Untold::of(&self.gateway));
                 }
-                let performed = act::perform(&self.gateway, &command, now, &|path| {
-                    std::fs::read_to_string(path)
-                });
+                let read = |path: &Path| std::fs::read_to_string(path);
+                let performed = act::perform(&self.gateway, &command, self.access, now, &read);
                 let outcome = match performed {
                     Performed::Done(outcome) => outcome,
                     Performed::Waits(waiting, tag) => self.wait_for(&waiting, tag).await?,
+                    Performed::Plans(id) => Box::pin(self.plan(id)).await?,
                 };
                 self.conversation.answer(&outcome, &mut self.out);
             }
@@ -197,6 +200,20 @@ impl Task {
                     }
                 }
             }
+        }
+    }
+
+    /// Asks PostgreSQL for the plan of a slow statement, unless nobody wants it any more.
+    async fn plan(&mut self, id: Option<u64>) -> Result<Outcome, CloseReason> {
+        self.flush().await?;
+        let entry = &self.registered.entry;
+        tokio::select! {
+            outcome = plan_slow::explain(&self.gateway, id) => Ok(outcome),
+            () = entry.cancelled.notified() => Ok(Outcome::Failed {
+                sqlstate: sqlstate::QUERY_CANCELED,
+                message: CloseReason::CancelledWaiting.text(),
+            }),
+            leave = entry.asked_to_leave() => Err(leave.reason()),
         }
     }
 

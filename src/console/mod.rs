@@ -6,8 +6,10 @@ mod inventory;
 mod tables;
 pub mod operate;
 mod flush;
+mod plan_slow;
 pub mod act;
 pub mod report;
+pub mod group_log;
 pub mod io;
 
 use crate::admin::conversation::Access;

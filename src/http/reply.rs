@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crate::admin::conversation::Access;
 use crate::console::act;
 use crate::gateway::Gateway;
 
@@ -89,7 +90,7 @@ impl Reply {
             }
             Wanted::Overview => Self::json(&overview(gateway, now)),
             Wanted::Table(shown, part) => {
-                Self::json(&shown.json(act::table(gateway, shown.show, now), part))
+                Self::json(&shown.json(act::table(gateway, shown.show, Access::Look, now), part))
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::time::{Instant, SystemTime};
 
 use crate::admin::command::Show;
+use crate::admin::conversation::Access;
 use crate::admin::snapshot::Pool;
 use crate::admin::table::{Kind as ColumnKind, Table};
 use crate::console::act::table;
@@ -30,17 +31,27 @@ pub fn metrics(gateway: &Gateway, now: Instant, format: Format) -> String {
 fn of_pgbouncer(out: &mut Exposition, gateway: &Gateway, collector: &Collector<'_>, now: Instant) {
     out.family("pgbouncer_up", Kind::Gauge, "1: this was answered.");
     out.sample(&[], 1);
-    let version = table(gateway, Show::Version, now);
+    let version = table(gateway, Show::Version, Access::Look, now);
     out.family("pgbouncer_version_info", Kind::Gauge, "The version, as SHOW VERSION tells it.");
     let row = version.rows.first().map(Vec::as_slice).unwrap_or_default();
     out.sample(&[("version", text(&version, row, "version"))], 1);
-    families::named(out, &table(gateway, Show::Lists, now), "items", families::LISTS);
-    families::named(out, &table(gateway, Show::Config, now), "value", families::CONFIG);
-    let databases = table(gateway, Show::Databases, now);
+    families::named(out, &table(gateway, Show::Lists, Access::Look, now), "items", families::LISTS);
+    families::named(
+        out,
+        &table(gateway, Show::Config, Access::Look, now),
+        "value",
+        families::CONFIG,
+    );
+    let databases = table(gateway, Show::Databases, Access::Look, now);
     families::rows(out, &databases, families::DATABASE_LABELS, families::DATABASES);
-    let stats = table(gateway, Show::StatsTotals, now);
+    let stats = table(gateway, Show::StatsTotals, Access::Look, now);
     families::rows(out, &stats, &["database"], families::STATS);
-    families::rows(out, &table(gateway, Show::Pools, now), families::POOL_LABELS, families::POOLS);
+    families::rows(
+        out,
+        &table(gateway, Show::Pools, Access::Look, now),
+        families::POOL_LABELS,
+        families::POOLS,
+    );
     let pools = collector.pools();
     let name = "pgbouncer_pools_client_maxwait_seconds";
     out.family(name, Kind::Gauge, "How long the first in line has waited.");
@@ -85,7 +96,7 @@ fn of_process(out: &mut Exposition, gateway: &Gateway, now: Instant) {
 }
 
 fn of_cache(out: &mut Exposition, gateway: &Gateway, now: Instant) {
-    let cache = table(gateway, Show::Cache, now);
+    let cache = table(gateway, Show::Cache, Access::Look, now);
     families::rows(out, &cache, &[], families::CACHE);
     let row = cache.rows.first().map(Vec::as_slice).unwrap_or_default();
     out.family("forebay_cache_mode", Kind::Gauge, "1 for the mode that the cache is in.");
@@ -119,7 +130,7 @@ fn of_cache(out: &mut Exposition, gateway: &Gateway, now: Instant) {
     for (cause, column) in causes(&cache) {
         out.sample(&[("cause", cause)], text(&cache, row, column));
     }
-    let reasons = table(gateway, Show::CacheReasons, now);
+    let reasons = table(gateway, Show::CacheReasons, Access::Look, now);
     let name = "forebay_cache_bypasses_total";
     out.family(name, Kind::Counter, "Statements that were not looked up, and why.");
     for row in &reasons.rows {

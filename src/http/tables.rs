@@ -96,6 +96,30 @@ pub static TABLES: &[Shown] = &[
         ],
     },
     Shown {
+        name: "routes",
+        show: Show::Routes,
+        title: "Routes",
+        caption: "What a request of each route costs, by the tags in comments. Sent: queries that \
+                  PostgreSQL had to answer.",
+        empty: "No statement has named its route in a comment.",
+        order: "total_time",
+        fields: &[
+            field("route", "Route", Sql),
+            field("application", "Application", Text),
+            field("database", "Database", Text),
+            field("requests", "Requests", Count),
+            field("queries_per_request", "Queries each", Count),
+            field("server_queries_per_request", "Sent each", Count),
+            field("hit_rate", "Hit rate", Percent),
+            field("mean_time", "Mean", Micros),
+            field("p95_time", "95 %", Micros),
+            field("worst_queries", "Most queries", Count),
+            field("worst_time", "Longest", Micros),
+            field("total_time", "Total", Micros),
+            field("over_budget", "Over budget", Count),
+        ],
+    },
+    Shown {
         name: "repeats",
         show: Show::Repeats,
         title: "Repeats",
@@ -105,6 +129,7 @@ pub static TABLES: &[Shown] = &[
         order: "total_time",
         fields: &[
             field("statement", "Statement", Sql),
+            field("route", "Route", Text),
             field("application_name", "Application", Text),
             field("user", "User", Text),
             field("database", "Database", Text),

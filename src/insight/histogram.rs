@@ -22,10 +22,27 @@ impl Histogram {
         }
     }
 
+    /// Takes one back that was added.
+    pub fn remove(&mut self, micros: u64) {
+        if let Some(count) = self.counts.get_mut(bucket(micros)) {
+            *count = count.saturating_sub(1);
+        }
+    }
+
     pub fn merge(&mut self, other: &Self) {
         for (count, more) in self.counts.iter_mut().zip(&other.counts) {
             *count = count.saturating_add(*more);
         }
+    }
+
+    /// What was added since it was as `before`.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let mut since = self.clone();
+        for (count, before) in since.counts.iter_mut().zip(&before.counts) {
+            *count = count.saturating_sub(*before);
+        }
+        since
     }
 
     /// The time that `percent` of all were not above, as the middle of its bucket; 0 of none.
@@ -103,5 +120,9 @@ mod tests {
         two.add(1000);
         one.merge(&two);
         assert_eq!(one.cumulative().collect::<Vec<_>>(), [(1, 1), (1023, 2)]);
+        assert_eq!(one.since(&two).cumulative().collect::<Vec<_>>(), [(1, 1)]);
+        one.remove(1);
+        one.remove(1);
+        assert_eq!(one.cumulative().collect::<Vec<_>>(), [(1023, 1)]);
     }
 }

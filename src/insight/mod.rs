@@ -1,14 +1,17 @@
-//! Who runs what, how often and how slowly: sums by statement shape and by group of clients, and
-//! the latest slow statements.
+//! Who runs what, how often and how slowly: sums by statement shape, by group of clients and by
+//! route of an application, and the latest slow statements.
 //!
 //! Each thread counts in a shard of its own, whose lock only a reader of the console contends for;
 //! readers get the sum of all shards as plain values.
 
 mod histogram;
 mod latency;
+mod pace;
 mod repeats;
+mod routes;
 mod seats;
 mod slow;
+mod tags;
 mod tally;
 
 use std::cell::Cell;
@@ -19,8 +22,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub use histogram::Histogram;
 pub use latency::{Latency, Times};
 pub use repeats::{Burst, Owner, Repeated, Repeats, Rules};
+pub use routes::{Request, RouteRow, RouteTally, Routes, Sums};
 pub use seats::{Place, Seat, Shape, Wanted};
-pub use slow::{Slow, SlowLog};
+pub use slow::{Kept, NoPlan, Slow, SlowLog};
+pub use tags::{Route, Tag};
 pub use tally::{GroupTally, Outcome, Sample, StatementTally};
 
 use crate::config;
@@ -34,6 +39,7 @@ pub const STATEMENTS_MAX: u16 = 50_000;
 pub struct Insight {
     pub slow: SlowLog,
     pub repeats: Repeats,
+    pub routes: Routes,
     enabled: AtomicBool,
     /// Guards who sits where. Inside, shards may be locked, one at a time.
     seats: Mutex<Seats>,
@@ -76,6 +82,7 @@ impl Insight {
         Self {
             slow,
             repeats: Repeats::new(rules(config)),
+            routes: Routes::new(config.routes_max, config.queries_per_request),
             enabled: AtomicBool::new(config.enabled),
             seats: Mutex::new(Seats::new(seats)),
             tickets: (0..seats).map(|_| AtomicU64::new(0)).collect(),
@@ -86,6 +93,7 @@ impl Insight {
     pub fn set(&self, config: &config::Insight) {
         self.enabled.store(config.enabled, Ordering::Relaxed);
         self.repeats.set(rules(config));
+        self.routes.set_budget(config.queries_per_request);
     }
 
     pub fn is_enabled(&self) -> bool {

@@ -12,7 +12,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use lru::LruCache;
 
+use super::routes::Request;
 use super::seats::{Place, Shape};
+use super::tags::{Route, Tag};
 
 /// Shapes watched in one burst. Beyond it the one repeated least is watched no more.
 const SHAPES_MAX: usize = 16;
@@ -40,9 +42,11 @@ pub struct Burst {
     began_at: Instant,
     last_at: Instant,
     in_transaction: bool,
-    /// Its client has gone.
+    /// Its client has gone, or what it does is for another request.
     ended: bool,
     repeats: Vec<Repeat>,
+    /// What it is for, if its statements tell.
+    pub request: Option<Request>,
 }
 
 #[derive(Debug)]
@@ -56,6 +60,8 @@ struct Repeat {
     /// What the table has been told.
     told: Option<(u32, u64)>,
     logged: bool,
+    /// Which route ran it last.
+    route: Option<Arc<Route>>,
 }
 
 /// Whose burst it is.
@@ -71,6 +77,7 @@ pub struct Owner {
 pub struct Repeated {
     pub shape: Arc<Shape>,
     pub owner: Owner,
+    pub route: Option<Arc<Route>>,
     pub count: u64,
     /// Microseconds.
     pub time: u64,
@@ -82,41 +89,72 @@ pub struct Repeated {
     pub last_seen: SystemTime,
 }
 
+/// What a row is of: shape, owner and route.
+type Key = (u64, Owner, Option<Arc<Route>>);
+
 #[derive(Debug)]
 pub struct Repeats {
     least: AtomicU32,
     pause_us: AtomicU64,
     /// Nothing else is locked inside.
-    rows: Mutex<LruCache<(u64, Owner), Repeated>>,
+    rows: Mutex<LruCache<Key, Repeated>>,
 }
 
 impl Burst {
-    pub fn new(now: Instant) -> Self {
+    pub fn new(now: Instant, in_transaction: bool) -> Self {
         Self {
             began_at: now,
             last_at: now,
-            in_transaction: false,
+            in_transaction,
             ended: false,
             repeats: Vec::new(),
+            request: None,
         }
     }
 
-    /// Counts a statement that ended at `now`. `values`: a hash of its values; 0: not known.
-    pub fn add(&mut self, place: Place, now: Instant, time: u64, values: u64) {
-        self.last_at = now;
+    /// Counts a statement. `values`: a hash of its values; 0: not known.
+    pub fn add(&mut self, place: Place, route: Option<&Arc<Route>>, time: u64, values: u64) {
         let known = self.repeats.iter().position(|repeat| repeat.place == place);
         let index = known.unwrap_or_else(|| self.watch(place));
         let Some(repeat) = self.repeats.get_mut(index) else { return };
         repeat.count = repeat.count.saturating_add(1);
         repeat.time += time;
+        if let Some(route) = route
+            && !repeat.route.as_ref().is_some_and(|known| Arc::ptr_eq(known, route))
+        {
+            repeat.route = Some(Arc::clone(route));
+        }
         if repeat.count as usize <= VALUES_MAX && values != 0 {
             repeat.note_value(values);
         }
     }
 
+    /// A statement of it has ended.
+    pub fn goes_on(&mut self, now: Instant) {
+        self.last_at = now;
+    }
+
     /// What is known at the end of what was added.
     pub fn set_in_transaction(&mut self, in_transaction: bool) {
         self.in_transaction = in_transaction;
+        if let Some(request) = self.request.as_mut().filter(|_| !in_transaction) {
+            request.transaction_ended();
+        }
+    }
+
+    pub fn in_transaction(&self) -> bool {
+        self.in_transaction
+    }
+
+    /// Whether a statement with this tag may be for the same request: what has none may be.
+    pub fn is_for(&self, tag: &Tag) -> bool {
+        self.request.as_ref().is_none_or(|request| request.is_of(tag))
+    }
+
+    /// What a statement with this tag is for.
+    pub fn request_of(&mut self, tag: &Tag) -> &mut Request {
+        let in_transaction = self.in_transaction;
+        self.request.get_or_insert_with(|| Request::new(tag, in_transaction))
     }
 
     pub fn end(&mut self) {
@@ -140,6 +178,7 @@ impl Burst {
             values_count: 0,
             told: None,
             logged: false,
+            route: None,
         });
         self.repeats.len() - 1
     }
@@ -219,6 +258,7 @@ impl Repeats {
                     application_name = %owner.application_name,
                     count = repeat.count,
                     time_ms = repeat.time / 1000,
+                    route = repeat.route.as_ref().map(|route| route.name.as_str()),
                     statement_id = shape.id,
                     shape = %shape.text,
                     "repeated statement"
@@ -234,9 +274,11 @@ impl Repeats {
         }
         let is_new = repeat.told.replace((repeat.count, repeat.time)).is_none();
         let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        let row = rows.get_or_insert_mut((shape.id, owner.clone()), || Repeated {
+        let key = (shape.id, owner.clone(), repeat.route.clone());
+        let row = rows.get_or_insert_mut(key, || Repeated {
             shape: Arc::clone(shape),
             owner: owner.clone(),
+            route: repeat.route.clone(),
             count: 0,
             time: 0,
             bursts: 0,
@@ -300,38 +342,53 @@ mod tests {
         let take = |burst: &mut Burst| {
             repeats.take(burst, owner, shape, (now, SystemTime::UNIX_EPOCH));
         };
-        let mut burst = Burst::new(now);
+        let mut burst = Burst::new(now, false);
         for value in 1..=2 {
-            burst.add(place(1), now, 5, value);
+            burst.add(place(1), None, 5, value);
         }
         take(&mut burst);
         assert_eq!(told(&repeats), []);
         for number in [1, 2, 9, 9, 9, 1] {
-            burst.add(place(number), now, 5, 2);
+            burst.add(place(number), None, 5, 2);
         }
         take(&mut burst);
         take(&mut burst);
         // Two different values among four calls; BEGIN says nothing.
         assert_eq!(told(&repeats), [("select 1".to_owned(), 4, 1, 2)]);
-        burst.add(place(1), now, 5, 3);
+        burst.add(place(1), None, 5, 3);
         take(&mut burst);
         assert_eq!(told(&repeats), [("select 1".to_owned(), 5, 1, 3)]);
         assert_eq!(repeats.rows()[0].time, 25);
-        let mut next = Burst::new(now);
-        (0..7).for_each(|_| next.add(place(1), now, 5, 0));
+        let mut next = Burst::new(now, false);
+        (0..7).for_each(|_| next.add(place(1), None, 5, 0));
         take(&mut next);
         assert_eq!(told(&repeats), [("select 1".to_owned(), 12, 2, 3)]);
         assert_eq!(repeats.rows()[0].most, 7);
         repeats.set(Rules { least: 0, pause: PAUSE });
-        next.add(place(1), now, 5, 0);
+        next.add(place(1), None, 5, 0);
         take(&mut next);
         assert_eq!(told(&repeats)[0].1, 12);
     }
 
     #[test]
+    fn what_two_routes_repeat_is_told_for_each() {
+        let repeats = Repeats::new(Rules { least: 2, pause: PAUSE });
+        let now = Instant::now();
+        for (name, calls) in [("/a", 2), ("/b", 3), ("/a", 4)] {
+            let mut burst = Burst::new(now, false);
+            let route = Arc::new(Route { name: name.into(), application: String::new() });
+            (0..calls).for_each(|_| burst.add(place(1), Some(&route), 5, 0));
+            repeats.take(&mut burst, owner, shape, (now, SystemTime::UNIX_EPOCH));
+        }
+        let row = |row: Repeated| (row.route.unwrap().name.clone(), row.count, row.bursts);
+        let rows: Vec<_> = repeats.rows().into_iter().map(row).collect();
+        assert_eq!(rows, [("/a".to_owned(), 6, 2), ("/b".to_owned(), 3, 1)]);
+    }
+
+    #[test]
     fn a_pause_ends_a_burst_but_not_within_a_transaction() {
         let now = Instant::now();
-        let mut burst = Burst::new(now);
+        let mut burst = Burst::new(now, false);
         assert!(!burst.is_over(now + PAUSE, PAUSE));
         assert!(burst.is_over(now + PAUSE * 2, PAUSE));
         burst.set_in_transaction(true);
@@ -341,10 +398,10 @@ mod tests {
     #[test]
     fn in_a_crowd_of_shapes_the_most_repeated_stay_watched() {
         let now = Instant::now();
-        let mut burst = Burst::new(now);
+        let mut burst = Burst::new(now, false);
         for number in 0..100 {
-            burst.add(place(0), now, 1, 0);
-            burst.add(place(number), now, 1, u64::from(number) + 1);
+            burst.add(place(0), None, 1, 0);
+            burst.add(place(number), None, 1, u64::from(number) + 1);
         }
         assert_eq!(burst.repeats.len(), SHAPES_MAX);
         assert_eq!(burst.repeats[0].count, 101);
@@ -355,8 +412,8 @@ mod tests {
         let repeats = Repeats::new(Rules { least: 1, pause: PAUSE });
         let now = Instant::now();
         for number in 10..1_020 {
-            let mut burst = Burst::new(now);
-            burst.add(place(number), now, 1, 0);
+            let mut burst = Burst::new(now, false);
+            burst.add(place(number), None, 1, 0);
             repeats.take(&mut burst, owner, shape, (now, SystemTime::UNIX_EPOCH));
         }
         assert_eq!(repeats.rows().len(), ROWS_MAX.get());

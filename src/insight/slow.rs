@@ -1,11 +1,14 @@
 //! The latest slow statements, kept and logged.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::Config;
+
+use super::pace::Pace;
+use super::tags::Route;
 
 /// A statement that took longer than the threshold.
 #[derive(Clone, Debug)]
@@ -29,8 +32,57 @@ pub struct Slow {
     /// `hit`, `miss`, or the reason it was not looked up.
     pub outcome: &'static str,
     pub failed: bool,
-    /// As it was sent, literals and all, where settings permit that; never in the log.
-    pub text: Option<String>,
+    pub route: Option<Arc<Route>>,
+    /// Never in the log.
+    pub kept: Option<Kept>,
+    /// Why there is no plan of it to be had; `None`: there is one.
+    pub no_plan: Option<NoPlan>,
+}
+
+/// The text of a slow statement, and what it takes to have it planned once more.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// As it was sent, literals and all, without comments; its beginning if it is long.
+    pub text: String,
+    /// Declared for its parameters; 0: PostgreSQL is to find out.
+    pub types: Vec<u32>,
+    pub parameters: u32,
+    /// What its session had set: what may follow `SET name TO`.
+    pub settings: BTreeMap<String, String>,
+    /// As whom its server was logged in.
+    pub server_user: Arc<str>,
+}
+
+/// Why a slow statement is not planned again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoPlan {
+    NotARead,
+    MayWrite,
+    Several,
+    TooLong,
+    /// Others were sent right behind it, or it is of no text that we can read.
+    NotAtHand,
+}
+
+impl NoPlan {
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::NotARead => "the statement is not a read",
+            Self::MayWrite => "the statement may write",
+            Self::Several => "it is one of several statements in one string",
+            Self::TooLong => "the statement is too long to be kept",
+            Self::NotAtHand => "the text of the statement was not at hand",
+        }
+    }
+}
+
+impl Slow {
+    pub fn for_plan(&self) -> Result<&Kept, NoPlan> {
+        match self.no_plan {
+            Some(why) => Err(why),
+            None => self.kept.as_ref().ok_or(NoPlan::NotAtHand),
+        }
+    }
 }
 
 pub struct SlowLog {
@@ -45,8 +97,7 @@ pub struct SlowLog {
     /// The latest, newest last. Nothing else is locked inside.
     ring: Mutex<VecDeque<Slow>>,
     next_id: AtomicU64,
-    logged_this_second: AtomicU32,
-    second: AtomicU64,
+    pace: Pace,
     pub suppressed: AtomicU64,
     /// The same moment on both clocks, so that statements need to read only one.
     started: (Instant, SystemTime),
@@ -61,8 +112,7 @@ impl SlowLog {
             config: Mutex::new(Arc::clone(&config)),
             ring: Mutex::default(),
             next_id: AtomicU64::new(1),
-            logged_this_second: AtomicU32::new(0),
-            second: AtomicU64::new(0),
+            pace: Pace::default(),
             suppressed: AtomicU64::new(0),
             started,
         };
@@ -105,7 +155,7 @@ impl SlowLog {
 
     pub fn note(&self, mut slow: Slow) {
         slow.id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        if self.may_log(slow.at) {
+        if self.pace.may(slow.at, self.rate_limit.load(Ordering::Relaxed)) {
             tracing::warn!(
                 slow_id = slow.id,
                 database = %slow.database,
@@ -119,6 +169,7 @@ impl SlowLog {
                 server_pid = slow.server_pid,
                 cache = slow.outcome,
                 failed = slow.failed,
+                route = slow.route.as_ref().map(|route| route.name.as_str()),
                 shape = %slow.shape,
                 "slow statement"
             );
@@ -140,13 +191,9 @@ impl SlowLog {
         ring.iter().rev().cloned().collect()
     }
 
-    fn may_log(&self, at: SystemTime) -> bool {
-        let second = at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        if self.second.swap(second, Ordering::Relaxed) != second {
-            self.logged_this_second.store(0, Ordering::Relaxed);
-        }
-        self.logged_this_second.fetch_add(1, Ordering::Relaxed)
-            < self.rate_limit.load(Ordering::Relaxed)
+    pub fn find(&self, id: u64) -> Option<Slow> {
+        let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        ring.iter().rfind(|slow| slow.id == id).cloned()
     }
 }
 
@@ -204,7 +251,9 @@ mod tests {
             server_pid: None,
             outcome: "miss",
             failed: false,
-            text: None,
+            route: None,
+            kept: None,
+            no_plan: None,
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::client::close::CloseReason;
+use crate::console::group_log::GroupLog;
 use crate::console::report::Report;
 use crate::gateway::Gateway;
 use crate::net::Stream;
@@ -85,6 +86,7 @@ async fn let_in(
 pub async fn upkeep(gateway: Arc<Gateway>) {
     let mut ticks = tokio::time::interval(UPKEEP_PERIOD);
     let mut report = Report::new(Instant::now());
+    let mut groups = GroupLog::new(Instant::now());
     loop {
         ticks.tick().await;
         let now = Instant::now();
@@ -93,5 +95,6 @@ pub async fn upkeep(gateway: Arc<Gateway>) {
         let idle_timeout = gateway.config().server.server_idle_timeout;
         gateway.auth_queries.upkeep(now, idle_timeout);
         report.tick(&gateway, now);
+        groups.tick(&gateway, now);
     }
 }

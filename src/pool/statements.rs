@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use lru::LruCache;
 
-use crate::insight::Seat;
+use crate::insight::{Seat, Tag};
 use crate::server::settings::Settings;
 use crate::sql::hint::Hint;
 use crate::sql::lex::{Lexed, lex};
@@ -31,6 +31,8 @@ pub struct Statement {
     pub generation: u64,
     /// `None` if the lexer cannot vouch for the text.
     pub lexed: Option<Lexed>,
+    /// What its comments say of where it comes from.
+    pub tag: Option<Tag>,
     /// Some server has accepted it.
     pub accepted: AtomicBool,
     /// What PostgreSQL parsed it to, once that has been told.
@@ -68,6 +70,7 @@ impl Statement {
             settings: settings.id,
             settings_key: settings.key_id,
             generation,
+            tag: lexed.as_ref().and_then(|lexed| Tag::of(sql, lexed)),
             lexed,
             accepted: AtomicBool::new(false),
             signature: OnceLock::new(),

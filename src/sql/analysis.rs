@@ -53,16 +53,7 @@ impl Question {
 
     /// The names of the types declared, for `opening`; `None`: there are none.
     pub fn declared(&self) -> Option<String> {
-        if self.types.is_empty() {
-            return None;
-        }
-        let oids: Vec<String> = self.types.iter().map(ToString::to_string).collect();
-        Some(format!(
-            "SELECT CASE t WHEN 0 THEN 'pg_catalog.unknown' ELSE pg_catalog.format_type(t, NULL) END \
-             FROM pg_catalog.unnest('{{{}}}'::pg_catalog.oid[]) WITH ORDINALITY AS u(t, n) \
-             ORDER BY n",
-            oids.join(",")
-        ))
+        type_names(&self.types)
     }
 
     /// The view over the statement, whose parameters have these types; its id and its tree.
@@ -74,6 +65,20 @@ impl Question {
              ev_class OPERATOR(pg_catalog.=) 'pg_temp.{NAME}'::pg_catalog.regclass"
         ))
     }
+}
+
+/// Asks for the names of types, in order; `None`: there are none.
+pub fn type_names(types: &[u32]) -> Option<String> {
+    if types.is_empty() {
+        return None;
+    }
+    let oids: Vec<String> = types.iter().map(ToString::to_string).collect();
+    Some(format!(
+        "SELECT CASE t WHEN 0 THEN 'pg_catalog.unknown' ELSE pg_catalog.format_type(t, NULL) END \
+         FROM pg_catalog.unnest('{{{}}}'::pg_catalog.oid[]) WITH ORDINALITY AS u(t, n) \
+         ORDER BY n",
+        oids.join(",")
+    ))
 }
 
 /// Of the prepared statement and the view; neither outlives the question.

@@ -17,6 +17,7 @@ pub mod names;
 pub mod reading;
 pub mod resolve;
 pub mod analysis;
+pub mod plan;
 pub mod closure;
 pub mod footprint;
 pub mod schema;

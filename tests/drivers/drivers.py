@@ -17,6 +17,7 @@ DRIVERS = {
     "asyncpg": [PYTHON, HERE / "asyncpg_workload.py"],
     "sqlalchemy": [PYTHON, HERE / "sqlalchemy_workload.py"],
     "django": [PYTHON, HERE / "django_workload.py"],
+    "django-routes": [PYTHON, HERE / "django_routes_workload.py"],
     "node-postgres": ["node", HERE / "node_postgres.js"],
     "tokio-postgres": [os.environ.get("DRIVER_RUST", "driver_tokio_postgres")],
 }

@@ -248,3 +248,38 @@ fn what_is_switched_off_counts_nothing_until_it_is_switched_on() {
     assert_eq!(count(&statements(&mut console)[READ], "calls"), 1);
     assert_eq!(group(&mut console), "1 1 1");
 }
+
+#[test]
+fn the_log_tells_at_an_interval_what_a_group_did_and_at_its_end_what_a_client_did() {
+    let database = Database::with(SCHEMA);
+    let forebay = Forebay::with_config(&database, "[insight]\nlog_interval = \"50ms\"\n", &[]);
+    let mut client = forebay.client_with(&[("application_name", "shop")]);
+    for statement in ["BEGIN", "SELECT 1", "SELECT pg_sleep(0.02)", "COMMIT", "SELECT 2"] {
+        client.run(statement);
+    }
+    client.close();
+    let closing = "queries=5 hits=0 transactions=2 time_ms=";
+    forebay.log_contains(closing);
+    let line = |log: &str| {
+        let of_shop = |line: &&str| line.contains("application_name=shop");
+        log.lines().filter(of_shop).find(|line| line.contains(closing)).map(str::to_owned)
+    };
+    let line = line(&forebay.log()).unwrap();
+    let time = line.split("time_ms=").nth(1).unwrap().split(' ').next().unwrap();
+    assert!(time.parse::<u64>().unwrap() >= 20, "{line}");
+    // In as many lines as intervals it took, none of which tells anything twice.
+    let told = |name: &str| -> u64 {
+        let log = forebay.log();
+        let lines = log.lines().filter(|line| line.contains("p95_us="));
+        let queries = |line: &str| -> u64 {
+            line.split("queries=").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap()
+        };
+        let name = format!("application_name={name} ");
+        lines.filter(|line| line.contains(&name)).map(queries).sum()
+    };
+    wait_until("all queries are told", || told("shop") == 5);
+    let mut other = forebay.client_with(&[("application_name", "other")]);
+    other.run("SELECT 1");
+    wait_until("an interval later", || told("other") == 1);
+    assert_eq!(told("shop"), 5);
+}

@@ -1,6 +1,7 @@
 //! The task of one client: moves bytes between its socket, its session and the server it has.
 //! Decides nothing about statements; holds no buffer while nothing is under way.
 
+mod finished;
 mod reported;
 mod servers;
 
@@ -544,49 +545,5 @@ impl Task {
 
     fn show(&self, change: impl FnOnce(&mut super::registry::Shown)) {
         change(&mut self.entry.shown.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    /// Hands finished statements to the statistics.
-    fn report(&mut self) {
-        if self.session.work.finished.is_empty() {
-            return;
-        }
-        let now = self.now;
-        let (pins, prepared) = (self.session.pins, self.session.names.prepared.len());
-        let finished = &self.session.work.finished;
-        let queries = finished.iter().filter(|one| one.running.is_call).count();
-        let hits = finished.iter().filter(|one| one.running.outcome.is_hit()).count();
-        self.show(|shown| {
-            shown.queries += queries as u64;
-            shown.hits += hits as u64;
-            shown.pinned_since = (!pins.is_empty()).then(|| shown.pinned_since.unwrap_or(now));
-            shown.request_at = Some(now);
-            shown.pins = pins;
-            shown.prepared_statements = prepared;
-        });
-        let transactions = u64::from(std::mem::take(&mut self.session.work.transactions));
-        statistics::count_transactions(&self.shared.insight, &self.entry, transactions);
-        if self.shared.insight.is_enabled() && statistics::are_hits(&self.session.work.finished, now) {
-            statistics::end(&mut self.session.work.finished, Instant::now());
-        }
-        let counters = &self.session.common.counters;
-        let mut ended_at = now;
-        // The next answer has its own time.
-        self.answer_owed = None;
-        for finished in self.session.work.finished.drain(..) {
-            self.transaction_began.get_or_insert(finished.running.arrived_at);
-            ended_at = finished.finished_at;
-            statistics::record(&self.shared.insight, &self.entry, &self.session.common, &finished);
-        }
-        if self.session.work.finished.capacity() > 1 {
-            // Only pipelines need it.
-            self.session.work.finished = Vec::new();
-        }
-        let idle = self.session.work.transaction.status == Status::Idle;
-        statistics::set_in_transaction(&self.shared.insight, &self.entry, !idle);
-        if idle && let Some(began) = self.transaction_began.take() {
-            let lasted = ended_at.saturating_duration_since(began);
-            counters.xact_time.add(statistics::micros(lasted));
-        }
     }
 }

@@ -89,6 +89,7 @@ impl<'a> Lexer<'a> {
         out.literals = 0;
         out.multiple = false;
         out.hint = None;
+        out.comment = None;
         Self {
             sql,
             out,
@@ -151,7 +152,7 @@ impl<'a> Lexer<'a> {
     /// Blanks and comments: one space, or nothing at the start.
     fn gap(&mut self, start: usize) -> Result<usize, LexError> {
         let single = scan::byte(self.sql, start) == b' ' && start > 0;
-        let end = scan::gap_end(self.sql, start)?;
+        let end = scan::gap_end(self.sql, start, &mut self.out.comment)?;
         if end > start && !(single && end == start + 1) {
             let space = (start > 0).then_some(b' ');
             self.replace_in_text(start, end, space);

@@ -49,6 +49,8 @@ pub struct Lexed {
     pub multiple: bool,
     /// Where in the input the comment stands with which it begins, markers included.
     pub hint: Option<Range<usize>>,
+    /// The same of its last comment, wherever that stands.
+    pub comment: Option<Range<usize>>,
 }
 
 /// Why a statement was not read. None of them means that PostgreSQL would refuse it.

@@ -75,13 +75,19 @@ pub(super) fn word_end(sql: &[u8], from: usize) -> usize {
         .unwrap_or(sql.len())
 }
 
-/// End of the blanks and comments at `at`, which may be none.
-pub(super) fn gap_end(sql: &[u8], mut at: usize) -> Result<usize, LexError> {
+/// End of the blanks and comments at `at`, which may be none. `last`: where the last comment is.
+pub(super) fn gap_end(
+    sql: &[u8],
+    mut at: usize,
+    last: &mut Option<Range<usize>>,
+) -> Result<usize, LexError> {
     loop {
         if class(byte(sql, at)) == Class::Blank {
             at += 1;
         } else if is_comment(sql, at) {
-            at = comment_end(sql, at)?;
+            let end = comment_end(sql, at)?;
+            *last = Some(at..end);
+            at = end;
         } else {
             return Ok(at);
         }

@@ -1,0 +1,61 @@
+//! What a client's task tells the statistics of statements that are over.
+
+use std::time::Instant;
+
+use crate::client::statistics;
+use crate::client::underway::Finished;
+use crate::wire::backend::Status;
+
+use super::Task;
+
+impl Task {
+    /// Hands finished statements to the statistics.
+    pub(super) fn report(&mut self) {
+        if self.session.work.finished.is_empty() {
+            return;
+        }
+        let now = self.now;
+        if self.shared.insight.is_enabled()
+            && statistics::are_hits(&self.session.work.finished, now)
+        {
+            statistics::end(&mut self.session.work.finished, Instant::now());
+        }
+        let (pins, prepared) = (self.session.pins, self.session.names.prepared.len());
+        let finished = &self.session.work.finished;
+        let queries = finished.iter().filter(|one| one.running.is_call).count();
+        let hits = finished.iter().filter(|one| one.running.outcome.is_hit()).count();
+        let time: u64 = finished.iter().map(Finished::micros).sum();
+        let transactions = u64::from(std::mem::take(&mut self.session.work.transactions));
+        self.show(|shown| {
+            shown.queries += queries as u64;
+            shown.hits += hits as u64;
+            shown.transactions += transactions;
+            shown.time += time;
+            shown.pinned_since = (!pins.is_empty()).then(|| shown.pinned_since.unwrap_or(now));
+            shown.request_at = Some(now);
+            shown.pins = pins;
+            shown.prepared_statements = prepared;
+        });
+        statistics::count_transactions(&self.shared.insight, &self.entry, transactions);
+        let counters = &self.session.common.counters;
+        let mut ended_at = now;
+        // The next answer has its own time.
+        self.answer_owed = None;
+        let mut all = std::mem::take(&mut self.session.work.finished);
+        for finished in all.drain(..) {
+            self.transaction_began.get_or_insert(finished.running.arrived_at);
+            ended_at = finished.finished_at;
+            statistics::record(&self.shared.insight, &self.entry, &self.session, &finished);
+        }
+        if all.capacity() <= 1 {
+            // Only pipelines need more.
+            self.session.work.finished = all;
+        }
+        let idle = self.session.work.transaction.status == Status::Idle;
+        statistics::set_in_transaction(&self.shared.insight, &self.entry, !idle);
+        if idle && let Some(began) = self.transaction_began.take() {
+            let lasted = ended_at.saturating_duration_since(began);
+            counters.xact_time.add(statistics::micros(lasted));
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! What is kept of the text of a slow statement, and why there is no plan of it to be had.
+
+use std::sync::Arc;
+
+use crate::insight::{Kept, NoPlan};
+use crate::sql::lex::highest_parameter;
+use crate::sql::plan::{is_data, may_be_read};
+use crate::wire::frontend::Parse;
+
+use super::registry::Entry;
+use super::session::Session;
+use super::underway::{Running, Shape};
+
+/// Most statements that people write are shorter; what a program made is no reading.
+const TEXT_BYTES_MAX: usize = 4096;
+
+/// The text if it is at hand, and what speaks against a plan.
+pub(super) fn kept(
+    session: &Session,
+    entry: &Entry,
+    running: &Running,
+) -> (Option<Kept>, Option<NoPlan>) {
+    let (text, types, shape) = match &running.shape {
+        // The next text takes the place of this one: only what is sent behind it loses it.
+        Shape::Text(_) if running.text == session.work.texts => {
+            (session.work.lexed.text.as_slice(), &[][..], &[][..])
+        }
+        Shape::Prepared(statement) => match &statement.lexed {
+            Some(lexed) => (lexed.text.as_slice(), &*statement.types, lexed.shape.as_slice()),
+            None => return (None, Some(NoPlan::NotAtHand)),
+        },
+        Shape::Text(_) | Shape::Unknown => return (None, Some(NoPlan::NotAtHand)),
+    };
+    let Ok(text) = std::str::from_utf8(text) else { return (None, Some(NoPlan::NotAtHand)) };
+    let no_plan = if text.is_empty() {
+        Some(NoPlan::NotAtHand)
+    } else if !may_be_read(text) {
+        Some(NoPlan::NotARead)
+    } else if is_several(&running.shape) {
+        Some(NoPlan::Several)
+    } else if running.writes {
+        Some(NoPlan::MayWrite)
+    } else if text.len() > TEXT_BYTES_MAX {
+        Some(NoPlan::TooLong)
+    } else {
+        None
+    };
+    let types: Vec<u32> = Parse::type_oids(types).collect();
+    let declared = u32::try_from(types.len()).unwrap_or(u32::MAX);
+    let kept = is_data(text).then(|| Kept {
+        text: text.get(..text.floor_char_boundary(TEXT_BYTES_MAX)).unwrap_or_default().to_owned(),
+        parameters: highest_parameter(shape).max(declared),
+        types,
+        settings: session.settings.values.clone(),
+        server_user: Arc::clone(&entry.server_user),
+    });
+    (kept, no_plan)
+}
+
+fn is_several(shape: &Shape) -> bool {
+    matches!(shape, Shape::Text(known) if known.verdict.statements > 1)
+}
