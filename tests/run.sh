@@ -53,7 +53,7 @@ part_drivers() { tests/drivers/run.sh; }
 part_checker() { tests/checker.sh "$CHECKER_SECONDS"; }
 
 # Every hit compared with PostgreSQL's answer, every commit asked what it wrote; `tests/verify.sh` alone
-# does so under all drivers too.
+# does so under all drivers and the whole suite too.
 part_verify() { PGBENCH_SECONDS=5 tests/verify.sh pgbench checker; }
 
 # Two minutes of everything going wrong; `tests/soak.sh 3600` is the long form.

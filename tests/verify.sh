@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Has every hit compared with PostgreSQL's answer, and every commit asked what it wrote, under the
-# drivers, pgbench and the checker: no answer may differ, and no table may be overlooked.
-# usage: tests/verify.sh [part …]     parts: drivers pgbench checker; all of them by default
+# drivers, pgbench and the checker: no answer may differ, and no table may be overlooked. Then has
+# every commit of the suite asked, too.
+# usage: tests/verify.sh [part …]     parts: drivers pgbench checker suite; all of them by default
 #
 # CHECKER_SECONDS=60 and PGBENCH_SECONDS=10 are how long each run of theirs lasts.
 # shellcheck disable=SC2119,SC2153 # servers are started without further settings; lib.sh sets URLs
@@ -11,7 +12,7 @@ built="${FOREBAY_BIN:-}"
 # shellcheck source=tests/lib.sh
 . "$here/lib.sh"
 
-PARTS=(drivers pgbench checker)
+PARTS=(drivers pgbench checker suite)
 if [ $# -gt 0 ]; then PARTS=("$@"); fi
 CHECKER_SECONDS="${CHECKER_SECONDS:-60}"
 PGBENCH_SECONDS="${PGBENCH_SECONDS:-10}"
@@ -63,7 +64,10 @@ part_checker() {
     judge checker
 }
 
-require build postgres
+# Its tests say which answers are hits, so those are not compared. `FOREBAY_AUDIT` alone does it.
+part_suite() { (cd "$REPO" && cargo test --test suite); }
+
+require build postgres redis
 make_scratch
 [ -n "$built" ] || (cd "$REPO" && cargo build --quiet --bin forebay)
 start_postgres

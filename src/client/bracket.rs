@@ -70,8 +70,7 @@ impl Session {
     /// that: after any change of the catalogue nobody knows what the write touched.
     pub(super) fn arm(&mut self, server: &Server, unjudged: bool, tag: &str) -> Armed {
         let generation = self.common.database.generation();
-        let moved = self.work.transaction.judged_under.is_some_and(|under| under != generation);
-        if moved && self.work.transaction.dirty != Dirty::Nothing {
+        if self.has_outlived_catalog() && self.work.transaction.dirty != Dirty::Nothing {
             self.work.transaction.dirty = Dirty::Database;
             self.work.transaction.doubt.get_or_insert(Doubt::Ddl);
         }
@@ -106,6 +105,12 @@ impl Session {
             armed.guards.push(server.home.coherence.begin_write(&scope));
         }
         armed
+    }
+
+    /// The catalogue has changed since the first write of the transaction was judged.
+    pub(super) fn has_outlived_catalog(&self) -> bool {
+        let generation = self.common.database.generation();
+        self.work.transaction.judged_under.is_some_and(|under| under != generation)
     }
 
     /// Without a cache nobody reads the catalogue, and every statement would count as code that

@@ -405,7 +405,10 @@ impl Session {
                 let counters = &self.common.cache_counters;
                 counters.asked_tables.add(told.tables as u64);
                 counters.surplus.add(told.surplus as u64);
-                for table in told.unforeseen {
+                // After a change of the catalogue nothing counts as foreseen, and all is made fresh.
+                let unforeseen =
+                    if self.has_outlived_catalog() { Vec::new() } else { told.unforeseen };
+                for table in unforeseen {
                     self.common.cache_counters.unforeseen.one();
                     tracing::error!(
                         server_id = server.id,

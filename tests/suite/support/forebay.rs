@@ -21,7 +21,8 @@ pub struct Forebay {
 }
 
 /// With `FOREBAY_AUDIT` set, every Forebay of the suite asks PostgreSQL before each commit whether
-/// it knows of all tables that were written; where it does not, the test fails.
+/// it knows of all tables that were written; where it does not, the test fails. A test to which the
+/// number of questions matters says itself what `opaque_writes` is, and that is left alone.
 fn audited(toml: &str) -> String {
     const AUDIT: &str = "opaque_writes = \"audit\"\n";
     let last_section = toml.lines().rfind(|line| line.starts_with('['));
