@@ -232,6 +232,22 @@ fn a_position_in_a_list_is_counted_and_a_hint_is_found() {
 }
 
 #[test]
+fn the_last_comment_is_found_wherever_it_stands_and_none_in_a_literal() {
+    let check = |sql: &str, expected: Option<&str>| {
+        let comment = lexed(sql).comment.and_then(|range| sql.get(range));
+        assert_eq!(comment, expected, "{sql}");
+    };
+    check("select 1", None);
+    check("select '/* a */', $$ -- b $$, \"/* c */\"", None);
+    check("select 1 /* a */", Some("/* a */"));
+    check("select 1/* a */;", Some("/* a */"));
+    check("/* a */ select /* b */ 1", Some("/* b */"));
+    check("/* a */ -- b\nselect '/* c */'", Some("-- b"));
+    check("select 1 -- a", Some("-- a"));
+    check("select 'a' /* b /* c */ */\n'd'", Some("/* b /* c */ */"));
+}
+
+#[test]
 fn what_is_not_plain_is_refused_with_its_reason() {
     let plain = |sql: &[u8], reason| {
         assert_eq!(error(sql), LexError::NotPlain(reason), "{}", String::from_utf8_lossy(sql));
