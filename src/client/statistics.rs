@@ -64,6 +64,18 @@ pub fn record(insight: &Insight, entry: &Entry, common: &Common, finished: &Fini
     }
 }
 
+/// Whether all of these are hits of this very moment: nothing was waited for since they arrived.
+pub fn are_hits(finished: &[Finished], now: Instant) -> bool {
+    finished.iter().all(|one| one.running.outcome.is_hit() && one.finished_at == now)
+}
+
+/// They have been sent by now, which their arrival does not tell.
+pub fn end(finished: &mut [Finished], ended: Instant) {
+    for one in finished {
+        one.finished_at = ended;
+    }
+}
+
 fn add_to_burst(insight: &Insight, entry: &Entry, place: Place, finished: &Finished, time: u64) {
     let rules = insight.repeats.rules();
     if rules.least == 0 {

@@ -286,6 +286,7 @@ fn groups_pools_and_times_are_those_of_the_console() {
     same("forebay_query_duration_seconds_count", &[], sum("calls"));
     same("forebay_hit_duration_seconds_count", &[], sum("hits"));
     same("forebay_wait_duration_seconds_count", &[], sum("calls") - sum("hits"));
+    assert!(metrics.value("forebay_hit_duration_seconds_sum", &[]) > 0.0, "hits take no time");
     let time = metrics.value("forebay_query_duration_seconds_sum", &[]) * 1e6;
     assert!((time - f64::from(u32::try_from(sum("total_time")).unwrap())).abs() < 0.5);
 }

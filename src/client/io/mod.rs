@@ -566,6 +566,11 @@ impl Task {
         });
         let transactions = u64::from(std::mem::take(&mut self.session.work.transactions));
         statistics::count_transactions(&self.shared.insight, &self.entry, transactions);
+        if self.shared.insight.is_enabled()
+            && statistics::are_hits(&self.session.work.finished, now)
+        {
+            statistics::end(&mut self.session.work.finished, Instant::now());
+        }
         let counters = &self.session.common.counters;
         let mut ended_at = now;
         // The next answer has its own time.
