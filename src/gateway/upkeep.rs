@@ -39,7 +39,10 @@ impl Gateway {
         let Made { databases, pools, auto_databases, .. } = &mut *made;
         pools.retain(|(database, user), opened| {
             let unused = opened.pool.unused_for(now);
-            let over = !idle_timeout.is_zero() && unused > idle_timeout;
+            // Whoever logs in just now, or is not quite gone, has the pool: it is kept a while.
+            let over = !idle_timeout.is_zero()
+                && unused > idle_timeout
+                && Arc::strong_count(&opened.pool) == 1;
             if over {
                 tracing::info!(
                     "cleaning up idle pool for user {user} on db {database} because: \
@@ -47,8 +50,7 @@ impl Gateway {
                     unused.as_secs()
                 );
             }
-            // Whoever logs in just now has the pool already, and is told that it is another.
-            !over || Arc::strong_count(&opened.pool) > 1
+            !over
         });
         let idle_timeout = config.pool.autodb_idle_timeout;
         let mut gone = HashSet::new();
