@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use crate::cache::Mode;
+use crate::pool::signature::Signature;
 use crate::pool::statements::Statement;
 use crate::server::Server;
 use crate::server::outstanding::{Owed, Reply};
@@ -100,8 +101,10 @@ impl Session {
     }
 
     fn description(&mut self, statement: &Statement) -> Option<Arc<[u8]>> {
-        self.description_key(statement)
-            .and_then(|()| self.common.descriptions.get(&self.work.material))
+        self.description_key(statement)?;
+        let messages = self.common.descriptions.get(&self.work.material)?;
+        statement.was_told(|| Signature::read(&messages));
+        Some(messages)
     }
 
     /// Leaves in `self.work.material` what the description of a statement depends on; `None` if that is

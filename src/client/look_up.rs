@@ -15,6 +15,7 @@ use crate::cache::verify::Witness;
 use crate::cache::{Age, Mode};
 use crate::insight::Outcome;
 use crate::metrics::StatementCounters;
+use crate::pool::signature::Signature;
 use crate::pool::{PinPolicy, PoolMode};
 use crate::server::Server;
 use crate::sql::hint::Hint;
@@ -322,6 +323,13 @@ impl Session {
         known.uses.hits.one();
         if let Some(parse) = &single.parse {
             out.extend_from_slice(backend::PARSE_COMPLETE_MESSAGE);
+            // An unnamed one is parsed anew before it is bound again.
+            if single.describe
+                && !parse.name.is_empty()
+                && let Some(described) = &entry.row_description
+            {
+                statement.was_told(|| Signature::of_portal(&statement.types, described));
+            }
             self.names.insert(parse.name, Prepared { statement, generation });
         }
         out.extend_from_slice(backend::BIND_COMPLETE_MESSAGE);

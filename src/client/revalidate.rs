@@ -28,12 +28,21 @@ const NO_STATEMENT: &[u8] = b"forebay_";
 #[derive(Debug)]
 pub struct Described {
     statement: Arc<Statement>,
-    /// Of the catalogue that every session sees; `None` if it may be changing, or is not what this
+    /// The catalogue when it was asked; `None` if it may have been changing, or is not what every
     /// session sees.
-    generation: Option<u64>,
+    seen: Option<Seen>,
     /// What to keep the answer under for clients that ask the same.
     pub key: Option<Box<[u8]>>,
     pub messages: Vec<u8>,
+}
+
+/// The catalogue as every session sees it.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    /// It moves, too, when the catalogue has been read.
+    generation: u64,
+    /// `Home::catalog_changes`.
+    changes: u64,
 }
 
 /// A statement that the group waits for: its next message is about it.
@@ -83,9 +92,9 @@ impl Session {
         self.pins.has(Pin::TemporaryObjects) || self.work.transaction.catalog
     }
 
-    /// The generation of the catalogue, if what this server says of a statement now is what it
-    /// would say to any session with these settings.
-    fn common_generation(&self, server: &Server) -> Option<u64> {
+    /// The catalogue, if what this server says of a statement now is what it would say to any
+    /// session with these settings.
+    fn seen(&self, server: &Server) -> Option<Seen> {
         let snapshot = self.common.database.snapshot();
         let of_session = self.sees_own_catalog()
             || self.pins.has(Pin::SessionState)
@@ -95,7 +104,11 @@ impl Session {
         let here = Arc::ptr_eq(&snapshot.home, &server.home);
         // While a change of the catalogue is in flight, the server may have seen it already.
         let settled = here && !of_session && snapshot.home.coherence.stamp(&[]).is_some();
-        settled.then_some(snapshot.generation)
+        // Counted last: one that ended before then is either counted or was seen in flight.
+        settled.then(|| Seen {
+            generation: snapshot.generation,
+            changes: server.home.catalog_changes(),
+        })
     }
 
     /// Before a message about a statement is sent. Asks the server if only it can tell.
@@ -124,11 +137,11 @@ impl Session {
         // client, or the client gave it no name.
         let told = Arc::clone(told.unwrap_or(statement));
         let Some(signature) = told.signature.get() else { return Standing::Fine };
-        let current = self.common_generation(server);
+        let current = self.seen(server);
         let is_known = |known: &Statement| {
             known.settings_key == statement.settings_key
                 && known.signature.get().is_some_and(|known| known.same_result(signature))
-                && current.is_some_and(|generation| known.is_vouched_for(generation))
+                && current.is_some_and(|now| known.is_vouched_for(now.generation))
         };
         if is_known(statement) || is_known(&told) {
             return Standing::Fine;
@@ -216,16 +229,17 @@ impl Session {
         statement: &Arc<Statement>,
         key: Option<Box<[u8]>>,
     ) -> u64 {
-        let generation = self.common_generation(server);
+        let seen = self.seen(server);
         let statement = Arc::clone(statement);
-        let described = Described { statement, generation, key, messages: Vec::new() };
+        let described = Described { statement, seen, key, messages: Vec::new() };
         self.request(RequestKind::Describe(Box::new(described)))
     }
 
     /// PostgreSQL has said what a statement is.
     pub(super) fn described(&mut self, request: u64, described: &Described, server: &mut Server) {
-        let Described { statement, generation, messages, .. } = described;
-        let settled = generation.filter(|&then| self.common_generation(server) == Some(then));
+        let Described { statement, seen, messages, .. } = described;
+        let now = self.seen(server);
+        let settled = now.filter(|now| seen.is_some_and(|then| then.changes == now.changes));
         let signature = Signature::read(messages).ok();
         let mut changed = false;
         if let Some(asked) = &mut self.work.revalidation
@@ -237,8 +251,8 @@ impl Session {
         let Some(signature) = signature else { return };
         if statement.is_of_session() || settled.is_some() {
             let known = statement.signature.get_or_init(|| signature.clone());
-            if let Some(generation) = settled.filter(|_| known.same_result(&signature)) {
-                statement.vouch(generation);
+            if let Some(now) = settled.filter(|_| known.same_result(&signature)) {
+                statement.vouch(now.generation);
             }
         }
         let other = statement.signature.get().is_some_and(|known| !known.same_result(&signature));

@@ -26,6 +26,13 @@ impl Signature {
         Ok(Self { parameters, columns: Some(columns(body)?) })
     }
 
+    /// From the `RowDescription` of a portal, which a client was told without its statement having
+    /// been described. Parameters are known as far as they were declared.
+    pub fn of_portal(types: &[u8], row_description: &[u8]) -> Result<Self, Malformed> {
+        let (body, _) = split(row_description, backend::ROW_DESCRIPTION)?;
+        Ok(Self { parameters: types.into(), columns: Some(columns(body)?) })
+    }
+
     /// Whether PostgreSQL would let a statement of the other signature become this one. It does not
     /// compare where columns come from, and tables made anew change nothing.
     pub fn same_result(&self, other: &Self) -> bool {
@@ -105,6 +112,14 @@ mod tests {
         check(Some(&[]), false);
         check(None, false);
         assert!(!read(Some(&[])).same_result(&read(None)));
+    }
+
+    #[test]
+    fn a_portal_has_the_result_of_its_statement() {
+        let whole = answer(&[], Some(&[Column("a", 1000, 23, -1)]));
+        let portal = Signature::of_portal(&[0; 4], &whole[7..]).unwrap();
+        assert!(portal.same_result(&Signature::read(&whole).unwrap()));
+        assert_eq!(*portal.parameters, [0; 4]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::insight::{Seat, Tag};
 use crate::server::settings::Settings;
 use crate::sql::hint::Hint;
 use crate::sql::lex::{Lexed, lex};
+use crate::wire::Malformed;
 
 use super::database;
 use super::signature::Signature;
@@ -87,6 +88,15 @@ impl Statement {
 
     pub fn is_of_session(&self) -> bool {
         self.generation == NO_GENERATION
+    }
+
+    /// What a client has been told of it without a server, under the catalogue of its generation.
+    pub fn was_told(&self, signature: impl FnOnce() -> Result<Signature, Malformed>) {
+        if self.signature.get().is_none()
+            && let Ok(signature) = signature()
+        {
+            self.signature.get_or_init(|| signature);
+        }
     }
 
     /// Parsed anew under this generation it has the signature that it had.

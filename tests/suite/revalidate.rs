@@ -4,8 +4,10 @@
 use crate::support::forebay::Forebay;
 use crate::support::postgres::Database;
 use crate::support::raw::{
-    RawClient, bind, describe_portal, describe_statement, execute, flush, parse, query, sync,
+    RawClient, bind, close_statement, describe_portal, describe_statement, execute, flush, parse,
+    query, sync,
 };
+use crate::support::wait_until;
 
 const TABLES: &str = "CREATE TABLE t (v int); INSERT INTO t VALUES (1); \
      CREATE TABLE u (v int); INSERT INTO u VALUES (7)";
@@ -95,6 +97,32 @@ fn the_unnamed_statement_is_what_it_was_described_as() {
     assert_eq!(both.ask(&[run(""), sync()]), "2 D(1,2) C(SELECT 1) Z(I)");
     both.change("ALTER TABLE u ADD w int");
     assert_eq!(both.ask(&[run(""), sync()]), "2 D(1,2) C(SELECT 1) Z(I)");
+}
+
+/// Nobody has parsed it on any server under this name and text.
+#[test]
+fn what_was_told_without_a_server_is_kept_to() {
+    let mut both = Both::start();
+    let sql = |tag: &str| format!("SELECT v FROM t ORDER BY v /* {tag} */");
+    let prepare = |name, tag| [parse(name, &sql(tag), &[]), describe_statement(name), sync()];
+    both.ask(&prepare("one", "one"));
+    both.ask(&prepare("two", "two"));
+    let hit = |name, tag| {
+        let (parse, bind) = (parse(name, &sql(tag), &[]), bind("", name, &[]));
+        [parse, bind, describe_portal(""), execute("", 0), sync()]
+    };
+    wait_until("a named read is answered from the cache", || {
+        both.through.ask(&[close_statement("hit"), sync()]);
+        let before = both.database.seen(&sql("fill"));
+        both.through.ask(&hit("hit", "fill"));
+        both.database.seen(&sql("fill")) == before
+    });
+    both.ask(&hit("three", "three"));
+    assert_eq!(both.database.seen(&sql("three")), 1, "asked of PostgreSQL beside Forebay alone");
+    both.change("ALTER TABLE t ALTER v TYPE bigint");
+    for name in ["one", "two", "three"] {
+        assert_eq!(both.ask(&[run(name), sync()]), "E(0A000) Z(I)", "{name}");
+    }
 }
 
 #[test]
