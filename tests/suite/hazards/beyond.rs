@@ -158,16 +158,15 @@ fn what_a_standby_answers_is_not_kept() {
 /// backend is killed: everybody does, and nobody was told.
 #[test]
 fn a_commit_whose_backend_is_killed_while_it_waits_is_seen() {
-    let postgres = Postgres::private("synchronous_commit = on");
+    let postgres =
+        Postgres::private("synchronous_standby_names = 'nobody'\nsynchronous_commit = local");
     let database = postgres.database();
     database.direct().run(TABLE);
     let forebay = Forebay::start(&database, &["--max-age", "1h"]);
     let (mut reader, mut writer) = (forebay.client(), forebay.client());
     database.until_hit(&mut reader, READ);
     let mut admin = database.admin();
-    admin.run("ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
-    admin.run("SELECT pg_reload_conf()");
-    wait_until("commits wait", || admin.one("SHOW synchronous_standby_names") == "nobody");
+    writer.run("SET synchronous_commit = on");
     writer.send(&query("UPDATE t SET v = 'new'"));
     let waits = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
     wait_until("the commit waits", || !admin.rows(waits).is_empty());

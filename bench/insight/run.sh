@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# What statistics cost: CPU of Forebay per transaction with all of them on and with all of them off.
+# usage: bench/insight/run.sh [--write]     --write also stores the table in bench/INSIGHT.md
+#
+#   ROUNDS=15 SECONDS_EACH=2 CLIENTS=16   how much is measured
+#   FOREBAY_BIN=path                      default: target/release/forebay, built first
+#
+# The two run in turn, each round in the other order; a round is compared with itself.
+# shellcheck disable=SC2119 # servers are started without further settings
+set -euo pipefail
+here="$(cd "$(dirname "$0")" && pwd)"
+built="${FOREBAY_BIN:-}"
+# shellcheck source=tests/lib.sh
+. "$here/../../tests/lib.sh"
+
+require postgres python
+case "${1:-}" in
+--write | "") ;;
+*) fail "usage: bench/insight/run.sh [--write]" ;;
+esac
+if [ -z "$built" ]; then
+    require build
+    (cd "$REPO" && cargo build --release --quiet --bin forebay)
+    FOREBAY_BIN="$REPO/target/release/forebay"
+fi
+make_scratch
+start_postgres
+"$PG_BIN/pgbench" -q -i -s 10 "$DIRECT_URL" >/dev/null 2>&1
+printf '[insight]\nenabled = false\nrepeats = 0\n[log]\nslow_threshold = "0"\n' >"$SCRATCH/off.toml"
+printf '[insight]\nenabled = true\n' >"$SCRATCH/on.toml"
+start_forebay --config "$SCRATCH/on.toml"
+on="$FOREBAY_URL=$FOREBAY_PID"
+start_forebay --config "$SCRATCH/off.toml"
+python3 "$here/insight.py" "$PG_BIN/pgbench" "${SECONDS_EACH:-2}" "${ROUNDS:-15}" "${CLIENTS:-16}" \
+    "$on" "$FOREBAY_URL=$FOREBAY_PID" "$here/../pgbench/hundred.sql" | tee "$SCRATCH/insight.md"
+if [ "${1:-}" = --write ]; then cp "$SCRATCH/insight.md" "$REPO/bench/INSIGHT.md"; fi
