@@ -7,16 +7,19 @@
 //! may be a time on our own monotonic clock.
 //!
 //! ```text
-//! sealed  = layout u8 · packing u8 · body length u32 · HMAC-SHA-256 of all else · body or lz4 of it
+//! sealed  = layout u8 · packing u8 · body length u32 · nonce 12 bytes · AES-256-GCM of body or lz4
+//!           of it, which vouches for the first six bytes too · its tag 16 bytes
 //! body    = key bytes32 · asked µs u64 · cost µs u64 · versions u16 × (table u64 · epoch u64 ·
 //!           generation u64) · described u8 · RowDescription bytes32 · rows bytes32
 //! bytes32 = length u32 · bytes
 //! ```
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use sha2::Sha256;
 
 use crate::metrics::Counter;
@@ -29,12 +32,12 @@ use super::entry::Entry;
 use super::key::KEY_BYTES_MAX;
 
 /// Of the form above. Other forms are not read.
-const LAYOUT: u8 = 1;
+const LAYOUT: u8 = 2;
 const PLAIN: u8 = 0;
 const LZ4: u8 = 1;
-/// Layout, packing, body length, MAC.
+/// Layout, packing, body length.
 const HEAD_BYTES: usize = 6;
-const MAC_BYTES: usize = 32;
+const TAG_BYTES: usize = 16;
 /// Tables an entry may depend on, the database included; one that reads more stays in memory.
 const VERSIONS_MAX: usize = 1024;
 const VERSION_BYTES: usize = 24;
@@ -45,9 +48,9 @@ const FIXED_BYTES: usize = 64;
 
 /// Seals entries and opens them again.
 pub struct Seal {
-    /// Keyed, so that a seal costs no more than its bytes.
+    /// Keyed already, so that a name costs no more than its bytes.
     names: Hmac<Sha256>,
-    seals: Hmac<Sha256>,
+    seals: LessSafeKey,
     /// Ages count from here.
     started: Instant,
     /// Longest body; bounds what a length inside can make us allocate.
@@ -81,8 +84,8 @@ impl Seal {
             // A length in the header is four bytes.
             .min(u32::MAX as usize);
         Self {
-            names: keyed(secret, b"forebay name"),
-            seals: keyed(secret, b"forebay seal"),
+            names: hmac(&derived(secret, b"forebay name")),
+            seals: sealing(&derived(secret, b"forebay seal")),
             started,
             body_bytes_max,
             compress_from,
@@ -93,7 +96,7 @@ impl Seal {
     pub fn name(&self, prefix: &str, key: &[u8]) -> String {
         use std::fmt::Write as _;
         let digest = self.names.clone().chain_update(key).finalize().into_bytes();
-        let mut name = String::with_capacity(prefix.len() + 2 * MAC_BYTES);
+        let mut name = String::with_capacity(prefix.len() + 2 * digest.len());
         name.push_str(prefix);
         for byte in digest {
             // Writing to a string does not fail.
@@ -104,7 +107,7 @@ impl Seal {
 
     /// Longest sealed entry.
     pub fn sealed_bytes_max(&self) -> usize {
-        HEAD_BYTES + MAC_BYTES + self.body_bytes_max
+        HEAD_BYTES + NONCE_LEN + self.body_bytes_max + TAG_BYTES
     }
 
     /// `None` if it is over a bound, so that it would not be opened again.
@@ -117,12 +120,20 @@ impl Seal {
         let packing = if packed.is_some() { LZ4 } else { PLAIN };
         let mut sealed = vec![LAYOUT, packing];
         put_u32(&mut sealed, body.len())?;
-        let stored = packed.as_ref().unwrap_or(&body);
-        let mac = self.seals.clone().chain_update(&sealed).chain_update(stored).finalize();
-        sealed.reserve_exact(MAC_BYTES + stored.len());
-        sealed.extend_from_slice(&mac.into_bytes());
-        sealed.extend_from_slice(stored);
-        Some(sealed)
+        self.encipher(sealed, packed.unwrap_or(body))
+    }
+
+    /// `stored` behind its head.
+    fn encipher(&self, mut head: Vec<u8>, mut stored: Vec<u8>) -> Option<Vec<u8>> {
+        let nonce = next_nonce();
+        let unique = Nonce::assume_unique_for_key(nonce);
+        let aad = Aad::from(head.as_slice());
+        let tag = self.seals.seal_in_place_separate_tag(unique, aad, &mut stored).ok()?;
+        head.reserve_exact(NONCE_LEN + stored.len() + TAG_BYTES);
+        head.extend_from_slice(&nonce);
+        head.extend_from_slice(&stored);
+        head.extend_from_slice(tag.as_ref());
+        Some(head)
     }
 
     /// The entry of `key`, if these bytes are one that we sealed. `hash` is the key's in memory.
@@ -137,10 +148,12 @@ impl Seal {
             return Err(Unsealed::Malformed);
         }
         let (head, rest) = sealed.split_at_checked(HEAD_BYTES).ok_or(Unsealed::Malformed)?;
-        let (mac, stored) = rest.split_at_checked(MAC_BYTES).ok_or(Unsealed::Malformed)?;
+        let (nonce, stored) = rest.split_first_chunk().ok_or(Unsealed::Malformed)?;
+        let mut stored = stored.to_vec();
         // Before anything is believed, even a length.
-        let expected = self.seals.clone().chain_update(head).chain_update(stored);
-        expected.verify_slice(mac).or(Err(Unsealed::Forged))?;
+        let nonce = Nonce::assume_unique_for_key(*nonce);
+        let opened = self.seals.open_in_place(nonce, Aad::from(head), &mut stored);
+        let stored: &[u8] = opened.or(Err(Unsealed::Forged))?;
         let &[LAYOUT, packing, a, b, c, d] = head else { return Err(Unsealed::Malformed) };
         let len = u32::from_be_bytes([a, b, c, d]) as usize;
         if len > self.body_bytes_max {
@@ -309,12 +322,29 @@ fn is_row(mut body: &[u8]) -> bool {
     body.is_empty()
 }
 
-fn keyed(secret: &[u8; 32], purpose: &[u8]) -> Hmac<Sha256> {
-    // Two secrets from one, so that a name is never a seal.
-    #[expect(clippy::expect_used, reason = "HMAC takes keys of every length")]
-    let derive = |key: &[u8]| Hmac::<Sha256>::new_from_slice(key).expect("a key of any length");
-    let derived = derive(secret).chain_update(purpose).finalize().into_bytes();
-    derive(&derived)
+/// Two secrets from one, so that a name tells nothing of a seal.
+fn derived(secret: &[u8; 32], purpose: &[u8]) -> [u8; 32] {
+    hmac(secret).chain_update(purpose).finalize().into_bytes().into()
+}
+
+#[expect(clippy::expect_used, reason = "HMAC takes keys of every length")]
+fn hmac(key: &[u8; 32]) -> Hmac<Sha256> {
+    Hmac::new_from_slice(key).expect("a key of any length")
+}
+
+#[expect(clippy::expect_used, reason = "the key is as long as the cipher says")]
+fn sealing(key: &[u8; 32]) -> LessSafeKey {
+    LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).expect("a key of 32 bytes"))
+}
+
+/// Never the same twice in this process, whatever the key: with two messages under one nonce both
+/// could be read, and others forged.
+fn next_nonce() -> [u8; NONCE_LEN] {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let mut nonce = [0; NONCE_LEN];
+    let (_, count) = nonce.split_at_mut(NONCE_LEN - size_of::<u64>());
+    count.copy_from_slice(&NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes());
+    nonce
 }
 
 fn pack(body: &[u8]) -> Option<Vec<u8>> {
@@ -445,6 +475,23 @@ mod tests {
     }
 
     #[test]
+    fn who_reads_what_is_stored_learns_neither_rows_nor_statement() {
+        const SECRET: &[u8] = b"D\0\0\0\x19\0\x01\0\0\0\x0fmost secret rowC\0\0\0\x0dSELECT 1\0";
+        let world = world(usize::MAX);
+        let (one, other) = (world.entry(None, SECRET), world.entry(None, SECRET));
+        let (one, other) = (world.seal.seal(&one).unwrap(), world.seal.seal(&other).unwrap());
+        for sealed in [&one, &other] {
+            assert_eq!(&*world.open(sealed).unwrap().rows, SECRET);
+            for secret in [&b"secret"[..], b"SELECT", b"key"] {
+                assert!(!sealed.windows(secret.len()).any(|window| window == secret));
+            }
+        }
+        // Nor that two are the same.
+        let equal = one.iter().zip(&other).skip(HEAD_BYTES + NONCE_LEN).filter(|(a, b)| a == b);
+        assert!(equal.count() < SECRET.len() / 2);
+    }
+
+    #[test]
     fn a_write_in_between_unmakes_what_was_stored() {
         let world = world(usize::MAX);
         let sealed = world.sealed();
@@ -540,11 +587,9 @@ mod tests {
         let body = world.seal.body(&world.entry(None, ROWS)).unwrap();
         let packed = pack(&body).unwrap();
         for len in [0, body.len() - 1, body.len() + 1, world.seal.body_bytes_max + 1] {
-            let mut sealed = vec![LAYOUT, LZ4];
-            put_u32(&mut sealed, len).unwrap();
-            let mac = world.seal.seals.clone().chain_update(&sealed).chain_update(&packed);
-            sealed.extend_from_slice(&mac.finalize().into_bytes());
-            sealed.extend_from_slice(&packed);
+            let mut head = vec![LAYOUT, LZ4];
+            put_u32(&mut head, len).unwrap();
+            let sealed = world.seal.encipher(head, packed.clone()).unwrap();
             assert_eq!(world.open(&sealed).unwrap_err(), Unsealed::Malformed);
         }
     }
