@@ -26,7 +26,7 @@ fi
 make_scratch
 start_postgres
 "$PG_BIN/pgbench" -q -i -s 10 "$DIRECT_URL" >/dev/null 2>&1
-printf '[insight]\nenabled = false\nrepeats = 0\n[log]\nslow_threshold = "0"\n' >"$SCRATCH/off.toml"
+printf '[insight]\nenabled = false\nrepeats = 0\n[slow]\nthreshold = "0"\n' >"$SCRATCH/off.toml"
 printf '[insight]\nenabled = true\n' >"$SCRATCH/on.toml"
 start_forebay --config "$SCRATCH/on.toml"
 on="$FOREBAY_URL=$FOREBAY_PID"
