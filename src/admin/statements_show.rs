@@ -81,11 +81,12 @@ pub const REPEATS: Columns = &[
     text("last_seen"),
     text("route"),
     text("statement"),
+    text("example"),
 ];
 
 /// Those first that took most time, in microseconds. `distinct_values`: among the first calls of a
-/// burst, at most; NULL if not known.
-pub fn repeats(mut repeats: Vec<Repeated>) -> Table {
+/// burst, at most; NULL if not known. `literals`: examples are shown.
+pub fn repeats(mut repeats: Vec<Repeated>, literals: bool) -> Table {
     repeats.sort_by_key(|repeated| std::cmp::Reverse(repeated.time));
     let mut table = Table::new(REPEATS);
     for repeated in &repeats {
@@ -102,6 +103,7 @@ pub fn repeats(mut repeats: Vec<Repeated>) -> Table {
             value(time(repeated.last_seen)),
             repeated.route.as_ref().map(|route| route.name.clone()),
             value(&repeated.shape.text),
+            repeated.example.as_deref().filter(|_| literals).map(str::to_owned),
         ]);
     }
     table

@@ -1,7 +1,9 @@
-//! What is kept of the text of a slow statement, and why there is no plan of it to be had.
+//! What is kept of the text of a slow statement, and why there is no plan of it to be had; and an
+//! example of what is repeated. Shown to those alone who may see literals (hazards J7, J15).
 
 use std::sync::Arc;
 
+use crate::cache::key::statement_of;
 use crate::insight::{Kept, NoPlan};
 use crate::sql::lex::highest_parameter;
 use crate::sql::plan::{is_data, may_be_read};
@@ -9,7 +11,8 @@ use crate::wire::frontend::Parse;
 
 use super::registry::Entry;
 use super::session::Session;
-use super::underway::{Running, Shape};
+use super::underway::{Running, Shape, low_half};
+use super::verify::bound;
 
 /// Most statements that people write are shorter; what a program made is no reading.
 const TEXT_BYTES_MAX: usize = 4096;
@@ -55,6 +58,27 @@ pub(super) fn kept(
         server_user: Arc::clone(&entry.server_user),
     });
     (kept, no_plan)
+}
+
+/// Longest example of a repeated statement.
+const EXAMPLE_BYTES_MAX: usize = 512;
+
+/// The statement as it was sent, or what was bound to it, if either is still at hand.
+pub(super) fn example(session: &Session, running: &Running) -> Option<String> {
+    let mut example = match &running.shape {
+        Shape::Text(_) if running.text == session.work.texts => {
+            std::str::from_utf8(&session.work.lexed.text).ok()?.to_owned()
+        }
+        // The key of the latest look-up, if that was this one's.
+        Shape::Prepared(_) => {
+            let key = &session.work.key;
+            let is_its = low_half(key.hash(session.common.cache.seed())) == running.values;
+            bound(&statement_of(key.bytes()).filter(|_| is_its)?).join(", ")
+        }
+        Shape::Text(_) | Shape::Unknown => return None,
+    };
+    example.truncate(example.floor_char_boundary(EXAMPLE_BYTES_MAX));
+    (!example.is_empty()).then_some(example)
 }
 
 fn is_several(shape: &Shape) -> bool {

@@ -9,7 +9,7 @@ use crate::pool::statements::Statement;
 
 use super::registry::Entry;
 use super::session::Session;
-use super::slow_text::kept;
+use super::slow_text::{self, kept};
 use super::underway::{Finished, Running, Shape};
 
 /// Counts one statement for its shape and its client's group, and notes it if it was slow.
@@ -61,7 +61,7 @@ pub fn record(insight: &Insight, entry: &Entry, session: &Session, finished: &Fi
         Shape::Text(_) | Shape::Prepared(_) => {
             let place = place(insight, common, running);
             insight.count(place, group, &sample);
-            add_to_burst(insight, entry, place, finished, &sample);
+            add_to_burst(insight, entry, session, (place, finished), &sample);
         }
         Shape::Unknown => insight.count_for_group(group, &sample),
     }
@@ -84,8 +84,8 @@ pub fn end(finished: &mut [Finished], ended: Instant) {
 fn add_to_burst(
     insight: &Insight,
     entry: &Entry,
-    place: Option<Place>,
-    finished: &Finished,
+    session: &Session,
+    (place, finished): (Option<Place>, &Finished),
     sample: &Sample,
 ) {
     let rules = insight.repeats.rules();
@@ -103,7 +103,12 @@ fn add_to_burst(
     }
     burst.goes_on(finished.finished_at);
     if let Some(place) = place.filter(|_| running.is_call && rules.least > 0) {
-        burst.add(place, tag.map(|tag| &tag.route), sample.total(), running.values);
+        let route = tag.map(|tag| &tag.route);
+        if burst.add(place, route, sample.total(), running.values) == rules.least
+            && let Some(example) = slow_text::example(session, running)
+        {
+            burst.exemplify(place, example.into());
+        }
     }
     let Some(tag) = tag else { return };
     let made = burst.request_of(tag).add(&sums(running, sample));

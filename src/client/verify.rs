@@ -224,8 +224,8 @@ fn messages(mut bytes: &[u8]) -> Vec<&[u8]> {
     messages
 }
 
-/// Declared types, formats and values as in Bind, each value as text or, if it is none, in hex.
-fn parameters(asked: &StatementKey<'_>) -> String {
+/// Values as in Bind, each as text or, if it is none, in hex.
+pub(super) fn bound(asked: &StatementKey<'_>) -> Vec<String> {
     let mut shown = Vec::new();
     let mut rest = asked.values;
     while let Some((len, after)) = rest.split_first_chunk() {
@@ -237,10 +237,15 @@ fn parameters(asked: &StatementKey<'_>) -> String {
         );
         rest = after;
     }
+    shown
+}
+
+/// Values, declared types and formats.
+fn parameters(asked: &StatementKey<'_>) -> String {
     let types: Vec<String> = asked.types.chunks_exact(4).map(oid).collect();
     format!(
         "{}; types {}; formats {:?}; result formats {:?}",
-        shown.join(", "),
+        bound(asked).join(", "),
         types.join(" "),
         asked.formats,
         asked.result_formats

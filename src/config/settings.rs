@@ -476,8 +476,8 @@ settings! {
         routes_max: u32 = 1000, Forebay, Range::Between(0, 10_000), AtStart;
         /// A request that makes more queries is logged with its route, once. 0 allows any number.
         queries_per_request: u32 = 0, Forebay, COUNT, OnReload;
-        /// SHOW SLOW shows texts as they were sent, with their literals, to `admin_users`. The
-        /// plans of EXPLAIN SLOW hold literals in any case.
+        /// SHOW SLOW and SHOW REPEATS show texts as they were sent, with their literals, and what
+        /// was bound, to `admin_users`. The plans of EXPLAIN SLOW hold literals in any case.
         literals: bool = false, Forebay, Range::Any, OnReload;
         /// How often the log tells what each group of clients did: queries, hits, slow ones. The
         /// twenty that queried most; none that did nothing. 0 tells none.

@@ -152,6 +152,7 @@ fn perform_at_once(
 /// What SHOW shows.
 pub fn table(gateway: &Gateway, what: Show, access: Access, at: Instant) -> Table {
     let now = Collector::new(gateway, at);
+    let literals = access == Access::All && gateway.config().insight.literals;
     match what {
         Show::ActiveSockets | Show::Sockets => {
             let mut sockets = now.clients();
@@ -178,17 +179,14 @@ pub fn table(gateway: &Gateway, what: Show, access: Access, at: Instant) -> Tabl
         Show::Pools => show::pools(&now.pools()),
         Show::Repeats => {
             gateway.shared.take_bursts(at);
-            statements_show::repeats(gateway.shared.insight.repeats.rows())
+            statements_show::repeats(gateway.shared.insight.repeats.rows(), literals)
         }
         Show::Routes => {
             gateway.shared.take_bursts(at);
             routes_show::routes(gateway.shared.insight.routes.rows())
         }
         Show::Servers => show::clients(&now.servers()),
-        Show::Slow => {
-            let literals = access == Access::All && gateway.config().insight.literals;
-            clients_show::slow(&gateway.shared.insight.slow.latest(), literals)
-        }
+        Show::Slow => clients_show::slow(&gateway.shared.insight.slow.latest(), literals),
         Show::Statements => statements_show::statements(gateway.shared.insight.statements()),
         Show::State => show::state(gateway.pauses().activity()),
         Show::Stats => stats_show::stats(&now.pools()),

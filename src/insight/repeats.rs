@@ -62,6 +62,7 @@ struct Repeat {
     logged: bool,
     /// Which route ran it last.
     route: Option<Arc<Route>>,
+    example: Option<Box<str>>,
 }
 
 /// Whose burst it is.
@@ -86,6 +87,8 @@ pub struct Repeated {
     pub most: u32,
     /// Different values among the first calls of a burst, at most; 0: not known.
     pub values: usize,
+    /// One of them, from the latest burst: a text with its literals, or what was bound.
+    pub example: Option<Box<str>>,
     pub last_seen: SystemTime,
 }
 
@@ -112,11 +115,12 @@ impl Burst {
         }
     }
 
-    /// Counts a statement. `values`: a hash of its values; 0: not known.
-    pub fn add(&mut self, place: Place, route: Option<&Arc<Route>>, time: u64, values: u64) {
+    /// Counts a statement, and gives how often it has been called. `values`: a hash of its values;
+    /// 0: not known.
+    pub fn add(&mut self, place: Place, route: Option<&Arc<Route>>, time: u64, values: u64) -> u32 {
         let known = self.repeats.iter().position(|repeat| repeat.place == place);
         let index = known.unwrap_or_else(|| self.watch(place));
-        let Some(repeat) = self.repeats.get_mut(index) else { return };
+        let Some(repeat) = self.repeats.get_mut(index) else { return 0 };
         repeat.count = repeat.count.saturating_add(1);
         repeat.time += time;
         if let Some(route) = route
@@ -126,6 +130,14 @@ impl Burst {
         }
         if repeat.count as usize <= VALUES_MAX && values != 0 {
             repeat.note_value(values);
+        }
+        repeat.count
+    }
+
+    /// What was added last, as it was sent.
+    pub fn exemplify(&mut self, place: Place, example: Box<str>) {
+        if let Some(repeat) = self.repeats.iter_mut().find(|repeat| repeat.place == place) {
+            repeat.example = Some(example);
         }
     }
 
@@ -179,6 +191,7 @@ impl Burst {
             told: None,
             logged: false,
             route: None,
+            example: None,
         });
         self.repeats.len() - 1
     }
@@ -284,6 +297,7 @@ impl Repeats {
             bursts: 0,
             most: 0,
             values: 0,
+            example: None,
             last_seen: at,
         });
         row.count += u64::from(repeat.count - count);
@@ -291,6 +305,9 @@ impl Repeats {
         row.bursts += u64::from(is_new);
         row.most = row.most.max(repeat.count);
         row.values = row.values.max(repeat.values_count);
+        if let Some(example) = repeat.example.take() {
+            row.example = Some(example);
+        }
         row.last_seen = at;
     }
 
@@ -360,7 +377,9 @@ mod tests {
         assert_eq!(told(&repeats), [("select 1".to_owned(), 5, 1, 3)]);
         assert_eq!(repeats.rows()[0].time, 25);
         let mut next = Burst::new(now, false);
-        (0..7).for_each(|_| next.add(place(1), None, 5, 0));
+        for _ in 0..7 {
+            next.add(place(1), None, 5, 0);
+        }
         take(&mut next);
         assert_eq!(told(&repeats), [("select 1".to_owned(), 12, 2, 3)]);
         assert_eq!(repeats.rows()[0].most, 7);
@@ -377,7 +396,9 @@ mod tests {
         for (name, calls) in [("/a", 2), ("/b", 3), ("/a", 4)] {
             let mut burst = Burst::new(now, false);
             let route = Arc::new(Route { name: name.into(), application: String::new() });
-            (0..calls).for_each(|_| burst.add(place(1), Some(&route), 5, 0));
+            for _ in 0..calls {
+                burst.add(place(1), Some(&route), 5, 0);
+            }
             repeats.take(&mut burst, owner, shape, (now, SystemTime::UNIX_EPOCH));
         }
         let row = |row: Repeated| (row.route.unwrap().name.clone(), row.count, row.bursts);

@@ -230,6 +230,36 @@ fn a_statement_repeated_in_a_burst_is_told_with_its_application_and_logged_once(
 }
 
 #[test]
+fn an_example_of_what_is_repeated_is_shown_to_admins_who_want_literals_and_to_nobody_else() {
+    let database = Database::with(SCHEMA);
+    let toml = "[insight]\nburst_pause = \"60s\"\nrepeats = 3\n[admin]\nadmin_users = [\"app\"]\n";
+    let forebay = Forebay::with_config(&database, toml, &[]);
+    let mut console = forebay.console();
+    let mut client = forebay.client();
+    database.until_hit(&mut client, "SELECT count(*) FROM t");
+    for id in 1..=5 {
+        client.run(&format!("SELECT 'secret', v FROM t WHERE id = {id}"));
+        client.ask(&[extended(READ, &id.to_string())]);
+    }
+    let examples = |console: &mut RawClient| {
+        let mut rows: Vec<String> =
+            table(console, "SHOW REPEATS").iter().map(|row| row["example"].clone()).collect();
+        rows.sort();
+        rows
+    };
+    assert_eq!(examples(&mut console), ["NULL", "NULL"]);
+    console.run("SET insight.literals = on");
+    let shown = examples(&mut console);
+    assert_eq!(shown, ["'3'", "SELECT 'secret', v FROM t WHERE id = 3"]);
+    forebay.reload(
+        "[insight]\nburst_pause = \"60s\"\nrepeats = 3\nliterals = true\n\
+         [admin]\nadmin_users = [\"root\"]\nstats_users = [\"app\"]\n",
+    );
+    assert_eq!(examples(&mut forebay.console()), ["NULL", "NULL"]);
+    assert!(!forebay.log().contains("secret"));
+}
+
+#[test]
 fn what_is_switched_off_counts_nothing_until_it_is_switched_on() {
     let database = Database::with(SCHEMA);
     let forebay = Forebay::with_config(&database, "[insight]\nenabled = false\n", &[]);

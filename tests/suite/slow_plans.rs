@@ -7,7 +7,8 @@ use crate::support::raw::{RawClient, bind, execute, parse, query, sync};
 
 const SCHEMA: &str = "CREATE TABLE t (id int PRIMARY KEY, v text);
                       INSERT INTO t SELECT i, 'v' || i FROM generate_series(1, 40) i;
-                      CREATE SCHEMA other; CREATE TABLE other.hidden (id int, w text)";
+                      CREATE SCHEMA other; CREATE TABLE other.hidden (id int, w text);
+                      INSERT INTO other.hidden VALUES (7, 'w')";
 const SLOW: &str = "[slow]\nthreshold = \"50ms\"\n";
 
 /// Its catalogue is known, so that it is known what reads.
