@@ -53,6 +53,33 @@ pub fn signalled(gateway: &Arc<Gateway>, stage: Stage) {
     begin(gateway, if stopping { Stage::Now } else { stage });
 }
 
+/// What a stop waits for before clients are counted, as long as this lives.
+pub struct Arrival(Arc<Gateway>);
+
+impl Arrival {
+    pub fn of(gateway: &Arc<Gateway>) -> Self {
+        gateway.arriving.send_modify(|count| *count += 1);
+        Self(Arc::clone(gateway))
+    }
+}
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        self.0.arriving.send_modify(|count| *count -= 1);
+    }
+}
+
+/// Whether a client is too late to log in. Where another process listens on the same port, the
+/// system had given this one the connection before it closed its socket: such an `arrival` is let
+/// in while clients are waited for, since nobody would tell the application to come again.
+pub fn refuses(gateway: &Gateway, arrival: Option<&Arrival>) -> bool {
+    match *gateway.stage.borrow() {
+        Stage::Running => false,
+        Stage::WaitForClients => arrival.is_none(),
+        Stage::WaitForServers | Stage::Now => true,
+    }
+}
+
 pub fn has_begun(gateway: &Gateway) -> bool {
     *gateway.stage.borrow() != Stage::Running
 }
@@ -79,10 +106,13 @@ pub async fn over(gateway: &Arc<Gateway>) {
 async fn waited(gateway: &Arc<Gateway>) {
     let registry = &gateway.shared.registry;
     let mut stage = gateway.stage.subscribe();
+    let mut arriving = gateway.arriving.subscribe();
     loop {
         let now = *stage.borrow_and_update();
+        let arrivals = *arriving.borrow_and_update();
         match now {
             Stage::Now => return,
+            Stage::WaitForClients if arrivals > 0 => {}
             Stage::WaitForClients | Stage::WaitForServers if registry.count() == 0 => return,
             Stage::WaitForServers if !has_servers(gateway) => {
                 dismiss(gateway);
@@ -92,6 +122,7 @@ async fn waited(gateway: &Arc<Gateway>) {
         }
         tokio::select! {
             changed = stage.changed() => if changed.is_err() { return },
+            changed = arriving.changed() => if changed.is_err() { return },
             () = registry.left.notified() => {}
             () = tokio::time::sleep(LOOK), if now == Stage::WaitForServers => {}
         }

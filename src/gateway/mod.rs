@@ -67,6 +67,8 @@ pub struct Gateway {
     on_reload: OnceLock<OnReload>,
     /// How far the program has got in stopping.
     pub stage: watch::Sender<Stage>,
+    /// Sockets that accept and connections that log in, as far as a stop waits for them.
+    pub arriving: watch::Sender<usize>,
     /// Consoles that are yet to be told that it is stopping, as they asked.
     pub untold: watch::Sender<usize>,
     pub auth_queries: AuthQueries,
@@ -170,6 +172,7 @@ impl Gateway {
             history: Mutex::new(History::new(started.0)),
             on_reload: OnceLock::new(),
             stage: watch::Sender::new(Stage::Running),
+            arriving: watch::Sender::new(0),
             untold: watch::Sender::new(0),
             auth_queries: AuthQueries::default(),
             learned: AllLearned::default(),

@@ -241,7 +241,7 @@ impl Newcomer {
         startup::welcome(&mut known.out, &reported, &entry.identity(), notice);
         opened.pool.common.counters.login.one();
         // Either may have happened before it was registered, and then nobody has told it.
-        if stop::has_begun(&gateway) {
+        if stop::refuses(&gateway, self.arrival.as_ref()) {
             return Err(CloseReason::ShuttingDown);
         }
         if !gateway.is_current(&opened) {

@@ -12,7 +12,7 @@ use crate::console::report::Report;
 use crate::gateway::Gateway;
 use crate::net::Stream;
 use crate::net::listen::Listener;
-use crate::stop;
+use crate::stop::{self, Arrival};
 
 use admit::Admitted;
 use newcomer::Newcomer;
@@ -24,15 +24,19 @@ const UPKEEP_PERIOD: Duration = Duration::from_millis(333);
 /// comes after it has the address. `console`: everybody who connects here gets the console.
 pub async fn accept(listener: Listener, gateway: Arc<Gateway>, console: bool) {
     let ends_early = !console && !listener.is_unix();
+    let shares_port = ends_early && gateway.config().listen.so_reuseport;
+    let arrival = || shares_port.then(|| Arrival::of(&gateway));
+    let accepting = arrival();
+    let serve = |stream| {
+        tokio::spawn(serve(stream, Arc::clone(&gateway), console, arrival()));
+    };
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = stop::begun(&gateway), if ends_early => return,
+            () = stop::begun(&gateway), if ends_early => break,
         };
         match accepted {
-            Ok(stream) => {
-                tokio::spawn(serve(stream, Arc::clone(&gateway), console));
-            }
+            Ok(stream) => serve(stream),
             Err(error) => {
                 // Too many open files, most likely; accepting again at once would spin.
                 tracing::error!(%error, "accept failed");
@@ -40,15 +44,23 @@ pub async fn accept(listener: Listener, gateway: Arc<Gateway>, console: bool) {
             }
         }
     }
+    match listener.queued() {
+        Ok(streams) => streams.into_iter().for_each(serve),
+        Err(error) => tracing::error!(%error, "accept failed"),
+    }
+    let address = listener.to_string();
+    drop(listener);
+    tracing::info!("no longer listening on {address}");
+    drop(accepting);
 }
 
-async fn serve(stream: Stream, gateway: Arc<Gateway>, console: bool) {
+async fn serve(stream: Stream, gateway: Arc<Gateway>, console: bool, arrival: Option<Arrival>) {
     if let Err(error) = stream.tune() {
         // The socket may be gone already, and then the first read says so.
         tracing::debug!(%error, "cannot set socket options");
     }
     // Boxed: it is large, and gone once the client is served.
-    let reason = match Box::pin(let_in(stream, &gateway, console)).await {
+    let reason = match Box::pin(let_in(stream, &gateway, console, arrival)).await {
         Ok(None) => None,
         Ok(Some(admitted)) => admitted.serve(&gateway).await,
         Err(reason) => Some(reason),
@@ -63,9 +75,10 @@ async fn let_in(
     stream: Stream,
     gateway: &Arc<Gateway>,
     console: bool,
+    arrival: Option<Arrival>,
 ) -> Result<Option<Admitted>, CloseReason> {
     let timeout = gateway.config().listen.client_login_timeout;
-    let mut newcomer = Newcomer::new(stream, Arc::clone(gateway));
+    let mut newcomer = Newcomer::new(stream, Arc::clone(gateway), arrival);
     let login = newcomer.log_in(console);
     let known = match timeout {
         Duration::ZERO => login.await,

@@ -13,10 +13,11 @@ use crate::gateway::Gateway;
 use crate::net::listen::own_uid;
 use crate::net::{AcceptError, Stream, accept_direct_tls, accept_tls};
 use crate::server::io::next_id;
+use crate::stop::{self, Arrival};
 use crate::wire::frame::{self, HEADER_BYTES};
 use crate::wire::startup::{MINOR, Packet, Replication, Startup, StartupError};
 use crate::wire::{backend, frontend};
-use crate::{authenticate, cancel, console, stop};
+use crate::{authenticate, cancel, console};
 
 /// Longest message of a client that has not proven who it is; passwords may have 65535 bytes.
 const UNPROVEN_BYTES_MAX: usize = 66 * 1024;
@@ -28,6 +29,8 @@ pub(super) struct Newcomer {
     pub(super) stream: Option<Stream>,
     pub(super) input: BytesMut,
     pub(super) gateway: Arc<Gateway>,
+    /// It may be let in while clients are waited for.
+    pub(super) arrival: Option<Arrival>,
     since: Instant,
     /// What it said it wants, for the log.
     database: String,
@@ -58,12 +61,13 @@ pub(super) struct Known {
 }
 
 impl Newcomer {
-    pub(super) fn new(stream: Stream, gateway: Arc<Gateway>) -> Self {
+    pub(super) fn new(stream: Stream, gateway: Arc<Gateway>, arrival: Option<Arrival>) -> Self {
         Self {
             id: next_id(),
             stream: Some(stream),
             input: BytesMut::new(),
             gateway,
+            arrival,
             since: Instant::now(),
             database: String::new(),
             user: String::new(),
@@ -99,7 +103,7 @@ impl Newcomer {
         let named = startup.parameter("database").filter(|name| !name.is_empty());
         let database = named.map_or_else(|| default.unwrap_or_else(|| user.clone()), str::to_owned);
         let console = console || console::is_named(&config, &database);
-        if !console && stop::has_begun(&self.gateway) {
+        if !console && stop::refuses(&self.gateway, self.arrival.as_ref()) {
             return Err(CloseReason::ShuttingDown);
         }
         if !console {

@@ -7,8 +7,8 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use socket2::{Domain, SockAddr, Socket, Type};
-use tokio::net::{TcpListener, TcpSocket, UnixListener, lookup_host};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, lookup_host};
 
 use super::Stream;
 
@@ -121,6 +121,23 @@ impl Listener {
             Self::Tcp(listener) => listener.accept().await.map(|(stream, _)| Stream::Tcp(stream)),
             Self::Unix { listener, .. } => {
                 listener.accept().await.map(|(stream, _)| Stream::Unix(stream))
+            }
+        }
+    }
+
+    /// The connections that the system has accepted for it already, over TCP.
+    pub fn queued(&self) -> io::Result<Vec<Stream>> {
+        let Self::Tcp(listener) = self else { return Ok(Vec::new()) };
+        let listener = SockRef::from(listener);
+        let mut streams = Vec::new();
+        loop {
+            match listener.accept() {
+                Ok((socket, _)) => {
+                    socket.set_nonblocking(true)?;
+                    streams.push(Stream::Tcp(TcpStream::from_std(socket.into())?));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(streams),
+                Err(error) => return Err(error),
             }
         }
     }

@@ -3,7 +3,7 @@
 
 use crate::support::forebay::Forebay;
 use crate::support::postgres::{Database, PASSWORD, USER};
-use crate::support::raw::{Login, RawClient, cancel, query};
+use crate::support::raw::{Login, RawClient, SSL_REQUEST, cancel, query};
 use crate::support::wait_until;
 
 fn start() -> (Database<'static>, Forebay) {
@@ -280,11 +280,36 @@ fn two_listen_on_one_port_and_one_may_go() {
     let one = Forebay::with_config(&database, toml, &[]);
     let two = Forebay::beside(&one, &database, toml);
     one.daemon.signal("TERM");
-    one.log_contains("shutting down");
+    one.log_contains("no longer listening on");
     // Nobody else listens there now, so every newcomer is the second one's.
     for _ in 0..20 {
         assert_eq!(two.client().one("SELECT 1"), "1");
     }
+}
+
+#[test]
+fn who_was_let_in_before_the_port_was_left_to_others_is_served() {
+    let database = Database::with("");
+    let forebay = Forebay::with_config(&database, "[listen]\nso_reuseport = true\n", &[]);
+    let mut silent = RawClient::connect(forebay.port);
+    silent.send(&SSL_REQUEST);
+    assert_eq!(silent.byte(), b'N');
+    // The system takes this connection while the program cannot.
+    forebay.daemon.signal("STOP");
+    let mut queued = RawClient::connect(forebay.port);
+    forebay.daemon.signal("TERM");
+    forebay.daemon.signal("CONT");
+    forebay.log_contains("no longer listening on");
+    for client in [&mut silent, &mut queued] {
+        let login = Login::new(USER, PASSWORD, &database.name);
+        client.send(&login.startup());
+        client.authenticate(&login).unwrap();
+        assert_eq!(client.one("SELECT 1"), "1");
+    }
+    drop(silent);
+    assert!(forebay.daemon.runs());
+    drop(queued);
+    wait_until("the program has ended", || !forebay.daemon.runs());
 }
 
 #[test]
