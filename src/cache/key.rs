@@ -43,12 +43,10 @@ pub struct StatementKey<'a> {
 }
 
 impl KeyBuffer {
-    /// Without its content; its room is freed if it is larger than this many bytes.
-    #[must_use]
-    pub fn emptied(mut self, bytes_max: usize) -> Self {
+    /// Takes its content away, and its room if that is larger than this many bytes.
+    pub fn empty(&mut self, bytes_max: usize) {
         self.bytes.clear();
         self.bytes.shrink_to(bytes_max);
-        self
     }
 
     /// Replaces the content; false if the key would be over `KEY_BYTES_MAX`.

@@ -273,8 +273,8 @@ impl Session {
             Some(statement) => {
                 self.prepare_on(server, &statement, &statement.types);
                 server.outstanding.push(Owed::forward(Reply::Bind, 0));
-                let name = shared_name(statement.id);
-                frontend::write_bind(&mut server.to_server, bind.portal, &name, bind.tail);
+                let out = &mut server.to_server;
+                frontend::write_bind(out, bind.portal, &statement.name, bind.tail);
             }
             None => {
                 forget_unnamed(server, bind.statement);

@@ -129,35 +129,83 @@ impl Work {
         is_idle && is_sent && is_answered && is_told
     }
 
-    /// As if new, but for the room its buffers have: no client finds anything of another's.
+    /// As if new, but for the room its buffers have: no client finds anything of another's. Field
+    /// by field, and each named, since most are as new already.
     fn clear(&mut self) {
-        *self = Self {
-            key: std::mem::take(&mut self.key).emptied(BUFFER_BYTES_MAX),
-            lexed: Lexed {
-                text: emptied(std::mem::take(&mut self.lexed.text)),
-                shape: emptied(std::mem::take(&mut self.lexed.shape)),
-                ..Lexed::default()
-            },
-            material: emptied(std::mem::take(&mut self.material)),
-            group: Group {
-                bytes: emptied(std::mem::take(&mut self.group.bytes)),
-                parts: emptied(std::mem::take(&mut self.group.parts)),
-            },
-            finished: emptied(std::mem::take(&mut self.finished)),
-            requests: emptied(std::mem::take(&mut self.requests).into()).into(),
-            last_request: self.last_request,
-            ..Self::default()
-        };
+        let Self {
+            transaction,
+            group: Group { bytes, parts },
+            unsynced,
+            in_block,
+            extent,
+            requests,
+            // Goes on, so that no number comes twice.
+            last_request: _,
+            armed,
+            fill,
+            describing,
+            plan,
+            moment,
+            revalidation,
+            key,
+            found,
+            awaited_fill,
+            may_await_fill,
+            lexed: Lexed { text, shape, time_word, literals, multiple, hint, comment },
+            material,
+            tag,
+            texts,
+            arrived_at,
+            noted,
+            underway,
+            unasked,
+            query_verdict,
+            query_generation,
+            stray_names,
+            unsettled,
+            early_hit,
+            rows,
+            bytes: shown_bytes,
+            values,
+            ending,
+            returned,
+            awaited_catalog,
+            vacate,
+            finished,
+            transactions,
+        } = self;
+        *transaction = Transaction::default();
+        empty(bytes);
+        empty(parts);
+        (*unsynced, *in_block, *extent) = (false, false, Extent::default());
+        requests.clear();
+        requests.shrink_to(BUFFER_BYTES_MAX / size_of::<Request>());
+        *armed = Armed::default();
+        (*fill, *plan, *moment, *revalidation) = (None, None, None, None);
+        (*describing, *may_await_fill, *awaited_catalog) = (false, false, false);
+        key.empty(BUFFER_BYTES_MAX);
+        (*found, *awaited_fill) = (Found::default(), None);
+        empty(text);
+        empty(shape);
+        (*time_word, *literals, *multiple, *hint, *comment) = (false, 0, false, None, None);
+        empty(material);
+        (*tag, *texts, *arrived_at, *noted) = (None, 0, None, None);
+        *underway = Underway::default();
+        (*unasked, *query_verdict, *query_generation) = (BypassReason::default(), None, 0);
+        (*stray_names, *unsettled, *early_hit) = (Vec::new(), Vec::new(), None);
+        (*rows, *shown_bytes, *values) = (0, 0, 0);
+        (*ending, *returned, *vacate) = (Ending::default(), Vec::new(), Vec::new());
+        empty(finished);
+        *transactions = 0;
     }
 }
 
-/// An empty vector with the room of this one, unless that is large.
-fn emptied<T>(mut vector: Vec<T>) -> Vec<T> {
+/// Keeps the room of what is in it, unless that is large.
+fn empty<T>(vector: &mut Vec<T>) {
     if vector.capacity() * size_of::<T>() > BUFFER_BYTES_MAX {
-        return Vec::new();
+        *vector = Vec::new();
     }
     vector.clear();
-    vector
 }
 
 /// Room for a client's work, taken when first written to.
@@ -184,17 +232,24 @@ impl Lent {
     }
 }
 
+#[cold]
+fn lend() -> Box<Work> {
+    SPARE.with_borrow_mut(Vec::pop).unwrap_or_default()
+}
+
 impl Deref for Lent {
     type Target = Work;
 
+    #[inline]
     fn deref(&self) -> &Work {
         self.0.as_deref().unwrap_or_else(|| NOTHING.with(|nothing| *nothing))
     }
 }
 
 impl DerefMut for Lent {
+    #[inline]
     fn deref_mut(&mut self) -> &mut Work {
-        self.0.get_or_insert_with(|| SPARE.with_borrow_mut(Vec::pop).unwrap_or_default())
+        self.0.get_or_insert_with(lend)
     }
 }
 

@@ -368,6 +368,11 @@ impl<S, W> State<S, W> {
         self.idle.len()
     }
 
+    /// In the order they are served.
+    pub fn waiting(&self) -> impl Iterator<Item = &W> {
+        self.waiting.iter()
+    }
+
     pub fn waiting_count(&self) -> usize {
         self.waiting.len()
     }

@@ -8,6 +8,7 @@ use lru::LruCache;
 
 use crate::insight::{Seat, Tag};
 use crate::server::settings::Settings;
+use crate::server::shared_name;
 use crate::sql::hint::Hint;
 use crate::sql::lex::{Lexed, lex};
 use crate::wire::Malformed;
@@ -21,6 +22,8 @@ use super::signature::Signature;
 pub struct Statement {
     /// Never reused in this process; part of its name on servers.
     pub id: u64,
+    /// What it is called on servers.
+    pub name: Box<[u8]>,
     pub sql: Box<[u8]>,
     /// Declared parameter types, four bytes each.
     pub types: Box<[u8]>,
@@ -64,8 +67,10 @@ impl Statement {
     pub fn new(sql: &[u8], types: &[u8], settings: &Settings, generation: u64) -> Self {
         let mut lexed = Lexed::default();
         let lexed = lex(sql, &mut lexed).is_ok().then_some(lexed);
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         Self {
-            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            id,
+            name: shared_name(id).into(),
             sql: sql.into(),
             types: types.into(),
             settings: settings.id,

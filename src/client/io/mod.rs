@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
-use tokio::time::{Sleep, sleep, sleep_until, timeout};
+use tokio::time::{Sleep, sleep, timeout};
 
 use crate::net::Stream;
 use crate::pool::io::{Lease, Pool};
@@ -372,22 +372,7 @@ impl Task {
             self.alarm = None;
             return Poll::Pending;
         };
-        let alarm = match &mut self.alarm {
-            Some(alarm) => {
-                if alarm.deadline() > at.into() {
-                    alarm.as_mut().reset(at.into());
-                }
-                alarm
-            }
-            none => none.insert(Box::pin(sleep_until(at.into()))),
-        };
-        while alarm.as_mut().poll(cx).is_ready() {
-            if alarm.deadline() >= at.into() {
-                return Poll::Ready(reason);
-            }
-            alarm.as_mut().reset(at.into());
-        }
-        Poll::Pending
+        servers::poll_alarm(&mut self.alarm, at, cx).map(|()| reason)
     }
 
     fn doing(&mut self) -> Doing {

@@ -1,14 +1,14 @@
 //! How a client's task gets its server, and gives it back between transactions.
 
 use std::future::{pending, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use tokio::time::timeout;
+use tokio::time::{Sleep, sleep_until, timeout};
 
 use crate::client::close::CloseReason;
 use crate::client::look_up::Answer;
@@ -17,7 +17,7 @@ use crate::client::spare::READ_BYTES;
 use crate::client::statistics;
 use crate::net::Stream;
 use crate::pool::failure::Failure;
-use crate::pool::io::{AcquireError, Lease};
+use crate::pool::io::{AcquireError, Lease, Next};
 use crate::server::io::ServerError;
 use crate::server::login::LoginError;
 use crate::wire::backend;
@@ -41,22 +41,39 @@ impl Task {
             self.take_lease(lease);
             return Ok(());
         }
-        Box::pin(self.acquire_slowly()).await
-    }
-
-    async fn acquire_slowly(&mut self) -> Result<(), CloseReason> {
-        self.flush().await.or(Err(CloseReason::ClientLost))?;
-        let began = Instant::now();
+        if !self.out.is_empty() {
+            Box::pin(self.flush()).await.or(Err(CloseReason::ClientLost))?;
+            self.now = Instant::now();
+        }
+        let began = self.now;
         self.show(|shown| shown.waiting_since = Some(began));
-        let acquired = self.wait_in_line(began).await?;
-        self.show(|shown| shown.waiting_since = None);
+        let mut next = self.pool.next(began);
+        if let Next::Line(line) = &mut next
+            && self.pool.rules().reserve_at(began).is_none()
+        {
+            next = self.wait_for(pin!(poll_fn(|cx| line.poll_next(cx))), began).await?;
+        }
         // The statement is sent when its wait is over, which the slow log tells apart.
         self.now = Instant::now();
+        let acquired = match self.pool.take_up(next, self.now) {
+            Ok(lease) => lease,
+            // What happens seldom is boxed: every idle client has room for what is not.
+            Err(next) => Box::pin(self.acquire_slowly(next, began)).await?,
+        };
+        self.show(|shown| shown.waiting_since = None);
         let waited = statistics::micros(self.now.saturating_duration_since(began));
         self.session.common.counters.wait_time.add(waited);
         self.entry.group.wait_time.add(waited);
         self.take_lease(acquired);
         Ok(())
+    }
+
+    async fn acquire_slowly(&mut self, next: Next, began: Instant) -> Result<Lease, CloseReason> {
+        let pool = Arc::clone(&self.pool);
+        let acquired = self.wait_for(pin!(pool.acquire_next(next, began)), began).await?;
+        self.now = Instant::now();
+        let why = || self.entry.timeouts.get().wait_deadline(began).map(|(_, reason)| reason);
+        acquired.map_err(|error| close_reason(&error, why()))
     }
 
     /// Waits for another client's fill, no longer than `FILL_WAIT`; the client is read no further
@@ -76,30 +93,50 @@ impl Task {
         Ok(self.session.answer_shared(self.now, &mut self.out))
     }
 
-    async fn wait_in_line(&mut self, began: Instant) -> Result<Lease, CloseReason> {
+    /// Waits for what brings a server, as one who began to at this moment: no longer than its
+    /// time-outs allow, and only while the client is there and wants it.
+    async fn wait_for<T>(
+        &mut self,
+        mut wanted: Pin<&mut impl Future<Output = T>>,
+        began: Instant,
+    ) -> Result<T, CloseReason> {
         let timeouts = self.entry.timeouts.get();
-        let (until, expired) = timeouts.wait_deadline(began).unzip();
+        let (until, mut expired) = timeouts.wait_deadline(began).unzip();
         let mut notice_at = timeouts.wait_notice.and_then(|after| began.checked_add(after));
-        let pool = Arc::clone(&self.pool);
-        let entry = Arc::clone(&self.entry);
-        let mut acquiring = pin!(pool.acquire(until));
         loop {
-            let notice = at(notice_at);
-            tokio::select! {
-                acquired = &mut acquiring => {
-                    return acquired.map_err(|error| close_reason(&error, expired));
-                }
-                () = client_gone(&mut self.stream, &mut self.input) => {
-                    return Err(CloseReason::ClientLost);
-                }
-                leave = entry.asked_to_leave() => return Err(leave.reason()),
-                () = entry.cancelled.notified() => return Err(CloseReason::CancelledWaiting),
-                () = notice => {
-                    notice_at = None;
-                    backend::write_notice(&mut self.out, WAIT_NOTICE);
-                    self.flush().await.or(Err(CloseReason::ClientLost))?;
-                }
+            let at = until.into_iter().chain(notice_at).min();
+            let happened = {
+                let Self { stream, input, entry, alarm, .. } = &mut *self;
+                let mut cancelled = pin!(entry.cancelled.notified());
+                poll_fn(|cx| {
+                    if let Poll::Ready(come) = wanted.as_mut().poll(cx) {
+                        return Poll::Ready(Ok(Some(come)));
+                    }
+                    if poll_client_gone(stream, input, cx).is_ready() {
+                        return Poll::Ready(Err(CloseReason::ClientLost));
+                    }
+                    if let Poll::Ready(leave) = entry.poll_asked_to_leave(cx) {
+                        return Poll::Ready(Err(leave.reason()));
+                    }
+                    if cancelled.as_mut().poll(cx).is_ready() {
+                        return Poll::Ready(Err(CloseReason::CancelledWaiting));
+                    }
+                    match at {
+                        Some(at) => poll_alarm(alarm, at, cx).map(|()| Ok(None)),
+                        None => Poll::Pending,
+                    }
+                })
+                .await
+            };
+            if let Some(come) = happened? {
+                return Ok(come);
             }
+            if at == until {
+                return Err(expired.take().unwrap_or(CloseReason::QueryWaitTimeout));
+            }
+            notice_at = None;
+            backend::write_notice(&mut self.out, WAIT_NOTICE);
+            Box::pin(self.flush()).await.or(Err(CloseReason::ClientLost))?;
         }
     }
 
@@ -147,28 +184,54 @@ impl Task {
 /// Resolves at a moment, or never.
 pub async fn at(moment: Option<Instant>) {
     match moment {
-        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        Some(moment) => sleep_until(moment.into()).await,
         None => pending().await,
     }
+}
+
+/// Ready at this moment. The timer is moved only to ring earlier, or when it has rung too early:
+/// most moments never come.
+pub(super) fn poll_alarm(
+    alarm: &mut Option<Pin<Box<Sleep>>>,
+    at: Instant,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    let alarm = match alarm {
+        Some(alarm) => {
+            if alarm.deadline() > at.into() {
+                alarm.as_mut().reset(at.into());
+            }
+            alarm
+        }
+        none => none.insert(Box::pin(sleep_until(at.into()))),
+    };
+    while alarm.as_mut().poll(cx).is_ready() {
+        if alarm.deadline() >= at.into() {
+            return Poll::Ready(());
+        }
+        alarm.as_mut().reset(at.into());
+    }
+    Poll::Pending
 }
 
 /// Resolves when the client is gone; reads on meanwhile, up to a bound, so that its end can be
 /// seen. Cancel-safe.
 pub async fn client_gone(stream: &mut Stream, input: &mut BytesMut) {
-    poll_fn(|cx| {
-        loop {
-            if input.len() > BACKLOG_BYTES {
-                return Poll::Pending;
-            }
-            input.reserve(READ_BYTES);
-            match stream.poll_read(cx, input) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
-                Poll::Ready(Ok(_)) => {}
-            }
+    poll_fn(|cx| poll_client_gone(stream, input, cx)).await;
+}
+
+fn poll_client_gone(stream: &mut Stream, input: &mut BytesMut, cx: &mut Context<'_>) -> Poll<()> {
+    loop {
+        if input.len() > BACKLOG_BYTES || stream.poll_read_ready(cx).is_pending() {
+            return Poll::Pending;
         }
-    })
-    .await;
+        input.reserve(READ_BYTES);
+        match stream.poll_read(cx, input) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
+            Poll::Ready(Ok(_)) => {}
+        }
+    }
 }
 
 /// `expired`: why, if it was for the time.

@@ -1,61 +1,77 @@
 //! The line of clients that wait for a server of one pool, and how long they have.
 
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::future::{Future as _, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use crate::pool::state::Handed;
 
-use super::{Claim, Idle, Pool};
+use super::{Claim, Idle, Next, Pool};
 
-pub(super) type Waiter = oneshot::Sender<Handed<Idle, Claim>>;
+/// What the pool keeps of a place in line.
+pub(super) struct Waiter {
+    sender: oneshot::Sender<Handed<Idle, Claim>>,
+    /// When the client began to wait, in this place or another.
+    since: Instant,
+}
+
+impl Waiter {
+    /// `None`: it has left.
+    pub(super) fn since(&self) -> Option<Instant> {
+        (!self.sender.is_closed()).then_some(self.since)
+    }
+}
 
 /// Between two looks whether the reserve has room again.
 const RESERVE_POLL: Duration = Duration::from_secs(1);
 
 pub(super) fn hand(waiter: Waiter, handed: Handed<Idle, Claim>) -> Result<(), Handed<Idle, Claim>> {
-    waiter.send(handed)
+    waiter.sender.send(handed)
 }
 
 /// A place in line; when dropped, what was handed to it goes back.
-pub(super) struct Line {
+pub struct Line {
     pool: Arc<Pool>,
+    since: Instant,
     receiver: Option<oneshot::Receiver<Handed<Idle, Claim>>>,
 }
 
 impl Line {
-    /// The place, and what the pool keeps of it.
-    pub(super) fn new(pool: &Arc<Pool>) -> (Self, Waiter) {
+    /// The place of a client that waits since this moment, and what the pool keeps of it.
+    pub(super) fn new(pool: &Arc<Pool>, since: Instant) -> (Self, Waiter) {
         let (sender, receiver) = oneshot::channel();
-        (Self { pool: Arc::clone(pool), receiver: Some(receiver) }, sender)
+        let line = Self { pool: Arc::clone(pool), since, receiver: Some(receiver) };
+        (line, Waiter { sender, since })
     }
 
-    /// Waits, as one who began to at this moment. `None`: the pool has hung up. Cancel-safe.
-    pub(super) async fn wait(mut self, began: Instant) -> Option<Handed<Idle, Claim>> {
-        let mut reserve_at = self.pool.rules().reserve_at(began);
+    /// Waits for what is handed to it. Cancel-safe.
+    pub async fn wait(mut self) -> Next {
+        let mut reserve_at = self.pool.rules().reserve_at(self.since);
         loop {
-            let Some(at) = reserve_at else { return self.next().await };
-            if let Ok(handed) = tokio::time::timeout_at(at.into(), self.next()).await {
-                return handed;
+            let Some(at) = reserve_at else { return poll_fn(|cx| self.poll_next(cx)).await };
+            let next = poll_fn(|cx| self.poll_next(cx));
+            if let Ok(next) = tokio::time::timeout_at(at.into(), next).await {
+                return next;
             }
             if let Some(claim) = self.pool.take_reserve() {
                 let (database, user) = (&self.pool.name, &self.pool.common.user);
                 tracing::warn!(%database, %user, "taking connection from reserve_pool");
-                return Some(Handed::Connect(claim));
+                return Next::Handed(Handed::Connect(claim));
             }
             reserve_at = Some(Instant::now() + RESERVE_POLL);
         }
     }
 
-    async fn next(&mut self) -> Option<Handed<Idle, Claim>> {
-        let handed = match &mut self.receiver {
-            Some(receiver) => receiver.await.ok(),
-            None => None,
-        };
+    /// Ready with what is handed to it, the reserve left aside.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
+        let Some(receiver) = &mut self.receiver else { return Poll::Ready(Next::SentAway) };
+        let handed = ready!(Pin::new(receiver).poll(cx));
         self.receiver = None;
-        handed
+        Poll::Ready(handed.map_or(Next::SentAway, Next::Handed))
     }
 }
 
@@ -68,29 +84,5 @@ impl Drop for Line {
             Ok(Handed::Connect(claim)) => drop(self.pool.place(claim)),
             Err(_nothing_was_sent) => {}
         }
-    }
-}
-
-/// Keeps the time at which a wait began, while it lasts.
-pub(super) struct WaitingSince {
-    pool: Arc<Pool>,
-    id: u64,
-    pub(super) at: Instant,
-}
-
-impl WaitingSince {
-    pub(super) fn new(pool: &Arc<Pool>) -> Self {
-        let id = pool.next_wait.fetch_add(1, Ordering::Relaxed);
-        let mut since = pool.waiting_since.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = Instant::now();
-        since.insert(id, at);
-        drop(since);
-        Self { pool: Arc::clone(pool), id, at }
-    }
-}
-
-impl Drop for WaitingSince {
-    fn drop(&mut self) {
-        self.pool.waiting_since.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
     }
 }

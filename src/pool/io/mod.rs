@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
+use crate::server::Server;
 use crate::server::io::{Connection, ServerError, Target};
 use crate::server::settings::defaults_changes;
 use crate::server::start::Start;
@@ -20,7 +21,8 @@ use super::rules::{Retirement, Rules};
 use super::state::{Acquire, Connecting, Handed, Released, State};
 pub use claim::{Claim, Quotas, limit};
 pub use connect::server_login_failed;
-use line::{Line, Waiter, WaitingSince, hand};
+pub use line::Line;
+use line::{Waiter, hand};
 
 /// A server that does not answer when it is tested is closed after this time, where there is no
 /// `server_connect_timeout`.
@@ -44,9 +46,6 @@ pub struct Pool {
     quotas: Arc<Quotas>,
     /// Servers with a smaller id are closed once free: their defaults are out of date.
     retired: AtomicU64,
-    /// When the clients now waiting began to, in the order they came; for `maxwait`.
-    waiting_since: Mutex<std::collections::BTreeMap<u64, Instant>>,
-    next_wait: AtomicU64,
     /// Guards the last failure to connect, until one succeeds; nothing else is locked inside.
     failure: Mutex<Option<Failure>>,
     /// Servers being connected.
@@ -97,12 +96,16 @@ struct Place {
 }
 
 /// What there is now for a client.
-enum Next {
+pub enum Next {
     Handed(Handed<Idle, Claim>),
     /// A place in line.
     Line(Line),
+    /// The line is dissolved, since nothing can come free.
+    SentAway,
     Failing,
     Stopping,
+    /// What was handed to it was of no use.
+    Again,
 }
 
 /// A client of the pool, counted until dropped.
@@ -143,8 +146,6 @@ impl Pool {
             rules: RwLock::new(Arc::new(rules.clone())),
             quotas: Arc::new(quotas),
             retired: AtomicU64::new(0),
-            waiting_since: Mutex::default(),
-            next_wait: AtomicU64::new(0),
             failure: Mutex::default(),
             connecting: AtomicUsize::new(0),
             clients: AtomicUsize::new(0),
@@ -192,7 +193,7 @@ impl Pool {
         start: &Start,
         until: Option<Instant>,
     ) -> Result<Lease, AcquireError> {
-        let acquiring = self.acquire_some_time(start);
+        let acquiring = self.acquire_some_time(start, Next::Again, Instant::now());
         match until {
             None => acquiring.await,
             Some(until) => tokio::time::timeout_at(until.into(), acquiring)
@@ -201,17 +202,33 @@ impl Pool {
         }
     }
 
-    async fn acquire_some_time(self: &Arc<Self>, start: &Start) -> Result<Lease, AcquireError> {
-        let mut since = None;
+    /// What `acquire` does for one who waits since this moment, once this has come.
+    pub async fn acquire_next(
+        self: &Arc<Self>,
+        next: Next,
+        since: Instant,
+    ) -> Result<Lease, AcquireError> {
+        self.acquire_some_time(&self.plain, next, since).await
+    }
+
+    async fn acquire_some_time(
+        self: &Arc<Self>,
+        start: &Start,
+        mut next: Next,
+        since: Instant,
+    ) -> Result<Lease, AcquireError> {
         loop {
-            let handed = match self.next_or_line(start) {
+            let handed = match std::mem::replace(&mut next, Next::Again) {
                 Next::Handed(handed) => handed,
                 Next::Line(line) => {
-                    let since = since.get_or_insert_with(|| WaitingSince::new(self));
-                    // The pool hangs up on who waits when nothing can come free.
-                    let handed = line.wait(since.at).await;
-                    handed.ok_or_else(|| self.sent_away())?
+                    next = line.wait().await;
+                    continue;
                 }
+                Next::Again => {
+                    next = self.next_for(start, since);
+                    continue;
+                }
+                Next::SentAway => return Err(self.sent_away()),
                 Next::Failing => return Err(AcquireError::Failing(self.failure())),
                 Next::Stopping => return Err(AcquireError::Stopping),
             };
@@ -256,9 +273,24 @@ impl Pool {
         }
     }
 
-    fn next_or_line(self: &Arc<Self>, start: &Start) -> Next {
+    /// A place in line, if there is no server for a client that waits since this moment.
+    pub fn next(self: &Arc<Self>, since: Instant) -> Next {
+        self.next_for(&self.plain, since)
+    }
+
+    /// Without a wait, if that is all there is to do: a server that may be used, else what is left.
+    pub fn take_up(self: &Arc<Self>, next: Next, now: Instant) -> Result<Lease, Next> {
+        let Next::Handed(Handed::Server(idle)) = next else { return Err(next) };
+        let server = &idle.connection.server;
+        if !self.plain.fits(server) || self.needs_test(server, now) {
+            return Err(Next::Handed(Handed::Server(idle)));
+        }
+        self.checked(idle, now).ok_or(Next::Again)
+    }
+
+    fn next_for(self: &Arc<Self>, start: &Start, since: Instant) -> Next {
         loop {
-            let (next, starved) = self.change(|state, claim| {
+            let (next, connecting) = self.change(|state, claim| {
                 if !start.is_plain() {
                     state.prefer(|idle| start.fits(&idle.connection.server));
                 }
@@ -267,17 +299,19 @@ impl Pool {
                     Acquire::Connect(claim) => Next::Handed(Handed::Connect(claim)),
                     Acquire::Busy => {
                         // Under the same lock, or what comes free in between would be missed.
-                        let (line, waiter) = Line::new(self);
+                        let (line, waiter) = Line::new(self, since);
                         state.wait(waiter);
                         Next::Line(line)
                     }
                     Acquire::Failing => Next::Failing,
                     Acquire::Stopping => Next::Stopping,
                 };
-                ((next, state.connecting() == Connecting::Starved), None)
+                ((next, state.connecting()), None)
             });
-            let resumed = !matches!(next, Next::Handed(_)) && self.resume_if_due(Instant::now());
-            if starved {
+            let failing = matches!(connecting, Connecting::Unreachable | Connecting::Refused);
+            let resumed =
+                failing && !matches!(next, Next::Handed(_)) && self.resume_if_due(Instant::now());
+            if connecting == Connecting::Starved {
                 self.quotas.evict();
             }
             if !(resumed && matches!(next, Next::Failing)) {
@@ -309,7 +343,7 @@ impl Pool {
         loop {
             let idle = self.state().take_free()?;
             let Some(lease) = self.checked(idle, now) else { continue };
-            if !self.needs_test(&lease, now) {
+            if !self.needs_test(&lease.connection.server, now) {
                 return Some(lease);
             }
             lease.give_back();
@@ -328,16 +362,15 @@ impl Pool {
         Some(Lease { connection, place })
     }
 
-    fn needs_test(&self, lease: &Lease, now: Instant) -> bool {
+    fn needs_test(&self, server: &Server, now: Instant) -> bool {
         let delay = self.check_delay.load(Ordering::Relaxed);
         delay != u64::MAX
-            && now.saturating_duration_since(lease.connection.server.idle_since)
-                >= Duration::from_micros(delay)
+            && now.saturating_duration_since(server.idle_since) >= Duration::from_micros(delay)
     }
 
     /// The same server after it has answered, if it had to.
     async fn tested(&self, mut lease: Lease) -> Option<Lease> {
-        if !self.needs_test(&lease, Instant::now()) {
+        if !self.needs_test(&lease.connection.server, Instant::now()) {
             return Some(lease);
         }
         let rules = self.rules();
@@ -392,9 +425,9 @@ impl Pool {
     pub fn counts(&self, now: Instant) -> PoolCounts {
         let state = self.state();
         let (idle, total, waiting) = (state.idle_count(), state.total(), state.waiting_count());
+        let since = state.waiting().filter_map(Waiter::since).min();
         drop(state);
-        let since = self.waiting_since.lock().unwrap_or_else(PoisonError::into_inner);
-        let max_wait = since.values().next().map(|since| now.saturating_duration_since(*since));
+        let max_wait = since.map(|since| now.saturating_duration_since(since));
         let connecting = self.connecting.load(Ordering::Relaxed);
         PoolCounts {
             active: total.saturating_sub(idle).saturating_sub(connecting),
