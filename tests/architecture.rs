@@ -18,6 +18,8 @@ const IO_FILES: &[&str] = &[
     "opening.rs",
     "listener/",
     "log.rs",
+    // How many processors there are.
+    "metrics/counter.rs",
     "service.rs",
     "analyst.rs",
     "auth_query.rs",

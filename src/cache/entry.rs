@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::metrics::{Counter, StatementCounters};
+use crate::metrics::{SmallCounter, StatementCounters};
 
 use super::coherence::Stamp;
 
@@ -30,7 +30,7 @@ pub struct Entry {
     pub cost: Duration,
     /// Times it was served, or would have been: on the line whose count of references each hit
     /// moves anyway.
-    pub hits: Counter,
+    pub hits: SmallCounter,
     /// Of the statement that filled it; `None` for what came from Redis.
     pub statement: Option<Arc<StatementCounters>>,
 }

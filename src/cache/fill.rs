@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use crate::metrics::{Counter, StatementCounters};
+use crate::metrics::{SmallCounter, StatementCounters};
 use crate::sql::verdict::TableId;
 
 use super::coherence::Stamp;
@@ -177,7 +177,7 @@ impl Fill {
             rows: Bytes::from(self.rows.into_boxed_slice()),
             asked_at: self.asked_at,
             cost: self.finished_at.saturating_duration_since(self.asked_at),
-            hits: Counter::default(),
+            hits: SmallCounter::default(),
             statement: None,
         })
     }

@@ -139,7 +139,7 @@ mod tests {
             rows: Bytes::from_static(&[0; 1000]),
             asked_at: Instant::now(),
             cost: Duration::ZERO,
-            hits: Counter::default(),
+            hits: crate::metrics::SmallCounter::default(),
             statement: None,
         })
     }

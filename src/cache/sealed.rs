@@ -22,7 +22,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use sha2::Sha256;
 
-use crate::metrics::Counter;
+use crate::metrics::SmallCounter;
 use crate::sql::verdict::TableId;
 use crate::wire::backend::{COMMAND_COMPLETE, DATA_ROW, ROW_DESCRIPTION};
 use crate::wire::frame;
@@ -216,7 +216,7 @@ impl Seal {
             rows: Bytes::copy_from_slice(body.rows),
             asked_at: self.started.checked_add(body.asked).ok_or(Unsealed::WrongTime)?,
             cost: body.cost,
-            hits: Counter::default(),
+            hits: SmallCounter::default(),
             statement: None,
         })
     }
@@ -426,7 +426,7 @@ mod tests {
                 rows: Bytes::from_static(rows),
                 asked_at: self.started + Duration::from_millis(5),
                 cost: Duration::from_micros(70),
-                hits: Counter::default(),
+                hits: SmallCounter::default(),
                 statement: None,
             }
         }

@@ -286,7 +286,7 @@ mod tests {
             rows: Bytes::from_static(rows),
             asked_at: Instant::now(),
             cost: Duration::ZERO,
-            hits: crate::metrics::Counter::default(),
+            hits: crate::metrics::SmallCounter::default(),
             statement: None,
         })
     }

@@ -14,9 +14,8 @@ mod slow;
 mod tags;
 mod tally;
 
-use std::cell::Cell;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use histogram::Histogram;
@@ -29,6 +28,7 @@ pub use tags::{Route, Tag};
 pub use tally::{GroupTally, Outcome, Sample, StatementTally};
 
 use crate::config;
+use crate::metrics::shard;
 
 use seats::Seats;
 
@@ -66,12 +66,6 @@ pub struct Statement {
     /// `None`: the sum of all that have no seat.
     pub shape: Option<Arc<Shape>>,
     pub tally: StatementTally,
-}
-
-static NEXT_THREAD: AtomicUsize = AtomicUsize::new(0);
-
-thread_local! {
-    static THREAD: Cell<usize> = Cell::new(NEXT_THREAD.fetch_add(1, Ordering::Relaxed));
 }
 
 impl Insight {
@@ -245,7 +239,7 @@ impl Insight {
 
     /// This thread's; two threads may share one.
     fn shard(&self) -> MutexGuard<'_, Shard> {
-        let index = THREAD.get() % self.shards.len();
+        let index = shard() % self.shards.len();
         let shard = self.shards.get(index).or(self.shards.first());
         #[expect(clippy::expect_used, reason = "`new` makes one at least")]
         let shard = shard.expect("there is a shard");

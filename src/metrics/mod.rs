@@ -1,27 +1,11 @@
 //! Every counter, by name. What the console prints and an exporter serves is the same counter.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+mod counter;
 
 use crate::sql::footprint::Doubt;
 use crate::sql::verdict::BypassReason;
 
-/// A number that only grows; relaxed, since nothing is decided by it.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    pub fn add(&self, amount: u64) {
-        self.0.fetch_add(amount, Ordering::Relaxed);
-    }
-
-    pub fn one(&self) {
-        self.add(1);
-    }
-
-    pub fn value(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
+pub use counter::{Counter, SmallCounter, shard};
 
 /// What the cache did with queries.
 #[derive(Debug, Default)]
