@@ -131,12 +131,13 @@ fn line(options: &Options, tally: &Tally, before: &[Duration], after: &[Duration
     let latencies = &tally.latencies;
     let protocol = options.protocol.to_possible_value();
     let mut line = format!(
-        "protocol={} connections={} offered={:.0} rate={:.0} measured={} mean={:.1} p50={:.1} p90={:.1} \
+        "protocol={} connections={} offered={:.0} rate={:.0} done={} measured={} mean={:.1} p50={:.1} p90={:.1} \
          p99={:.1} p99.9={:.1} max={:.1} late={} unsent={}",
         protocol.as_ref().map_or("", |protocol| protocol.get_name()),
         options.connections,
         options.rate.unwrap_or_default(),
         f64::from(tally.done) / options.seconds,
+        tally.done,
         latencies.count(),
         micros(latencies.mean()),
         micros(latencies.quantile(500)),
