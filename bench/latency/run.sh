@@ -3,7 +3,7 @@
 # to the rate that can no longer be borne.
 # usage: bench/latency/run.sh [--write]     --write also stores bench/LATENCY.md and bench/latency.svg
 #
-#   RATES="1000 2000 …" PROTOCOL=simple CLIENTS=64 SECONDS_EACH=2 ROUNDS=3   how much is measured
+#   RATES="1000 2000 …" PROTOCOL=simple CLIENTS=64 SECONDS_EACH=1 ROUNDS=5   how much is measured
 #   PGBOUNCER=path FOREBAY_BIN=path WIRE_BIN=path     what is measured, and by what (bench/wire)
 #
 # At each rate the targets run in turn, beginning with another one each round.
@@ -34,7 +34,7 @@ start_pgbouncer
 start_forebay --no-cache
 off="$FOREBAY_URL"
 start_forebay
-python3 "$here/latency.py" "$WIRE_BIN" "${PROTOCOL:-simple}" "${CLIENTS:-64}" "${SECONDS_EACH:-2}" "${ROUNDS:-3}" \
+python3 "$here/latency.py" "$WIRE_BIN" "${PROTOCOL:-simple}" "${CLIENTS:-64}" "${SECONDS_EACH:-1}" "${ROUNDS:-5}" \
     "$SCRATCH/latency.svg" "PostgreSQL=$DIRECT_URL" "PgBouncer $BOUNCER_VERSION=$BOUNCER_URL" \
     "Forebay, cache off=$off" "Forebay, hits=$FOREBAY_URL" -- "${rates[@]}" | tee "$SCRATCH/latency.md"
 if [ "${1:-}" = --write ]; then

@@ -29,7 +29,10 @@ const BACKLOG_MAX: usize = 10_000;
 /// A request that is sent so long after it should have been is counted as late.
 const LATE: Duration = Duration::from_millis(1);
 
-/// After the end, for the answers that are still owed.
+/// After the end, for those that wait for a connection. Who bears the rate needs less.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// After that, for the answers that are still owed.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 #[derive(clap::Args)]
@@ -115,8 +118,9 @@ async fn measure(options: Options) -> io::Result<String> {
         }
         Ok::<_, io::Error>(())
     };
-    let limit = until.saturating_duration_since(Instant::now()) + SILENCE_MAX;
-    timeout(limit, clients).await.map_err(|_elapsed| broken("answers did not come"))??;
+    let limit = until.saturating_duration_since(Instant::now()) + DRAIN + SILENCE_MAX;
+    let in_time = timeout(limit, clients).await;
+    in_time.map_err(|_elapsed| broken(&format!("{} connections got no answer", tasks.len())))??;
     let (before, after) = cpu.await.map_err(io::Error::other)??;
     let tally = run.tally.lock().unwrap_or_else(PoisonError::into_inner);
     Ok(line(&options, &tally, &before, &after))
@@ -213,7 +217,12 @@ impl Client {
     async fn ask_from(mut self, backlog: Arc<Backlog>) -> io::Result<()> {
         let mut request = Vec::new();
         while let Some(due) = backlog.next().await {
-            self.ask(due, Instant::now(), &mut request).await?;
+            let now = Instant::now();
+            if now < self.run.until + DRAIN {
+                self.ask(due, now, &mut request).await?;
+            } else {
+                self.run.note_unsent(due);
+            }
         }
         Ok(())
     }
@@ -342,6 +351,25 @@ mod tests {
         assert!(!backlog.add(now + LATE));
         assert_eq!(backlog.next().await, Some(now));
         assert!(backlog.add(now + LATE));
+    }
+
+    #[tokio::test]
+    async fn what_still_waits_long_after_the_end_is_not_sent() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("postgres://user@{}/app", listener.local_addr().unwrap());
+        tokio::spawn(serve::accept(listener, 1));
+        let connection = Connection::open(&Url::parse(&url).unwrap()).await.unwrap();
+        let mut run = run(Duration::ZERO);
+        run.from = run.from.checked_sub(DRAIN).unwrap();
+        run.until = run.from;
+        let run = Arc::new(run);
+        let backlog = Arc::new(Backlog::default());
+        backlog.push(Some(run.from));
+        backlog.push(None);
+        let client = Client { run: Arc::clone(&run), connection, rng: StdRng::seed_from_u64(1) };
+        client.ask_from(backlog).await.unwrap();
+        let tally = run.tally.lock().unwrap();
+        assert_eq!((tally.unsent, tally.latencies.count()), (1, 0));
     }
 
     #[tokio::test]
