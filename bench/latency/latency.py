@@ -15,6 +15,10 @@ import plot
 BORNE = 0.95
 
 
+# Load average above which nothing can be concluded.
+BUSY = 1
+
+
 def load(wire, url, protocol, clients, seconds, rate, seed):
     """What `wire load` printed, as numbers by name."""
     command = [wire, "load", "--url", url, "--protocol", protocol, "--connections", clients, "--seconds", seconds]
@@ -94,9 +98,13 @@ def main():
     print(f"the cores. Milliseconds, median of {rounds} rounds of {seconds} s; *answers n*: at that rate no more than n a")
     print("second are answered, and those that wait grow without end; higher rates are left out. Other work on the machine")
     print(f"as the run began: load average {busy:.1f}.\n")
+    if busy > BUSY:
+        print("**So much other work makes these the machine's figures, p99 above all: they are to be taken anew on a")
+        print("quiet one, and no conclusion is drawn from them.**\n")
     print_table(found, rates)
-    print("\n## What it shows\n")
-    print(conclusions(found))
+    if busy <= BUSY:
+        print("\n## What it shows\n")
+        print(conclusions(found))
 
 
 def highest(runs):
