@@ -4,10 +4,10 @@ usage: latency.py WIRE PROTOCOL CLIENTS SECONDS ROUNDS SVG NAME=URLâ€¦ -- RATEâ€
 """
 
 import collections
-import os
 import statistics
 import subprocess
 import sys
+import time
 
 import plot
 
@@ -15,8 +15,22 @@ import plot
 BORNE = 0.95
 
 
-# Load average above which nothing can be concluded.
-BUSY = 1
+# Share of CPU time that others take, above which nothing can be concluded.
+BUSY = 0.1
+
+
+def others():
+    """Share of CPU time that was taken in a second in which we ask nothing. A load average would count the build."""
+
+    def told():
+        with open("/proc/stat") as file:
+            ticks = [int(word) for word in file.readline().split()[1:9]]
+        return sum(ticks), ticks[3] + ticks[4]
+
+    total, idle = told()
+    time.sleep(1)
+    total_after, idle_after = told()
+    return 1 - (idle_after - idle) / (total_after - total)
 
 
 def load(wire, url, protocol, clients, seconds, rate, seed):
@@ -80,7 +94,7 @@ def main():
     divider = sys.argv.index("--")
     wire, protocol, clients, seconds, rounds, svg, *targets = sys.argv[1:divider]
     rates = sorted(int(rate) for rate in sys.argv[divider + 1 :])
-    busy = os.getloadavg()[0]
+    busy = others()
     targets = [tuple(target.split("=", 1)) for target in targets]
     ask = lambda url, rate, seed: load(wire, url, protocol, clients, seconds, rate, seed)
     for _, url in targets:
@@ -96,8 +110,8 @@ def main():
     print("come or not (open loop). A time counts from the moment the request should have been sent, so it holds the wait")
     print("for a free connection and for a sender that the machine did not run. The load, the proxy and PostgreSQL share")
     print(f"the cores. Milliseconds, median of {rounds} rounds of {seconds} s; *answers n*: at that rate no more than n a")
-    print("second are answered, and those that wait grow without end; higher rates are left out. Other work on the machine")
-    print(f"as the run began: load average {busy:.1f}.\n")
+    print("second are answered, and those that wait grow without end; higher rates are left out. As the run began, other work")
+    print(f"took {busy:.0%} of the machine's CPU time.\n")
     if busy > BUSY:
         print("**So much other work makes these the machine's figures, p99 above all: they are to be taken anew on a")
         print("quiet one, and no conclusion is drawn from them.**\n")
