@@ -30,7 +30,7 @@ part_scripts() {
 part_format() { cargo fmt --check; }
 part_clippy() { cargo clippy --all-targets --quiet -- -D warnings; }
 part_architecture() { cargo test --test architecture; }
-part_unit() { cargo test --lib --bins; }
+part_unit() { cargo test --lib --bins --example wire; }
 part_simulation() { cargo test --test simulation; }
 # It has promtool read the metrics where there is one.
 part_suite() {
