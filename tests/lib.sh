@@ -99,6 +99,7 @@ require() {
             command -v npm >/dev/null || missing+=(npm)
             ;;
         socat) command -v socat >/dev/null || missing+=(socat) ;;
+        strace) command -v strace >/dev/null || missing+=(strace) ;;
         promtool) command -v promtool >/dev/null || missing+=(prometheus) ;;
         chromium) command -v chromium >/dev/null || missing+=(chromium) ;;
         pgbouncer) command -v "${PGBOUNCER:-pgbouncer}" >/dev/null || missing+=(pgbouncer) ;;

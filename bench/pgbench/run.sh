@@ -165,12 +165,14 @@ step "starting servers, loading ${SCALE}00,000 accounts" >&2
 # Without waiting for the disk: TPC-B would measure fsync, the same for every target.
 start_postgres 'synchronous_commit = off' 'autovacuum = off' 'max_wal_size = 4GB'
 if wants pgbouncer; then start_pgbouncer; fi
+# PgBouncer is started without lines for logins and ends of clients too.
+printf '[log]\nlog_connections = false\nlog_disconnections = false\n' >"$SCRATCH/quiet.toml"
 if wants forebay-off; then
     # shellcheck disable=SC2086 # several words
-    start_forebay $FOREBAY_OFF_ARGS
+    start_forebay --config "$SCRATCH/quiet.toml" $FOREBAY_OFF_ARGS
     OFF_URL="$FOREBAY_URL" OFF_PID="$FOREBAY_PID"
 fi
-if wants forebay-cold || wants forebay-warm; then start_forebay; fi
+if wants forebay-cold || wants forebay-warm; then start_forebay --config "$SCRATCH/quiet.toml"; fi
 "$PG_BIN/pgbench" -i -q -s "$SCALE" "$DIRECT_URL" >"$SCRATCH/load.out" 2>&1 || { cat "$SCRATCH/load.out" >&2 && fail "pgbench -i failed"; }
 "$PG_BIN/psql" -q "$DIRECT_URL" -c 'VACUUM ANALYZE'
 

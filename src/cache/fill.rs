@@ -1,6 +1,7 @@
 //! An answer being recorded on its way to a client. It counts only when finished: dropping it
 //! forgets it, so an error, a cancel or a lost client never leaves half an answer.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,6 +15,14 @@ use super::entry::Entry;
 use super::key::KeyBuffer;
 use super::turns::Leader;
 use super::verify::Witness;
+
+/// Answers up to it are recorded in a buffer that each thread keeps, and copied once when they are
+/// whole, into memory of their size.
+const SPARE_BYTES_MAX: usize = 16 * 1024;
+
+thread_local! {
+    static SPARE: Cell<Vec<u8>> = Cell::default();
+}
 
 /// Recording of one answer; begun before Bind or Query is sent, since that is when PostgreSQL
 /// takes the snapshot (hazard H2).
@@ -46,9 +55,9 @@ enum State {
 }
 
 impl Fill {
-    pub fn begin(key: &KeyBuffer, seed: u64, stamp: Stamp, now: Instant, bytes_max: usize) -> Self {
+    pub fn begin(key: &KeyBuffer, stamp: Stamp, now: Instant, bytes_max: usize) -> Self {
         Self {
-            hash: key.hash(seed),
+            hash: key.hash(),
             key: key.bytes().into(),
             stamp,
             asked_at: now,
@@ -115,6 +124,10 @@ impl Fill {
         }
         match self.state {
             State::Recording if self.rows.len() + bytes.len() <= self.bytes_max => {
+                if self.rows.capacity() == 0 {
+                    // Only now: a buffer that waited for PostgreSQL would be no other's.
+                    self.rows = SPARE.take();
+                }
                 self.rows.extend_from_slice(bytes);
             }
             State::Recording | State::Complete => self.discard(),
@@ -163,7 +176,7 @@ impl Fill {
 
     fn discard(&mut self) {
         self.state = State::Spoiled;
-        self.rows = Vec::new();
+        give_back(std::mem::take(&mut self.rows));
         self.leader = None;
     }
 
@@ -174,11 +187,81 @@ impl Fill {
             key: self.key,
             stamp: self.stamp,
             row_description: self.row_description,
-            rows: Bytes::from(self.rows.into_boxed_slice()),
+            rows: kept(self.rows),
             asked_at: self.asked_at,
             cost: self.finished_at.saturating_duration_since(self.asked_at),
             hits: SmallCounter::default(),
             statement: None,
         })
+    }
+}
+
+/// In memory of its size.
+fn kept(rows: Vec<u8>) -> Bytes {
+    if rows.capacity() > SPARE_BYTES_MAX {
+        return Bytes::from(rows.into_boxed_slice());
+    }
+    let kept = Bytes::copy_from_slice(&rows);
+    give_back(rows);
+    kept
+}
+
+fn give_back(mut rows: Vec<u8>) {
+    if (1..=SPARE_BYTES_MAX).contains(&rows.capacity()) {
+        rows.clear();
+        SPARE.set(rows);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::coherence::Coherence;
+    use super::super::key::{SessionKey, StatementKey};
+    use super::*;
+
+    fn fill(coherence: &Coherence) -> Fill {
+        let statement =
+            StatementKey { text: b"", types: b"", formats: b"", values: b"", result_formats: b"" };
+        let mut key = KeyBuffer::default();
+        assert!(key.set(SessionKey::default(), &statement, 0));
+        let stamp = coherence.stamp(&[]).unwrap();
+        Fill::begin(&key, stamp, Instant::now(), 10 * SPARE_BYTES_MAX)
+    }
+
+    #[test]
+    fn answers_of_every_size_are_kept_as_they_came_and_no_other_changes_them() {
+        let coherence = Coherence::new(1);
+        let mut kept = Vec::new();
+        for (len, byte) in [(10, 1), (20, 2), (3 * SPARE_BYTES_MAX, 3), (10, 4)] {
+            let mut fill = fill(&coherence);
+            fill.rows(&vec![byte; len]);
+            fill.complete(b"C", Instant::now());
+            kept.push((vec![byte; len], fill.into_entry().unwrap()));
+        }
+        for (mut sent, entry) in kept {
+            sent.push(b'C');
+            assert!(entry.rows == sent, "{}", sent.len());
+        }
+    }
+
+    #[test]
+    fn a_buffer_is_used_again_unless_it_is_large() {
+        let coherence = Coherence::new(1);
+        SPARE.set(Vec::with_capacity(100));
+        let place = SPARE.with(|spare| {
+            let rows = spare.take();
+            let place = rows.as_ptr();
+            spare.set(rows);
+            place
+        });
+        let mut small = fill(&coherence);
+        small.rows(b"row");
+        assert_eq!(small.recorded().as_ptr(), place);
+        small.spoil();
+        let mut large = fill(&coherence);
+        large.rows(&vec![7; SPARE_BYTES_MAX + 1]);
+        large.complete(b"C", Instant::now());
+        large.into_entry().unwrap();
+        assert_eq!(SPARE.take().capacity(), 0);
     }
 }

@@ -13,6 +13,8 @@ const SESSION_BYTES: usize = 4 * size_of::<u64>();
 #[derive(Clone, Debug, Default)]
 pub struct KeyBuffer {
     bytes: Vec<u8>,
+    /// Of the bytes. A miss asks for it four times.
+    hash: u128,
 }
 
 /// What the session contributes: each id is never reused within this process.
@@ -49,9 +51,10 @@ impl KeyBuffer {
         self.bytes.shrink_to(bytes_max);
     }
 
-    /// Replaces the content; false if the key would be over `KEY_BYTES_MAX`.
+    /// Replaces the content; false if the key would be over `KEY_BYTES_MAX`. `seed`: of hashes in
+    /// this process.
     #[must_use]
-    pub fn set(&mut self, session: SessionKey, statement: &StatementKey<'_>) -> bool {
+    pub fn set(&mut self, session: SessionKey, statement: &StatementKey<'_>, seed: u64) -> bool {
         let result_formats = all_text_is_none(statement.result_formats);
         let formats = all_text_is_none(statement.formats);
         let fields = [statement.types, formats, statement.values, result_formats, statement.text];
@@ -68,6 +71,7 @@ impl KeyBuffer {
             self.bytes.extend_from_slice(&u32::try_from(field.len()).unwrap_or(0).to_be_bytes());
             self.bytes.extend_from_slice(field);
         }
+        self.hash = xxh3_128_with_seed(&self.bytes, seed);
         true
     }
 
@@ -76,8 +80,8 @@ impl KeyBuffer {
     }
 
     /// A fast hash that finds the place; the whole key is compared there.
-    pub fn hash(&self, seed: u64) -> u128 {
-        xxh3_128_with_seed(&self.bytes, seed)
+    pub fn hash(&self) -> u128 {
+        self.hash
     }
 }
 
@@ -116,7 +120,7 @@ mod tests {
 
     fn key(session: SessionKey, statement: StatementKey<'_>) -> Vec<u8> {
         let mut key = KeyBuffer::default();
-        assert!(key.set(session, &statement));
+        assert!(key.set(session, &statement, 0));
         key.bytes().to_vec()
     }
 
@@ -167,6 +171,7 @@ mod tests {
     #[test]
     fn a_key_over_the_bound_is_refused() {
         let long = vec![b'x'; KEY_BYTES_MAX];
-        assert!(!KeyBuffer::default().set(SESSION, &StatementKey { text: &long, ..STATEMENT }));
+        let statement = StatementKey { text: &long, ..STATEMENT };
+        assert!(!KeyBuffer::default().set(SESSION, &statement, 0));
     }
 }

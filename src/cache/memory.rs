@@ -68,12 +68,12 @@ impl Memory {
     }
 
     pub fn get(&self, key: &KeyBuffer) -> Option<Arc<Entry>> {
-        self.entries.get(&key.hash(self.seed)).filter(|entry| *entry.key == *key.bytes())
+        self.entries.get(&key.hash()).filter(|entry| *entry.key == *key.bytes())
     }
 
     /// Whether there is an entry of this key, true or not. Does not count as a use.
     pub fn has(&self, key: &KeyBuffer) -> bool {
-        self.entries.peek(&key.hash(self.seed)).is_some_and(|entry| *entry.key == *key.bytes())
+        self.entries.peek(&key.hash()).is_some_and(|entry| *entry.key == *key.bytes())
     }
 
     /// An answer to this very question was there before: if a write has ended it, what it was of

@@ -196,14 +196,14 @@ impl Cache {
     /// untrue entry that is in memory still.
     pub fn may_be_in_redis(&self, key: &KeyBuffer) -> bool {
         let Some(redis) = &self.redis else { return false };
-        self.mode().is_on() && !self.memory.has(key) && redis.should_ask(key.hash(self.seed()))
+        self.mode().is_on() && !self.memory.has(key) && redis.should_ask(key.hash())
     }
 
     /// Who is to fill this key that was not found. `waits`: whether the caller would wait for
     /// another.
     pub fn take_turn(&self, key: &KeyBuffer, waits: bool) -> Turn {
         match self.mode() {
-            Mode::On | Mode::Verify => self.turns.take(key.hash(self.seed()), waits),
+            Mode::On | Mode::Verify => self.turns.take(key.hash(), waits),
             Mode::Off | Mode::DryRun => Turn::Alone,
         }
     }

@@ -194,12 +194,7 @@ impl Redis {
     /// The entry of this key that this process once stored, unless it has become untrue. That
     /// is to be asked again when it is served.
     /// Takes no longer than the time-out. Cancel-safe.
-    pub async fn look_up(
-        &self,
-        key: &KeyBuffer,
-        seed: u64,
-        coherence: &Coherence,
-    ) -> Option<Arc<Entry>> {
+    pub async fn look_up(&self, key: &KeyBuffer, coherence: &Coherence) -> Option<Arc<Entry>> {
         let mut connection = self.connection()?;
         self.counters.look_ups.one();
         // Not GET: whatever somebody put there, no more than an entry's bytes are read.
@@ -218,7 +213,7 @@ impl Redis {
             self.counters.misses.one();
             return None;
         }
-        match self.seal.open(&sealed, key.bytes(), key.hash(seed), coherence) {
+        match self.seal.open(&sealed, key.bytes(), key.hash(), coherence) {
             Ok(entry) if entry.stamp.holds() => Some(Arc::new(entry)),
             Ok(_) | Err(Unsealed::WrongTime) => {
                 self.counters.misses.one();

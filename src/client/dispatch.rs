@@ -118,7 +118,7 @@ impl Session {
             snapshot.generation == plan.generation && Arc::ptr_eq(&snapshot.home, &server.home);
         if let Some(stamp) = stamp.filter(|_| current) {
             let limit = cache.limits().entry_bytes_max;
-            let fill = Fill::begin(&self.work.key, cache.seed(), stamp, now, limit);
+            let fill = Fill::begin(&self.work.key, stamp, now, limit);
             self.work.fill = Some(Box::new(
                 fill.led_by(plan.leader).counted_by(plan.uses).watched_by(plan.witness),
             ));

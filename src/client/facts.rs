@@ -1,6 +1,9 @@
 //! What a client's settings mean for its statements: where names are looked up, which isolation
 //! applies, whether texts can be read at all. Worked out once per change of settings.
 
+use std::cell::RefCell;
+use std::sync::{Arc, Weak};
+
 use crate::cache::key::SessionKey;
 use crate::pool::Common;
 use crate::server::settings::{Base, STANDBY, Settings};
@@ -33,8 +36,30 @@ pub struct Facts {
     pub readable_without_backslash: bool,
 }
 
+thread_local! {
+    /// What this thread worked out last: clients that come one after the other are mostly alike.
+    static LATEST: RefCell<(Weak<Common>, Option<Arc<Facts>>)> = const { RefCell::new((Weak::new(), None)) };
+}
+
 impl Facts {
-    pub fn new(common: &Common, base: &Base, settings: &Settings) -> Self {
+    /// Worked out anew, unless it was for the client before.
+    pub fn of(common: &Arc<Common>, base: &Base, settings: &Settings) -> Arc<Self> {
+        let flushes = common.cache.roles.flushes();
+        LATEST.with_borrow_mut(|(owner, latest)| {
+            // The reference keeps every other pool from this address, and this one not alive.
+            let is_its = Weak::as_ptr(owner) == Arc::as_ptr(common);
+            if let Some(facts) = latest.as_ref().filter(|_| is_its)
+                && facts.is_of(base.id, settings, flushes)
+            {
+                return Arc::clone(facts);
+            }
+            let facts = Arc::new(Self::new(common, base, settings));
+            (*owner, *latest) = (Arc::downgrade(common), Some(Arc::clone(&facts)));
+            facts
+        })
+    }
+
+    fn new(common: &Common, base: &Base, settings: &Settings) -> Self {
         let value = |name: &str| {
             settings.value(name).map(unquoted).or_else(|| base.value(name).map(str::to_owned))
         };

@@ -461,7 +461,7 @@ impl Session {
 
     pub(super) fn set_key(&mut self, statement: &StatementKey<'_>) -> bool {
         let Some(facts) = &self.facts else { return false };
-        self.work.key.set(facts.key, statement)
+        self.work.key.set(facts.key, statement, self.common.cache.seed())
     }
 
     /// A true entry for the key that has been set, if there is one and it may be served.
@@ -524,7 +524,7 @@ impl Session {
             }
             Turn::Alone => None,
         };
-        self.work.values = low_half(self.work.key.hash(self.common.cache.seed()));
+        self.work.values = low_half(self.work.key.hash());
         self.note(Outcome::Miss, shape, now, false);
         uses.misses.one();
         self.work.plan = Some(FillPlan { tables: verdict, uses, generation, leader, witness });

@@ -24,6 +24,7 @@ mod revalidate;
 pub mod bracket;
 pub mod dispatch;
 pub mod moment;
+mod rows;
 pub mod replies;
 mod verify;
 pub mod controls;

@@ -135,6 +135,7 @@ impl Session {
                 let commits = needed && self.group_verdict().is_some_and(|(_, v)| is_commit(&v));
                 commits.then_some(Way::Block)
             }
+            Status::Idle if self.is_plain_read() => None,
             Status::Idle if server.outstanding.owes_nobody() => {
                 let (way, verdict) = self.group_verdict()?;
                 if !may_be_in_a_block(&verdict) {
@@ -149,6 +150,15 @@ impl Session {
             }
             Status::InTransaction | Status::Idle | Status::Failed => None,
         }
+    }
+
+    /// The group is a read that is to be kept, and what it names is what it was judged to name
+    /// still: nothing to ask about.
+    fn is_plain_read(&self) -> bool {
+        self.work.plan.as_ref().is_some_and(|plan| plan.tables.write == Write::None)
+            && !self.temporary_code
+            && !self.tainted
+            && self.knows_defaults()
     }
 
     fn cannot_ask(&self, server: &Server, now: Instant) -> Option<Doubt> {

@@ -19,6 +19,7 @@ use crate::wire::backend::{self, Status};
 use crate::wire::frame::{self, HEADER_BYTES};
 
 use super::moment::{ANSWER_BYTES_MAX, is_question};
+use super::rows::Run;
 use super::session::{Ending, RequestKind, Session, Unit};
 use super::verify::blame;
 
@@ -54,8 +55,7 @@ impl Session {
                 if len == 0 {
                     return Ok(());
                 }
-                self.pass(input.get(..len).unwrap_or_default(), server.partial_forward, out);
-                input.advance(len);
+                self.pass(input, len, server.partial_forward, out);
                 server.partial -= len;
                 continue;
             }
@@ -68,13 +68,18 @@ impl Session {
                 server.outstanding.front(),
                 Some(Owed::Expect { deliver: Deliver::Forward, .. })
             );
-            let answer = header.tag == backend::DATA_ROW
-                && is_question(server)
-                && header.total <= ANSWER_BYTES_MAX;
+            let question = is_question(server);
+            let answer =
+                header.tag == backend::DATA_ROW && question && header.total <= ANSWER_BYTES_MAX;
             if matches!(header.tag, backend::DATA_ROW | backend::COPY_DATA) && !answer {
-                server.partial = header.total;
+                let run = if question {
+                    Run { bytes: header.total, count: 1 }
+                } else {
+                    Run::of(header.tag, input, MESSAGE_BYTES_MAX)
+                };
+                server.partial = run.bytes;
                 server.partial_forward = forward;
-                self.work.rows += u64::from(forward);
+                self.work.rows += if forward { run.count } else { 0 };
                 continue;
             }
             if input.len() < header.total {
@@ -89,17 +94,6 @@ impl Session {
             self.reply(server, header.tag, message, forward, now, out)?;
             input.advance(header.total);
             invented(server, out);
-        }
-    }
-
-    /// A run of rows, or a piece of one.
-    fn pass(&mut self, bytes: &[u8], forward: bool, out: &mut Vec<u8>) {
-        if forward {
-            if let Some(fill) = &mut self.work.fill {
-                fill.rows(bytes);
-            }
-            self.work.bytes += bytes.len() as u64;
-            out.extend_from_slice(bytes);
         }
     }
 

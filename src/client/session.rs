@@ -42,7 +42,7 @@ pub struct Session {
     pub pins: Pins,
     pub names: Names,
     /// What the settings mean; `None` until first needed.
-    pub facts: Option<Facts>,
+    pub facts: Option<Arc<Facts>>,
     /// Code we do not know ran on the server we keep, so our settings are unknown.
     pub tainted: bool,
     /// It has been told the FATAL with which its server went.

@@ -72,7 +72,7 @@ pub(super) fn example(session: &Session, running: &Running) -> Option<String> {
         // The key of the latest look-up, if that was this one's.
         Shape::Prepared(_) => {
             let key = &session.work.key;
-            let is_its = low_half(key.hash(session.common.cache.seed())) == running.values;
+            let is_its = low_half(key.hash()) == running.values;
             bound(&statement_of(key.bytes()).filter(|_| is_its)?).join(", ")
         }
         Shape::Text(_) | Shape::Unknown => return None,

@@ -89,7 +89,8 @@ impl Newcomer {
             }
         };
         self.require_tls()?;
-        let mut out = Vec::new();
+        // All it is told until it is let in, without growing.
+        let mut out = Vec::with_capacity(1024);
         if startup.minor > MINOR || startup.extensions().next().is_some() {
             backend::write_negotiate(&mut out, startup.extensions());
         }

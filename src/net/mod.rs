@@ -30,8 +30,8 @@ pub use connect::{AcceptError, Address, ConnectError, accept_direct_tls, accept_
 pub use tls::{ClientCertificates, SslMode, TlsClientConfig, TlsConfigError, TlsServerConfig};
 pub use tune::{SocketOptions, set_socket_options};
 
-/// What a buffer that has been written out keeps for the next time.
-const KEPT_BYTES: usize = 16 * 1024;
+/// What a buffer that has been written out keeps for the next time: as much as is read at once.
+const KEPT_BYTES: usize = 128 * 1024;
 
 /// A connection to a client or a server.
 #[derive(Debug)]

@@ -5,6 +5,7 @@
 pub mod settings;
 pub mod start;
 pub mod outstanding;
+pub mod reading;
 pub mod login;
 pub mod hosts;
 pub mod io;
@@ -18,6 +19,7 @@ use crate::cache::home::Home;
 use crate::wire::backend::Status;
 use crate::wire::frontend::{self, Target};
 use outstanding::{Deliver, Outstanding, Owed, Reply};
+use reading::Reading;
 use settings::{Base, Settings};
 
 /// What is known of one server connection.
@@ -58,6 +60,7 @@ pub struct Server {
     /// Bytes of a row or copy message that are still to come, and whether the client sees them.
     pub partial: usize,
     pub partial_forward: bool,
+    pub reading: Reading,
 }
 
 /// The name a shared statement has on every server.
@@ -96,6 +99,7 @@ impl Server {
             to_server: Vec::new(),
             partial: 0,
             partial_forward: false,
+            reading: Reading::default(),
         }
     }
 

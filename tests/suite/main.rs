@@ -59,6 +59,7 @@ mod shares;
 mod statements;
 mod slow_plans;
 mod stop;
+mod streams;
 mod timeouts;
 mod verify;
 mod views;

@@ -259,13 +259,14 @@ impl Slots {
 
     /// `None` if a slot is missing or spent.
     fn see(&self, tables: &[TableId]) -> Option<Box<[Seen]>> {
-        std::iter::once(Some(&self.database))
-            .chain(tables.iter().map(|table| self.tables.get(table)))
-            .map(|slot| {
-                let slot = slot.filter(|slot| !slot.is_spent())?;
-                Some(Seen { word: slot.word.load(Ordering::SeqCst), slot: Arc::clone(slot) })
-            })
-            .collect()
+        // Of the right size at once: every fill begins here.
+        let mut seen = Vec::with_capacity(1 + tables.len());
+        let of_tables = tables.iter().map(|table| self.tables.get(table));
+        for slot in std::iter::once(Some(&self.database)).chain(of_tables) {
+            let slot = slot.filter(|slot| !slot.is_spent())?;
+            seen.push(Seen { word: slot.word.load(Ordering::SeqCst), slot: Arc::clone(slot) });
+        }
+        Some(seen.into_boxed_slice())
     }
 
     fn recall(&self, version: &Version) -> Option<Seen> {

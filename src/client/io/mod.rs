@@ -18,6 +18,7 @@ use tokio::time::{Sleep, sleep, timeout};
 use crate::net::Stream;
 use crate::pool::io::{Lease, Pool};
 use crate::server::io::Connection;
+use crate::server::reading::Reading;
 use crate::service::{Away, Service};
 use crate::wire::backend::Status;
 use crate::wire::frame;
@@ -261,7 +262,7 @@ impl Task {
         let found = match &common.cache.redis {
             Some(redis) => {
                 let home = common.database.home();
-                redis.look_up(&self.session.work.key, common.cache.seed(), &home.coherence).await
+                redis.look_up(&self.session.work.key, &home.coherence).await
             }
             None => None,
         };
@@ -311,7 +312,8 @@ impl Task {
             tracing::warn!(server_id = server.id, ?fault, "server broke the protocol");
             CloseReason::ServerLost
         })?;
-        if lease.connection.server.outstanding.is_empty() {
+        if server.outstanding.is_empty() {
+            server.reading.rest(input);
             self.away.clear();
         }
         self.report();
@@ -422,13 +424,16 @@ impl Task {
             }
         }
         if let Some(lease) = &mut self.lease
-            && self.out.len() < BACKLOG_BYTES
+            && self.out.len() < backlog_bytes(lease.connection.server.reading)
         {
-            let connection = &mut *lease.connection;
-            connection.input.reserve(READ_BYTES);
-            match connection.stream.poll_read(cx, &mut connection.input) {
+            let Connection { server, stream, input, .. } = &mut *lease.connection;
+            let room = server.reading.make_room(input);
+            match stream.poll_read(cx, input) {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Woken::ServerGone),
-                Poll::Ready(Ok(_)) => return Poll::Ready(Woken::Server),
+                Poll::Ready(Ok(count)) => {
+                    server.reading.read(count, room);
+                    return Poll::Ready(Woken::Server);
+                }
                 Poll::Pending => {}
             }
         }
@@ -531,4 +536,10 @@ impl Task {
     fn show(&self, change: impl FnOnce(&mut super::registry::Shown)) {
         change(&mut self.entry.shown.lock().unwrap_or_else(PoisonError::into_inner));
     }
+}
+
+/// With so much to be written the server is not read. What streams is read only into an empty
+/// buffer, which costs no copy, and a slow reader then holds up no more than two reads.
+fn backlog_bytes(reading: Reading) -> usize {
+    if reading.is_streaming() { 1 } else { BACKLOG_BYTES }
 }

@@ -1,0 +1,46 @@
+//! Answers of megabytes are PostgreSQL's byte for byte, however its bytes come in.
+
+use crate::support::forebay::Forebay;
+use crate::support::postgres::Database;
+use crate::support::raw::{Message, RawClient, bind, describe_portal, execute, parse, query, sync};
+
+/// Rows of every length up to two reads' worth, and among them many in one read.
+const ROWS: &str = "SELECT i, repeat(chr(97 + i % 26), CASE WHEN i % 500 = 0 THEN i * 100 \
+                    ELSE i * i % 1000 END) AS text FROM generate_series(1, 3000) AS i";
+
+fn conversation() -> Vec<Vec<u8>> {
+    let extended = [parse("", ROWS, &[]), bind("", "", &[]), describe_portal(""), execute("", 0)];
+    vec![
+        query(ROWS),
+        // Twice: a cache may answer the second.
+        query(ROWS),
+        query(&format!("{ROWS}; SELECT 1; {ROWS}; SELECT 1/0")),
+        query(&format!("COPY ({ROWS}) TO STDOUT")),
+        [extended.concat(), execute("", 0), sync()].concat(),
+    ]
+}
+
+/// How many messages, and what they hold.
+fn answers(mut client: RawClient) -> Vec<(usize, Vec<u8>)> {
+    let mut answers = Vec::new();
+    for message in conversation() {
+        client.send(&message);
+        let messages = client.until(b'Z');
+        let body = |message: &Message| [&[message.tag][..], &message.body].concat();
+        answers.push((messages.len(), messages.iter().flat_map(body).collect()));
+    }
+    answers
+}
+
+#[test]
+fn a_long_answer_arrives_as_postgresql_sent_it() {
+    let database = Database::with("");
+    let expected = answers(database.direct());
+    for options in [&["--no-cache"][..], &[]] {
+        let forebay = Forebay::start(&database, options);
+        for (index, (sent, came)) in expected.iter().zip(answers(forebay.client())).enumerate() {
+            assert_eq!(sent.0, came.0, "messages of answer {index}, {options:?}");
+            assert!(sent.1 == came.1, "answer {index}, {options:?}");
+        }
+    }
+}
