@@ -101,6 +101,7 @@ require() {
         socat) command -v socat >/dev/null || missing+=(socat) ;;
         promtool) command -v promtool >/dev/null || missing+=(prometheus) ;;
         chromium) command -v chromium >/dev/null || missing+=(chromium) ;;
+        strace | valgrind) command -v "$thing" >/dev/null || missing+=("$thing") ;;
         pgbouncer) command -v "${PGBOUNCER:-pgbouncer}" >/dev/null || missing+=(pgbouncer) ;;
         *) fail "require: unknown $thing" ;;
         esac
