@@ -4,13 +4,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
-
-use crate::metrics::{Counter, StatementCounters};
+use crate::metrics::StatementCounters;
 use crate::sql::verdict::TableId;
 
 use super::coherence::Stamp;
-use super::entry::Entry;
+use super::entry::{Entry, Recorded};
 use super::key::KeyBuffer;
 use super::turns::Leader;
 use super::verify::Witness;
@@ -20,14 +18,11 @@ use super::verify::Witness;
 #[derive(Debug)]
 pub struct Fill {
     hash: u128,
-    key: Box<[u8]>,
     stamp: Stamp,
     asked_at: Instant,
     bytes_max: usize,
-    row_description: Option<Bytes>,
-    rows: Vec<u8>,
+    recorded: Recorded,
     state: State,
-    finished_at: Instant,
     /// Also of an answer that is too large to be kept.
     completed: bool,
     /// Those who wait for it are let go when it ends.
@@ -49,14 +44,11 @@ impl Fill {
     pub fn begin(key: &KeyBuffer, seed: u64, stamp: Stamp, now: Instant, bytes_max: usize) -> Self {
         Self {
             hash: key.hash(seed),
-            key: key.bytes().into(),
             stamp,
             asked_at: now,
             bytes_max,
-            row_description: None,
-            rows: Vec::new(),
+            recorded: Recorded::new(key.bytes()),
             state: State::Recording,
-            finished_at: now,
             completed: false,
             leader: None,
             witness: None,
@@ -89,7 +81,7 @@ impl Fill {
 
     /// Rows and completion so far; nothing once it is spoiled.
     pub fn recorded(&self) -> &[u8] {
-        &self.rows
+        self.recorded.rows()
     }
 
     pub(super) fn take_leader(&mut self) -> Option<Leader> {
@@ -105,7 +97,9 @@ impl Fill {
         if let Some(witness) = &mut self.witness {
             witness.describe(message);
         }
-        self.row_description = Some(Bytes::copy_from_slice(message));
+        if self.state != State::Spoiled {
+            self.recorded.describe(message);
+        }
     }
 
     /// DataRow messages, or pieces of them, in order.
@@ -114,8 +108,8 @@ impl Fill {
             witness.rows(bytes);
         }
         match self.state {
-            State::Recording if self.rows.len() + bytes.len() <= self.bytes_max => {
-                self.rows.extend_from_slice(bytes);
+            State::Recording if self.recorded().len() + bytes.len() <= self.bytes_max => {
+                self.recorded.push_rows(bytes);
             }
             State::Recording | State::Complete => self.discard(),
             State::Spoiled => {}
@@ -123,9 +117,8 @@ impl Fill {
     }
 
     /// The CommandComplete message, whole.
-    pub fn complete(&mut self, message: &[u8], now: Instant) {
+    pub fn complete(&mut self, message: &[u8]) {
         self.rows(message);
-        self.finished_at = now;
         self.completed = true;
         if self.state == State::Recording {
             self.state = State::Complete;
@@ -163,22 +156,13 @@ impl Fill {
 
     fn discard(&mut self) {
         self.state = State::Spoiled;
-        self.rows = Vec::new();
+        self.recorded.clear();
         self.leader = None;
     }
 
     /// Only a complete answer becomes an entry.
     pub(super) fn into_entry(self) -> Option<Entry> {
-        (self.state == State::Complete).then(|| Entry {
-            hash: self.hash,
-            key: self.key,
-            stamp: self.stamp,
-            row_description: self.row_description,
-            rows: Bytes::from(self.rows.into_boxed_slice()),
-            asked_at: self.asked_at,
-            cost: self.finished_at.saturating_duration_since(self.asked_at),
-            hits: Counter::default(),
-            statement: None,
-        })
+        let answer = (self.state == State::Complete).then(|| self.recorded.finish())??;
+        Some(Entry::new(self.hash, answer, self.stamp, self.asked_at))
     }
 }
