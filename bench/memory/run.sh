@@ -32,7 +32,7 @@ fresh() {
     {
         printf '[auth]\nauth_type = "trust"\n[listen]\nmax_client_conn = 5000\n'
         printf '[log]\nlog_connections = false\nlog_disconnections = false\n'
-        printf '[cache]\nsize = "1GB"\nmax_age = "1h"\n'
+        printf '[cache]\nmax_age = "1h"\n'
         printf '[pool]\nmax_prepared_statements = %s\nmax_client_prepared_statements = %s\n' "$STATEMENTS" "$((2 * STATEMENTS))"
     } >"$SCRATCH/memory.toml"
     start_forebay --config "$SCRATCH/memory.toml"
