@@ -3,7 +3,7 @@
 # and bytes copied, of Forebay and of PgBouncer.
 # usage: bench/count/run.sh [--write]     --write also stores the tables in bench/COUNTS.md
 #
-#   COUNT=2000 ROUNDS=2                 how much is counted; rounds tell how repeatable it is
+#   COUNT=1600 ROUNDS=2                 how much is counted; rounds tell how repeatable it is
 #   TARGETS="relayed hit miss bouncer" PROTOCOLS="simple extended prepared" CLIENTS="1 16"
 #   KINDS="calls switches user heap copy"
 #   PGBOUNCER=path FOREBAY_BIN=path     what is counted; default: target/release/forebay, built first
@@ -19,7 +19,7 @@ built="${FOREBAY_BIN:-}"
 # shellcheck source=bench/lib.sh
 . "$here/../lib.sh"
 
-COUNT="${COUNT:-2000}"
+COUNT="${COUNT:-1600}"
 ROUNDS="${ROUNDS:-2}"
 TARGETS="${TARGETS:-relayed hit miss bouncer}"
 PROTOCOLS="${PROTOCOLS:-simple extended prepared}"
@@ -79,17 +79,19 @@ work() {
         "$URL" >/dev/null 2>"$SCRATCH/pgbench.log" || { cat "$SCRATCH/pgbench.log" >&2 && fail "pgbench failed"; }
 }
 
-# Verdicts are made, the cache is filled with what is asked again, servers are there.
-warm() { work "$1" "$2" "$3" 1600; }
+# Verdicts are made, the cache has all that is asked again, servers are there.
+warm() { work "$1" "$2" "$3" "$(if [ "$1" = hit ]; then printf 960; else printf 96; fi)"; }
 
 # traced FILE command …: system calls of PID meanwhile.
 traced() {
     local file="$1" tracer deadline=$((SECONDS + 20))
     shift
+    # What the one before has said is no sign of this one.
+    rm -f "$SCRATCH/strace.log"
     strace -f -c -U name,calls,errors -o "$file" -p "$PID" 2>"$SCRATCH/strace.log" &
     tracer=$!
     STARTED_PIDS+=("$tracer")
-    until grep -q attached "$SCRATCH/strace.log"; do
+    until grep -qs attached "$SCRATCH/strace.log"; do
         [ "$SECONDS" -lt "$deadline" ] || fail "strace did not attach: $(cat "$SCRATCH/strace.log")"
         sleep 0.05
     done
