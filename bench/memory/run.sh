@@ -52,5 +52,6 @@ fresh() {
     done
     fresh
     python3 "$here/memory.py" entries "$PG_BIN" "$FOREBAY_URL" "$ADMIN_URL" "$FOREBAY_PID" "${ENTRIES:-200000}" "$here/../count/miss.sql"
-} | tee "$SCRATCH/memory.md"
+} >"$SCRATCH/memory.md" # No pipe: what is started is stopped by this shell.
+cat "$SCRATCH/memory.md"
 if [ "${1:-}" = --write ]; then cp "$SCRATCH/memory.md" "$REPO/bench/MEMORY.md"; fi
