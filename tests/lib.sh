@@ -102,6 +102,7 @@ require() {
         strace) command -v strace >/dev/null || missing+=(strace) ;;
         promtool) command -v promtool >/dev/null || missing+=(prometheus) ;;
         chromium) command -v chromium >/dev/null || missing+=(chromium) ;;
+        strace | valgrind) command -v "$thing" >/dev/null || missing+=("$thing") ;;
         pgbouncer) command -v "${PGBOUNCER:-pgbouncer}" >/dev/null || missing+=(pgbouncer) ;;
         *) fail "require: unknown $thing" ;;
         esac

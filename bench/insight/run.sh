@@ -12,6 +12,8 @@ here="$(cd "$(dirname "$0")" && pwd)"
 built="${FOREBAY_BIN:-}"
 # shellcheck source=tests/lib.sh
 . "$here/../../tests/lib.sh"
+# shellcheck source=bench/lib.sh
+. "$here/../lib.sh"
 
 require postgres python
 case "${1:-}" in
@@ -35,23 +37,17 @@ start_forebay --config "$SCRATCH/off.toml"
 
 # count NAME PROTOCOL: sets COUNTED, the instructions in user mode of one hit with these settings.
 count() {
-    local log="$SCRATCH/callgrind.$1.$2" valgrind="$SCRATCH/valgrind.$1.$2" sum
-    printf '#!/bin/sh\nexec valgrind --tool=callgrind --callgrind-out-file="%s" "%s" "$@"\n' "$log" "$built" >"$valgrind"
-    chmod +x "$valgrind"
-    FOREBAY_BIN="$valgrind" start_forebay --config "$SCRATCH/$1.toml"
     local hits=("$PG_BIN/pgbench" -n -c 1 -M "$2" -f "$here/../pgbench/hundred.sql")
-    "${hits[@]}" -t 300 "$FOREBAY_URL" >/dev/null 2>&1
-    callgrind_control -z "$FOREBAY_PID" >/dev/null 2>&1
-    "${hits[@]}" -t 3000 "$FOREBAY_URL" >/dev/null 2>&1
-    callgrind_control -d "$FOREBAY_PID" >/dev/null 2>&1
-    sum="$(sed -n 's/^totals: //p' "$log".* "$log" 2>/dev/null | head -1)"
-    COUNTED="$((sum / 3000))"
+    under_callgrind "$built"
+    FOREBAY_BIN="$WRAPPED" start_forebay --config "$SCRATCH/$1.toml"
+    "${hits[@]}" -t 800 "$FOREBAY_URL" >/dev/null 2>&1
+    instructions_each "$FOREBAY_PID" "$VALGRIND_DIRECTORY" 1000 "${hits[@]}" "$FOREBAY_URL"
 }
 
 # Unlike time, the same in every run.
 instructions() {
     local protocol with
-    printf '\nInstructions in user mode of one hit, by callgrind, a login per 3,000 included:\n\n'
+    printf '\nInstructions in user mode of one hit, by callgrind:\n\n'
     printf '| | on | off |\n|---|---:|---:|\n'
     for protocol in simple extended prepared; do
         count on "$protocol"

@@ -8,11 +8,12 @@ use quick_cache::{DefaultHashBuilder, Lifecycle, Weighter};
 
 use crate::metrics::Counter;
 
-use super::entry::Entry;
+use super::entry::{Entry, low_half};
 use super::key::KeyBuffer;
 
 pub struct Memory {
-    entries: QuickCache<u128, Arc<Entry>, ByBytes, DefaultHashBuilder, Counting>,
+    /// By half of the hash of the key: the whole key is compared.
+    entries: QuickCache<u64, Arc<Entry>, ByBytes, DefaultHashBuilder, Counting>,
     pub seed: u64,
     evictions: Arc<Counter>,
 }
@@ -28,8 +29,8 @@ pub struct Live {
 #[derive(Clone)]
 struct ByBytes;
 
-impl Weighter<u128, Arc<Entry>> for ByBytes {
-    fn weight(&self, _key: &u128, entry: &Arc<Entry>) -> u64 {
+impl Weighter<u64, Arc<Entry>> for ByBytes {
+    fn weight(&self, _key: &u64, entry: &Arc<Entry>) -> u64 {
         entry.size_bytes() as u64
     }
 }
@@ -42,17 +43,17 @@ struct Counting {
     rest: Outside,
 }
 
-type Outside = DefaultLifecycle<u128, Arc<Entry>>;
+type Outside = DefaultLifecycle<u64, Arc<Entry>>;
 
-impl Lifecycle<u128, Arc<Entry>> for Counting {
-    type RequestState = <Outside as Lifecycle<u128, Arc<Entry>>>::RequestState;
+impl Lifecycle<u64, Arc<Entry>> for Counting {
+    type RequestState = <Outside as Lifecycle<u64, Arc<Entry>>>::RequestState;
 
     /// Not for what is replaced, as the next one is.
-    fn before_evict(&self, _: &mut Self::RequestState, _: &u128, _: &mut Arc<Entry>) {
+    fn before_evict(&self, _: &mut Self::RequestState, _: &u64, _: &mut Arc<Entry>) {
         self.evictions.one();
     }
 
-    fn on_evict(&self, state: &mut Self::RequestState, hash: u128, entry: Arc<Entry>) {
+    fn on_evict(&self, state: &mut Self::RequestState, hash: u64, entry: Arc<Entry>) {
         self.rest.on_evict(state, hash, entry);
     }
 }
@@ -68,18 +69,19 @@ impl Memory {
     }
 
     pub fn get(&self, key: &KeyBuffer) -> Option<Arc<Entry>> {
-        self.entries.get(&key.hash()).filter(|entry| *entry.key == *key.bytes())
+        self.entries.get(&low_half(key.hash())).filter(|entry| entry.key() == key.bytes())
     }
 
     /// Whether there is an entry of this key, true or not. Does not count as a use.
     pub fn has(&self, key: &KeyBuffer) -> bool {
-        self.entries.peek(&key.hash()).is_some_and(|entry| *entry.key == *key.bytes())
+        self.entries.peek(&low_half(key.hash())).is_some_and(|entry| entry.key() == key.bytes())
     }
 
     /// An answer to this very question was there before: if a write has ended it, what it was of
     /// use for counts.
     pub fn judge_before(&self, entry: &Entry) {
-        if let Some(before) = self.entries.peek(&entry.hash).filter(|old| old.key == entry.key)
+        if let Some(before) =
+            self.entries.peek(&low_half(entry.hash())).filter(|old| old.key() == entry.key())
             && !before.stamp.holds()
         {
             before.stamp.ended(before.hits.value());
@@ -101,7 +103,7 @@ impl Memory {
     }
 
     pub fn insert(&self, entry: Arc<Entry>) {
-        self.entries.insert(entry.hash, entry);
+        self.entries.insert(low_half(entry.hash()), entry);
     }
 
     pub fn clear(&self) {
@@ -123,25 +125,15 @@ impl Memory {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
-
-    use bytes::Bytes;
+    use std::time::Instant;
 
     use super::*;
     use crate::cache::coherence::Coherence;
+    use crate::cache::entry::Answer;
 
     fn entry(coherence: &Coherence, hash: u128) -> Arc<Entry> {
-        Arc::new(Entry {
-            hash,
-            key: hash.to_le_bytes().into(),
-            stamp: coherence.stamp(&[]).unwrap(),
-            row_description: None,
-            rows: Bytes::from_static(&[0; 1000]),
-            asked_at: Instant::now(),
-            cost: Duration::ZERO,
-            hits: crate::metrics::SmallCounter::default(),
-            statement: None,
-        })
+        let answer = Answer::new(&hash.to_le_bytes(), None, &[0; 1000]).unwrap();
+        Arc::new(Entry::new(hash, answer, coherence.stamp(&[]).unwrap(), Instant::now()))
     }
 
     #[test]

@@ -409,8 +409,8 @@ impl Redis {
         };
         let len = sealed.len();
         let left = u64::try_from(left).unwrap_or(u64::MAX);
-        self.stored.note(entry.hash, Instant::now());
-        pipeline.cmd("SET").arg(self.seal.name(&self.prefix, &entry.key)).arg(sealed);
+        self.stored.note(entry.hash(), Instant::now());
+        pipeline.cmd("SET").arg(self.seal.name(&self.prefix, entry.key())).arg(sealed);
         pipeline.arg("PX").arg(left).ignore();
         *count += 1;
         len

@@ -9,7 +9,7 @@
 //! ```text
 //! sealed  = layout u8 · packing u8 · body length u32 · nonce 12 bytes · AES-256-GCM of body or lz4
 //!           of it, which vouches for the first six bytes too · its tag 16 bytes
-//! body    = key bytes32 · asked µs u64 · cost µs u64 · versions u16 × (table u64 · epoch u64 ·
+//! body    = key bytes32 · asked µs u64 · versions u16 × (table u64 · epoch u64 ·
 //!           generation u64) · described u8 · RowDescription bytes32 · rows bytes32
 //! bytes32 = length u32 · bytes
 //! ```
@@ -17,22 +17,20 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use sha2::Sha256;
 
-use crate::metrics::SmallCounter;
 use crate::sql::verdict::TableId;
 use crate::wire::backend::{COMMAND_COMPLETE, DATA_ROW, ROW_DESCRIPTION};
 use crate::wire::frame;
 
 use super::coherence::{Coherence, Version};
-use super::entry::Entry;
+use super::entry::{Answer, Entry};
 use super::key::KEY_BYTES_MAX;
 
 /// Of the form above. Other forms are not read.
-const LAYOUT: u8 = 2;
+const LAYOUT: u8 = 3;
 const PLAIN: u8 = 0;
 const LZ4: u8 = 1;
 /// Layout, packing, body length.
@@ -175,15 +173,14 @@ impl Seal {
 
     fn body(&self, entry: &Entry) -> Option<Vec<u8>> {
         let versions: Vec<Version> = entry.stamp.slots().collect();
-        if versions.len() > VERSIONS_MAX || entry.key.len() > KEY_BYTES_MAX {
+        if versions.len() > VERSIONS_MAX || entry.key().len() > KEY_BYTES_MAX {
             return None;
         }
         let mut body =
             Vec::with_capacity(entry.size_bytes() + versions.len() * VERSION_BYTES + FIXED_BYTES);
-        put_bytes(&mut body, &entry.key)?;
+        put_bytes(&mut body, entry.key())?;
         // Cut, never rounded up: an entry may seem older than it is, not younger.
         put_micros(&mut body, entry.asked_at.saturating_duration_since(self.started))?;
-        put_micros(&mut body, entry.cost)?;
         body.extend_from_slice(&u16::try_from(versions.len()).ok()?.to_be_bytes());
         for version in versions {
             let table = version.table.map_or(DATABASE, |table| u64::from(table.0));
@@ -191,9 +188,9 @@ impl Seal {
                 body.extend_from_slice(&word.to_be_bytes());
             }
         }
-        body.push(u8::from(entry.row_description.is_some()));
-        put_bytes(&mut body, entry.row_description.as_deref().unwrap_or_default())?;
-        put_bytes(&mut body, &entry.rows)?;
+        body.push(u8::from(entry.row_description().is_some()));
+        put_bytes(&mut body, entry.row_description().unwrap_or_default())?;
+        put_bytes(&mut body, entry.rows())?;
         (body.len() <= self.body_bytes_max).then_some(body)
     }
 
@@ -208,17 +205,11 @@ impl Seal {
         if body.key != key {
             return Err(Unsealed::WrongKey);
         }
-        Ok(Entry {
-            hash,
-            key: key.into(),
-            stamp: coherence.restore(&body.versions).ok_or(Unsealed::WrongTime)?,
-            row_description: body.row_description.map(Bytes::copy_from_slice),
-            rows: Bytes::copy_from_slice(body.rows),
-            asked_at: self.started.checked_add(body.asked).ok_or(Unsealed::WrongTime)?,
-            cost: body.cost,
-            hits: SmallCounter::default(),
-            statement: None,
-        })
+        let stamp = coherence.restore(&body.versions).ok_or(Unsealed::WrongTime)?;
+        let asked_at = self.started.checked_add(body.asked).ok_or(Unsealed::WrongTime)?;
+        let answer =
+            Answer::new(key, body.row_description, body.rows).ok_or(Unsealed::Malformed)?;
+        Ok(Entry::new(hash, answer, stamp, asked_at))
     }
 }
 
@@ -227,7 +218,6 @@ impl Seal {
 struct Body<'a> {
     key: &'a [u8],
     asked: Duration,
-    cost: Duration,
     versions: Vec<Version>,
     row_description: Option<&'a [u8]>,
     rows: &'a [u8],
@@ -239,7 +229,6 @@ impl<'a> Body<'a> {
         let mut rest = body;
         let key = take_bytes(&mut rest)?;
         let asked = Duration::from_micros(take_u64(&mut rest)?);
-        let cost = Duration::from_micros(take_u64(&mut rest)?);
         let count = usize::from(u16::from_be_bytes(*take(&mut rest)?));
         if count > VERSIONS_MAX {
             return None;
@@ -254,7 +243,7 @@ impl<'a> Body<'a> {
         };
         let rows = take_bytes(&mut rest)?;
         let whole = rest.is_empty() && is_answer(row_description, rows);
-        whole.then_some(Self { key, asked, cost, versions, row_description, rows })
+        whole.then_some(Self { key, asked, versions, row_description, rows })
     }
 }
 
@@ -417,18 +406,10 @@ mod tests {
     }
 
     impl World {
-        fn entry(&self, description: Option<&'static [u8]>, rows: &'static [u8]) -> Entry {
-            Entry {
-                hash: 9,
-                key: b"key"[..].into(),
-                stamp: self.coherence.stamp(&[A]).unwrap(),
-                row_description: description.map(Bytes::from_static),
-                rows: Bytes::from_static(rows),
-                asked_at: self.started + Duration::from_millis(5),
-                cost: Duration::from_micros(70),
-                hits: SmallCounter::default(),
-                statement: None,
-            }
+        fn entry(&self, description: Option<&[u8]>, rows: &[u8]) -> Entry {
+            let answer = Answer::new(b"key", description, rows).unwrap();
+            let stamp = self.coherence.stamp(&[A]).unwrap();
+            Entry::new(9, answer, stamp, self.started + Duration::from_millis(5))
         }
 
         fn sealed(&self) -> Vec<u8> {
@@ -445,11 +426,10 @@ mod tests {
         for compress_from in [0, usize::MAX] {
             let world = world(compress_from);
             let entry = world.open(&world.sealed()).unwrap();
-            assert_eq!((&*entry.key, entry.hash), (&b"key"[..], 9));
-            assert_eq!(entry.row_description.as_deref(), Some(DESCRIPTION));
-            assert_eq!(&*entry.rows, ROWS);
+            assert_eq!((entry.key(), entry.hash()), (&b"key"[..], 9));
+            assert_eq!(entry.row_description(), Some(DESCRIPTION));
+            assert_eq!(entry.rows(), ROWS);
             assert_eq!(entry.asked_at, world.started + Duration::from_millis(5));
-            assert_eq!(entry.cost, Duration::from_micros(70));
             assert!(entry.stamp.holds());
         }
     }
@@ -458,7 +438,7 @@ mod tests {
     fn an_entry_without_description_comes_back_without_one() {
         let world = world(usize::MAX);
         let sealed = world.seal.seal(&world.entry(None, ROWS)).unwrap();
-        assert_eq!(world.open(&sealed).unwrap().row_description, None);
+        assert_eq!(world.open(&sealed).unwrap().row_description(), None);
     }
 
     #[test]
@@ -467,11 +447,9 @@ mod tests {
         let mut rows = ROW.repeat(1000);
         rows.extend_from_slice(b"C\0\0\0\x10SELECT 1000\0");
         let world = world(4096);
-        let mut entry = world.entry(None, ROWS);
-        entry.rows = rows.clone().into();
-        let sealed = world.seal.seal(&entry).unwrap();
+        let sealed = world.seal.seal(&world.entry(None, &rows)).unwrap();
         assert!(sealed.len() < rows.len() / 10);
-        assert_eq!(world.open(&sealed).unwrap().rows, rows);
+        assert_eq!(world.open(&sealed).unwrap().rows(), rows);
     }
 
     #[test]
@@ -481,7 +459,7 @@ mod tests {
         let (one, other) = (world.entry(None, SECRET), world.entry(None, SECRET));
         let (one, other) = (world.seal.seal(&one).unwrap(), world.seal.seal(&other).unwrap());
         for sealed in [&one, &other] {
-            assert_eq!(&*world.open(sealed).unwrap().rows, SECRET);
+            assert_eq!(world.open(sealed).unwrap().rows(), SECRET);
             for secret in [&b"secret"[..], b"SELECT", b"key"] {
                 assert!(!sealed.windows(secret.len()).any(|window| window == secret));
             }
@@ -552,8 +530,7 @@ mod tests {
     #[test]
     fn an_entry_over_the_bound_is_not_sealed() {
         let world = world(usize::MAX);
-        let mut entry = world.entry(None, ROWS);
-        entry.rows = Bytes::from(vec![0; 2 << 20]);
+        let entry = world.entry(None, &vec![0; 2 << 20]);
         assert!(world.seal.seal(&entry).is_none());
     }
 

@@ -188,7 +188,7 @@ pub enum Finding {
 
 impl Witness {
     pub fn rows(&mut self, bytes: &[u8]) {
-        let kept = self.entry.rows.get(self.seen..).unwrap_or_default();
+        let kept = self.entry.rows().get(self.seen..).unwrap_or_default();
         if self.differs_at.is_none() && !kept.starts_with(bytes) {
             let equal = kept.iter().zip(bytes).take_while(|(kept, now)| kept == now).count();
             self.differs_at = Some(self.seen + equal);
@@ -198,8 +198,8 @@ impl Witness {
 
     /// A RowDescription message, whole.
     pub fn describe(&mut self, message: &[u8]) {
-        let kept = self.entry.row_description.as_ref();
-        self.other_description |= kept.is_some_and(|kept| *kept != message);
+        let kept = self.entry.row_description();
+        self.other_description |= kept.is_some_and(|kept| kept != message);
     }
 
     /// An error that says something about the statement itself.
@@ -229,7 +229,7 @@ impl Witness {
         if !complete {
             return Finding::Incomparable;
         }
-        let cut = (self.seen != self.entry.rows.len()).then_some(self.seen);
+        let cut = (self.seen != self.entry.rows().len()).then_some(self.seen);
         match self.differs_at.or(cut) {
             Some(at) => Finding::Rows(at),
             None if self.other_description => Finding::Description,
@@ -269,26 +269,16 @@ impl Drop for Witness {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
     use crate::cache::coherence::{Coherence, Scope};
+    use crate::cache::entry::Answer;
     use crate::sql::verdict::TableId;
 
     const TABLE: TableId = TableId(1);
 
     fn entry(coherence: &Coherence, rows: &'static [u8]) -> Arc<Entry> {
-        Arc::new(Entry {
-            hash: 0,
-            key: Box::default(),
-            stamp: coherence.stamp(&[TABLE]).unwrap(),
-            row_description: Some(Bytes::from_static(b"description")),
-            rows: Bytes::from_static(rows),
-            asked_at: Instant::now(),
-            cost: Duration::ZERO,
-            hits: crate::metrics::SmallCounter::default(),
-            statement: None,
-        })
+        let answer = Answer::new(b"", Some(b"description"), rows).unwrap();
+        Arc::new(Entry::new(0, answer, coherence.stamp(&[TABLE]).unwrap(), Instant::now()))
     }
 
     fn witness(coherence: &Coherence) -> (Arc<Verifier>, Witness) {

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::cache::entry::Entry;
+use crate::cache::entry::{Entry, low_half};
 use crate::cache::key::StatementKey;
 use crate::cache::turns::Turn;
 use crate::cache::verify::Witness;
@@ -32,7 +32,7 @@ use super::pins::{Pin, Pins};
 use super::session::{FillPlan, Found, Session};
 use super::statements::Prepared;
 use super::transaction::Dirty;
-use super::underway::{Shape, low_half};
+use super::underway::Shape;
 use super::verify::Looked;
 
 /// Whether the group is done with.
@@ -220,10 +220,10 @@ impl Session {
             }
         };
         uses.hits.one();
-        if let Some(row_description) = &entry.row_description {
+        if let Some(row_description) = entry.row_description() {
             out.extend_from_slice(row_description);
         }
-        out.extend_from_slice(&entry.rows);
+        out.extend_from_slice(entry.rows());
         backend::write_ready(out, self.status());
         self.note_hit(shape, now, &entry);
         Answer::Done
@@ -326,7 +326,7 @@ impl Session {
             // An unnamed one is parsed anew before it is bound again.
             if single.describe
                 && !parse.name.is_empty()
-                && let Some(described) = &entry.row_description
+                && let Some(described) = entry.row_description()
             {
                 statement.was_told(|| Signature::of_portal(&statement.types, described));
             }
@@ -334,11 +334,11 @@ impl Session {
         }
         out.extend_from_slice(backend::BIND_COMPLETE_MESSAGE);
         if single.describe
-            && let Some(row_description) = &entry.row_description
+            && let Some(row_description) = entry.row_description()
         {
             out.extend_from_slice(row_description);
         }
-        out.extend_from_slice(&entry.rows);
+        out.extend_from_slice(entry.rows());
         backend::write_ready(out, self.status());
         self.note_hit(shape, now, &entry);
         Answer::Done
@@ -467,11 +467,12 @@ impl Session {
     /// A true entry for the key that has been set, if there is one and it may be served.
     fn hit(&self, needs_description: bool, age: Age) -> Looked {
         let cache = &self.common.cache;
-        let described = |entry: &Arc<Entry>| !needs_description || entry.row_description.is_some();
+        let described =
+            |entry: &Arc<Entry>| !needs_description || entry.row_description().is_some();
         let (entry, from_redis) = match (cache.look_up(&self.work.key, age), &self.work.found) {
             (Some(entry), _) => (entry, false),
             (None, Found::Entry(entry))
-                if *entry.key == *self.work.key.bytes()
+                if entry.key() == self.work.key.bytes()
                     && cache.is_true(entry, age)
                     && described(entry) =>
             {

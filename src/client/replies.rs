@@ -248,7 +248,7 @@ impl Session {
     ) {
         // What is swallowed in front of a read is none of its answer.
         if forward && let Some(fill) = &mut self.work.fill {
-            fill.complete(message, now);
+            fill.complete(message);
         }
         if forward {
             self.work.bytes += message.len() as u64;

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use crate::cache::entry::low_half;
 use crate::cache::key::statement_of;
 use crate::insight::{Kept, NoPlan};
 use crate::sql::lex::highest_parameter;
@@ -11,7 +12,7 @@ use crate::wire::frontend::Parse;
 
 use super::registry::Entry;
 use super::session::Session;
-use super::underway::{Running, Shape, low_half};
+use super::underway::{Running, Shape};
 use super::verify::bound;
 
 /// Most statements that people write are shorter; what a program made is no reading.

@@ -8,9 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
-
-use crate::cache::entry::Entry;
+use crate::cache::entry::{Entry, low_half};
 use crate::insight::{Outcome, Tag};
 use crate::pool::database;
 use crate::pool::statements::Statement;
@@ -199,9 +197,9 @@ impl Session {
     }
 
     pub(super) fn note_hit(&mut self, shape: Shape, now: Instant, entry: &Entry) {
-        self.work.values = low_half(entry.hash);
+        self.work.values = low_half(entry.hash());
         self.note(Outcome::Hit, shape, now, false);
-        let len = entry.rows.len() as u64;
+        let len = entry.rows().len() as u64;
         self.common.cache_counters.hit_bytes.add(len);
         self.common.counters.query.one();
         if self.status() == Status::Idle {
@@ -209,8 +207,8 @@ impl Session {
         } else {
             self.work.transaction.served = true;
         }
-        let described = entry.row_description.as_ref().map_or(0, Bytes::len);
-        let rows = backend::rows_of_tag(&entry.rows).unwrap_or(0);
+        let described = entry.row_description().map_or(0, <[u8]>::len);
+        let rows = backend::rows_of_tag(entry.rows()).unwrap_or(0);
         self.finish_noted(now, rows, len + described as u64);
     }
 
@@ -376,10 +374,4 @@ impl Session {
     fn take_shown(&mut self) -> (u64, u64) {
         (std::mem::take(&mut self.work.rows), std::mem::take(&mut self.work.bytes))
     }
-}
-
-/// Of the hash of a key, by which hits and misses with the same values are known.
-#[expect(clippy::cast_possible_truncation, reason = "half of a hash is one")]
-pub(super) fn low_half(hash: u128) -> u64 {
-    hash as u64
 }

@@ -100,10 +100,10 @@ impl Session {
         let verifier = &self.common.cache.verifier;
         let shows_values = verifier.shows_values();
         let entry = &witness.entry;
-        let asked = statement_of(&entry.key);
+        let asked = statement_of(entry.key());
         let excerpts = first_byte
             .filter(|_| shows_values)
-            .map(|at| [excerpt(&entry.rows, at), excerpt(fill.recorded(), at)]);
+            .map(|at| [excerpt(entry.rows(), at), excerpt(fill.recorded(), at)]);
         let shape = || self.work.underway.first().map(shape_text);
         let text = asked.as_ref().filter(|_| shows_values).map(|asked| printable(asked.text));
         let difference = Difference {
@@ -117,7 +117,7 @@ impl Session {
             parameters: asked.filter(|_| shows_values).map(|asked| cut(parameters(&asked))),
             tables: cut(self.versions(witness)),
             first_byte,
-            bytes_kept: entry.rows.len(),
+            bytes_kept: entry.rows().len(),
             bytes_now: witness.seen(),
             excerpts,
             server_pid: server.pid,
@@ -186,11 +186,11 @@ fn judge(witness: &Witness, fill: &Fill) -> Judgement {
         Finding::Same => Judgement::Same,
         Finding::Refused(code) => Judgement::Different(Kind::Error(code), None),
         Finding::Description => Judgement::Different(Kind::Description, None),
-        Finding::Rows(at) if !is_permuted(&witness.entry.rows, fill.recorded()) => {
+        Finding::Rows(at) if !is_permuted(witness.entry.rows(), fill.recorded()) => {
             Judgement::Different(Kind::Rows, Some(at))
         }
         Finding::Rows(at) => {
-            let text = statement_of(&witness.entry.key)
+            let text = statement_of(witness.entry.key())
                 .and_then(|asked| std::str::from_utf8(asked.text).ok());
             if text.is_none_or(fixes_order) {
                 Judgement::Different(Kind::Ordered, Some(at))

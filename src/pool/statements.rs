@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use lru::LruCache;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::insight::{Seat, Tag};
 use crate::server::settings::Settings;
@@ -66,7 +67,7 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 impl Statement {
     pub fn new(sql: &[u8], types: &[u8], settings: &Settings, generation: u64) -> Self {
         let mut lexed = Lexed::default();
-        let lexed = lex(sql, &mut lexed).is_ok().then_some(lexed);
+        let lexed = lex(sql, &mut lexed).is_ok().then(|| lexed.trimmed());
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         Self {
             id,
@@ -118,6 +119,11 @@ impl Statement {
         *self.sql == *sql && *self.types == *types && self.settings == settings
     }
 
+    /// The same under this catalogue: after a change it may have another result type.
+    fn is_of_generation(&self, sql: &[u8], types: &[u8], settings: u64, generation: u64) -> bool {
+        self.is_of(sql, types, settings) && self.generation == generation
+    }
+
     /// What it says of itself.
     pub fn hint(&self) -> Hint {
         self.lexed.as_ref().map_or_else(Hint::default, |lexed| Hint::of(&self.sql, lexed))
@@ -156,23 +162,13 @@ impl Statement {
 /// clients hold it and merely gets a second name for the next client.
 #[derive(Debug)]
 pub struct Shared {
-    /// Guards the map; nothing else is locked inside.
-    statements: Mutex<LruCache<SharedKey, Arc<Statement>>>,
+    /// By a hash of what makes them, which a statement is compared with. Guards the map; nothing
+    /// else is locked inside.
+    statements: Mutex<LruCache<u64, Arc<Statement>>>,
 }
 
-#[derive(Debug, PartialEq, Eq, Hash)]
-struct SharedKey {
-    sql: Box<[u8]>,
-    types: Box<[u8]>,
-    settings: u64,
-    /// After a catalogue change the old statement may have another result type.
-    generation: u64,
-}
-
-impl SharedKey {
-    fn new(sql: &[u8], types: &[u8], settings: u64, generation: u64) -> Self {
-        Self { sql: sql.into(), types: types.into(), settings, generation }
-    }
+fn hash(sql: &[u8], types: &[u8], settings: u64, generation: u64) -> u64 {
+    xxh3_64_with_seed(types, xxh3_64_with_seed(sql, settings ^ generation.rotate_left(32)))
 }
 
 impl Shared {
@@ -187,9 +183,10 @@ impl Shared {
         settings: u64,
         generation: u64,
     ) -> Option<Arc<Statement>> {
-        let key = SharedKey::new(sql, types, settings, generation);
+        let hash = hash(sql, types, settings, generation);
         let mut statements = self.statements.lock().unwrap_or_else(PoisonError::into_inner);
-        statements.get(&key).map(Arc::clone)
+        let known = statements.get(&hash)?;
+        known.is_of_generation(sql, types, settings, generation).then(|| Arc::clone(known))
     }
 
     pub fn intern(
@@ -199,16 +196,55 @@ impl Shared {
         settings: &Settings,
         generation: u64,
     ) -> Arc<Statement> {
-        let key = SharedKey::new(sql, types, settings.id, generation);
+        let hash = hash(sql, types, settings.id, generation);
         let mut statements = self.statements.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = statements.get(&key) {
+        if let Some(known) = statements.get(&hash)
+            && known.is_of_generation(sql, types, settings.id, generation)
+        {
             return Arc::clone(known);
         }
         let statement = Arc::new(Statement::new(sql, types, settings, generation));
         // 'today' and reg* literals are folded at Parse and would be another client's moment.
         if !statement.folds_at_parse() {
-            statements.put(key, Arc::clone(&statement));
+            statements.put(hash, Arc::clone(&statement));
         }
         statement
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_statement_is_shared_by_who_parses_the_same_under_the_same() {
+        let shared = Shared::new(NonZeroUsize::new(10).unwrap());
+        let (none, zoned) = (Settings::none(), Settings::none().with("timezone", "'UTC'"));
+        let of = |sql: &[u8], types: &[u8], settings: &Settings, generation| {
+            shared.intern(sql, types, settings, generation).id
+        };
+        let first = of(b"select $1", b"", &none, 1);
+        assert_eq!(of(b"select $1", b"", &none, 1), first);
+        let found = shared.find(b"select $1", b"", none.id, 1).map(|statement| statement.id);
+        assert_eq!(found, Some(first));
+        let others = [
+            of(b"select $2", b"", &none, 1),
+            of(b"select $1", &[0, 0, 0, 23], &none, 1),
+            of(b"select $1", b"", &zoned, 1),
+            of(b"select $1", b"", &none, 2),
+        ];
+        assert!(!others.contains(&first), "{others:?}");
+    }
+
+    #[test]
+    fn two_texts_of_one_hash_are_two_statements() {
+        let shared = Shared::new(NonZeroUsize::new(10).unwrap());
+        let settings = Settings::none();
+        let other = Arc::new(Statement::new(b"select 2", b"", &settings, 1));
+        let place = hash(b"select 1", b"", settings.id, 1);
+        shared.statements.lock().unwrap().put(place, Arc::clone(&other));
+        assert!(shared.find(b"select 1", b"", settings.id, 1).is_none());
+        let own = shared.intern(b"select 1", b"", &settings, 1);
+        assert_eq!((&*own.sql, own.id == other.id), (&b"select 1"[..], false));
     }
 }

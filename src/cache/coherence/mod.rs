@@ -222,7 +222,11 @@ impl Coherence {
         if first.table.is_some() {
             return None;
         }
-        versions.iter().map(|version| slots.recall(version)).collect::<Option<_>>().map(Stamp)
+        versions
+            .iter()
+            .map(|version| slots.recall(version))
+            .collect::<Option<Box<[Seen]>>>()
+            .map(|seen| Stamp(seen.into()))
     }
 
     pub fn database_slot(&self) -> Arc<Slot> {
@@ -315,7 +319,20 @@ impl Epochs {
 /// Slots as they were before a fill, the database's first. Every entry, verdict, analysis and
 /// catalogue snapshot carries one.
 #[derive(Clone, Debug)]
-pub struct Stamp(Box<[Seen]>);
+pub struct Stamp(Covered);
+
+/// Entries are many, and most read one table.
+#[derive(Clone, Debug)]
+enum Covered {
+    Pair([Seen; 2]),
+    Other(Box<[Seen]>),
+}
+
+impl From<Box<[Seen]>> for Covered {
+    fn from(seen: Box<[Seen]>) -> Self {
+        Vec::from(seen).try_into().map_or_else(|seen: Vec<_>| Self::Other(seen.into()), Self::Pair)
+    }
+}
 
 #[derive(Clone, Debug)]
 struct Seen {
@@ -347,18 +364,33 @@ impl Stamp {
         if !quiet {
             uses::overtaken(&seen);
         }
-        quiet.then_some(Self(seen))
+        quiet.then(|| Self(seen.into()))
     }
 
     /// Whether nothing it covers has moved or is in flight: admits a fill at its end, and serves
     /// a hit. Loads only; no lock, no write.
     pub fn holds(&self) -> bool {
-        self.0.iter().all(Seen::holds)
+        self.seen().iter().all(Seen::holds)
+    }
+
+    /// What it takes of memory beside itself.
+    pub fn heap_bytes(&self) -> usize {
+        match &self.0 {
+            Covered::Pair(_) => 0,
+            Covered::Other(seen) => size_of_val::<[Seen]>(seen),
+        }
+    }
+
+    fn seen(&self) -> &[Seen] {
+        match &self.0 {
+            Covered::Pair(seen) => seen,
+            Covered::Other(seen) => seen,
+        }
     }
 
     /// The slots as stamped, the database's first.
     pub fn slots(&self) -> impl Iterator<Item = Version> + '_ {
-        self.0.iter().map(|seen| Version {
+        self.seen().iter().map(|seen| Version {
             table: seen.slot.table,
             epoch: seen.slot.epoch,
             generation: generation(seen.word),

@@ -44,20 +44,20 @@ impl Slot {
 impl Stamp {
     /// An answer with this stamp is kept.
     pub fn filled(&self) {
-        self.0.iter().for_each(|seen| seen.slot.uses.get().counters.fills.one());
+        self.seen().iter().for_each(|seen| seen.slot.uses.get().counters.fills.one());
     }
 
     /// One has left the memory that was served this often.
     pub fn served(&self, hits: u64) {
         if hits > 0 {
-            self.0.iter().for_each(|seen| seen.slot.uses.get().counters.hits.add(hits));
+            self.seen().iter().for_each(|seen| seen.slot.uses.get().counters.hits.add(hits));
         }
     }
 
     /// Somebody asks again what a write has ended, or kept from being stored; blames the tables
     /// that were written.
     pub fn ended(&self, hits: u64) {
-        self.0
+        self.seen()
             .iter()
             .filter(|seen| seen.slot.table.is_some() && !seen.holds())
             .for_each(|seen| seen.slot.uses.get().worth.ended(hits));

@@ -8,6 +8,9 @@ use crate::wire::backend::Status;
 
 use super::Task;
 
+/// A vector begins with room for as many; only pipelines need more.
+const FINISHED_KEPT: usize = 4;
+
 impl Task {
     /// Hands finished statements to the statistics.
     pub(super) fn report(&mut self) {
@@ -47,8 +50,7 @@ impl Task {
             ended_at = finished.finished_at;
             statistics::record(&self.shared.insight, &self.entry, &self.session, &finished);
         }
-        if all.capacity() <= 1 {
-            // Only pipelines need more.
+        if all.capacity() <= FINISHED_KEPT {
             self.session.work.finished = all;
         }
         let idle = self.session.work.transaction.status == Status::Idle;

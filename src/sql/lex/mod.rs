@@ -53,6 +53,16 @@ pub struct Lexed {
     pub comment: Option<Range<usize>>,
 }
 
+impl Lexed {
+    /// For one that is kept: the room that growing texts leave is given back.
+    #[must_use]
+    pub fn trimmed(mut self) -> Self {
+        self.text.shrink_to_fit();
+        self.shape.shrink_to_fit();
+        self
+    }
+}
+
 /// Why a statement was not read. None of them means that PostgreSQL would refuse it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LexError {
