@@ -34,6 +34,10 @@ use super::statements::Prepared;
 use super::transaction::Dirty;
 use super::underway::Shape;
 use super::verify::Looked;
+use super::work::LentRows;
+
+/// Below it a copy costs less than the two writes more that going without it takes.
+const LENT_ROWS_MIN: usize = 64 * 1024;
 
 /// Whether the group is done with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -223,10 +227,21 @@ impl Session {
         if let Some(row_description) = entry.row_description() {
             out.extend_from_slice(row_description);
         }
-        out.extend_from_slice(entry.rows());
+        self.put_rows(&entry, out);
         backend::write_ready(out, self.status());
         self.note_hit(shape, now, &entry);
         Answer::Done
+    }
+
+    /// The rows of a hit. Many are not copied: the task writes them from the entry, at their place.
+    fn put_rows(&mut self, entry: &Arc<Entry>, out: &mut Vec<u8>) {
+        let is_early = twin::is(Twin::PipelineLookupOnArrival);
+        if entry.rows().len() < LENT_ROWS_MIN || self.work.lent_rows.is_some() || is_early {
+            out.extend_from_slice(entry.rows());
+        } else {
+            let entry = Arc::clone(entry);
+            self.work.lent_rows = Some(LentRows { at: out.len(), entry, written: 0 });
+        }
     }
 
     /// `transact` for the text that was lexed last.
@@ -338,7 +353,7 @@ impl Session {
         {
             out.extend_from_slice(row_description);
         }
-        out.extend_from_slice(entry.rows());
+        self.put_rows(&entry, out);
         backend::write_ready(out, self.status());
         self.note_hit(shape, now, &entry);
         Answer::Done

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::cache::coherence::Scope;
+use crate::cache::entry::Entry;
 use crate::cache::fill::Fill;
 use crate::cache::key::KeyBuffer;
 use crate::cache::turns::Gate;
@@ -27,6 +28,16 @@ const SPARE_MAX: usize = 64;
 
 /// Buffers that grew beyond this are freed when the client rests.
 const BUFFER_BYTES_MAX: usize = 4 * 1024;
+
+/// Rows that the client is sent from the memory of their entry, at a place in its output.
+#[derive(Debug)]
+pub struct LentRows {
+    /// So many bytes of the output go before them.
+    pub at: usize,
+    pub entry: Arc<Entry>,
+    /// How many of their bytes the socket has taken.
+    pub written: usize,
+}
 
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Debug, Default)]
@@ -84,6 +95,8 @@ pub struct Work {
     /// behind answers still owed.
     pub unsettled: Vec<Scope>,
     pub early_hit: Option<Vec<u8>>,
+    /// The last hit's, if they are many; the task writes them before it takes another message.
+    pub lent_rows: Option<LentRows>,
     /// Rows, and bytes of answers, shown to the client since the last statement ended.
     pub rows: u64,
     pub bytes: u64,
@@ -116,6 +129,7 @@ impl Work {
             && self.noted.is_none()
             && self.underway.is_empty()
             && self.early_hit.is_none()
+            && self.lent_rows.is_none()
             && self.extent == Extent::Empty
             && self.ending == Ending::Fine
             && self.rows == 0
@@ -164,6 +178,7 @@ impl Work {
             stray_names,
             unsettled,
             early_hit,
+            lent_rows,
             rows,
             bytes: shown_bytes,
             values,
@@ -192,7 +207,8 @@ impl Work {
         (*tag, *texts, *arrived_at, *noted) = (None, 0, None, None);
         *underway = Underway::default();
         (*unasked, *query_verdict, *query_generation) = (BypassReason::default(), None, 0);
-        (*stray_names, *unsettled, *early_hit) = (Vec::new(), Vec::new(), None);
+        (*stray_names, *unsettled) = (Vec::new(), Vec::new());
+        (*early_hit, *lent_rows) = (None, None);
         (*rows, *shown_bytes, *values) = (0, 0, 0);
         (*ending, *returned, *vacate) = (Ending::default(), Vec::new(), Vec::new());
         empty(finished);

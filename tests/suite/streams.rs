@@ -44,3 +44,35 @@ fn a_long_answer_arrives_as_postgresql_sent_it() {
         }
     }
 }
+
+const MANY: &str = "SELECT i, repeat('x', i % 90) FROM t ORDER BY i";
+
+/// In one piece and without reading meanwhile: more than the sockets in between take.
+fn impatient() -> (Vec<u8>, usize) {
+    let extended = [parse("", MANY, &[]), bind("", "", &[]), describe_portal(""), execute("", 0)];
+    let once = [query(MANY), query("SELECT 1"), extended.concat(), sync(), query("SELECT 2")];
+    (once.concat().repeat(20), 20 * 4)
+}
+
+fn heard(mut client: RawClient) -> Vec<u8> {
+    let (messages, answers) = impatient();
+    client.send(&messages);
+    let mut heard = Vec::new();
+    for _ in 0..answers {
+        for message in client.until(b'Z') {
+            heard.push(message.tag);
+            heard.extend_from_slice(&message.body);
+        }
+    }
+    heard
+}
+
+#[test]
+fn many_rows_of_hits_arrive_whole_and_in_their_place() {
+    let sql = "CREATE TABLE t AS SELECT i FROM generate_series(1, 10000) AS i";
+    let database = Database::with(sql);
+    let forebay = Forebay::start(&database, &[]);
+    let mut client = forebay.client();
+    database.until_hit(&mut client, MANY);
+    assert!(heard(client) == heard(database.direct()));
+}

@@ -2,6 +2,7 @@
 //! Decides nothing about statements; holds no buffer while nothing is under way.
 
 mod finished;
+mod output;
 mod reported;
 mod servers;
 
@@ -349,7 +350,7 @@ impl Task {
                 Poll::Ready(Ok(_)) | Poll::Pending => at_rest &= to_server.is_empty(),
             }
         }
-        match self.stream.poll_write_out(cx, &mut self.out, &mut self.written) {
+        match self.poll_output(cx) {
             Poll::Ready(Err(_)) => return Poll::Ready(Woken::ClientGone),
             Poll::Ready(Ok(count)) => self.count_sent(count),
             Poll::Pending => {}
@@ -415,7 +416,7 @@ impl Task {
                 Poll::Pending => {}
             }
         }
-        match self.stream.poll_write_out(cx, &mut self.out, &mut self.written) {
+        match self.poll_output(cx) {
             Poll::Ready(Err(_)) => return Poll::Ready(Woken::ClientGone),
             Poll::Ready(Ok(0)) | Poll::Pending => {}
             Poll::Ready(Ok(count)) => {
@@ -477,6 +478,7 @@ impl Task {
     fn is_full(&self) -> bool {
         self.to_server_len() > BACKLOG_BYTES
             || self.out.len() > BACKLOG_BYTES
+            || self.session.work.lent_rows.is_some()
             || !self.session.takes_messages()
     }
 
@@ -514,23 +516,8 @@ impl Task {
         }
     }
 
-    fn count_sent(&self, count: usize) {
-        self.session.common.counters.sent.add(count as u64);
-        self.entry.group.sent.add(count as u64);
-    }
-
     fn to_server_len(&self) -> usize {
         self.lease.as_ref().map_or(0, |lease| lease.connection.server.to_server.len())
-    }
-
-    async fn flush(&mut self) -> std::io::Result<()> {
-        let pending = self.out.get(self.written..).unwrap_or_default();
-        let count = pending.len();
-        let result = self.stream.write_all(pending).await;
-        self.count_sent(count);
-        self.out.clear();
-        self.written = 0;
-        result
     }
 
     fn show(&self, change: impl FnOnce(&mut super::registry::Shown)) {
