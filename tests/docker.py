@@ -57,7 +57,7 @@ def check_dockerfile():
             check(f"COPY {source} names something that exists", (REPO / source).exists())
     copied = shlex.split(" ".join(rest.rsplit(None, 1)[0] for rest in of("COPY", 0)))
     for path in re.findall(r'^path = "(.*)"', (REPO / "Cargo.toml").read_text(), re.M):
-        check(f"{path}, a target in Cargo.toml, is copied", path.split("/")[0] in copied)
+        check(f"{path}, a target in Cargo.toml, is copied", any(f"{path}/".startswith(f"{one}/") for one in copied))
     check("the program is all that leaves the build", of("COPY", 1) == [
         "--from=build /src/target/release/forebay /usr/local/bin/forebay"])
     check("it does not run as root", of("USER", 1) not in ([], ["root"], ["0"]))

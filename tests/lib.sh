@@ -99,7 +99,6 @@ require() {
             command -v npm >/dev/null || missing+=(npm)
             ;;
         socat) command -v socat >/dev/null || missing+=(socat) ;;
-        strace) command -v strace >/dev/null || missing+=(strace) ;;
         promtool) command -v promtool >/dev/null || missing+=(prometheus) ;;
         chromium) command -v chromium >/dev/null || missing+=(chromium) ;;
         strace | valgrind) command -v "$thing" >/dev/null || missing+=("$thing") ;;
