@@ -21,7 +21,7 @@ ROUNDS="${ROUNDS:-3}"
 SECONDS_EACH="${SECONDS_EACH:-5}"
 CLIENTS="${CLIENTS:-1 16 64}"
 SCALE="${SCALE:-10}"
-WORKLOADS="${WORKLOADS:-select-simple select-extended select-prepared hundred-simple hundred-extended hundred-prepared aggregate tpcb tpcb-prepared connect}"
+WORKLOADS="${WORKLOADS:-select-simple select-extended select-prepared hundred-simple hundred-extended hundred-prepared aggregate rows-100 rows-10000 tpcb tpcb-prepared connect}"
 TARGETS="${TARGETS:-direct pgbouncer forebay-off forebay-cold forebay-warm}"
 FOREBAY_OFF_ARGS="${FOREBAY_OFF_ARGS:---no-cache}"
 write=no
@@ -41,6 +41,7 @@ workload_arguments() {
     case "$1" in
     select-*) ARGUMENTS=(-S -M "$protocol") SAMPLING=0.1 ;;
     hundred-*) ARGUMENTS=(-f "$here/hundred.sql" -M "$protocol") SAMPLING=0.1 ;;
+    rows-*) ARGUMENTS=(-f "$here/rows.sql" -D "rows=$protocol" -M prepared) ;;
     aggregate) ARGUMENTS=(-f "$here/aggregate.sql" -M simple) ;;
     tpcb) ARGUMENTS=(-b tpcb-like -M simple) ;;
     tpcb-prepared) ARGUMENTS=(-b tpcb-like -M prepared) ;;
