@@ -191,7 +191,7 @@ def render(runs, machine):
         f"{machine['scale']}; in brackets the ratio to PgBouncer in the same row group. CPU: user and "
         "kernel time of all the proxy's threads per transaction, logins taken off. *cold*: `FLUSH CACHE` before each "
         "run; *warm*: the same workload ran for up to three seconds before. "
-        "`bench/pgbench/run.sh --write` makes this file. Beside it: [reads and writes mixed](MIX.md), [idle clients](IDLE.md), [what statistics cost](INSIGHT.md), [relaying to a server that answers at once](SCRIPTED.md), [latency under load](LATENCY.md), [counts per transaction](COUNTS.md), [memory](MEMORY.md), [large results](LARGE.md), [misses](MISS.md).", "",
+        "`bench/pgbench/run.sh --write` makes this file. Beside it: [reads and writes mixed](MIX.md), [idle clients](IDLE.md), [what statistics cost](INSIGHT.md), [relaying to a server that answers at once](SCRIPTED.md), [latency under load](LATENCY.md), [counts per transaction](COUNTS.md), [memory](MEMORY.md), [large results](LARGE.md), [misses](MISS.md), [Unix sockets](SOCKETS.md), [scaling, on paper](SCALING.md).", "",
         "## Goals", "", "| goal | wanted | measured | met |", "|---|---|---|---|",
         *goal_rows(cells), "",
     ]
