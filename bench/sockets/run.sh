@@ -33,8 +33,8 @@ chmod 755 "$SCRATCH" "$directory"
 
 # target NAME SERVER_URL SIDE: starts a Forebay in front of that; SIDE is how clients come, tcp or unix.
 target() {
-    local sockets="$SCRATCH/sockets.$1" port
-    mkdir "$sockets"
+    local sockets port
+    sockets="$(mktemp -d "$SCRATCH/sockets.XXXXXX")"
     printf '[listen]\nunix_socket_dir = "%s"\n[cache]\nmode = "%s"\n' "$sockets" "$CACHE" >"$sockets/toml"
     DIRECT_URL="$2"
     start_forebay --config "$sockets/toml"
