@@ -9,11 +9,9 @@ import statistics
 import subprocess
 import sys
 
+sys.path.append(str(pathlib.Path(__file__).parent.parent))
 
-def cpu_us(pid):
-    """Of all threads; the kernel's ticks of 10 ms would be too coarse."""
-    tasks = pathlib.Path(f"/proc/{pid}/task").glob("*/schedstat")
-    return sum(int(task.read_text().split()[0]) for task in tasks) / 1000
+from measure import cpu_us  # noqa: E402
 
 
 def run(pgbench, seconds, clients, script, target):
