@@ -1,5 +1,8 @@
 //! Answers of megabytes are PostgreSQL's byte for byte, however its bytes come in.
 
+use std::io::Write as _;
+use std::time::Duration;
+
 use crate::support::forebay::Forebay;
 use crate::support::postgres::Database;
 use crate::support::raw::{Message, RawClient, bind, describe_portal, execute, parse, query, sync};
@@ -65,6 +68,30 @@ fn heard(mut client: RawClient) -> Vec<u8> {
         }
     }
     heard
+}
+
+/// How much of endless questions is taken from a client that reads no answer.
+fn taken(client: RawClient, question: &[u8]) -> usize {
+    let piece = question.repeat(64 * 1024 / question.len());
+    let mut stream = client.into_stream();
+    stream.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
+    let mut taken = 0;
+    while taken < 200 << 20 && stream.write_all(&piece).is_ok() {
+        taken += piece.len();
+    }
+    taken
+}
+
+#[test]
+fn who_reads_no_large_hit_is_read_no_further() {
+    let sql = "CREATE TABLE t AS SELECT i FROM generate_series(1, 10000) AS i";
+    let database = Database::with(sql);
+    let forebay = Forebay::start(&database, &[]);
+    let mut client = forebay.client();
+    database.until_hit(&mut client, MANY);
+    // What the sockets in between take is a few MB.
+    let taken = taken(client, &query(MANY));
+    assert!(taken < 50 << 20, "{taken} bytes");
 }
 
 #[test]

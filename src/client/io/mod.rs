@@ -440,6 +440,7 @@ impl Task {
         }
         let room = self.to_server_len() < BACKLOG_BYTES
             && self.out.len() < BACKLOG_BYTES
+            && self.session.work.lent_rows.is_none()
             && (self.session.takes_messages() || self.input.len() < BACKLOG_BYTES);
         if room && self.session.hears_client() {
             match self.poll_client(cx) {

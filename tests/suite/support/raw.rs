@@ -240,6 +240,11 @@ impl RawClient {
         }
     }
 
+    /// The socket alone.
+    pub fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+
     pub fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).unwrap();
     }
