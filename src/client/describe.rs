@@ -154,6 +154,7 @@ impl Session {
     pub(super) fn owe_description(
         &mut self,
         server: &mut Server,
+        name: &[u8],
         statement: Option<&Arc<Statement>>,
     ) {
         let same_home = |session: &Self| {
@@ -165,7 +166,7 @@ impl Session {
             && self.facts.as_ref().is_some_and(|facts| facts.key.base == server.base.id);
         let key = keep.then(|| self.work.material.as_slice().into());
         let request = match statement {
-            Some(statement) => self.request_description(server, statement, key),
+            Some(statement) => self.request_description(server, name, statement, key),
             None => 0,
         };
         server.outstanding.push(Owed::forward(Reply::Describe, request));

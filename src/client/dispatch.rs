@@ -202,7 +202,7 @@ impl Session {
             let name = shared_name(statement.id);
             frontend::write_parse(&mut server.to_server, &name, parse.sql, parse.types);
             if !described {
-                self.owe_signature(server, &name, &statement);
+                self.owe_signature(server, parse.name, &statement);
             }
         }
         self.names.insert(parse.name, Prepared { statement, generation });
@@ -271,7 +271,7 @@ impl Session {
                 server.to_server.extend_from_slice(message);
             }
             Some(statement) => {
-                self.prepare_on(server, &statement, &statement.types);
+                self.prepare_on(server, bind.statement, &statement, &statement.types);
                 server.outstanding.push(Owed::forward(Reply::Bind, 0));
                 let out = &mut server.to_server;
                 frontend::write_bind(out, bind.portal, &statement.name, bind.tail);
@@ -335,7 +335,7 @@ impl Session {
                 (Vec::new(), Some(statement))
             }
             Some(statement) => {
-                self.prepare_on(server, &statement, &statement.types);
+                self.prepare_on(server, name, &statement, &statement.types);
                 (shared_name(statement.id), Some(statement))
             }
             None => {
@@ -343,7 +343,7 @@ impl Session {
                 (unknown_name(name), None)
             }
         };
-        self.owe_description(server, statement.as_ref());
+        self.owe_description(server, name, statement.as_ref());
         let out = &mut server.to_server;
         frontend::write_target(out, frontend::DESCRIBE, Target::Statement, &server_name);
         Sent::Whole

@@ -31,6 +31,8 @@ pub struct Described {
     /// The catalogue when it was asked; `None` if it may have been changing, or is not what every
     /// session sees.
     seen: Option<Seen>,
+    /// What the client calls it; empty for the unnamed one.
+    name: Box<[u8]>,
     /// What to keep the answer under for clients that ask the same.
     pub key: Option<Box<[u8]>>,
     pub messages: Vec<u8>,
@@ -184,9 +186,9 @@ impl Session {
         self.work.unsynced = true;
         let request = if name.is_empty() {
             server.prepare_unnamed(statement.id, &statement.sql, types);
-            self.owe_signature(server, b"", statement)
+            self.owe_signature(server, name, statement)
         } else {
-            self.prepare_on(server, statement, types)
+            self.prepare_on(server, name, statement, types)
         };
         frontend::write(&mut server.to_server, frontend::FLUSH, |_| {});
         request
@@ -197,6 +199,7 @@ impl Session {
     pub(super) fn prepare_on(
         &mut self,
         server: &mut Server,
+        name: &[u8],
         statement: &Arc<Statement>,
         types: &[u8],
     ) -> u64 {
@@ -205,39 +208,42 @@ impl Session {
             return 0;
         }
         self.common.counters.server_parse.one();
-        self.owe_signature(server, &shared_name(statement.id), statement)
+        self.owe_signature(server, name, statement)
     }
 
-    /// Describe of a statement that the server has just been sent; the client hears nothing of it.
+    /// Describe of a statement that the server has just been sent; the client, which calls it so,
+    /// hears nothing of it.
     pub(super) fn owe_signature(
         &mut self,
         server: &mut Server,
         name: &[u8],
         statement: &Arc<Statement>,
     ) -> u64 {
-        let request = self.request_description(server, statement, None);
+        let request = self.request_description(server, name, statement, None);
         let (reply, deliver) = (Reply::Describe, Deliver::Swallow);
         server.outstanding.push(Owed::Expect { reply, deliver, statement: None, request });
+        let shared = if name.is_empty() { Vec::new() } else { shared_name(statement.id) };
         let out = &mut server.to_server;
-        frontend::write_target(out, frontend::DESCRIBE, Target::Statement, name);
+        frontend::write_target(out, frontend::DESCRIBE, Target::Statement, &shared);
         request
     }
 
     pub(super) fn request_description(
         &mut self,
         server: &Server,
+        name: &[u8],
         statement: &Arc<Statement>,
         key: Option<Box<[u8]>>,
     ) -> u64 {
         let seen = self.seen(server);
-        let statement = Arc::clone(statement);
-        let described = Described { statement, seen, key, messages: Vec::new() };
+        let (statement, name) = (Arc::clone(statement), name.into());
+        let described = Described { statement, seen, name, key, messages: Vec::new() };
         self.request(RequestKind::Describe(Box::new(described)))
     }
 
     /// PostgreSQL has said what a statement is.
     pub(super) fn described(&mut self, request: u64, described: &Described, server: &mut Server) {
-        let Described { statement, seen, messages, .. } = described;
+        let Described { statement, seen, name, messages, .. } = described;
         let now = self.seen(server);
         let settled = now.filter(|now| seen.is_some_and(|then| then.changes == now.changes));
         let signature = Signature::read(messages).ok();
@@ -254,6 +260,12 @@ impl Session {
             if let Some(now) = settled.filter(|_| known.same_result(&signature)) {
                 statement.vouch(now.generation);
             }
+        } else if !name.is_empty() && statement.signature.get().is_none() {
+            // PostgreSQL made this of it for this client, whatever it would for others.
+            let (sql, types) = (&statement.sql, &statement.types);
+            let own = Statement::of_session(sql, types, &self.settings);
+            own.was_told(|| Ok(signature.clone()));
+            self.names.tell(name, own);
         }
         let other = statement.signature.get().is_some_and(|known| !known.same_result(&signature));
         if other && !changed {

@@ -34,7 +34,7 @@ pub struct Names {
     /// The unnamed statement made last, and the generation it was made under.
     made: Option<Prepared>,
     /// What names stood for when the client parsed them, of those that stand for the same text
-    /// under other settings now.
+    /// under other settings now, or were parsed as no other client may see them.
     told: BTreeMap<Box<[u8]>, Arc<Statement>>,
     /// The statement parsed last, until it is run if it says which request it is for; 0: none.
     pub parsed: u64,
@@ -125,6 +125,13 @@ impl Names {
     /// Whose signature the client was told of, if not that of the statement it stands for.
     pub fn told(&self, name: &[u8]) -> Option<&Arc<Statement>> {
         self.told.get(name)
+    }
+
+    /// What PostgreSQL made of a name for this client.
+    pub fn tell(&mut self, name: &[u8], statement: Statement) {
+        if self.prepared.contains_key(name) {
+            self.told.entry(name.into()).or_insert_with(|| Arc::new(statement));
+        }
     }
 
     /// A name stands for the same text under other settings.

@@ -71,6 +71,21 @@ fn each_statement_of_a_pipeline_is_answered_in_its_turn() {
 }
 
 #[test]
+fn parameters_keep_their_types_though_the_defaults_of_sessions_have_just_changed() {
+    let mut both = Both::start();
+    both.ask(&[query("BEGIN")]);
+    both.ask(&[query("SELECT 1")]);
+    both.forebay.client().run("ALTER ROLE current_user SET lock_timeout = '1min'");
+    both.ask(&[parse("s", "SELECT count(*) FROM t WHERE v = $1", &[]), sync()]);
+    let one = || [bind("", "s", &[Some("1")]), execute("", 0), sync()].concat();
+    both.ask(&[one()]);
+    both.ask(&[query("COMMIT")]);
+    both.change("ALTER TABLE t ALTER v TYPE text");
+    assert_eq!(both.ask(&[one()]), "E(42883) Z(I)");
+    both.forebay.client().run("ALTER ROLE current_user RESET lock_timeout");
+}
+
+#[test]
 fn what_is_refused_is_refused_before_sync_too() {
     let mut both = Both::start();
     both.ask(&[parse("t", "SELECT * FROM t", &[]), sync()]);

@@ -10,6 +10,7 @@ mod play;
 mod protocol;
 mod script;
 
+use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -37,7 +38,11 @@ fn play_all(file: &str) {
                     let played = catch_unwind(AssertUnwindSafe(|| play::play(script, *manner)));
                     if played.is_ok() == script.open {
                         let fault = if script.open { "NO LONGER OPEN" } else { "FAILED" };
-                        println!("--- {fault}: {} ({manner:?})", script.name);
+                        let why = played.err().and_then(|why| why.downcast::<String>().ok());
+                        let why = why.map(|why| *why).unwrap_or_default();
+                        // At once and past the harness, which shows it at its end or not at all.
+                        let told = format!("--- {fault}: {} ({manner:?}) {why}\n", script.name);
+                        std::io::stderr().write_all(told.as_bytes()).unwrap();
                         failed.fetch_add(1, Ordering::Relaxed);
                     }
                 }
