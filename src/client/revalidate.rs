@@ -255,6 +255,10 @@ impl Session {
             asked.phase = if changed { Phase::Changed } else { Phase::Same };
         }
         let Some(signature) = signature else { return };
+        if changed && self.names.told(name).is_some_and(|told| told.is_of_session()) {
+            // It is what others would be told now; the statement is of before.
+            return;
+        }
         if statement.is_of_session() || settled.is_some() {
             let known = statement.signature.get_or_init(|| signature.clone());
             if let Some(now) = settled.filter(|_| known.same_result(&signature)) {

@@ -71,7 +71,7 @@ fn each_statement_of_a_pipeline_is_answered_in_its_turn() {
 }
 
 #[test]
-fn parameters_keep_their_types_though_the_defaults_of_sessions_have_just_changed() {
+fn what_was_parsed_stays_though_the_defaults_of_sessions_have_just_changed() {
     let mut both = Both::start();
     both.ask(&[query("BEGIN")]);
     both.ask(&[query("SELECT 1")]);
@@ -79,7 +79,17 @@ fn parameters_keep_their_types_though_the_defaults_of_sessions_have_just_changed
     both.ask(&[parse("s", "SELECT count(*) FROM t WHERE v = $1", &[]), sync()]);
     let one = || [bind("", "s", &[Some("1")]), execute("", 0), sync()].concat();
     both.ask(&[one()]);
+    both.ask(&[parse("all", "SELECT * FROM t", &[]), sync()]);
+    both.ask(&[run("all"), sync()]);
     both.ask(&[query("COMMIT")]);
+    both.change("ALTER TABLE t ADD w int DEFAULT 2");
+    for _ in 0..2 {
+        assert_eq!(both.ask(&[run("all"), sync()]), "E(0A000) Z(I)");
+    }
+    both.forebay.client().run("ALTER TABLE t DROP w");
+    for _ in 0..2 {
+        assert_eq!(both.ask(&[run("all"), sync()]), "2 D(1) C(SELECT 1) Z(I)");
+    }
     both.change("ALTER TABLE t ALTER v TYPE text");
     assert_eq!(both.ask(&[one()]), "E(42883) Z(I)");
     both.forebay.client().run("ALTER ROLE current_user RESET lock_timeout");
