@@ -4,6 +4,7 @@
 
 pub mod worth;
 pub mod coherence;
+pub mod group;
 pub mod asking;
 pub mod home;
 pub mod roles;

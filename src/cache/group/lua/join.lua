@@ -1,0 +1,29 @@
+-- run id until act marks (mark slots slot…)*
+local run, id, till, act = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+if tonumber(till) <= now then
+  return say('late')
+end
+if get('run') ~= run or is_over() then
+  redis.call('DEL', K)
+  set('act', act)
+  set('run', run)
+end
+-- A lease that runs is never lengthened, for this comes without a census.
+if not get('m:' .. id) then
+  set('m:' .. id, till)
+  local ids = members()
+  ids[#ids + 1] = id
+  set_members(ids)
+end
+local seq = next_seq()
+set('a:' .. id, seq)
+local at = 6
+for _ = 1, tonumber(ARGV[5]) do
+  local mark, slots = ARGV[at], tonumber(ARGV[at + 1])
+  for slot = at + 2, at + 1 + slots do
+    add_mark(ARGV[slot], mark, seq)
+  end
+  at = at + 2 + slots
+end
+expire()
+return { 'ok', text(now), get('act'), flag(is_open()) }

@@ -1,0 +1,139 @@
+-- What every script begins with. Times are milliseconds of this Redis's clock. The fields of K:
+--   act, run   the name of its life, the process it was formed in
+--   open       equals act once K may be believed
+--   since      when its first good census was
+--   seq        count of changes of slots and members
+--   ids, end   the members, and the end of the earliest of their leases, with which K ends
+--   m:<id>, a:<id>, k:<id>, g:<id>   of a member: the end of its lease, the seq of its last JOIN
+--              or BEGIN, up to which seq it knows the changes, until when it may hit unasked
+--   s:<slot>   generation, seq of its last change, marks, each after one space
+local K = KEYS[1]
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function text(number)
+  return string.format('%.0f', number)
+end
+
+local function get(field)
+  return redis.call('HGET', K, field)
+end
+
+local function number(field)
+  return tonumber(get(field) or 0)
+end
+
+local function set(field, value)
+  redis.call('HSET', K, field, value)
+end
+
+-- Redis may be late to remove a key, and reads its clock at another moment than we do.
+local function is_over()
+  return number('end') <= now
+end
+
+local function is_of(act)
+  return get('act') == act and not is_over()
+end
+
+local function is_open()
+  return get('open') == get('act')
+end
+
+local function flag(value)
+  return value and '1' or '0'
+end
+
+local function next_seq()
+  return redis.call('HINCRBY', K, 'seq', 1)
+end
+
+local function members()
+  local ids = {}
+  for id in string.gmatch(get('ids') or '', '%d+') do
+    ids[#ids + 1] = id
+  end
+  return ids
+end
+
+local function set_members(ids)
+  set('ids', table.concat(ids, ' '))
+end
+
+local function remove(id)
+  redis.call('HDEL', K, 'm:' .. id, 'a:' .. id, 'k:' .. id, 'g:' .. id)
+  local left = {}
+  for _, other in ipairs(members()) do
+    if other ~= id then
+      left[#left + 1] = other
+    end
+  end
+  set_members(left)
+end
+
+-- K ends with the earliest lease, or now if there is none.
+local function expire()
+  local ends
+  for _, id in ipairs(members()) do
+    ends = math.min(ends or math.huge, number('m:' .. id))
+  end
+  if not ends then
+    redis.call('DEL', K)
+    return
+  end
+  set('end', text(ends))
+  redis.call('PEXPIREAT', K, text(ends))
+end
+
+local function get_slot(name)
+  return get('s:' .. name) or '0 0'
+end
+
+-- Generation and marks, the latter with a space in front of each.
+local function read_slot(name)
+  local generation, _, marks = string.match(get_slot(name), '^(%d+) (%d+)(.*)$')
+  return tonumber(generation), marks
+end
+
+local function write_slot(name, generation, seq, marks)
+  set('s:' .. name, text(generation) .. ' ' .. text(seq) .. marks)
+end
+
+-- A mark is added once, and a slot that has it is not changed.
+local function add_mark(name, mark, seq)
+  local generation, marks = read_slot(name)
+  if not string.find(marks .. ' ', ' ' .. mark .. ' ', 1, true) then
+    write_slot(name, generation, seq, marks .. ' ' .. mark)
+  end
+end
+
+-- The members that may answer from what they knew before `seq`, and for how long still: while
+-- they hit unasked, and all until their lease ends if they have to judge by another catalogue.
+local function append_waits(reply, own, seq, all)
+  for _, id in ipairs(members()) do
+    if id ~= own and number('k:' .. id) < seq then
+      local till = number('g:' .. id)
+      if all then
+        till = math.max(till, number('m:' .. id))
+      end
+      if till > now then
+        reply[#reply + 1] = id
+        reply[#reply + 1] = text(till - now)
+      end
+    end
+  end
+  return reply
+end
+
+local function append_slots(reply, first)
+  for at = first, #ARGV do
+    reply[#reply + 1] = ARGV[at]
+    reply[#reply + 1] = get_slot(ARGV[at])
+  end
+  return reply
+end
+
+local function say(word)
+  return { word, text(now) }
+end
+

@@ -1,0 +1,6 @@
+//! Several Forebays in front of one PostgreSQL that agree through one Redis, in which all they
+//! agree on of one database is one key: K.
+
+pub mod slot;
+pub mod process;
+pub mod script;

@@ -1,0 +1,462 @@
+//! What Redis is asked about K, and what it answers: requests as words, words as replies.
+//! What the scripts do stands in `lua/`; here nothing is decided, and nothing is sent.
+//!
+//! All times are milliseconds of Redis's clock.
+
+use std::fmt;
+
+use super::process::Process;
+use super::slot::{Act, Mark, Slot, SlotName, parse_number};
+
+/// Members of one group, at most: instances, not servers. An answer with more is not believed.
+pub const MEMBERS_MAX: usize = 1024;
+
+/// Slots in one answer, at most: tables of one database that were written since K was formed.
+pub const SLOTS_MAX: usize = 1 << 20;
+
+/// What is asked. `id` is the number of a member: one for each process's life and database.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Request {
+    /// Becomes a member until then at first; `act` is the name if K has to be formed. The marks
+    /// are those of commits in flight.
+    Join {
+        process: Process,
+        id: u32,
+        until: u64,
+        act: Act,
+        marks: Vec<(Mark, Vec<SlotName>)>,
+    },
+    Renew(Renew),
+    /// Announces a commit before it is sent.
+    Begin {
+        act: Act,
+        id: u32,
+        mark: Mark,
+        slots: Vec<SlotName>,
+    },
+    /// Who is still to be waited for, for a commit announced at `seq`. `all`: it marked the
+    /// catalogue.
+    Lag {
+        act: Act,
+        id: u32,
+        seq: u64,
+        all: bool,
+    },
+    /// The outcome of a commit.
+    End {
+        act: Act,
+        mark: Mark,
+        committed: bool,
+        slots: Vec<SlotName>,
+    },
+    /// These changed, and nothing announced it.
+    Bump {
+        act: Act,
+        slots: Vec<SlotName>,
+    },
+    /// Is a member no more.
+    Leave {
+        act: Act,
+        id: u32,
+    },
+    /// Who the members are; the first half of a census.
+    Members {
+        act: Act,
+    },
+    /// What K says of these slots, in this order. No script, so it changes nothing.
+    Check {
+        slots: Vec<SlotName>,
+    },
+    /// Redis's clock, for those who are not joined.
+    Time,
+}
+
+/// Stays a member until `until`, after a census that saw `seen`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Renew {
+    pub act: Act,
+    pub id: u32,
+    pub until: u64,
+    /// Changes up to this one are known here.
+    pub applied: u64,
+    /// How long K stays shut after its first good census.
+    pub lease: u64,
+    /// This member wants to hit without asking, also beside others.
+    pub local: bool,
+    /// Who PostgreSQL shows.
+    pub seen: Vec<u32>,
+    /// Members that it does not show, and the `seq` at which they were listed.
+    pub gone_seq: u64,
+    pub gone: Vec<u32>,
+}
+
+/// What Redis answered, and its clock in the script; a check tells no time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    pub now: Option<u64>,
+    pub answer: Answer,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// K is gone or has another name, or the asker is no member.
+    Lost,
+    /// The lease asked for is over already.
+    Late,
+    /// PostgreSQL shows one that is no member. Nothing was renewed.
+    Census {
+        stranger: u32,
+    },
+    Joined {
+        act: Act,
+        open: bool,
+    },
+    Renewed(Renewed),
+    Begun {
+        open: bool,
+        seq: u64,
+        /// As it was before.
+        catalog: Slot,
+        waits: Vec<Wait>,
+    },
+    Lag {
+        waits: Vec<Wait>,
+    },
+    /// To `End` and `Bump`: what the slots are now.
+    Changed {
+        slots: Vec<(SlotName, Slot)>,
+    },
+    Left,
+    Members {
+        seq: u64,
+        ids: Vec<u32>,
+    },
+    /// `open` is the name of the life in which K may be believed.
+    Checked {
+        act: Option<Act>,
+        open: Option<Act>,
+        slots: Vec<Slot>,
+    },
+    Time,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Renewed {
+    pub open: bool,
+    pub seq: u64,
+    /// For so many milliseconds from when the request was sent, hits need not ask; 0: not at all.
+    pub grant: u64,
+    pub members: u64,
+    /// What changed after `applied`.
+    pub slots: Vec<(SlotName, Slot)>,
+}
+
+/// A member that has to have seen a commit announced, and how long that can take at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Wait {
+    pub id: u32,
+    pub ms: u64,
+}
+
+/// The scripts, in the order of `Script::ALL`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Script {
+    Join,
+    Renew,
+    Begin,
+    Lag,
+    End,
+    Bump,
+    Leave,
+    Members,
+}
+
+/// What a script is with what they share in front of it.
+macro_rules! script {
+    ($file:literal) => {
+        concat!(include_str!("lua/prelude.lua"), include_str!($file))
+    };
+}
+
+impl Script {
+    pub const ALL: [Self; 8] = [
+        Self::Join,
+        Self::Renew,
+        Self::Begin,
+        Self::Lag,
+        Self::End,
+        Self::Bump,
+        Self::Leave,
+        Self::Members,
+    ];
+
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Join => script!("lua/join.lua"),
+            Self::Renew => script!("lua/renew.lua"),
+            Self::Begin => script!("lua/begin.lua"),
+            Self::Lag => script!("lua/lag.lua"),
+            Self::End => script!("lua/end.lua"),
+            Self::Bump => script!("lua/bump.lua"),
+            Self::Leave => script!("lua/leave.lua"),
+            Self::Members => script!("lua/members.lua"),
+        }
+    }
+}
+
+/// A request as Redis takes it: the words after the key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Call {
+    Script(Script, Vec<Vec<u8>>),
+    /// HMGET of these fields.
+    Fields(Vec<Vec<u8>>),
+    /// TIME, which has no key.
+    Time,
+}
+
+impl Request {
+    pub fn call(&self) -> Call {
+        let mut words = Words::default();
+        let script = match self {
+            Self::Join { process, id, until, act, marks } => {
+                words.push(process).push(id).push(until).push(act).push(marks.len());
+                for (mark, slots) in marks {
+                    words.push(mark).push(slots.len()).all(slots);
+                }
+                Script::Join
+            }
+            Self::Renew(renew) => {
+                words.push(renew.act).push(renew.id).push(renew.until).push(renew.applied);
+                words.push(renew.lease).push(u8::from(renew.local));
+                words.push(renew.seen.len()).all(&renew.seen);
+                words.push(renew.gone_seq).push(renew.gone.len()).all(&renew.gone);
+                Script::Renew
+            }
+            Self::Begin { act, id, mark, slots } => {
+                words.push(act).push(id).push(mark).all(slots);
+                Script::Begin
+            }
+            Self::Lag { act, id, seq, all } => {
+                words.push(act).push(id).push(seq).push(u8::from(*all));
+                Script::Lag
+            }
+            Self::End { act, mark, committed, slots } => {
+                words.push(act).push(mark).push(u8::from(*committed)).all(slots);
+                Script::End
+            }
+            Self::Bump { act, slots } => {
+                words.push(act).all(slots);
+                Script::Bump
+            }
+            Self::Leave { act, id } => {
+                words.push(act).push(id);
+                Script::Leave
+            }
+            Self::Members { act } => {
+                words.push(act);
+                Script::Members
+            }
+            Self::Check { slots } => {
+                words.push("act").push("open");
+                for slot in slots {
+                    words.push(format_args!("s:{slot}"));
+                }
+                return Call::Fields(words.0);
+            }
+            Self::Time => return Call::Time,
+        };
+        Call::Script(script, words.0)
+    }
+
+    /// What the words of Redis's answer to this request mean; `None` is a nil.
+    pub fn reply(&self, words: &[Option<Vec<u8>>]) -> Result<Reply, Malformed> {
+        let mut words = Reader { words: words.iter(), read: 0 };
+        let reply = match self {
+            Self::Check { slots } => {
+                let answer = words.checked(slots.len())?;
+                Reply { now: None, answer }
+            }
+            Self::Time => {
+                let (seconds, micros) = (words.number()?, words.number()?);
+                let now = seconds.checked_mul(1000).and_then(|now| now.checked_add(micros / 1000));
+                let now = now.ok_or_else(|| words.malformed("a time"))?;
+                Reply { now: Some(now), answer: Answer::Time }
+            }
+            Self::Join { .. }
+            | Self::Renew(_)
+            | Self::Begin { .. }
+            | Self::Lag { .. }
+            | Self::End { .. }
+            | Self::Bump { .. }
+            | Self::Leave { .. }
+            | Self::Members { .. } => {
+                let said = words.word()?;
+                let now = Some(words.number()?);
+                let answer = match said {
+                    b"ok" => self.accepted(&mut words)?,
+                    b"lost" => Answer::Lost,
+                    b"late" => Answer::Late,
+                    b"census" => Answer::Census { stranger: words.id()? },
+                    _ => return Err(words.malformed("ok, lost, late or census")),
+                };
+                Reply { now, answer }
+            }
+        };
+        words.end()?;
+        Ok(reply)
+    }
+
+    /// What follows `ok`.
+    fn accepted(&self, words: &mut Reader<'_>) -> Result<Answer, Malformed> {
+        Ok(match self {
+            Self::Join { .. } => Answer::Joined { act: words.act()?, open: words.flag()? },
+            Self::Renew(_) => Answer::Renewed(Renewed {
+                open: words.flag()?,
+                seq: words.number()?,
+                grant: words.number()?,
+                members: words.number()?,
+                slots: words.slots()?,
+            }),
+            Self::Begin { .. } => Answer::Begun {
+                open: words.flag()?,
+                seq: words.number()?,
+                catalog: words.slot()?,
+                waits: words.waits()?,
+            },
+            Self::Lag { .. } => Answer::Lag { waits: words.waits()? },
+            Self::End { .. } | Self::Bump { .. } => Answer::Changed { slots: words.slots()? },
+            Self::Leave { .. } => Answer::Left,
+            Self::Members { .. } => Answer::Members { seq: words.number()?, ids: words.ids()? },
+            Self::Check { .. } | Self::Time => return Err(words.malformed("no such word")),
+        })
+    }
+}
+
+/// An answer that none of our scripts gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Malformed {
+    /// Which word of the answer, from 1.
+    pub word: usize,
+    pub expected: &'static str,
+}
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "expected {} as word {} of the answer", self.expected, self.word)
+    }
+}
+
+#[derive(Default)]
+struct Words(Vec<Vec<u8>>);
+
+impl Words {
+    fn push(&mut self, word: impl fmt::Display) -> &mut Self {
+        self.0.push(word.to_string().into_bytes());
+        self
+    }
+
+    fn all(&mut self, words: &[impl fmt::Display]) {
+        self.0.extend(words.iter().map(|word| word.to_string().into_bytes()));
+    }
+}
+
+struct Reader<'a> {
+    words: std::slice::Iter<'a, Option<Vec<u8>>>,
+    read: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn malformed(&self, expected: &'static str) -> Malformed {
+        Malformed { word: self.read, expected }
+    }
+
+    fn next(&mut self) -> Result<Option<&'a [u8]>, Malformed> {
+        self.read += 1;
+        let word = self.words.next().ok_or_else(|| self.malformed("more"))?;
+        Ok(word.as_deref())
+    }
+
+    fn word(&mut self) -> Result<&'a [u8], Malformed> {
+        self.next()?.ok_or_else(|| self.malformed("a word"))
+    }
+
+    fn parse<T>(
+        &mut self,
+        expected: &'static str,
+        parse: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<T, Malformed> {
+        let word = self.word()?;
+        parse(word).ok_or_else(|| self.malformed(expected))
+    }
+
+    fn number(&mut self) -> Result<u64, Malformed> {
+        self.parse("a number", parse_number)
+    }
+
+    fn id(&mut self) -> Result<u32, Malformed> {
+        self.parse("a member", |word| u32::try_from(parse_number(word)?).ok())
+    }
+
+    fn act(&mut self) -> Result<Act, Malformed> {
+        self.parse("an act", Act::parse)
+    }
+
+    fn slot(&mut self) -> Result<Slot, Malformed> {
+        self.parse("a slot", Slot::parse)
+    }
+
+    fn flag(&mut self) -> Result<bool, Malformed> {
+        self.parse("0 or 1", |word| match word {
+            b"0" => Some(false),
+            b"1" => Some(true),
+            _ => None,
+        })
+    }
+
+    /// All that is left, so many at most.
+    fn rest<T>(
+        &mut self,
+        max: usize,
+        mut one: impl FnMut(&mut Self) -> Result<T, Malformed>,
+    ) -> Result<Vec<T>, Malformed> {
+        let mut all = Vec::new();
+        while self.words.len() > 0 {
+            if all.len() == max {
+                self.read += 1;
+                return Err(self.malformed("no more"));
+            }
+            all.push(one(self)?);
+        }
+        Ok(all)
+    }
+
+    fn ids(&mut self) -> Result<Vec<u32>, Malformed> {
+        self.rest(MEMBERS_MAX, Self::id)
+    }
+
+    fn waits(&mut self) -> Result<Vec<Wait>, Malformed> {
+        self.rest(MEMBERS_MAX, |words| Ok(Wait { id: words.id()?, ms: words.number()? }))
+    }
+
+    fn slots(&mut self) -> Result<Vec<(SlotName, Slot)>, Malformed> {
+        self.rest(SLOTS_MAX, |words| Ok((words.parse("a slot", SlotName::parse)?, words.slot()?)))
+    }
+
+    fn checked(&mut self, count: usize) -> Result<Answer, Malformed> {
+        let mut act = || match self.next()? {
+            Some(word) => Act::parse(word).map(Some).ok_or_else(|| self.malformed("an act")),
+            None => Ok(None),
+        };
+        let (act, open) = (act()?, act()?);
+        let mut slots = Vec::with_capacity(count);
+        for _ in 0..count {
+            let slot = self.next()?.map_or_else(|| Some(Slot::default()), Slot::parse);
+            slots.push(slot.ok_or_else(|| self.malformed("a slot"))?);
+        }
+        Ok(Answer::Checked { act, open, slots })
+    }
+
+    fn end(&mut self) -> Result<(), Malformed> {
+        self.rest(0, |_| Ok(())).map(|_none| ())
+    }
+}
