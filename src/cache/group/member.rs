@@ -1,0 +1,428 @@
+//! One instance's part in a group: when it may hit, when its commits may be sent, what it asks of
+//! K (`script.rs`). Pure: it is told the time and what was answered. `ARCHITECTURE.md` has the idea.
+//!
+//! Invariant: while K is open for anybody, every commit that may still land is marked in it.
+//! (`tests/simulation/group`: explored over all interleavings; each `Safeguard` left out has a
+//! broken story.)
+//!
+//! Requests go out in rounds on one connection, their replies come in order, and a round that fails
+//! ends the connection and with it what was joined there.
+
+use std::collections::BTreeMap;
+
+use super::slot::{Act, Mark, SlotName};
+
+/// Of some clock; which one, the name says.
+pub type Millis = u64;
+
+/// Slots of one commit; what writes more is said to write the whole database.
+const SLOTS_MAX: usize = 256;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Rules {
+    /// How long a member is believed to live; also the longest delay of a write.
+    pub lease: Millis,
+    /// By how much two clocks may disagree on a lease.
+    pub margin: Millis,
+    /// Left out on purpose, to see what it is good for.
+    pub without: Option<Safeguard>,
+}
+
+/// What a model or a broken twin leaves out. In the order of `group.md`, section 6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Safeguard {
+    /// A commit waits for the reply to BEGIN.
+    AwaitBegin,
+    /// What is not announced waits until every lease asked for is over.
+    Fence,
+    /// JOIN carries the marks of all commits under way.
+    MarksInJoin,
+    /// What is not announced waits for a JOIN that is under way.
+    AwaitJoin,
+    /// Leave to commit ends with what was joined.
+    LeaveEndsWithAct,
+    /// What is not announced waits a lease from when its server took the lock.
+    LockAge,
+    /// What is not announced in a K that is shut waits for the fence.
+    ShutWaits,
+    /// Who answers without asking is waited for.
+    AwaitGrants,
+    /// What was judged under an old catalogue is marked on the whole database.
+    Widen,
+}
+
+/// A commit between being put in flight and its END.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Commit {
+    slots: Vec<SlotName>,
+    /// When its server took the lock; our clock.
+    locked_at: Millis,
+    /// Which PostgreSQL its server is of.
+    place: u64,
+    state: State,
+    /// K may have a mark of it.
+    marked: bool,
+    /// `slots` has grown since it was announced.
+    widened: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum State {
+    /// To be announced.
+    Listed,
+    /// BEGIN is under way.
+    Asked,
+    Announced {
+        open: bool,
+        seq: u64,
+        /// Whom to wait for, and until when at most.
+        waits: Vec<(u32, Millis)>,
+    },
+    /// It may have been sent.
+    Sent,
+    Over {
+        committed: bool,
+    },
+}
+
+/// Whether a commit may be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leave {
+    Granted,
+    /// Not before then, if nothing else happens.
+    At(Millis),
+    /// Not before something has been answered.
+    Later,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Membership {
+    act: Act,
+    open: bool,
+    /// Up to which changes have been applied here, and K has not been told.
+    applied: u64,
+    /// Until when nobody has to be asked; our clock.
+    granted_until: Millis,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Member {
+    pub id: u32,
+    rules: Rules,
+    /// The PostgreSQL that shows our lock on the connection kept for it.
+    locked: Option<u64>,
+    joined: Option<Membership>,
+    /// A JOIN is under way.
+    joining: bool,
+    /// When the last lease asked for under acts of before is surely over; our clock.
+    fence: Millis,
+    /// The same under the act of now.
+    lease_until: Millis,
+    /// No JOIN before then.
+    join_at: Millis,
+    commits: BTreeMap<u64, Commit>,
+    last: u64,
+}
+
+impl Member {
+    /// `id` must be random: two lives of one id would be taken for one.
+    pub fn new(id: u32, rules: Rules) -> Self {
+        Self {
+            id,
+            rules,
+            locked: None,
+            joined: None,
+            joining: false,
+            fence: 0,
+            lease_until: 0,
+            join_at: 0,
+            commits: BTreeMap::new(),
+            last: 0,
+        }
+    }
+
+    fn has(&self, safeguard: Safeguard) -> bool {
+        self.rules.without != Some(safeguard)
+    }
+
+    /// When a lease asked for at this moment is surely over.
+    fn over_at(&self, now: Millis) -> Millis {
+        now + self.rules.lease + self.rules.margin
+    }
+
+    pub fn act(&self) -> Option<Act> {
+        self.joined.as_ref().map(|joined| joined.act)
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.joined.as_ref().is_some_and(|joined| joined.open)
+    }
+
+    /// How many commits have not come to their END.
+    pub fn under_way(&self) -> usize {
+        self.commits.len()
+    }
+
+    // What it asks.
+
+    pub fn wants_to_join(&self, now: Millis) -> bool {
+        self.locked.is_some() && self.joined.is_none() && !self.joining && now >= self.join_at
+    }
+
+    /// A JOIN is about to be sent, with a lease of Redis's time of `now` and `Rules::lease`. Gives
+    /// the marks to send along.
+    pub fn join(&mut self, now: Millis) -> Vec<(Mark, Vec<SlotName>)> {
+        self.joining = true;
+        self.lease_until = self.lease_until.max(self.over_at(now));
+        if !self.has(Safeguard::MarksInJoin) {
+            return Vec::new();
+        }
+        let here = |commit: &Commit| self.locked == Some(commit.place);
+        let under_way = self.commits.iter().filter(|(_, commit)| here(commit) && !commit.is_over());
+        under_way.map(|(&n, commit)| (self.mark(n), commit.slots.clone())).collect()
+    }
+
+    /// A RENEW is about to be sent; as with JOIN. Gives up to which change K may be told that it
+    /// has been applied here.
+    pub fn renew(&mut self, now: Millis) -> u64 {
+        self.lease_until = self.lease_until.max(self.over_at(now));
+        self.joined.as_ref().map_or(0, |joined| joined.applied)
+    }
+
+    /// Every BEGIN that is to be sent now, in the round to come and before any RENEW in it.
+    pub fn begins(&mut self) -> Vec<(u64, Vec<SlotName>)> {
+        let mut begins = Vec::new();
+        if self.joined.is_none() {
+            return begins;
+        }
+        for (&n, commit) in &mut self.commits {
+            if self.locked != Some(commit.place)
+                || !(commit.state == State::Listed || commit.widened)
+            {
+                continue;
+            }
+            if commit.state != State::Sent {
+                commit.state = State::Asked;
+            }
+            commit.widened = false;
+            commit.marked = true;
+            begins.push((n, commit.slots.clone()));
+        }
+        begins
+    }
+
+    /// Those that wait for other members: what they were announced as, and whether for all.
+    pub fn lagging(&self) -> Vec<(u64, u64, bool)> {
+        let lagging = self.commits.iter().filter_map(|(&n, commit)| {
+            let State::Announced { seq, waits, .. } = &commit.state else { return None };
+            let all = commit.slots.contains(&SlotName::Catalog);
+            (!waits.is_empty()).then_some((n, *seq, all))
+        });
+        if self.joined.is_some() { lagging.collect() } else { Vec::new() }
+    }
+
+    /// Every END that is to be sent now.
+    pub fn ends(&self) -> Vec<(u64, bool, Vec<SlotName>)> {
+        let ends = self.commits.iter().filter_map(|(&n, commit)| {
+            let State::Over { committed } = commit.state else { return None };
+            Some((n, committed, commit.slots.clone()))
+        });
+        if self.joined.is_some() { ends.collect() } else { Vec::new() }
+    }
+
+    pub fn mark(&self, n: u64) -> Mark {
+        Mark { id: self.id, n }
+    }
+
+    // What it is told.
+
+    /// The connection is gone, a round failed, or K is not the one that was joined.
+    pub fn lose(&mut self, now: Millis) {
+        if self.joining {
+            // It may arrive late, and is a lease asked for.
+            self.join_at = now + 10 * self.rules.lease;
+        }
+        self.drop_act();
+    }
+
+    fn drop_act(&mut self) {
+        self.joining = false;
+        self.joined = None;
+        self.fence = self.fence.max(self.lease_until);
+        self.lease_until = 0;
+        // Nobody waits any more for us to have heard of a change of the catalogue.
+        self.widen();
+        let ends = self.has(Safeguard::LeaveEndsWithAct);
+        for commit in self.commits.values_mut() {
+            if ends && matches!(commit.state, State::Asked | State::Announced { .. }) {
+                commit.state = State::Listed;
+            }
+            commit.widened = false;
+        }
+    }
+
+    /// The connection to PostgreSQL that is kept for it holds our lock, in this PostgreSQL.
+    pub fn take_lock(&mut self, place: u64) {
+        self.locked = Some(place);
+    }
+
+    /// That connection is gone, or the lock.
+    pub fn lose_lock(&mut self, now: Millis) {
+        self.locked = None;
+        self.lose(now);
+    }
+
+    pub fn on_joined(&mut self, act: Act, open: bool) {
+        self.joining = false;
+        self.joined = Some(Membership { act, open, applied: 0, granted_until: 0 });
+        for commit in self.commits.values_mut() {
+            // What is over has its mark in this K or in none; END does no harm.
+            commit.marked = true;
+        }
+    }
+
+    /// The lease that JOIN asked for was over before it came. It still counts, as do others.
+    pub fn on_join_late(&mut self) {
+        self.drop_act();
+    }
+
+    /// K is gone, or another; or we are no member of it.
+    pub fn on_lost(&mut self) {
+        self.drop_act();
+    }
+
+    /// A RENEW sent at `asked_at` was granted, and all changes up to `seq` have been applied here.
+    /// Gives whether K has become open. What RENEW refuses changes nothing: K lapses unless a
+    /// census is good before.
+    pub fn on_renewed(&mut self, open: bool, seq: u64, grant: Millis, asked_at: Millis) -> bool {
+        let Some(joined) = &mut self.joined else { return false };
+        let opened = open && !joined.open;
+        joined.open = open;
+        joined.applied = joined.applied.max(seq);
+        joined.granted_until = if grant == 0 { 0 } else { asked_at + grant };
+        opened
+    }
+
+    /// `waits`: who has to hear of it before it is sent, and how long they may take at most.
+    /// `now`: not before it was heard.
+    pub fn on_begun(&mut self, n: u64, open: bool, seq: u64, waits: &[(u32, Millis)], now: Millis) {
+        let Some(commit) = self.commits.get_mut(&n) else { return };
+        if commit.state != State::Asked {
+            return;
+        }
+        let waits = waits.iter().map(|(id, at_most)| (*id, now + at_most + self.rules.margin));
+        commit.state = State::Announced { open, seq, waits: waits.collect() };
+    }
+
+    /// Those of whom a commit waits, as K says now.
+    pub fn on_lag(&mut self, n: u64, behind: &[u32]) {
+        let Some(Commit { state: State::Announced { waits, .. }, .. }) = self.commits.get_mut(&n)
+        else {
+            return;
+        };
+        waits.retain(|(id, _)| behind.contains(id));
+    }
+
+    pub fn on_ended(&mut self, n: u64) {
+        if self.commits.get(&n).is_some_and(Commit::is_over) {
+            self.commits.remove(&n);
+        }
+    }
+
+    /// Somebody changes the catalogue, or has: what is under way may write more than was thought.
+    pub fn widen(&mut self) {
+        if !self.has(Safeguard::Widen) {
+            return;
+        }
+        for commit in self.commits.values_mut() {
+            if !commit.is_over() && !commit.slots.contains(&SlotName::Database) {
+                commit.slots.push(SlotName::Database);
+                commit.widened = true;
+            }
+        }
+    }
+
+    // Hits.
+
+    /// Whether it may answer without asking.
+    pub fn is_granted(&self, now: Millis) -> bool {
+        self.joined.as_ref().is_some_and(|joined| joined.open && now < joined.granted_until)
+    }
+
+    // Commits.
+
+    /// A commit is put in flight. `locked_at`: since when its server, of this PostgreSQL, has the
+    /// lock.
+    pub fn begin(&mut self, mut slots: Vec<SlotName>, locked_at: Millis, place: u64) -> u64 {
+        if self.joined.is_none() && self.has(Safeguard::Widen) {
+            slots.push(SlotName::Database);
+        }
+        slots.sort_unstable();
+        slots.dedup();
+        if slots.len() > SLOTS_MAX {
+            let catalog = slots.contains(&SlotName::Catalog);
+            slots = vec![SlotName::Database];
+            slots.extend(catalog.then_some(SlotName::Catalog));
+        }
+        self.last += 1;
+        let (state, marked, widened) = (State::Listed, false, false);
+        let commit = Commit { slots, locked_at, place, state, marked, widened };
+        self.commits.insert(self.last, commit);
+        self.last
+    }
+
+    /// Whether it may be sent now; once granted, it may.
+    pub fn leave(&mut self, n: u64, now: Millis) -> Leave {
+        let leave = self.judge(n, now);
+        if leave == Leave::Granted
+            && let Some(commit) = self.commits.get_mut(&n)
+            && !commit.is_over()
+        {
+            commit.state = State::Sent;
+        }
+        leave
+    }
+
+    fn judge(&self, n: u64, now: Millis) -> Leave {
+        let Some(commit) = self.commits.get(&n) else { return Leave::Granted };
+        let at = |until: Millis| if now >= until { Leave::Granted } else { Leave::At(until) };
+        match &commit.state {
+            State::Sent | State::Over { .. } => Leave::Granted,
+            State::Asked if !self.has(Safeguard::AwaitBegin) => Leave::Granted,
+            State::Announced { .. } if commit.widened => Leave::Later,
+            State::Announced { open, waits, .. } => {
+                let shut = !open && self.has(Safeguard::ShutWaits);
+                let fence = if shut { self.fence } else { 0 };
+                let waits = waits.iter().map(|(_, until)| *until).max();
+                at(fence.max(waits.filter(|_| self.has(Safeguard::AwaitGrants)).unwrap_or(0)))
+            }
+            State::Listed | State::Asked => {
+                let joining = self.joining && self.has(Safeguard::AwaitJoin);
+                if self.locked == Some(commit.place) && (self.joined.is_some() || joining) {
+                    return Leave::Later;
+                }
+                let fence = if self.has(Safeguard::Fence) { self.fence } else { 0 };
+                let aged = self.over_at(commit.locked_at);
+                at(fence.max(if self.has(Safeguard::LockAge) { aged } else { 0 }))
+            }
+        }
+    }
+
+    /// The outcome is known, or, after its backend is gone, taken for a commit.
+    pub fn settle(&mut self, n: u64, committed: bool) {
+        let joining = self.joining;
+        let Some(commit) = self.commits.get_mut(&n) else { return };
+        if commit.marked || joining {
+            commit.state = State::Over { committed };
+        } else {
+            // Nobody has heard of it.
+            self.commits.remove(&n);
+        }
+    }
+}
+
+impl Commit {
+    fn is_over(&self) -> bool {
+        matches!(self.state, State::Over { .. })
+    }
+}

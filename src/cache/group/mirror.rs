@@ -1,0 +1,99 @@
+//! K's slots as this instance last saw them, and what that means for the versions it keeps itself:
+//! an answer is true while the local stamp holds, and here local slots are made to move with K's.
+//!
+//! Invariant: where a slot of K is another than before, or somebody else has marked it, no stamp
+//! over it holds that was taken before. Attacked by the simulation of the group and the checker.
+
+use std::collections::HashMap;
+
+use crate::cache::coherence::{Coherence, InFlight, Scope};
+
+use super::slot::{Slot, SlotName};
+
+#[derive(Debug, Default)]
+pub struct Mirror {
+    slots: HashMap<SlotName, Seen>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    generation: u64,
+    /// Somebody else has a commit in flight there.
+    marked: bool,
+    /// It is in flight here as well.
+    guard: Option<InFlight>,
+}
+
+/// What a look at a slot has shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Others have changed it, or are about to.
+    pub by_others: bool,
+}
+
+impl Mirror {
+    /// Another K: nothing that was stamped before holds.
+    pub fn clear(&mut self, coherence: &Coherence) {
+        coherence.invalidate(&Scope::Database);
+        for seen in std::mem::take(&mut self.slots).into_values() {
+            if let Some(guard) = seen.guard {
+                guard.committed();
+            }
+        }
+    }
+
+    /// A slot as it is in K now; `id` is our own, whose marks count for nothing: what we have in
+    /// flight is in flight here.
+    pub fn apply(&mut self, name: SlotName, value: &Slot, id: u32, coherence: &Coherence) -> Moved {
+        let marked = value.marks.iter().any(|mark| mark.id != id);
+        let scope = scope(name);
+        let generation = value.generation;
+        // At first sight: whatever is stamped was stamped before anybody looked.
+        let is_new = !self.slots.contains_key(&name);
+        let seen = self.slots.entry(name).or_insert(Seen { generation, marked, guard: None });
+        let moved = seen.generation != generation;
+        (seen.generation, seen.marked) = (generation, marked);
+        if let Some(scope) = &scope {
+            if moved || is_new {
+                coherence.invalidate(scope);
+            }
+            if marked {
+                seen.guard.get_or_insert_with(|| coherence.begin_write(scope));
+            }
+        }
+        if !marked && let Some(guard) = seen.guard.take() {
+            guard.rolled_back();
+        }
+        Moved { by_others: marked || moved || (is_new && generation > 0) }
+    }
+
+    /// The slot after an END of our own, whose tables were made fresh when its outcome was known.
+    pub fn apply_own_end(
+        &mut self,
+        name: SlotName,
+        value: &Slot,
+        id: u32,
+        coherence: &Coherence,
+    ) -> Moved {
+        if let Some(seen) = self.slots.get_mut(&name)
+            && seen.generation + 1 == value.generation
+        {
+            seen.generation = value.generation;
+        }
+        self.apply(name, value, id, coherence)
+    }
+
+    /// The generation last seen, if nobody else has the slot in flight.
+    pub fn generation(&self, name: SlotName) -> Option<u64> {
+        self.slots.get(&name).filter(|seen| !seen.marked).map(|seen| seen.generation)
+    }
+}
+
+/// What the slot is about here. The catalogue's is about no answer, but about what they depend on.
+fn scope(name: SlotName) -> Option<Scope> {
+    match name {
+        SlotName::Database => Some(Scope::Database),
+        SlotName::Catalog => None,
+        SlotName::Table(table) => Some(Scope::Tables([table].into())),
+    }
+}
