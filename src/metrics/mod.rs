@@ -118,6 +118,19 @@ pub struct RedisCounters {
     pub skipped: Counter,
 }
 
+/// What one member of a group did.
+#[derive(Debug, Default)]
+pub struct MemberCounters {
+    /// Rounds that asked K whether what is known here is true.
+    pub checks: Counter,
+    /// Commits announced.
+    pub begins: Counter,
+    /// Times that what had been joined was lost.
+    pub lost: Counter,
+    /// Renewals refused for somebody who has not joined.
+    pub strangers: Counter,
+}
+
 #[derive(Debug)]
 struct Bypasses([Counter; BypassReason::ALL.len()]);
 

@@ -190,7 +190,7 @@ impl Coherence {
             // Still unknown: the map is full, so the tables have only the database's slot.
             slots.begin(scope).unwrap_or_else(|| slots.begin_database())
         });
-        InFlight { slots, abandoned: Arc::clone(&self.abandoned) }
+        InFlight { slots, announced: Vec::new(), abandoned: Arc::clone(&self.abandoned) }
     }
 
     /// Makes every stamp of `scope` cease to hold: FLUSH CACHE, another server behind the address.
@@ -398,6 +398,12 @@ impl Stamp {
     }
 }
 
+/// Who was told, elsewhere, that a commit is under way.
+pub trait Announced: std::fmt::Debug + Send + Sync {
+    /// The outcome; called once, or never where the guard is abandoned.
+    fn settled(&self, committed: bool);
+}
+
 /// Guard of a commit that may or may not have happened yet.
 ///
 /// To be settled by [`rolled_back`](Self::rolled_back) only where the rollback is proven, by
@@ -412,6 +418,7 @@ impl Stamp {
 #[must_use = "a guard dropped unsettled keeps its tables out of the cache"]
 pub struct InFlight {
     slots: Vec<Arc<Slot>>,
+    announced: Vec<Box<dyn Announced>>,
     abandoned: Arc<AtomicU64>,
 }
 
@@ -421,6 +428,7 @@ impl InFlight {
         for slot in self.slots.drain(..) {
             slot.roll_back();
         }
+        self.announced.drain(..).for_each(|announced| announced.settled(false));
     }
 
     /// Committed, or not proven otherwise.
@@ -428,12 +436,19 @@ impl InFlight {
         for slot in self.slots.drain(..) {
             slot.commit();
         }
+        self.announced.drain(..).for_each(|announced| announced.settled(true));
+    }
+
+    /// Has somebody else hear of the outcome, once it counts here.
+    pub fn announce(&mut self, announced: Box<dyn Announced>) {
+        self.announced.push(announced);
     }
 
     /// Takes over what `other` guards; both settle as one. A slot in both is counted twice on the
     /// way up and twice on the way down.
     pub fn merge(&mut self, mut other: Self) {
         self.slots.append(&mut other.slots);
+        self.announced.append(&mut other.announced);
     }
 
     /// The tables it holds, `None` for the database; for the log and the console.

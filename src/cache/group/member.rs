@@ -211,12 +211,22 @@ impl Member {
         begins
     }
 
-    /// Those that wait for other members: what they were announced as, and whether for all.
-    pub fn lagging(&self) -> Vec<(u64, u64, bool)> {
-        let lagging = self.commits.iter().filter_map(|(&n, commit)| {
+    /// Whether a round is due for the sake of commits.
+    pub fn has_work(&self) -> bool {
+        let here = |commit: &Commit| self.locked == Some(commit.place);
+        self.joined.is_some()
+            && self.commits.values().any(|commit| {
+                commit.is_over()
+                    || (here(commit) && (commit.state == State::Listed || commit.widened))
+            })
+    }
+
+    /// Those that wait for other members: their change as K counts them, and whether for all.
+    pub fn lagging(&self) -> Vec<(u64, bool)> {
+        let lagging = self.commits.values().filter_map(|commit| {
             let State::Announced { seq, waits, .. } = &commit.state else { return None };
             let all = commit.slots.contains(&SlotName::Catalog);
-            (!waits.is_empty()).then_some((n, *seq, all))
+            (!waits.is_empty()).then_some((*seq, all))
         });
         if self.joined.is_some() { lagging.collect() } else { Vec::new() }
     }
@@ -314,13 +324,15 @@ impl Member {
         commit.state = State::Announced { open, seq, waits: waits.collect() };
     }
 
-    /// Those of whom a commit waits, as K says now.
-    pub fn on_lag(&mut self, n: u64, behind: &[u32]) {
-        let Some(Commit { state: State::Announced { waits, .. }, .. }) = self.commits.get_mut(&n)
-        else {
-            return;
-        };
-        waits.retain(|(id, _)| behind.contains(id));
+    /// Of those whom the commit of this change waits for these are behind, as K says now.
+    pub fn on_lag(&mut self, change: u64, behind: &[u32]) {
+        for commit in self.commits.values_mut() {
+            if let State::Announced { seq, waits, .. } = &mut commit.state
+                && *seq == change
+            {
+                waits.retain(|(id, _)| behind.contains(id));
+            }
+        }
     }
 
     pub fn on_ended(&mut self, n: u64) {

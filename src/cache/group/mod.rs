@@ -6,3 +6,4 @@ pub mod process;
 pub mod script;
 pub mod member;
 pub mod mirror;
+pub mod shared;
