@@ -4,3 +4,5 @@
 pub mod slot;
 pub mod process;
 pub mod script;
+pub mod address;
+pub mod link;
