@@ -28,6 +28,7 @@ const IO_FILES: &[&str] = &[
     "process.rs",
     "cancel.rs",
     "net/",
+    "cache/group/link.rs",
     "cache/redis.rs",
     "client/io/",
     "client/parting.rs",

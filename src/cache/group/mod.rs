@@ -7,3 +7,5 @@ pub mod script;
 pub mod member;
 pub mod mirror;
 pub mod shared;
+pub mod address;
+pub mod link;

@@ -190,6 +190,9 @@ impl Script {
         Self::Members,
     ];
 
+    /// Tells which commands of the others the user may not run.
+    pub const PROBE: &'static str = include_str!("lua/probe.lua");
+
     pub fn text(self) -> &'static str {
         match self {
             Self::Join => script!("lua/join.lua"),
