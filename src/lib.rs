@@ -16,6 +16,7 @@ pub mod net;
 pub mod server;
 pub mod pool;
 pub mod analyst;
+pub mod membership;
 pub mod service;
 pub mod auth_query;
 pub mod admin;

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use crate::auth::userlist::Password;
 use crate::auth::{Asking, Demand, Hba, IdentMaps, Refusal, Secret, Userlist};
+use crate::cache::group;
 use crate::cache::redis::SettingsError;
-use crate::config::{AuthType, Config, SslMode};
+use crate::config::{AuthType, Config, GroupMode, SslMode};
 use crate::net::{
     ClientCertificates, Offer, OfferError, SocketOptions, TlsClientConfig, TlsConfigError,
     TlsServerConfig, Wanted,
@@ -18,11 +19,16 @@ use crate::net::{
 /// Reads a file.
 pub type Read<'a> = &'a dyn Fn(&Path) -> io::Result<String>;
 
+/// For each sentinel and node on the way to the Redis of a group.
+const GROUP_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
 pub struct Running {
     pub config: Arc<Config>,
     pub users: HashMap<String, Secret>,
     hba: Hba,
     pub tls: RunningTls,
+    /// The group that this process is part of.
+    pub group: Option<Arc<group::settings::Settings>>,
     /// What the operator should hear.
     pub notices: Vec<String>,
 }
@@ -67,7 +73,9 @@ impl Running {
             notices.push(format!("{}; TLS stays as it was", GatewayError::Tls(error)));
             before.tls.clone()
         });
-        Self::load_with(config, tls, read, notices)
+        let loaded = Self::load_with(config, tls, read, notices)?;
+        // Who is in it stays in it.
+        Ok(Self { group: before.group.clone(), ..loaded })
     }
 
     fn load_with(
@@ -78,7 +86,8 @@ impl Running {
     ) -> Result<Self, GatewayError> {
         let users = users(&config)?;
         let hba = access_rules(&config, read, &mut notices)?;
-        Ok(Self { users, hba, tls, notices, config: Arc::new(config) })
+        let group = group(&config, read)?;
+        Ok(Self { users, hba, tls, group, notices, config: Arc::new(config) })
     }
 
     /// The secret of a listed user.
@@ -216,6 +225,35 @@ fn server_tls(
     let identity: Option<(&Path, &Path)> =
         tls.server_tls_cert_file.as_deref().zip(tls.server_tls_key_file.as_deref());
     TlsClientConfig::load(mode, tls.server_tls_ca_file.as_deref(), identity, &offer)
+}
+
+/// Settings of the group, if one is named.
+fn group(
+    config: &Config,
+    read: Read<'_>,
+) -> Result<Option<Arc<group::settings::Settings>>, GatewayError> {
+    let (group, redis) = (&config.group, &config.redis);
+    if group.name.is_empty() {
+        return Ok(None);
+    }
+    let authorities = redis.tls_ca_file.as_ref().map(|path| {
+        read(path).map(String::into_bytes).map_err(|cause| {
+            let (path, cause) = (path.clone(), cause.to_string());
+            GatewayError::Tls(TlsConfigError::File { path, cause })
+        })
+    });
+    Ok(Some(Arc::new(group::settings::Settings {
+        name: group.name.clone(),
+        lease: group.lease,
+        timeout: group.timeout,
+        read_timeout: redis.timeout,
+        local: group.mode == GroupMode::StrictLocal,
+        link: group::link::Settings {
+            url: redis.url.reveal().to_owned(),
+            authorities: authorities.transpose()?,
+            timeout: GROUP_CONNECT_TIMEOUT,
+        },
+    })))
 }
 
 pub fn socket_options(config: &Config) -> SocketOptions {

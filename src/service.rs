@@ -15,6 +15,7 @@ use crate::cache::coherence::{InFlight, Scope};
 use crate::cache::home::Home;
 use crate::cache::{Cache, Mode};
 use crate::config;
+use crate::membership;
 use crate::pool::database::Database;
 use crate::server::io::{Connection, Rows, ServerError, Target};
 use crate::server::login::LoginError;
@@ -155,7 +156,9 @@ impl Service {
     }
 
     fn is_idle(&self) -> bool {
-        self.cache.mode() == Mode::Off || *self.away.borrow() > 0
+        // In a group others have to know what is written, though nothing is kept here.
+        let unused = self.cache.mode() == Mode::Off && self.settings().target.group.is_none();
+        unused || *self.away.borrow() > 0
     }
 
     fn has_ended(&self) -> bool {
@@ -194,7 +197,7 @@ impl Service {
     fn forget(&self) {
         let home = self.database.home();
         self.database.catalog_changed(&home);
-        home.coherence.invalidate(&Scope::Database);
+        home.invalidate(&Scope::Database);
     }
 
     /// A server was closed while commits may have been on the wire: their tables stay in flight
@@ -324,6 +327,7 @@ impl Service {
                 if std::mem::take(&mut seen.may_have_crashed) {
                     self.forget();
                 }
+                let _driving = membership::start(&connection.server.home, &target);
                 let ended = self.serve(&mut connection, seen).await;
                 seen.may_have_crashed =
                     !is_on_purpose(&ended) && !self.has_ended() && !self.is_idle();
@@ -486,7 +490,8 @@ impl Service {
         let over: Vec<Lost> = {
             let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
             lost.extract_if(.., |lost| {
-                let old = now.saturating_duration_since(lost.since) > max_age;
+                let grouped = lost.home.as_ref().is_some_and(|home| home.group.is_some());
+                let old = !grouped && now.saturating_duration_since(lost.since) > max_age;
                 let looked = home.is_some_and(|home| {
                     lost.home.as_ref().is_none_or(|of_lost| Arc::ptr_eq(of_lost, home))
                 });

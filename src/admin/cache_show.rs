@@ -196,6 +196,7 @@ pub fn describe(reason: BypassReason) -> &'static str {
         BypassReason::CutOff => {
             "reads a table whose writes end most answers before they are of use"
         }
+        BypassReason::GroupShut => "the group has not agreed on what is true (SHOW GROUP)",
         BypassReason::KeyTooLong => "statement and parameters are too long for a key",
     }
 }

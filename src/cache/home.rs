@@ -7,9 +7,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use super::asking::Asking;
 use super::coherence::{Coherence, Scope};
+use super::group::settings::Settings;
+use super::group::shared::Group;
 
 /// More homes than this, and those that nobody lives in are torn down.
 const SWEEP_AT: usize = 256;
@@ -27,6 +30,8 @@ pub struct Identity {
 pub struct Home {
     pub coherence: Coherence,
     pub asking: Asking,
+    /// The others who answer for this database, if it is kept together with any.
+    pub group: Option<Arc<Group>>,
     catalog_changes: AtomicU64,
 }
 
@@ -35,7 +40,22 @@ impl Home {
         Self {
             coherence: Coherence::new(seed),
             asking: Asking::default(),
+            group: None,
             catalog_changes: AtomicU64::new(0),
+        }
+    }
+
+    /// One of a group. `id` must be random.
+    pub fn in_group(seed: u64, id: u32, settings: &Arc<Settings>, now: Instant) -> Self {
+        let group = Group::new(id, Arc::clone(settings), now);
+        Self { group: Some(Arc::new(group)), ..Self::new(seed) }
+    }
+
+    /// Makes every answer over `scope` untrue: here at once, for others of the group soon.
+    pub fn invalidate(&self, scope: &Scope) {
+        self.coherence.invalidate(scope);
+        if let Some(group) = &self.group {
+            group.bump(scope);
         }
     }
 
@@ -71,7 +91,11 @@ struct Known {
 impl Homes {
     /// The home of this database, made if it is the first to ask. Who cannot say its cluster
     /// shares with the one database of that OID there is, and then all others of that OID do.
-    pub fn find(&mut self, identity: &Identity, seed: u64) -> Result<Arc<Home>, Ambiguous> {
+    pub fn find(
+        &mut self,
+        identity: &Identity,
+        make: impl FnOnce() -> Home,
+    ) -> Result<Arc<Home>, Ambiguous> {
         if self.by_oid.values().map(Vec::len).sum::<usize>() >= SWEEP_AT {
             self.sweep();
         }
@@ -93,7 +117,7 @@ impl Homes {
             }
             return Ok(Arc::clone(&found.home));
         }
-        let home = Arc::new(Home::new(seed));
+        let home = Arc::new(make());
         known.push(Known {
             home: Arc::clone(&home),
             clusters: identity.cluster.iter().cloned().collect(),
@@ -129,8 +153,8 @@ mod tests {
     /// Whether the second identity gets the home of the first.
     fn check(first: (Option<&str>, u32), second: (Option<&str>, u32), same: bool) {
         let mut homes = Homes::default();
-        let one = homes.find(&identity(first.0, first.1), 1).unwrap();
-        let two = homes.find(&identity(second.0, second.1), 2).unwrap();
+        let one = homes.find(&identity(first.0, first.1), || Home::new(1)).unwrap();
+        let two = homes.find(&identity(second.0, second.1), || Home::new(2)).unwrap();
         assert_eq!(Arc::ptr_eq(&one, &two), same, "{first:?} {second:?}");
     }
 
@@ -149,34 +173,34 @@ mod tests {
         check((Some("a"), 5), (None, 5), true);
         // The stranger may be of either cluster, so both share with it.
         let mut homes = Homes::default();
-        let stranger = homes.find(&identity(None, 5), 1).unwrap();
-        let a = homes.find(&identity(Some("a"), 5), 2).unwrap();
-        let b = homes.find(&identity(Some("b"), 5), 3).unwrap();
+        let stranger = homes.find(&identity(None, 5), || Home::new(1)).unwrap();
+        let a = homes.find(&identity(Some("a"), 5), || Home::new(2)).unwrap();
+        let b = homes.find(&identity(Some("b"), 5), || Home::new(3)).unwrap();
         assert!(Arc::ptr_eq(&stranger, &a) && Arc::ptr_eq(&stranger, &b));
     }
 
     #[test]
     fn a_stranger_that_may_live_in_either_of_two_homes_is_refused() {
         let mut homes = Homes::default();
-        let _a = homes.find(&identity(Some("a"), 5), 1).unwrap();
-        let _b = homes.find(&identity(Some("b"), 5), 2).unwrap();
-        assert_eq!(homes.find(&identity(None, 5), 3).err(), Some(Ambiguous));
-        assert!(homes.find(&identity(None, 6), 3).is_ok());
+        let _a = homes.find(&identity(Some("a"), 5), || Home::new(1)).unwrap();
+        let _b = homes.find(&identity(Some("b"), 5), || Home::new(2)).unwrap();
+        assert_eq!(homes.find(&identity(None, 5), || Home::new(3)).err(), Some(Ambiguous));
+        assert!(homes.find(&identity(None, 6), || Home::new(3)).is_ok());
     }
 
     #[test]
     fn a_home_is_torn_down_when_nobody_lives_there_and_its_stamps_cease_to_hold() {
         let mut homes = Homes::default();
-        let kept = homes.find(&identity(Some("a"), 0), 0).unwrap();
-        let left = homes.find(&identity(Some("a"), 1), 1).unwrap();
+        let kept = homes.find(&identity(Some("a"), 0), || Home::new(0)).unwrap();
+        let left = homes.find(&identity(Some("a"), 1), || Home::new(1)).unwrap();
         let (of_kept, of_left) =
             (kept.coherence.stamp(&[]).unwrap(), left.coherence.stamp(&[]).unwrap());
         drop(left);
         for oid in 2..=u32::try_from(SWEEP_AT).unwrap() {
-            homes.find(&identity(Some("a"), oid), u64::from(oid)).unwrap();
+            homes.find(&identity(Some("a"), oid), || Home::new(u64::from(oid))).unwrap();
         }
         assert!(!of_left.holds());
         assert!(of_kept.holds());
-        assert!(Arc::ptr_eq(&kept, &homes.find(&identity(Some("a"), 0), 0).unwrap()));
+        assert!(Arc::ptr_eq(&kept, &homes.find(&identity(Some("a"), 0), || Home::new(0)).unwrap()));
     }
 }

@@ -83,6 +83,8 @@ pub struct Cache {
     pub roles: Roles,
     /// Asked for what memory has lost.
     pub redis: Option<Arc<Redis>>,
+    /// This process answers as one of several.
+    pub in_group: bool,
     /// `Mode` as a number; a reload changes it and the two limits below.
     mode: AtomicU8,
     entry_bytes_max: AtomicUsize,
@@ -119,6 +121,7 @@ impl Cache {
             turns: Arc::default(),
             roles: Roles::default(),
             redis: None,
+            in_group: false,
             mode: AtomicU8::new(0),
             entry_bytes_max: AtomicUsize::new(0),
             max_age_us: AtomicU64::new(0),
@@ -174,6 +177,11 @@ impl Cache {
 
     pub fn cut_off(&self) -> u32 {
         self.cut_off.load(Ordering::Relaxed)
+    }
+
+    #[must_use]
+    pub fn in_group(self, in_group: bool) -> Self {
+        Self { in_group, ..self }
     }
 
     #[must_use]

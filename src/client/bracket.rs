@@ -26,8 +26,11 @@ impl Session {
                 self.work.vacate.push(name.clone());
             }
         }
+        self.work.unlocks |= verdict.controls.contains(&Control::DiscardAll);
         let write = &self.effect(verdict);
-        let unjudged = matches!(write, Write::Opaque { .. }) && self.is_unjudged();
+        let unjudged = matches!(write, Write::Opaque { .. })
+            && self.is_unjudged()
+            && server.home.group.is_none();
         if let Write::Opaque { taints: true, .. } = write
             && !unjudged
         {
@@ -68,7 +71,7 @@ impl Session {
     ///
     /// A table may have become part of another since its write was judged, which then waited for
     /// that: after any change of the catalogue nobody knows what the write touched.
-    pub(super) fn arm(&mut self, server: &Server, unjudged: bool, tag: &str) -> Armed {
+    pub(super) fn arm(&mut self, server: &mut Server, unjudged: bool, tag: &str) -> Armed {
         let generation = self.common.database.generation();
         if self.has_outlived_catalog() && self.work.transaction.dirty != Dirty::Nothing {
             self.work.transaction.dirty = Dirty::Database;
@@ -102,7 +105,8 @@ impl Session {
         } else if twin::is(Twin::NoInFlight) || twin::is(Twin::AckBeforeInvalidation) {
             armed.late.push(scope);
         } else {
-            armed.guards.push(server.home.coherence.begin_write(&scope));
+            let catalog = armed.catalog || armed.defaults;
+            armed.guards.push(server.begin_write(&scope, catalog));
         }
         armed
     }

@@ -59,6 +59,10 @@ impl Session {
         self.begin_fill(server, now);
         let mut group = std::mem::take(&mut self.work.group);
         let kept_back = self.send_parts(server, &group);
+        if self.work.unlocks && !self.work.unsynced {
+            self.work.unlocks = false;
+            server.take_lock_again();
+        }
         self.work.underway.sent(now);
         if let Some(at) = kept_back {
             group.parts.drain(..at);

@@ -16,6 +16,7 @@ use crate::cache::{Age, Mode};
 use crate::insight::Outcome;
 use crate::metrics::StatementCounters;
 use crate::pool::signature::Signature;
+use crate::pool::statements::Statement;
 use crate::pool::{PinPolicy, PoolMode};
 use crate::server::Server;
 use crate::sql::hint::Hint;
@@ -25,6 +26,7 @@ use crate::wire::backend::{self, Status};
 use crate::wire::frontend::{self, Bind, Parse, Target};
 
 use super::bracket::may_be_finer;
+use super::check::{Asked, Says};
 use super::describe::Preparing;
 use super::group::Group;
 use super::judge::{age, has_time_word};
@@ -51,6 +53,9 @@ pub enum Answer {
     /// The catalogue is being read after DDL: wait for it a moment, then ask again. What is
     /// judged without it counts as writing the whole database.
     AwaitCatalog,
+    /// The group of Forebays has to say first whether what is known here is true: ask, then
+    /// `Session::answer_checked`. Until then no other message of this client may be taken.
+    AskGroup,
     /// The answer may be in Redis: look there, then `Session::answer_again`. Until then no other
     /// message of this client may be taken.
     AskRedis,
@@ -79,6 +84,7 @@ impl Session {
         self.work.unasked = BypassReason::Group;
         self.work.plan = None;
         self.work.describing = false;
+        self.work.asked = Asked::default();
         self.work.may_await_fill = server.is_none();
         for scope in std::mem::take(&mut self.work.unsettled) {
             self.common.database.home().coherence.invalidate(&scope);
@@ -127,7 +133,12 @@ impl Session {
         answer
     }
 
-    fn answer_group(&mut self, owed_nothing: bool, now: Instant, out: &mut Vec<u8>) -> Answer {
+    pub(super) fn answer_group(
+        &mut self,
+        owed_nothing: bool,
+        now: Instant,
+        out: &mut Vec<u8>,
+    ) -> Answer {
         let mut group = std::mem::take(&mut self.work.group);
         if owed_nothing && group.parts.last().is_some_and(|part| part.tag == frontend::SYNC) {
             self.transact_front(&mut group, now, out);
@@ -146,7 +157,7 @@ impl Session {
                 }
                 match single(&group) {
                     Some(single) => self.answer_single(&single, now, out),
-                    None => self.answer_without_rows(&group, out),
+                    None => self.answer_without_rows(&group, now, out),
                 }
             }
             _ => {
@@ -197,8 +208,12 @@ impl Session {
         let reason = self
             .bypass(&verdict, owed_nothing)
             .or_else(|| hint.no_cache.then_some(BypassReason::Hint))
-            .or_else(|| self.work.lexed.time_word.then_some(BypassReason::TimeWord));
+            .or_else(|| self.work.lexed.time_word.then_some(BypassReason::TimeWord))
+            .or_else(|| self.group_bypass(&verdict, now));
         if let Some(reason) = reason {
+            if std::mem::take(&mut self.work.asked.due) {
+                return Answer::AskGroup;
+            }
             self.work.values = xxh3_64(&self.work.lexed.text);
             self.note(Outcome::Bypass(reason), shape, now, writes);
             return Answer::Send;
@@ -306,8 +321,12 @@ impl Session {
             .bypass(&verdict, true)
             .or_else(|| hint.no_cache.then_some(BypassReason::Hint))
             .or_else(|| stale.then_some(BypassReason::StaleStatement))
-            .or_else(|| has_time_word(&statement, &single.bind).then_some(BypassReason::TimeWord));
+            .or_else(|| has_time_word(&statement, &single.bind).then_some(BypassReason::TimeWord))
+            .or_else(|| self.group_bypass(&verdict, now));
         if let Some(reason) = reason {
+            if std::mem::take(&mut self.work.asked.due) {
+                return Answer::AskGroup;
+            }
             self.work.values = xxh3_64(single.bind.values);
             self.note(Outcome::Bypass(reason), shape, now, writes);
             return Answer::Send;
@@ -337,15 +356,7 @@ impl Session {
         };
         known.uses.hits.one();
         if let Some(parse) = &single.parse {
-            out.extend_from_slice(backend::PARSE_COMPLETE_MESSAGE);
-            // An unnamed one is parsed anew before it is bound again.
-            if single.describe
-                && !parse.name.is_empty()
-                && let Some(described) = entry.row_description()
-            {
-                statement.was_told(|| Signature::of_portal(&statement.types, described));
-            }
-            self.names.insert(parse.name, Prepared { statement, generation });
+            self.parse_with(parse, (single.describe, &entry), (statement, generation), out);
         }
         out.extend_from_slice(backend::BIND_COMPLETE_MESSAGE);
         if single.describe
@@ -357,6 +368,25 @@ impl Session {
         backend::write_ready(out, self.status());
         self.note_hit(shape, now, &entry);
         Answer::Done
+    }
+
+    /// The Parse in front of a read that was a hit.
+    fn parse_with(
+        &mut self,
+        parse: &Parse<'_>,
+        (describe, entry): (bool, &Entry),
+        (statement, generation): (Arc<Statement>, u64),
+        out: &mut Vec<u8>,
+    ) {
+        out.extend_from_slice(backend::PARSE_COMPLETE_MESSAGE);
+        // An unnamed one is parsed anew before it is bound again.
+        if describe
+            && !parse.name.is_empty()
+            && let Some(described) = entry.row_description()
+        {
+            statement.was_told(|| Signature::of_portal(&statement.types, described));
+        }
+        self.names.insert(parse.name, Prepared { statement, generation });
     }
 
     /// The statement a single read runs, as the client named it or as it parses it just now.
@@ -373,9 +403,16 @@ impl Session {
     }
 
     /// Groups of Parse, Describe, Close and Sync that need no answer from PostgreSQL.
-    fn answer_without_rows(&mut self, group: &Group, out: &mut Vec<u8>) -> Answer {
+    fn answer_without_rows(&mut self, group: &Group, now: Instant, out: &mut Vec<u8>) -> Answer {
         if self.status() == Status::Failed {
             return Answer::Send;
+        }
+        if group.parts.iter().any(|part| part.tag == frontend::DESCRIBE) {
+            match self.group_says_of(&[], now) {
+                Says::Known => {}
+                Says::Ask => return Answer::AskGroup,
+                Says::Shut => return Answer::Send,
+            }
         }
         match self.prepare(group) {
             Preparing::Known(descriptions) => {

@@ -15,6 +15,7 @@ pub mod work;
 pub mod group;
 pub mod judge;
 pub mod look_up;
+mod check;
 mod undecided;
 mod explain;
 mod savepoints;

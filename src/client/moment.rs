@@ -372,7 +372,7 @@ impl Session {
     }
 
     /// At the client's `ReadyForQuery`: its unit, unless the block round it is still open.
-    pub(super) fn unit_completed(&mut self, mut unit: Unit, server: &Server) -> Option<Unit> {
+    pub(super) fn unit_completed(&mut self, mut unit: Unit, server: &mut Server) -> Option<Unit> {
         if !self.is_given(Way::Query) {
             if self.work.moment.as_ref().is_some_and(|moment| moment.phase == Phase::Ending) {
                 self.work.moment = None;
@@ -383,6 +383,12 @@ impl Session {
             // It has ended our block by means we know nothing of.
             self.work.moment = None;
             unit.armed = self.arm(server, false, "UNKNOWN");
+            // It may have been committed before others could be told.
+            if let Some((group, scope)) =
+                server.home.group.as_ref().zip(self.work.transaction.dirty.scope())
+            {
+                group.bump(&scope);
+            }
             return Some(unit);
         }
         if let Some(moment) = &mut self.work.moment {

@@ -108,7 +108,7 @@ impl Task {
         let deadline = tokio::time::Instant::now() + DRAIN_TIME;
         while !connection.server.outstanding.is_empty() {
             // What came with its goodbye, and the end of a block that was put round its statement.
-            let sent = tokio::time::timeout_at(deadline, send_rest(connection)).await;
+            let sent = tokio::time::timeout_at(deadline, connection.send_all()).await;
             if !matches!(sent, Ok(Ok(()))) {
                 return Drained::InVain;
             }
@@ -128,18 +128,6 @@ impl Task {
         }
         Drained::All
     }
-}
-
-/// Sends what the server has not taken yet.
-async fn send_rest(connection: &mut Connection) -> std::io::Result<()> {
-    let Connection { server, stream, written, .. } = connection;
-    let rest = server.to_server.get(*written..).unwrap_or_default();
-    if !rest.is_empty() {
-        stream.write_all(rest).await?;
-    }
-    server.to_server.clear();
-    *written = 0;
-    Ok(())
 }
 
 /// What came of waiting for replies.

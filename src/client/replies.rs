@@ -394,6 +394,7 @@ impl Session {
         server.status = status;
         if deliver == Deliver::Swallow {
             self.question_ready(request, server);
+            server.swallowed(request, now);
             return Ok(false);
         }
         let Some(RequestKind::Unit(unit)) = self.take_request(request) else {
@@ -479,7 +480,7 @@ impl Session {
             // Nothing was armed and yet the transaction is over: if it was not rolled back before
             // our eyes, it may have been committed.
             if unseen && let Some(scope) = self.work.transaction.dirty.scope() {
-                server.home.coherence.begin_write(&scope).committed();
+                server.home.invalidate(&scope);
             }
             let settings = std::sync::Arc::clone(&self.settings);
             self.work.transaction.end(false, &settings);
@@ -510,7 +511,7 @@ impl Session {
         let moved =
             armed.generation.is_some_and(|before| before != self.common.database.generation());
         if let Some(home) = home.as_ref().filter(|_| moved && !proven_rollback) {
-            home.coherence.invalidate(&Scope::Database);
+            home.invalidate(&Scope::Database);
             self.common.cache_counters.invalidated_database.one();
             self.common.cache_counters.doubt(Doubt::Ddl);
         }
@@ -524,7 +525,7 @@ impl Session {
             let home =
                 home.filter(|_| self.common.main_cache.mode() != Mode::Off && !proven_rollback);
             if let Some(home) = home {
-                home.coherence.invalidate(&Scope::Database);
+                home.invalidate(&Scope::Database);
             }
             if armed.guards.is_empty() && armed.late.is_empty() {
                 return;

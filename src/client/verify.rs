@@ -82,7 +82,7 @@ impl Session {
             Judgement::Different(kind, first_byte) => {
                 self.report(&witness, &fill, (kind, first_byte), server, now);
                 let tables = witness.entry.stamp.slots().filter_map(|version| version.table);
-                server.home.coherence.invalidate(&Scope::Tables(tables.collect()));
+                server.home.invalidate(&Scope::Tables(tables.collect()));
                 witness.count(Some(Compared::Different));
                 None
             }

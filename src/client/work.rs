@@ -16,6 +16,7 @@ use crate::insight::Tag;
 use crate::sql::lex::Lexed;
 use crate::sql::verdict::{BypassReason, Verdict};
 
+use super::check::Asked;
 use super::group::Group;
 use super::moment::Moment;
 use super::revalidate::Revalidation;
@@ -107,6 +108,10 @@ pub struct Work {
     pub returned: Vec<String>,
     /// The group has waited for the catalogue; it is judged without it if need be.
     pub awaited_catalog: bool,
+    /// What was sent lets go of all locks of its session, that of the group too.
+    pub unlocks: bool,
+    /// What the group was asked about for this request, and whether it could say.
+    pub asked: Asked,
     /// Databases that nobody may be connected to when what was just dispatched is run; taken by
     /// the task before it sends that.
     pub vacate: Vec<String>,
@@ -185,6 +190,8 @@ impl Work {
             ending,
             returned,
             awaited_catalog,
+            unlocks,
+            asked,
             vacate,
             finished,
             transactions,
@@ -198,6 +205,7 @@ impl Work {
         *armed = Armed::default();
         (*fill, *plan, *moment, *revalidation) = (None, None, None, None);
         (*describing, *may_await_fill, *awaited_catalog) = (false, false, false);
+        (*unlocks, *asked) = (false, Asked::default());
         key.empty(BUFFER_BYTES_MAX);
         (*found, *awaited_fill) = (Found::default(), None);
         empty(text);

@@ -35,13 +35,13 @@ pub use quantity::Size;
 pub use reference::reference;
 pub use secret::SecretText;
 pub use settings::{
-    Admin, Applies, Auth, Cache, Insight, Listen, Log, Origin, Pool, Redis, SECTIONS, SETTINGS,
-    Server, Setting, Slow, Tls,
+    Admin, Applies, Auth, Cache, Group, Insight, Listen, Log, Origin, Pool, Redis, SECTIONS,
+    SETTINGS, Server, Setting, Slow, Tls,
 };
 pub use value::Range;
 pub use word::{
-    Analysis, AuthType, CacheMode, LoadBalance, LogFormat, LogLevel, OpaqueWrites, PinPolicy,
-    PoolMode, SslMode,
+    Analysis, AuthType, CacheMode, GroupMode, LoadBalance, LogFormat, LogLevel, OpaqueWrites,
+    PinPolicy, PoolMode, SslMode,
 };
 
 use crate::sql::rules::{Rule, Rules};
@@ -60,6 +60,7 @@ pub struct Config {
     pub tls: Tls,
     pub cache: Cache,
     pub redis: Redis,
+    pub group: Group,
     pub log: Log,
     pub slow: Slow,
     pub insight: Insight,
@@ -127,6 +128,7 @@ impl Config {
             tls: Tls::default(),
             cache: Cache::default(),
             redis: Redis::default(),
+            group: Group::default(),
             log: Log::default(),
             slow: Slow::default(),
             insight: Insight::default(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::value::{Range, Raw, Style, Value};
 use super::{
-    Analysis, AuthType, CacheMode, Config, FileMode, ListenAddress, LogFormat, LogLevel,
+    Analysis, AuthType, CacheMode, Config, FileMode, GroupMode, ListenAddress, LogFormat, LogLevel,
     OpaqueWrites, PinPolicy, PoolMode, SecretText, Size, SslMode,
 };
 
@@ -425,6 +425,20 @@ settings! {
             Range::Between(10, 3600 * SECOND), AtStart;
         /// Answers of this length and more are compressed.
         compress_from: Size = Size::kilobytes(4), Forebay, Range::Between(0, TERABYTE), AtStart;
+    }
+
+    /// Several Forebays that answer as one, over the Redis of [redis].
+    [group] Group {
+        /// All that have this name, this Redis and the same PostgreSQL are one; empty for none.
+        name: String = String::new(), Forebay, Range::Any, AtStart;
+        /// strict, or strict-local.
+        mode: GroupMode = GroupMode::Strict, Forebay, Range::Any, AtStart;
+        /// How long one that is silent is thought alive. The longest delay of a write too.
+        lease: Duration = Duration::from_secs(2), Forebay,
+            Range::Between(200, 60 * SECOND), AtStart;
+        /// Redis has so long to answer; after that this process is out of the group for now.
+        timeout: Duration = Duration::from_millis(100), Forebay,
+            Range::Between(1, 10 * SECOND), AtStart;
     }
 
     /// What is written to standard error, or to a file.

@@ -106,6 +106,14 @@ words! {
         Verify = "verify",
     }
 
+    /// Who is asked before a hit, in a group.
+    GroupMode {
+        /// Redis, each time; hits that arrive together ask together. One that is alone asks nobody.
+        Strict = "strict",
+        /// Nobody: writers wait until every member has heard of them.
+        StrictLocal = "strict-local",
+    }
+
     /// What becomes of writes that no text tells the tables of.
     OpaqueWrites {
         /// PostgreSQL is asked, before the commit is sent.

@@ -201,7 +201,7 @@ pub fn table(gateway: &Gateway, what: Show, access: Access, at: Instant) -> Tabl
 /// First the versions move, so that no fill under way is admitted after the memory is empty.
 fn flush(gateway: &Gateway) {
     for (database, _) in gateway.databases() {
-        database.home().coherence.invalidate(&Scope::Database);
+        database.home().invalidate(&Scope::Database);
     }
     gateway.cache.clear();
     tracing::info!("cache flushed");

@@ -10,7 +10,7 @@ pub(super) fn database(gateway: &Gateway, name: &str) -> Outcome {
     let named: Vec<_> =
         gateway.databases().into_iter().filter(|(database, _)| database.name == name).collect();
     for (database, _) in &named {
-        database.home().coherence.invalidate(&Scope::Database);
+        database.home().invalidate(&Scope::Database);
     }
     done(named.len(), "database", name)
 }
@@ -37,7 +37,7 @@ pub(super) fn table(gateway: &Gateway, schema: Option<&str>, name: &str) -> Outc
             .collect();
         flushed += tables.len();
         if !tables.is_empty() {
-            snapshot.home.coherence.invalidate(&Scope::Tables(tables.into()));
+            snapshot.home.invalidate(&Scope::Tables(tables.into()));
         }
     }
     done(flushed, "table", name)

@@ -145,7 +145,9 @@ impl Gateway {
         let started = (Instant::now(), std::time::SystemTime::now());
         let redis = redis(config, limits(config), started.0)?;
         set_socket_options(socket_options(config));
-        let cache = Cache::new(mode(config), limits(config), rand::random()).with_redis(redis);
+        let cache = Cache::new(mode(config), limits(config), rand::random())
+            .in_group(running.group.is_some())
+            .with_redis(redis);
         cache.verifier.set(config.cache.verify_sample, config.cache.verify_values);
         cache.analysis.set_auto(config.cache.analysis == Analysis::Auto);
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);

@@ -79,6 +79,7 @@ fn target(
             .map(|(name, value)| (name.to_owned(), value.clone()))
             .collect(),
         connect_query: entry.connect_query.as_deref().map(Arc::from),
+        group: running.group.clone(),
     }
 }
 

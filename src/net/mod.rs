@@ -127,8 +127,20 @@ impl Stream {
         bytes: &mut Vec<u8>,
         written: &mut usize,
     ) -> Poll<io::Result<usize>> {
+        let end = bytes.len();
+        self.poll_write_part(cx, bytes, written, end)
+    }
+
+    /// The same, of what lies before `end`.
+    pub fn poll_write_part(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &mut Vec<u8>,
+        written: &mut usize,
+        end: usize,
+    ) -> Poll<io::Result<usize>> {
         let mut taken = 0;
-        while let Some(rest) = bytes.get(*written..).filter(|rest| !rest.is_empty()) {
+        while let Some(rest) = bytes.get(*written..end).filter(|rest| !rest.is_empty()) {
             match self.poll_write(cx, rest) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(count)) => {
@@ -140,7 +152,7 @@ impl Stream {
                 Poll::Pending => return Poll::Pending,
             }
         }
-        if taken > 0 {
+        if taken > 0 && *written == bytes.len() {
             bytes.clear();
             bytes.shrink_to(KEPT_BYTES);
             *written = 0;

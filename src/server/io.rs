@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::{Context, Waker};
@@ -9,8 +10,12 @@ use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 use tokio::sync::Notify;
+use tokio::time::Sleep;
+
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::auth::{Knowledge, Learned, Secret, certificate};
+use crate::cache::group;
 use crate::cache::home::{Ambiguous, Home, Homes, Identity};
 use crate::net::{Address, ConnectError, Peer, SslMode, Stream, TlsClientConfig, connect};
 use crate::wire::backend::{self, Status};
@@ -59,6 +64,8 @@ pub struct Target {
     pub parameters: Vec<(String, String)>,
     /// Run on each new connection, and again whenever its settings have been taken back.
     pub connect_query: Option<Arc<str>>,
+    /// The group that this process is part of.
+    pub group: Option<Arc<group::settings::Settings>>,
 }
 
 impl Target {
@@ -76,6 +83,8 @@ pub struct Connection {
     pub input: BytesMut,
     /// How much of `server.to_server` the socket has taken.
     pub written: usize,
+    /// Wakes whoever waits to send what is held back until a moment.
+    pub(super) hold_alarm: Option<Pin<Box<Sleep>>>,
     /// What it reported at login, in order.
     pub reported: Reported,
     /// ParameterStatus heard during `query`.
@@ -290,6 +299,7 @@ impl Connection {
             stream,
             input,
             written: 0,
+            hold_alarm: None,
             reported: reported.as_slice().into(),
             heard: Vec::new(),
             link,
@@ -304,7 +314,14 @@ impl Connection {
             connection.query(&beginning).await?;
         }
         let base = connection.read_base(reported).await?;
-        connection.server.home = find_home(&base).or(Err(ServerError::Ambiguous))?;
+        let home = find_home(&base, target.group.as_ref()).or(Err(ServerError::Ambiguous))?;
+        connection.server.place = place(&base);
+        if let Some(group) = &home.group {
+            // Before it serves anybody: while the lock is there, others know that we may commit.
+            connection.query(&group.settings.lock(group.id)).await?;
+            connection.server.locked_at = Some(Instant::now());
+        }
+        connection.server.home = home;
         connection.server.base = intern_base(base);
         Ok(connection)
     }
@@ -535,6 +552,7 @@ async fn next_message(
 
 /// Names, beside those of settings, of what a server says it is.
 const IDENTITY: &str = "forebay identity";
+const STARTED: &str = "forebay started";
 const CLUSTER: &str = "forebay cluster";
 const MAY_ASK_CLUSTER: &str = "forebay may ask";
 
@@ -559,6 +577,8 @@ AND p.proname IN ('txid_current_if_assigned', 'pg_cursor', 'pg_lock_status', \
 'pg_stat_get_xact_tuples_inserted', 'pg_stat_get_xact_tuples_updated', \
 'pg_stat_get_xact_tuples_deleted') \
 UNION ALL SELECT 'forebay standby', pg_catalog.pg_is_in_recovery()::text \
+UNION ALL SELECT 'forebay started', \
+(extract(epoch FROM pg_catalog.pg_postmaster_start_time()) * 1000000)::bigint::text \
 UNION ALL SELECT 'forebay identity', pg_catalog.concat_ws(' ', d.oid, r.oid, r.rolsuper, \
 pg_catalog.pg_postmaster_start_time(), pg_catalog.inet_server_addr(), \
 pg_catalog.inet_server_port()) \
@@ -566,7 +586,10 @@ FROM pg_catalog.pg_database d, pg_catalog.pg_roles r \
 WHERE d.datname = pg_catalog.current_database() AND r.rolname = CURRENT_USER";
 
 /// The home of a session that starts like this.
-fn find_home(base: &Base) -> Result<Arc<Home>, Ambiguous> {
+fn find_home(
+    base: &Base,
+    group: Option<&Arc<group::settings::Settings>>,
+) -> Result<Arc<Home>, Ambiguous> {
     /// Guards the homes of this process; a slot's lock may be taken inside.
     static HOMES: Mutex<Option<Homes>> = Mutex::new(None);
     let first_word = |value: &str| value.split(' ').next()?.parse().ok();
@@ -575,7 +598,20 @@ fn find_home(base: &Base) -> Result<Arc<Home>, Ambiguous> {
         database_oid: base.value(IDENTITY).and_then(first_word).unwrap_or_default(),
     };
     let mut guard = HOMES.lock().unwrap_or_else(PoisonError::into_inner);
-    guard.get_or_insert_with(Homes::default).find(&identity, rand::random())
+    let make = || match group {
+        // 31 bits, as a lock's number and a member's.
+        Some(group) => {
+            Home::in_group(rand::random(), rand::random::<u32>() >> 1, group, Instant::now())
+        }
+        None => Home::new(rand::random()),
+    };
+    guard.get_or_insert_with(Homes::default).find(&identity, make)
+}
+
+/// One life of one PostgreSQL.
+fn place(base: &Base) -> u64 {
+    let words = [base.value(CLUSTER), base.value(STARTED)].map(Option::unwrap_or_default);
+    xxh3_64(words.join(" ").as_bytes())
 }
 
 type Bases = HashMap<BTreeMap<String, String>, Arc<Base>>;

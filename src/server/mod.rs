@@ -9,12 +9,16 @@ pub mod reading;
 pub mod login;
 pub mod hosts;
 pub mod io;
+pub mod sending;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
 use lru::LruCache;
 
+use crate::cache::coherence::{InFlight, Scope};
+use crate::cache::group::shared::Commit;
 use crate::cache::home::Home;
 use crate::wire::backend::Status;
 use crate::wire::frontend::{self, Target};
@@ -57,10 +61,29 @@ pub struct Server {
     pub close_needed: bool,
     /// Bytes for the socket: one write per request group.
     pub to_server: Vec<u8>,
+    /// Commits among them that others have to know of first.
+    pub holds: VecDeque<Hold>,
+    /// Which life of PostgreSQL it is of.
+    pub place: u64,
+    /// Since when it shows the lock of our group's member; `None`: it is being taken, or there is
+    /// no group.
+    pub locked_at: Option<Instant>,
+    taking_lock: bool,
     /// Bytes of a row or copy message that are still to come, and whether the client sees them.
     pub partial: usize,
     pub partial_forward: bool,
     pub reading: Reading,
+}
+
+/// What the replies to the taking of a lock are owed under; no request of a client gets so far.
+const LOCK: u64 = u64::MAX - 1;
+
+/// A commit that is not to be sent yet.
+#[derive(Debug)]
+pub struct Hold {
+    /// So many bytes go before it.
+    pub from: usize,
+    pub commit: Arc<Commit>,
 }
 
 /// The name a shared statement has on every server.
@@ -97,9 +120,53 @@ impl Server {
             idle_since: now,
             close_needed: false,
             to_server: Vec::new(),
+            holds: VecDeque::new(),
+            place: 0,
+            locked_at: None,
+            taking_lock: false,
             partial: 0,
             partial_forward: false,
             reading: Reading::default(),
+        }
+    }
+
+    /// Puts what may be committed next in flight, here and for the group: it is sent once they know.
+    pub fn begin_write(&mut self, scope: &Scope, catalog: bool) -> InFlight {
+        let mut guard = self.home.coherence.begin_write(scope);
+        if let Some(group) = &self.home.group {
+            // Where it is gone and cannot be taken before the end of the group, nothing is waited for.
+            let now = (!self.taking_lock).then(Instant::now);
+            let commit = group.begin(scope, catalog, (self.locked_at.or(now), self.place));
+            guard.announce(Box::new(Arc::clone(&commit)));
+            self.holds.push_back(Hold { from: self.to_server.len(), commit });
+        }
+        guard
+    }
+
+    /// The session has let go of all its locks: that of the group is taken again, and until it is
+    /// nothing is committed.
+    pub fn take_lock_again(&mut self) {
+        if let Some(group) = &self.home.group {
+            let lock = group.settings.lock(group.id);
+            (self.locked_at, self.taking_lock) = (None, true);
+            frontend::write_query(&mut self.to_server, &lock);
+            self.unnamed = None;
+            self.outstanding.push(Owed::Expect {
+                reply: Reply::Query,
+                deliver: Deliver::Swallow,
+                statement: None,
+                request: LOCK,
+            });
+        }
+    }
+
+    /// The reply to a query of ours is there.
+    pub fn swallowed(&mut self, request: u64, now: Instant) {
+        if request == LOCK {
+            (self.locked_at, self.taking_lock) = (Some(now), false);
+            for hold in &self.holds {
+                hold.commit.lock_taken(now);
+            }
         }
     }
 
@@ -107,6 +174,7 @@ impl Server {
     pub fn clean(&mut self) {
         if self.tainted || self.untidy {
             self.swallow_query(settings::CLEAN);
+            self.take_lock_again();
             self.begin_again();
             self.applied = Arc::clone(&self.initial);
             self.tainted = false;

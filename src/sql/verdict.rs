@@ -194,13 +194,15 @@ pub enum BypassReason {
     CutOff,
     /// PostgreSQL has not answered for longer than `cache.serve_while_down`.
     DatabaseDown,
+    /// The group has not agreed yet on what is true, or cannot: Redis or a member is missing.
+    GroupShut,
     /// The key would be longer than `cache::key::KEY_BYTES_MAX`.
     KeyTooLong,
 }
 
 impl BypassReason {
     /// Every reason, in the order of the declaration; the index of a counter.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 42] = [
         Self::NotARead,
         Self::MultipleStatements,
         Self::Unparsable,
@@ -241,6 +243,7 @@ impl BypassReason {
         Self::Hint,
         Self::CutOff,
         Self::DatabaseDown,
+        Self::GroupShut,
         Self::KeyTooLong,
     ];
 
@@ -287,6 +290,7 @@ impl BypassReason {
             Self::Hint => "hint",
             Self::CutOff => "cut_off",
             Self::DatabaseDown => "database_down",
+            Self::GroupShut => "group_shut",
             Self::KeyTooLong => "key_too_long",
         }
     }

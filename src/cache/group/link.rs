@@ -23,6 +23,7 @@ use super::script::{Call, Malformed, Reply, Request, Script};
 const HOPS_MAX: usize = 3;
 
 /// Part of the `[redis]` section.
+/// Its URL may hold a password, and is not shown.
 #[derive(Clone)]
 pub struct Settings {
     pub url: String,
@@ -30,6 +31,12 @@ pub struct Settings {
     pub authorities: Option<Vec<u8>>,
     /// For each sentinel and node on the way: to connect to it, log in and hear all answers.
     pub timeout: Duration,
+}
+
+impl std::fmt::Debug for Settings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Settings").field("timeout", &self.timeout).finish_non_exhaustive()
+    }
 }
 
 pub struct Link {

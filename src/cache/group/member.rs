@@ -147,7 +147,7 @@ impl Member {
 
     /// When a lease asked for at this moment is surely over.
     fn over_at(&self, now: Millis) -> Millis {
-        now + self.rules.lease + self.rules.margin
+        now.saturating_add(self.rules.lease + self.rules.margin)
     }
 
     pub fn act(&self) -> Option<Act> {
@@ -364,7 +364,7 @@ impl Member {
     // Commits.
 
     /// A commit is put in flight. `locked_at`: since when its server, of this PostgreSQL, has the
-    /// lock.
+    /// lock; the largest number: it is about to take it.
     pub fn begin(&mut self, mut slots: Vec<SlotName>, locked_at: Millis, place: u64) -> u64 {
         if self.joined.is_none() && self.has(Safeguard::Widen) {
             slots.push(SlotName::Database);
@@ -381,6 +381,13 @@ impl Member {
         let commit = Commit { slots, locked_at, place, state, marked, widened };
         self.commits.insert(self.last, commit);
         self.last
+    }
+
+    /// The server of a commit has the lock now.
+    pub fn lock_taken(&mut self, n: u64, now: Millis) {
+        if let Some(commit) = self.commits.get_mut(&n) {
+            commit.locked_at = commit.locked_at.min(now);
+        }
     }
 
     /// Whether it may be sent now; once granted, it may.
@@ -401,6 +408,8 @@ impl Member {
         match &commit.state {
             State::Sent | State::Over { .. } => Leave::Granted,
             State::Asked if !self.has(Safeguard::AwaitBegin) => Leave::Granted,
+            // Until others can see its backend they may think that there is none.
+            _ if commit.locked_at == Millis::MAX => Leave::Later,
             State::Announced { .. } if commit.widened => Leave::Later,
             State::Announced { open, waits, .. } => {
                 let shut = !open && self.has(Safeguard::ShutWaits);

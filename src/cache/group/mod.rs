@@ -6,6 +6,7 @@ pub mod process;
 pub mod script;
 pub mod member;
 pub mod mirror;
-pub mod shared;
 pub mod address;
 pub mod link;
+pub mod settings;
+pub mod shared;

@@ -5,7 +5,7 @@
 //! known here (`mirror.rs`) before they go on.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -18,6 +18,7 @@ use super::member::{Leave, Member, Millis, Rules};
 use super::mirror::Mirror;
 use super::process::Process;
 use super::script::{Answer, Renew, Renewed, Reply, Request};
+use super::settings::Settings;
 use super::slot::{Act, Mark, Slot, SlotName};
 
 /// The part in the group of one database.
@@ -26,8 +27,9 @@ pub struct Group {
     /// The number of this member; PostgreSQL shows it in its locks.
     pub id: u32,
     pub rules: Rules,
-    /// Hits go without asking beside other members, too.
-    pub local: bool,
+    pub settings: Arc<Settings>,
+    /// Somebody speaks for this member.
+    seated: AtomicBool,
     started: Instant,
     /// Until when nobody has to be asked; 0: somebody has.
     granted_until: AtomicU64,
@@ -49,6 +51,8 @@ struct State {
     leaving: Vec<Waker>,
     /// The task, while it waits for something to do.
     task: Option<Waker>,
+    /// Somebody waits for us to have heard of a change of the catalogue.
+    hurried: bool,
     shown: Shown,
 }
 
@@ -72,6 +76,15 @@ pub struct Check(Mutex<Checking>);
 struct Checking {
     answer: Option<bool>,
     waker: Option<Waker>,
+}
+
+/// Who has it speaks for the member.
+pub struct Seat(Arc<Group>);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.seated.store(false, Ordering::Release);
+    }
 }
 
 /// What goes out in one round, and what it is about.
@@ -133,10 +146,11 @@ struct News {
 
 impl Group {
     /// `id` must be random.
-    pub fn new(id: u32, rules: Rules, local: bool, started: Instant) -> Self {
+    pub fn new(id: u32, settings: Arc<Settings>, started: Instant) -> Self {
+        let rules = settings.rules();
         Self {
             id,
-            local,
+            seated: AtomicBool::new(false),
             started,
             granted_until: AtomicU64::new(0),
             state: Mutex::new(State {
@@ -147,9 +161,11 @@ impl Group {
                 waiting: Vec::new(),
                 leaving: Vec::new(),
                 task: None,
+                hurried: false,
                 shown: Shown::default(),
             }),
             rules,
+            settings,
             counters: MemberCounters::default(),
         }
     }
@@ -186,17 +202,18 @@ impl Group {
     }
 
     /// Puts a commit in flight for everybody. Its server has had our lock in this PostgreSQL since
-    /// then. It may be sent when `poll_leave` says so.
+    /// then, or will take it. It may be sent when `poll_leave` says so.
     pub fn begin(
         self: &Arc<Self>,
         scope: &Scope,
         catalog: bool,
-        (locked_at, place): (Instant, u64),
+        (locked_at, place): (Option<Instant>, u64),
     ) -> Arc<Commit> {
         let mut slots = slots(scope);
         slots.extend(catalog.then_some(SlotName::Catalog));
         let mut state = self.state();
-        let n = state.member.begin(slots, self.millis(locked_at), place);
+        let locked_at = locked_at.map_or(Millis::MAX, |at| self.millis(at));
+        let n = state.member.begin(slots, locked_at, place);
         if state.mirror.generation(SlotName::Catalog).is_none() {
             // Somebody changes it just now.
             state.member.widen();
@@ -242,6 +259,12 @@ impl Group {
 
     // The task.
 
+    /// To speak for this member, if nobody does.
+    pub fn sit(self: &Arc<Self>) -> Option<Seat> {
+        let taken = self.seated.swap(true, Ordering::AcqRel);
+        (!taken).then(|| Seat(Arc::clone(self)))
+    }
+
     /// Ready when there is something to send.
     pub fn poll_work(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.state();
@@ -255,6 +278,11 @@ impl Group {
     /// Whether it would join.
     pub fn wants_to_join(&self, now: Instant) -> bool {
         self.state().member.wants_to_join(self.millis(now))
+    }
+
+    /// Whether a renewal is due at once; asked once.
+    pub fn is_hurried(&self) -> bool {
+        std::mem::take(&mut self.state().hurried)
     }
 
     /// Whether commits wait for other members, who may be asked how far they are.
@@ -334,7 +362,7 @@ impl Group {
     }
 
     fn errand(&self, state: &mut State, errand: Errand) -> Option<Request> {
-        let (id, lease, local) = (self.id, self.rules.lease, self.local);
+        let (id, lease, local) = (self.id, self.rules.lease, self.settings.local);
         match errand {
             Errand::None => None,
             Errand::Time => Some(Request::Time),
@@ -511,6 +539,7 @@ impl State {
         let catalog = name == SlotName::Catalog && moved.by_others;
         if catalog {
             self.member.widen();
+            self.hurried = true;
         }
         catalog
     }
@@ -539,6 +568,14 @@ impl Commit {
                 Err(None)
             }
         }
+    }
+}
+
+impl Commit {
+    /// Its server has the lock.
+    pub fn lock_taken(&self, now: Instant) {
+        let now = self.group.millis(now);
+        self.group.state().member.lock_taken(self.n, now);
     }
 }
 

@@ -43,6 +43,10 @@ const READ_BYTES_MIN: usize = 1024;
 /// Above it the other side is not read until this one has taken some.
 const BACKLOG_BYTES: usize = 256 * 1024;
 
+/// How often a group of messages waits for something before it is sent on, whatever it would wait for
+/// next: the catalogue may go on changing.
+const WAITS_MAX: usize = 8;
+
 /// How long a statement waits for the catalogue to be read after DDL.
 const CATALOG_WAIT: Duration = Duration::from_millis(250);
 
@@ -220,21 +224,30 @@ impl Task {
 
     async fn answer_or_send(&mut self) -> Result<(), CloseReason> {
         let mut answer = self.answer();
-        if answer == Answer::AwaitCatalog {
+        for _ in 0..WAITS_MAX {
             // What waits seldom is boxed: every idle client has room for what is not.
-            Box::pin(self.service.catalog_read(CATALOG_WAIT)).await;
-            answer = self.answer();
-        }
-        if answer == Answer::AskRedis {
-            answer = Box::pin(self.ask_redis()).await;
-        }
-        if answer == Answer::AwaitFill {
-            answer = Box::pin(self.await_fill()).await?;
+            answer = match answer {
+                // Once a group of messages.
+                Answer::AwaitCatalog => {
+                    Box::pin(self.service.catalog_read(CATALOG_WAIT)).await;
+                    self.answer()
+                }
+                // A few times.
+                Answer::AskGroup => Box::pin(self.ask_group()).await,
+                // Once.
+                Answer::AskRedis => Box::pin(self.ask_redis()).await,
+                Answer::AwaitFill => Box::pin(self.await_fill()).await?,
+                Answer::Done | Answer::Refuse(_) | Answer::Send | Answer::SendIfFree => break,
+            };
         }
         match answer {
             Answer::Done => return Ok(()),
             Answer::Refuse(pin) => return Err(CloseReason::PinRefused(pin)),
-            Answer::Send | Answer::AwaitCatalog | Answer::AskRedis | Answer::AwaitFill => {
+            Answer::Send
+            | Answer::AwaitCatalog
+            | Answer::AskGroup
+            | Answer::AskRedis
+            | Answer::AwaitFill => {
                 return self.send_group().await;
             }
             Answer::SendIfFree => {
@@ -255,6 +268,20 @@ impl Task {
     fn answer(&mut self) -> Answer {
         let server = self.lease.as_ref().map(|lease| &lease.connection.server);
         self.session.answer(server, self.now, &mut self.out)
+    }
+
+    /// Asks the group, no longer than a look into Redis may take; the client is read no further
+    /// meanwhile.
+    async fn ask_group(&mut self) -> Answer {
+        let holds = match self.session.check() {
+            Some((check, limit)) => {
+                let answered = timeout(limit, poll_fn(|cx| check.poll(cx))).await;
+                answered.unwrap_or(false)
+            }
+            None => false,
+        };
+        self.now = Instant::now();
+        self.session.answer_checked(holds, self.now, &mut self.out)
     }
 
     /// Looks in Redis, no longer than `redis.timeout`; the client is read no further meanwhile.
@@ -344,10 +371,11 @@ impl Task {
         let mut at_rest = true;
         if let Some(lease) = &mut self.lease {
             let connection = &mut *lease.connection;
-            let to_server = &mut connection.server.to_server;
-            match connection.stream.poll_write_out(cx, to_server, &mut connection.written) {
+            match connection.poll_send(cx) {
                 Poll::Ready(Err(_)) => return Poll::Ready(Woken::ServerGone),
-                Poll::Ready(Ok(_)) | Poll::Pending => at_rest &= to_server.is_empty(),
+                Poll::Ready(Ok(_)) | Poll::Pending => {
+                    at_rest &= connection.server.to_server.is_empty();
+                }
             }
         }
         match self.poll_output(cx) {
@@ -409,8 +437,7 @@ impl Task {
         let was_full = self.is_full();
         if let Some(lease) = &mut self.lease {
             let connection = &mut *lease.connection;
-            let to_server = &mut connection.server.to_server;
-            match connection.stream.poll_write_out(cx, to_server, &mut connection.written) {
+            match connection.poll_send(cx) {
                 Poll::Ready(Err(_)) => return Poll::Ready(Woken::ServerGone),
                 Poll::Ready(Ok(count)) => wrote |= count > 0,
                 Poll::Pending => {}

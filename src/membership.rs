@@ -1,0 +1,339 @@
+//! Speaks for one database in its group: keeps the lock in PostgreSQL that shows this member, takes
+//! the census there, and carries requests to the Redis process that has K, a round at a time.
+//! What is asked and what follows from the answers is decided in `cache/group`.
+
+use std::fmt::Write as _;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::{sleep, sleep_until, timeout};
+
+use crate::cache::group::link::Link;
+use crate::cache::group::member::Millis;
+use crate::cache::group::process::Process;
+use crate::cache::group::shared::{Errand, Group, Heard};
+use crate::cache::group::slot::Act;
+use crate::cache::home::Home;
+use crate::server::io::{Connection, ServerError, Target};
+use crate::server::settings::defaults_changed;
+
+/// Between attempts to reach a PostgreSQL or a Redis that cannot be reached.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Between looks at whether others have seen a commit that waits for them.
+const LAG_POLL: Duration = Duration::from_millis(5);
+
+/// A question to PostgreSQL that takes longer means the connection is dead.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Ends with its owner.
+pub struct Driving(tokio::task::JoinHandle<()>);
+
+impl Drop for Driving {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Speaks for the home, if it is part of a group, while what is given lives; or waits until whoever
+/// does it now is gone.
+pub fn start(home: &Arc<Home>, target: &Arc<Target>) -> Option<Driving> {
+    let group = Arc::clone(home.group.as_ref()?);
+    let (home, target) = (Arc::clone(home), Arc::clone(target));
+    Some(Driving(tokio::spawn(async move {
+        let _seat = loop {
+            match group.sit() {
+                Some(seat) => break seat,
+                None => sleep(RETRY).await,
+            }
+        };
+        let mut unsaid = None;
+        loop {
+            let why = Membership { home: &home, group: &group, target: &target }.speak().await;
+            group.lose_lock(why.clone(), Instant::now());
+            if unsaid.as_ref() != Some(&why) {
+                tracing::warn!(database = %target.database, reason = %why, "out of the group");
+            }
+            unsaid = Some(why);
+            sleep(RETRY).await;
+        }
+    })))
+}
+
+struct Membership<'a> {
+    home: &'a Arc<Home>,
+    group: &'a Arc<Group>,
+    target: &'a Arc<Target>,
+}
+
+/// A census that is being taken: the connection comes back with what it showed.
+type Census = Pin<Box<dyn Future<Output = Result<(Connection, Vec<u32>), ServerError>> + Send>>;
+
+/// Where a renewal stands.
+enum Renewal {
+    Due(Instant),
+    /// The members were listed; PostgreSQL is asked who is there.
+    Counting {
+        t0: Millis,
+        heard_at: Millis,
+        seq: u64,
+        listed: Vec<u32>,
+        census: Census,
+    },
+}
+
+impl Membership<'_> {
+    /// Until PostgreSQL is lost; says why.
+    async fn speak(&self) -> String {
+        let (mut connection, key) = match self.take_lock().await {
+            Ok(locked) => locked,
+            Err(error) => return error.to_string(),
+        };
+        let settings = &self.group.settings;
+        let mut unsaid = None;
+        loop {
+            let error = match Link::connect(&settings.link, &key).await {
+                Ok(link) => {
+                    for warning in link.warnings() {
+                        tracing::warn!(%warning, "redis of the group");
+                    }
+                    let Gone { why, kept } = self.serve(link, connection).await;
+                    let Some(kept) = kept else { return why };
+                    connection = kept;
+                    why
+                }
+                Err(error) => error.to_string(),
+            };
+            self.group.lose(error.clone(), Instant::now());
+            if unsaid.as_ref() != Some(&error) {
+                tracing::warn!(database = %self.target.database, reason = %error, "the group's redis is lost");
+            }
+            unsaid = Some(error);
+            tokio::select! {
+                () = sleep(RETRY) => {}
+                end = connection.stream.wait_readable() => {
+                    return end.map_or_else(|error| error.to_string(), |()| "PostgreSQL ended the connection".to_owned());
+                }
+            }
+        }
+    }
+
+    /// Connects and takes the lock. Gives the name of K, too.
+    async fn take_lock(&self) -> Result<(Connection, String), ServerError> {
+        let opening = Connection::open_uncounted(self.target);
+        let opened = timeout(ANSWER_TIMEOUT, opening).await;
+        // Opening has taken the lock, as for every server.
+        let mut connection = opened.unwrap_or(Err(ServerError::Closed))?;
+        if !Arc::ptr_eq(&connection.server.home, self.home) {
+            return Err(ServerError::Closed);
+        }
+        let rows = ask(&mut connection, IDENTITY).await?;
+        let identity: Vec<String> =
+            rows.into_iter().flatten().map(Option::unwrap_or_default).collect();
+        let [pid, identity @ ..] = identity.as_slice() else { return Err(ServerError::Protocol) };
+        if *pid != connection.server.pid.to_string() {
+            // A pooler is in between: backends hide behind each other's locks.
+            return Err(ServerError::Query {
+                sqlstate: String::new(),
+                message: format!(
+                    "asked backend {}, answered by {pid}: no group through another pooler",
+                    connection.server.pid
+                ),
+            });
+        }
+        let name = &self.group.settings.name;
+        let key = format!("fb:{{{name}:{}}}", identity.join(":"));
+        self.group.take_lock(connection.server.place);
+        Ok((connection, key))
+    }
+
+    /// Until the link or PostgreSQL is lost.
+    async fn serve(&self, link: Link, connection: Connection) -> Gone {
+        let renewal = Renewal::Due(Instant::now());
+        let mut rounds = Rounds {
+            of: self,
+            process: link.process(),
+            link,
+            connection: Some(connection),
+            renewal,
+            errand: Errand::None,
+        };
+        loop {
+            if let Err(why) = rounds.find_errand().await {
+                return Gone { why, kept: None };
+            }
+            if let Err(why) = rounds.go().await {
+                return Gone { why, kept: recover(rounds.connection, rounds.renewal).await };
+            }
+        }
+    }
+}
+
+/// Rounds over one link.
+struct Rounds<'a> {
+    of: &'a Membership<'a>,
+    process: Process,
+    link: Link,
+    /// While no census is taken.
+    connection: Option<Connection>,
+    renewal: Renewal,
+    /// What the next round is to do beside what clients want.
+    errand: Errand,
+}
+
+impl Rounds<'_> {
+    /// Waits until there is something to send. Fails when PostgreSQL is lost.
+    async fn find_errand(&mut self) -> Result<(), String> {
+        let group = self.of.group;
+        if self.errand != Errand::None {
+            return Ok(());
+        }
+        let now = Instant::now();
+        if group.wants_to_join(now) {
+            self.errand = Errand::Time;
+            return Ok(());
+        }
+        if let Renewal::Due(at) = self.renewal
+            && group.act().is_some()
+            && (at <= now || group.is_hurried())
+        {
+            self.errand = Errand::Members;
+            return Ok(());
+        }
+        let Woken::Counted(counted) = self.wait().await else { return Ok(()) };
+        let due = Instant::now() + Duration::from_millis(group.rules.lease / 4);
+        let counted_for = std::mem::replace(&mut self.renewal, Renewal::Due(due));
+        let Renewal::Counting { t0, heard_at, seq, listed, .. } = counted_for else {
+            return Ok(());
+        };
+        let (connection, seen) = counted.map_err(|error| error.to_string())?;
+        if !seen.contains(&group.id) {
+            return Err("PostgreSQL does not show our lock".to_owned());
+        }
+        self.connection = Some(connection);
+        self.errand = Errand::Renew { t0, heard_at, seq, listed, seen };
+        Ok(())
+    }
+
+    async fn wait(&mut self) -> Woken {
+        let group = self.of.group;
+        let mut work = pin!(poll_fn(|cx| group.poll_work(cx)));
+        let lagging = group.is_lagging();
+        let lag = async {
+            if lagging {
+                sleep(LAG_POLL).await;
+            } else {
+                std::future::pending::<()>().await;
+            }
+        };
+        match &mut self.renewal {
+            Renewal::Due(at) => {
+                tokio::select! {
+                    () = &mut work => {}
+                    () = lag => {}
+                    () = sleep_until((*at).into()) => {}
+                }
+                Woken::Work
+            }
+            Renewal::Counting { census, .. } => tokio::select! {
+                () = &mut work => Woken::Work,
+                () = lag => Woken::Work,
+                counted = census => Woken::Counted(counted),
+            },
+        }
+    }
+
+    /// One round. Fails when Redis is lost.
+    async fn go(&mut self) -> Result<(), String> {
+        let Membership { group, home, .. } = self.of;
+        let round = group.round(std::mem::replace(&mut self.errand, Errand::None));
+        let sent_at = Instant::now();
+        let replies = match self.link.round(&round.requests, group.settings.timeout).await {
+            Ok(replies) => replies,
+            Err(error) => {
+                group.failed(round, error.to_string(), Instant::now());
+                return Err(error.to_string());
+            }
+        };
+        let now = Instant::now();
+        let moved = || {
+            home.catalog_changed();
+            defaults_changed();
+        };
+        let heard_at = group.millis(now);
+        match group.answered(round, replies, (sent_at, now), &home.coherence, &moved) {
+            Heard::Nothing => {}
+            Heard::Time { now: t0 } => {
+                let act = Act(rand::random());
+                self.errand = Errand::Join { t0, heard_at, process: self.process, act };
+            }
+            Heard::Members { now: t0, seq, ids: listed } => {
+                if let Some(connection) = self.connection.take() {
+                    let census = Box::pin(count(connection, group.settings.class()));
+                    self.renewal = Renewal::Counting { t0, heard_at, seq, listed, census };
+                }
+            }
+            Heard::Changed => {
+                if let Renewal::Due(at) = &mut self.renewal {
+                    *at = now;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[expect(clippy::large_enum_variant, reason = "one at a time, for a moment")]
+enum Woken {
+    Work,
+    Counted(Result<(Connection, Vec<u32>), ServerError>),
+}
+
+/// Why it is over, and the connection to PostgreSQL if that is still there.
+struct Gone {
+    why: String,
+    kept: Option<Connection>,
+}
+
+async fn recover(connection: Option<Connection>, renewal: Renewal) -> Option<Connection> {
+    match (connection, renewal) {
+        (Some(connection), _) => Some(connection),
+        (None, Renewal::Counting { census, .. }) => Some(census.await.ok()?.0),
+        (None, Renewal::Due(_)) => None,
+    }
+}
+
+/// Who shows a lock of this class in the database.
+async fn count(
+    mut connection: Connection,
+    class: i32,
+) -> Result<(Connection, Vec<u32>), ServerError> {
+    let mut question = String::new();
+    // Writing to a string does not fail.
+    let _infallible = write!(
+        question,
+        "SELECT DISTINCT l.objid::bigint FROM pg_catalog.pg_locks l, pg_catalog.pg_database d \
+         WHERE l.locktype = 'advisory' AND l.classid = {class} AND l.objsubid = 2 AND l.granted \
+         AND l.database = d.oid AND d.datname = pg_catalog.current_database()"
+    );
+    let rows = ask(&mut connection, &question).await?;
+    let ids = rows.iter().filter_map(|row| row.first()?.as_ref()?.parse().ok()).collect();
+    Ok((connection, ids))
+}
+
+/// Who answers, and what it is: cluster, timeline, start and database.
+const IDENTITY: &str = "SELECT pg_catalog.pg_backend_pid(), c.system_identifier, \
+     pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8), \
+     (extract(epoch FROM pg_catalog.pg_postmaster_start_time()) * 1000000)::bigint, d.oid \
+     FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d \
+     WHERE d.datname = pg_catalog.current_database()";
+
+async fn ask(
+    connection: &mut Connection,
+    sql: &str,
+) -> Result<Vec<Vec<Option<String>>>, ServerError> {
+    let answer = timeout(ANSWER_TIMEOUT, connection.query(sql)).await;
+    Ok(answer.unwrap_or(Err(ServerError::Closed))?.pop().unwrap_or_default())
+}
