@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::client::cancel_key::{Route, route};
 use crate::gateway::Gateway;
 use crate::net::Address;
-use crate::server::io::cancel;
+use crate::server::link::cancel;
 
 /// Performs one, and returns when whoever it was for has dealt with it.
 pub async fn request(gateway: &Arc<Gateway>, pid: u32, key: &[u8]) {

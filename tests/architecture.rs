@@ -21,6 +21,7 @@ const IO_FILES: &[&str] = &[
     // How many processors there are.
     "metrics/counter.rs",
     "service.rs",
+    "membership.rs",
     "analyst.rs",
     "auth_query.rs",
     "authenticate.rs",
@@ -37,6 +38,8 @@ const IO_FILES: &[&str] = &[
     "pool/io/",
     "server/hosts.rs",
     "server/io.rs",
+    "server/link.rs",
+    "server/sending.rs",
     "console/io.rs",
     "console/plan_slow.rs",
     "stop.rs",

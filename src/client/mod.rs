@@ -16,6 +16,7 @@ pub mod group;
 pub mod judge;
 pub mod look_up;
 mod check;
+mod accept;
 mod undecided;
 mod explain;
 mod savepoints;

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use crate::pool::PoolMode;
 use crate::pool::io::Lease;
 use crate::server::Server;
-use crate::server::io::{Connection, Link, ServerError};
+use crate::server::io::{Connection, ServerError};
+use crate::server::link::Link;
 use crate::wire::backend::Status;
 
 use super::close::CloseReason;

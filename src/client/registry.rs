@@ -17,7 +17,7 @@ use crate::client::close::CloseReason;
 use crate::client::deadline::{SharedTimeouts, Timeouts};
 use crate::insight::Burst;
 use crate::metrics::GroupCounters;
-use crate::server::io::{Cancelling, Link};
+use crate::server::link::{Cancelling, Link};
 use crate::wire::startup::Replication;
 
 pub use super::cancel_key::Identity;

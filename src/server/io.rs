@@ -3,13 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::{Context, Waker};
 use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
-use tokio::sync::Notify;
 use tokio::time::Sleep;
 
 use xxhash_rust::xxh3::xxh3_64;
@@ -17,7 +16,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::auth::{Knowledge, Learned, Secret, certificate};
 use crate::cache::group;
 use crate::cache::home::{Ambiguous, Home, Homes, Identity};
-use crate::net::{Address, ConnectError, Peer, SslMode, Stream, TlsClientConfig, connect};
+use crate::net::{ConnectError, SslMode, Stream, TlsClientConfig};
 use crate::wire::backend::{self, Status};
 use crate::wire::frame::{self, HEADER_BYTES};
 use crate::wire::startup::Replication;
@@ -25,6 +24,7 @@ use crate::wire::{frontend, sqlstate, startup};
 
 use super::Server;
 use super::hosts::Hosts;
+use super::link::{Ends, Link};
 use super::login::{LoggedIn, Login, LoginError, Step};
 use super::settings::{Base, defaults_changes};
 use super::start::Start;
@@ -90,113 +90,6 @@ pub struct Connection {
     /// ParameterStatus heard during `query`.
     pub heard: Vec<(String, String)>,
     pub link: Arc<Link>,
-}
-
-/// A server as others see it while a client has it, and the cancels that are on their way to it.
-/// One a connection, so that handing it to a client costs nothing but a count.
-pub struct Link {
-    pub target: Arc<Target>,
-    pub server_id: u64,
-    /// Which of the target's hosts it is on.
-    pub host: usize,
-    pub pid: u32,
-    pub key: Vec<u8>,
-    pub replication: Replication,
-    pub ends: Ends,
-    pub connected_at: Instant,
-    /// When its client got it.
-    pub prepared_statements: AtomicUsize,
-    cancels: AtomicUsize,
-    done: Notify,
-}
-
-/// A cancel on its way; counted until dropped.
-pub struct Cancelling {
-    pub link: Arc<Link>,
-}
-
-/// Both ends of the connection, for people.
-#[derive(Debug)]
-pub struct Ends {
-    pub address: String,
-    pub local: String,
-    pub tls: Option<String>,
-    /// Its descriptor in this process.
-    pub fd: i32,
-}
-
-impl Link {
-    /// Asks PostgreSQL, by a connection of its own, to cancel what this backend does.
-    pub async fn cancel(&self) -> Result<(), ServerError> {
-        let address = self.target.hosts.addresses.get(self.host).ok_or(ServerError::Closed)?;
-        // Which nobody is refused for.
-        let tls = self.target.tls.get().first_try();
-        cancel(address, &tls, self.pid, &self.key).await
-    }
-
-    fn new(
-        target: &Arc<Target>,
-        host: usize,
-        server: &Server,
-        replication: Replication,
-        ends: Ends,
-    ) -> Self {
-        Self {
-            target: Arc::clone(target),
-            host,
-            replication,
-            server_id: server.id,
-            pid: server.pid,
-            key: server.cancel_key.clone(),
-            ends,
-            connected_at: server.connected_at,
-            prepared_statements: AtomicUsize::new(0),
-            cancels: AtomicUsize::new(0),
-            done: Notify::new(),
-        }
-    }
-
-    /// Counts a cancel; the caller sees to it that the server is still the client's.
-    pub fn begin_cancel(self: &Arc<Self>) -> Cancelling {
-        self.cancels.fetch_add(1, Ordering::SeqCst);
-        Cancelling { link: Arc::clone(self) }
-    }
-
-    /// Resolves when no cancel is on its way any more. Cancel-safe.
-    pub async fn no_cancel(&self) {
-        loop {
-            let done = self.done.notified();
-            if self.cancels.load(Ordering::SeqCst) == 0 {
-                return;
-            }
-            done.await;
-        }
-    }
-
-    pub fn has_cancel(&self) -> bool {
-        self.cancels.load(Ordering::SeqCst) > 0
-    }
-}
-
-impl Drop for Cancelling {
-    fn drop(&mut self) {
-        self.link.cancels.fetch_sub(1, Ordering::SeqCst);
-        self.link.done.notify_waiters();
-    }
-}
-
-impl Ends {
-    fn of(stream: &Stream) -> Self {
-        let text = |peer: std::io::Result<Peer>| {
-            peer.map_or_else(|_| String::new(), |peer| peer.to_string())
-        };
-        Self {
-            address: text(stream.peer()),
-            local: text(stream.local()),
-            tls: stream.tls_description(),
-            fd: stream.fd(),
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -432,22 +325,6 @@ impl Connection {
         self.input.reserve(1024);
         self.stream.poll_read(&mut context, &mut self.input).is_pending()
     }
-}
-
-/// Sends a cancel request by a connection of its own. Returns when PostgreSQL has closed it, that is when the signal has been sent.
-pub async fn cancel(
-    address: &Address,
-    tls: &TlsClientConfig,
-    pid: u32,
-    key: &[u8],
-) -> Result<(), ServerError> {
-    let mut stream = connect(address, tls).await.map_err(ServerError::Connect)?;
-    stream.write_all(&startup::cancel_request(pid, key)).await?;
-    let mut nothing = BytesMut::with_capacity(64);
-    while stream.read(&mut nothing).await? > 0 {
-        nothing.clear();
-    }
-    Ok(())
 }
 
 /// A connection that has logged in.

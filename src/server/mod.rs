@@ -9,6 +9,7 @@ pub mod reading;
 pub mod login;
 pub mod hosts;
 pub mod io;
+pub mod link;
 pub mod sending;
 
 use std::collections::VecDeque;
@@ -135,8 +136,8 @@ impl Server {
         let mut guard = self.home.coherence.begin_write(scope);
         if let Some(group) = &self.home.group {
             // Where it is gone and cannot be taken before the end of the group, nothing is waited for.
-            let now = (!self.taking_lock).then(Instant::now);
-            let commit = group.begin(scope, catalog, (self.locked_at.or(now), self.place));
+            let before = (!self.taking_lock).then_some(self.connected_at);
+            let commit = group.begin(scope, catalog, (self.locked_at.or(before), self.place));
             guard.announce(Box::new(Arc::clone(&commit)));
             self.holds.push_back(Hold { from: self.to_server.len(), commit });
         }

@@ -12,14 +12,14 @@ const TABLES: &str = "CREATE TABLE t (v int); INSERT INTO t VALUES (1); \
 const READ: &str = "SELECT v FROM t";
 
 /// Some members in front of one database.
-struct Members {
+struct Together {
     database: Database<'static>,
     redis: Redis,
     members: Vec<Forebay>,
     clients: Vec<RawClient>,
 }
 
-impl Members {
+impl Together {
     fn start(count: usize) -> Self {
         let (database, redis) = (Database::with(TABLES), Redis::start());
         let mut members = Self { database, redis, members: Vec::new(), clients: Vec::new() };
@@ -54,7 +54,7 @@ impl Members {
 
 #[test]
 fn one_alone_hits() {
-    let mut one = Members::start(1);
+    let mut one = Together::start(1);
     one.until_hits(READ);
     one.clients[0].run("UPDATE t SET v = 2");
     one.all_read(READ, "2");
@@ -63,7 +63,7 @@ fn one_alone_hits() {
 
 #[test]
 fn what_one_writes_every_other_sees() {
-    let mut two = Members::start(2);
+    let mut two = Together::start(2);
     two.until_hits(READ);
     for value in 2..100 {
         two.clients[value % 2].run(&format!("UPDATE t SET v = {value}"));
@@ -74,7 +74,7 @@ fn what_one_writes_every_other_sees() {
 
 #[test]
 fn a_write_to_one_table_leaves_the_answers_of_another() {
-    let mut two = Members::start(2);
+    let mut two = Together::start(2);
     two.until_hits(READ);
     two.clients[1].run("UPDATE u SET v = 2");
     assert!(two.database.is_hit(&mut two.clients[0], READ));
@@ -82,7 +82,7 @@ fn a_write_to_one_table_leaves_the_answers_of_another() {
 
 #[test]
 fn a_change_of_the_catalogue_is_known_to_all() {
-    let mut two = Members::start(2);
+    let mut two = Together::start(2);
     two.clients[0].run("CREATE VIEW w AS SELECT v FROM t");
     two.until_hits("SELECT v FROM w");
     two.clients[0].run("CREATE OR REPLACE VIEW w AS SELECT v FROM u");
@@ -104,7 +104,7 @@ fn a_change_of_the_catalogue_is_known_to_all() {
 
 #[test]
 fn one_that_is_killed_leaves_the_others_to_hit() {
-    let mut three = Members::start(3);
+    let mut three = Together::start(3);
     three.until_hits(READ);
     three.clients.pop();
     drop(three.members.pop());
@@ -118,7 +118,7 @@ fn one_that_is_killed_leaves_the_others_to_hit() {
 
 #[test]
 fn a_redis_that_forgets_or_goes_costs_hits_alone() {
-    let mut two = Members::start(2);
+    let mut two = Together::start(2);
     two.until_hits(READ);
     two.redis.flush();
     two.clients[0].run("UPDATE t SET v = 2");

@@ -10,3 +10,4 @@ pub mod address;
 pub mod link;
 pub mod settings;
 pub mod shared;
+pub mod rounds;

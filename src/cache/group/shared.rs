@@ -16,10 +16,8 @@ use crate::sql::verdict::TableId;
 
 use super::member::{Leave, Member, Millis, Rules};
 use super::mirror::Mirror;
-use super::process::Process;
-use super::script::{Answer, Renew, Renewed, Reply, Request};
 use super::settings::Settings;
-use super::slot::{Act, Mark, Slot, SlotName};
+use super::slot::{Act, Slot, SlotName};
 
 /// The part in the group of one database.
 #[derive(Debug)]
@@ -32,28 +30,28 @@ pub struct Group {
     seated: AtomicBool,
     started: Instant,
     /// Until when nobody has to be asked; 0: somebody has.
-    granted_until: AtomicU64,
+    pub(super) granted_until: AtomicU64,
     /// Guards all that follows; locks of `Coherence` may be taken inside.
     state: Mutex<State>,
     pub counters: MemberCounters,
 }
 
 #[derive(Debug)]
-struct State {
-    member: Member,
-    mirror: Mirror,
+pub(super) struct State {
+    pub(super) member: Member,
+    pub(super) mirror: Mirror,
     /// Slots to be made fresh for everybody.
-    bumps: BTreeSet<SlotName>,
+    pub(super) bumps: BTreeSet<SlotName>,
     /// Slots that the next check is about, and who waits for it.
-    wanted: BTreeSet<SlotName>,
-    waiting: Vec<Arc<Check>>,
+    pub(super) wanted: BTreeSet<SlotName>,
+    pub(super) waiting: Vec<Arc<Check>>,
     /// Who waits for leave to commit.
-    leaving: Vec<Waker>,
+    pub(super) leaving: Vec<Waker>,
     /// The task, while it waits for something to do.
     task: Option<Waker>,
     /// Somebody waits for us to have heard of a change of the catalogue.
     hurried: bool,
-    shown: Shown,
+    pub(super) shown: Shown,
 }
 
 /// What was last heard; for people.
@@ -87,63 +85,6 @@ impl Drop for Seat {
     }
 }
 
-/// What goes out in one round, and what it is about.
-#[derive(Debug)]
-pub struct Round {
-    pub requests: Vec<Request>,
-    checks: Vec<Arc<Check>>,
-}
-
-/// What the task wants of a round for itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Errand {
-    None,
-    /// Redis's clock, before a JOIN.
-    Time,
-    /// A lease from Redis's time `t0`, heard at `heard_at`.
-    Join {
-        t0: Millis,
-        heard_at: Millis,
-        process: Process,
-        act: Act,
-    },
-    /// The members, before a census.
-    Members,
-    /// The census after it: who was listed at `seq` and whom PostgreSQL shows.
-    Renew {
-        t0: Millis,
-        heard_at: Millis,
-        seq: u64,
-        listed: Vec<u32>,
-        seen: Vec<u32>,
-    },
-}
-
-/// What the task hears of its errand.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Heard {
-    #[default]
-    Nothing,
-    Time {
-        now: Millis,
-    },
-    Members {
-        now: Millis,
-        seq: u64,
-        ids: Vec<u32>,
-    },
-    /// Joined, or lost again: to be looked at anew.
-    Changed,
-}
-
-#[derive(Debug, Default)]
-struct News {
-    heard: Heard,
-    checked: bool,
-    /// The catalogue may be another.
-    moved: bool,
-}
-
 impl Group {
     /// `id` must be random.
     pub fn new(id: u32, settings: Arc<Settings>, started: Instant) -> Self {
@@ -170,7 +111,7 @@ impl Group {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -324,200 +265,6 @@ impl Group {
         }
         leaving.into_iter().for_each(Waker::wake);
     }
-
-    /// All that is to be sent now, with the task's own errand behind it.
-    pub fn round(&self, errand: Errand) -> Round {
-        let mut state = self.state();
-        let mut requests = Vec::new();
-        if let Some(act) = state.member.act() {
-            let id = self.id;
-            for (n, slots) in state.member.begins() {
-                self.counters.begins.one();
-                requests.push(Request::Begin { act, id, mark: Mark { id, n }, slots });
-            }
-            for (n, committed, slots) in state.member.ends() {
-                requests.push(Request::End { act, mark: Mark { id, n }, committed, slots });
-            }
-            let bumps: Vec<SlotName> = std::mem::take(&mut state.bumps).into_iter().collect();
-            if !bumps.is_empty() {
-                requests.push(Request::Bump { act, slots: bumps });
-            }
-            for (seq, all) in state.member.lagging() {
-                requests.push(Request::Lag { act, id, seq, all });
-            }
-            if !state.waiting.is_empty() {
-                self.counters.checks.one();
-                let mut slots = vec![SlotName::Database, SlotName::Catalog];
-                slots.extend(std::mem::take(&mut state.wanted));
-                requests.push(Request::Check { slots });
-            }
-        }
-        let checks = std::mem::take(&mut state.waiting);
-        if state.member.act().is_none() {
-            state.wanted.clear();
-        }
-        requests.extend(self.errand(&mut state, errand));
-        drop(state);
-        Round { requests, checks }
-    }
-
-    fn errand(&self, state: &mut State, errand: Errand) -> Option<Request> {
-        let (id, lease, local) = (self.id, self.rules.lease, self.settings.local);
-        match errand {
-            Errand::None => None,
-            Errand::Time => Some(Request::Time),
-            Errand::Join { t0, heard_at, process, act } => {
-                let marks = state.member.join(heard_at);
-                Some(Request::Join { process, id, until: t0 + lease, act, marks })
-            }
-            Errand::Members => state.member.act().map(|act| Request::Members { act }),
-            Errand::Renew { t0, heard_at, seq, listed, seen } => {
-                let act = state.member.act()?;
-                let applied = state.member.renew(heard_at);
-                let gone = listed.into_iter().filter(|id| !seen.contains(id)).collect();
-                let (until, gone_seq) = (t0 + lease, seq);
-                let renew = Renew { act, id, until, applied, lease, local, seen, gone_seq, gone };
-                Some(Request::Renew(renew))
-            }
-        }
-    }
-
-    /// What a round was answered. `sent_at` and `now` lie round it. `catalog_moved` is called
-    /// before anybody learns of it who waits.
-    pub fn answered(
-        &self,
-        round: Round,
-        replies: Vec<Reply>,
-        (sent_at, now): (Instant, Instant),
-        coherence: &Coherence,
-        catalog_moved: &dyn Fn(),
-    ) -> Heard {
-        let times = (self.millis(sent_at), self.millis(now));
-        let mut state = self.state();
-        state.shown.round = now.saturating_duration_since(sent_at);
-        let mut news = News::default();
-        for (request, reply) in round.requests.into_iter().zip(replies) {
-            self.take(&mut state, (request, reply), times, coherence, &mut news);
-        }
-        if news.moved {
-            catalog_moved();
-        }
-        let leaving = std::mem::take(&mut state.leaving);
-        drop(state);
-        for check in round.checks {
-            check.answer(news.checked);
-        }
-        leaving.into_iter().for_each(Waker::wake);
-        news.heard
-    }
-
-    fn take(
-        &self,
-        state: &mut State,
-        (request, reply): (Request, Reply),
-        (sent, heard): (Millis, Millis),
-        coherence: &Coherence,
-        news: &mut News,
-    ) {
-        let now = reply.now.unwrap_or_default();
-        let known = state.member.act();
-        match (request, reply.answer) {
-            (Request::Join { .. }, Answer::Joined { act, open }) => {
-                state.member.on_joined(act, open);
-                state.mirror.clear(coherence);
-                state.shown.failure = None;
-                (news.moved, news.heard) = (true, Heard::Changed);
-            }
-            (Request::Join { .. }, Answer::Late) => {
-                state.member.on_join_late();
-                news.heard = Heard::Changed;
-            }
-            (Request::Renew(_), Answer::Renewed(renewed)) => {
-                news.moved |= self.renewed(state, &renewed, sent, coherence);
-            }
-            (Request::Renew(_), Answer::Census { stranger }) => {
-                state.shown.stranger = Some(stranger);
-                self.counters.strangers.one();
-            }
-            (Request::Begin { mark, .. }, Answer::Begun { open, seq, catalog, waits }) => {
-                let waits: Vec<_> = waits.iter().map(|wait| (wait.id, wait.ms)).collect();
-                state.member.on_begun(mark.n, open, seq, &waits, heard);
-                news.moved |= state.apply(SlotName::Catalog, &catalog, self.id, coherence);
-            }
-            (Request::Lag { seq, .. }, Answer::Lag { waits }) => {
-                let behind: Vec<u32> = waits.iter().map(|wait| wait.id).collect();
-                state.member.on_lag(seq, &behind);
-            }
-            (Request::End { mark, .. }, Answer::Changed { slots }) => {
-                for (name, slot) in &slots {
-                    let seen = state.mirror.apply_own_end(*name, slot, self.id, coherence);
-                    news.moved |= *name == SlotName::Catalog && seen.by_others;
-                }
-                state.member.on_ended(mark.n);
-            }
-            (Request::Bump { .. }, Answer::Changed { slots }) => {
-                for (name, slot) in &slots {
-                    news.moved |= state.apply(*name, slot, self.id, coherence);
-                }
-            }
-            (Request::Check { slots: names }, Answer::Checked { act, open, slots }) => {
-                if act.is_none() || act != known {
-                    self.drop_act(state, news);
-                    return;
-                }
-                for (name, slot) in names.iter().zip(&slots) {
-                    news.moved |= state.apply(*name, slot, self.id, coherence);
-                }
-                news.checked = open == known;
-            }
-            (Request::Members { .. }, Answer::Members { seq, ids }) => {
-                state.shown.members = ids.len() as u64;
-                news.heard = Heard::Members { now, seq, ids };
-            }
-            (Request::Time, Answer::Time) => news.heard = Heard::Time { now },
-            (_, Answer::Lost) => self.drop_act(state, news),
-            // A lease that came too late changes nothing.
-            (_, _) => {}
-        }
-    }
-
-    /// A round has failed, and with it the connection.
-    pub fn failed(&self, round: Round, why: String, now: Instant) {
-        self.lose(why, now);
-        for check in round.checks {
-            check.answer(false);
-        }
-    }
-
-    fn renewed(
-        &self,
-        state: &mut State,
-        renewed: &Renewed,
-        sent: Millis,
-        coherence: &Coherence,
-    ) -> bool {
-        let mut moved = false;
-        for (name, slot) in &renewed.slots {
-            moved |= state.apply(*name, slot, self.id, coherence);
-        }
-        let (open, seq, grant) = (renewed.open, renewed.seq, renewed.grant);
-        // What was read while it was shut may be of before a commit that nobody announced.
-        moved |= state.member.on_renewed(open, seq, grant, sent);
-        let until = if grant > 0 && open { sent + grant } else { 0 };
-        self.granted_until.store(until, Ordering::Release);
-        state.shown.stranger = None;
-        state.shown.members = renewed.members;
-        moved
-    }
-
-    fn drop_act(&self, state: &mut State, news: &mut News) {
-        if state.member.act().is_some() {
-            self.counters.lost.one();
-        }
-        state.member.on_lost();
-        self.granted_until.store(0, Ordering::Release);
-        news.heard = Heard::Changed;
-    }
 }
 
 impl State {
@@ -534,7 +281,13 @@ impl State {
     }
 
     /// A slot as it is in K; whether that says that the catalogue has been changed, or is being.
-    fn apply(&mut self, name: SlotName, slot: &Slot, id: u32, coherence: &Coherence) -> bool {
+    pub(super) fn apply(
+        &mut self,
+        name: SlotName,
+        slot: &Slot,
+        id: u32,
+        coherence: &Coherence,
+    ) -> bool {
         let moved = self.mirror.apply(name, slot, id, coherence);
         let catalog = name == SlotName::Catalog && moved.by_others;
         if catalog {
@@ -588,7 +341,7 @@ impl Announced for Arc<Commit> {
 }
 
 impl Check {
-    fn answer(&self, holds: bool) {
+    pub(super) fn answer(&self, holds: bool) {
         let mut checking = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         checking.answer = Some(holds);
         if let Some(waker) = checking.waker.take() {

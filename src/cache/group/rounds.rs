@@ -1,0 +1,267 @@
+//! One round to Redis: what goes out for all who wait, and what its answers change here. Pure.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Waker;
+use std::time::Instant;
+
+use crate::cache::coherence::Coherence;
+
+use super::member::Millis;
+use super::process::Process;
+use super::script::{Answer, Renew, Renewed, Reply, Request};
+use super::shared::{Check, Group, State};
+use super::slot::{Act, Mark, SlotName};
+
+/// What goes out in one round, and what it is about.
+#[derive(Debug)]
+pub struct Round {
+    pub requests: Vec<Request>,
+    checks: Vec<Arc<Check>>,
+}
+
+/// What the task wants of a round for itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Errand {
+    None,
+    /// Redis's clock, before a JOIN.
+    Time,
+    /// A lease from Redis's time `t0`, heard at `heard_at`.
+    Join {
+        t0: Millis,
+        heard_at: Millis,
+        process: Process,
+        act: Act,
+    },
+    /// The members, before a census.
+    Members,
+    /// The census after it: who was listed at `seq` and whom PostgreSQL shows.
+    Renew {
+        t0: Millis,
+        heard_at: Millis,
+        seq: u64,
+        listed: Vec<u32>,
+        seen: Vec<u32>,
+    },
+}
+
+/// What the task hears of its errand.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Heard {
+    #[default]
+    Nothing,
+    Time {
+        now: Millis,
+    },
+    Members {
+        now: Millis,
+        seq: u64,
+        ids: Vec<u32>,
+    },
+    /// Joined, or lost again: to be looked at anew.
+    Changed,
+}
+
+#[derive(Debug, Default)]
+struct News {
+    heard: Heard,
+    checked: bool,
+    /// The catalogue may be another.
+    moved: bool,
+}
+
+impl Group {
+    /// All that is to be sent now, with the task's own errand behind it.
+    pub fn round(&self, errand: Errand) -> Round {
+        let mut state = self.state();
+        let mut requests = Vec::new();
+        if let Some(act) = state.member.act() {
+            let id = self.id;
+            for (n, slots) in state.member.begins() {
+                self.counters.begins.one();
+                requests.push(Request::Begin { act, id, mark: Mark { id, n }, slots });
+            }
+            for (n, committed, slots) in state.member.ends() {
+                requests.push(Request::End { act, mark: Mark { id, n }, committed, slots });
+            }
+            let bumps: Vec<SlotName> = std::mem::take(&mut state.bumps).into_iter().collect();
+            if !bumps.is_empty() {
+                requests.push(Request::Bump { act, slots: bumps });
+            }
+            for (seq, all) in state.member.lagging() {
+                requests.push(Request::Lag { act, id, seq, all });
+            }
+            if !state.waiting.is_empty() {
+                self.counters.checks.one();
+                let mut slots = vec![SlotName::Database, SlotName::Catalog];
+                slots.extend(std::mem::take(&mut state.wanted));
+                requests.push(Request::Check { slots });
+            }
+        }
+        let checks = std::mem::take(&mut state.waiting);
+        if state.member.act().is_none() {
+            state.wanted.clear();
+        }
+        requests.extend(self.errand(&mut state, errand));
+        drop(state);
+        Round { requests, checks }
+    }
+
+    fn errand(&self, state: &mut State, errand: Errand) -> Option<Request> {
+        let (id, lease, local) = (self.id, self.rules.lease, self.settings.local);
+        match errand {
+            Errand::None => None,
+            Errand::Time => Some(Request::Time),
+            Errand::Join { t0, heard_at, process, act } => {
+                let marks = state.member.join(heard_at);
+                Some(Request::Join { process, id, until: t0 + lease, act, marks })
+            }
+            Errand::Members => state.member.act().map(|act| Request::Members { act }),
+            Errand::Renew { t0, heard_at, seq, listed, seen } => {
+                let act = state.member.act()?;
+                let applied = state.member.renew(heard_at);
+                let gone = listed.into_iter().filter(|id| !seen.contains(id)).collect();
+                let (until, gone_seq) = (t0 + lease, seq);
+                let renew = Renew { act, id, until, applied, lease, local, seen, gone_seq, gone };
+                Some(Request::Renew(renew))
+            }
+        }
+    }
+
+    /// What a round was answered. `sent_at` and `now` lie round it. `catalog_moved` is called
+    /// before anybody learns of it who waits.
+    pub fn answered(
+        &self,
+        round: Round,
+        replies: Vec<Reply>,
+        (sent_at, now): (Instant, Instant),
+        coherence: &Coherence,
+        catalog_moved: &dyn Fn(),
+    ) -> Heard {
+        let times = (self.millis(sent_at), self.millis(now));
+        let mut state = self.state();
+        state.shown.round = now.saturating_duration_since(sent_at);
+        let mut news = News::default();
+        for (request, reply) in round.requests.into_iter().zip(replies) {
+            self.take(&mut state, (request, reply), times, coherence, &mut news);
+        }
+        if news.moved {
+            catalog_moved();
+        }
+        let leaving = std::mem::take(&mut state.leaving);
+        drop(state);
+        for check in round.checks {
+            check.answer(news.checked);
+        }
+        leaving.into_iter().for_each(Waker::wake);
+        news.heard
+    }
+
+    fn take(
+        &self,
+        state: &mut State,
+        (request, reply): (Request, Reply),
+        (sent, heard): (Millis, Millis),
+        coherence: &Coherence,
+        news: &mut News,
+    ) {
+        let now = reply.now.unwrap_or_default();
+        let known = state.member.act();
+        match (request, reply.answer) {
+            (Request::Join { .. }, Answer::Joined { act, open }) => {
+                state.member.on_joined(act, open);
+                state.mirror.clear(coherence);
+                state.shown.failure = None;
+                (news.moved, news.heard) = (true, Heard::Changed);
+            }
+            (Request::Join { .. }, Answer::Late) => {
+                state.member.on_join_late();
+                news.heard = Heard::Changed;
+            }
+            (Request::Renew(_), Answer::Renewed(renewed)) => {
+                news.moved |= self.renewed(state, &renewed, sent, coherence);
+            }
+            (Request::Renew(_), Answer::Census { stranger }) => {
+                state.shown.stranger = Some(stranger);
+                self.counters.strangers.one();
+            }
+            (Request::Begin { mark, .. }, Answer::Begun { open, seq, catalog, waits }) => {
+                let waits: Vec<_> = waits.iter().map(|wait| (wait.id, wait.ms)).collect();
+                state.member.on_begun(mark.n, open, seq, &waits, heard);
+                news.moved |= state.apply(SlotName::Catalog, &catalog, self.id, coherence);
+            }
+            (Request::Lag { seq, .. }, Answer::Lag { waits }) => {
+                let behind: Vec<u32> = waits.iter().map(|wait| wait.id).collect();
+                state.member.on_lag(seq, &behind);
+            }
+            (Request::End { mark, .. }, Answer::Changed { slots }) => {
+                for (name, slot) in &slots {
+                    let seen = state.mirror.apply_own_end(*name, slot, self.id, coherence);
+                    news.moved |= *name == SlotName::Catalog && seen.by_others;
+                }
+                state.member.on_ended(mark.n);
+            }
+            (Request::Bump { .. }, Answer::Changed { slots }) => {
+                for (name, slot) in &slots {
+                    news.moved |= state.apply(*name, slot, self.id, coherence);
+                }
+            }
+            (Request::Check { slots: names }, Answer::Checked { act, open, slots }) => {
+                if act.is_none() || act != known {
+                    self.drop_act(state, news);
+                    return;
+                }
+                for (name, slot) in names.iter().zip(&slots) {
+                    news.moved |= state.apply(*name, slot, self.id, coherence);
+                }
+                news.checked = open == known;
+            }
+            (Request::Members { .. }, Answer::Members { seq, ids }) => {
+                state.shown.members = ids.len() as u64;
+                news.heard = Heard::Members { now, seq, ids };
+            }
+            (Request::Time, Answer::Time) => news.heard = Heard::Time { now },
+            (_, Answer::Lost) => self.drop_act(state, news),
+            // A lease that came too late changes nothing.
+            (_, _) => {}
+        }
+    }
+
+    /// A round has failed, and with it the connection.
+    pub fn failed(&self, round: Round, why: String, now: Instant) {
+        self.lose(why, now);
+        for check in round.checks {
+            check.answer(false);
+        }
+    }
+
+    fn renewed(
+        &self,
+        state: &mut State,
+        renewed: &Renewed,
+        sent: Millis,
+        coherence: &Coherence,
+    ) -> bool {
+        let mut moved = false;
+        for (name, slot) in &renewed.slots {
+            moved |= state.apply(*name, slot, self.id, coherence);
+        }
+        let (open, seq, grant) = (renewed.open, renewed.seq, renewed.grant);
+        // What was read while it was shut may be of before a commit that nobody announced.
+        moved |= state.member.on_renewed(open, seq, grant, sent);
+        let until = if grant > 0 && open { sent + grant } else { 0 };
+        self.granted_until.store(until, Ordering::Release);
+        state.shown.stranger = None;
+        state.shown.members = renewed.members;
+        moved
+    }
+
+    fn drop_act(&self, state: &mut State, news: &mut News) {
+        if state.member.act().is_some() {
+            self.counters.lost.one();
+        }
+        state.member.on_lost();
+        self.granted_until.store(0, Ordering::Release);
+        news.heard = Heard::Changed;
+    }
+}

@@ -1,0 +1,137 @@
+//! A server as others than its client see it, and the cancels that are on their way to it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use bytes::BytesMut;
+use tokio::sync::Notify;
+
+use crate::net::{Address, Peer, Stream, TlsClientConfig, connect};
+use crate::wire::startup::{self, Replication};
+
+use super::Server;
+use super::io::{ServerError, Target};
+
+/// A server as others see it while a client has it, and the cancels that are on their way to it.
+/// One a connection, so that handing it to a client costs nothing but a count.
+pub struct Link {
+    pub target: Arc<Target>,
+    pub server_id: u64,
+    /// Which of the target's hosts it is on.
+    pub host: usize,
+    pub pid: u32,
+    pub key: Vec<u8>,
+    pub replication: Replication,
+    pub ends: Ends,
+    pub connected_at: Instant,
+    /// When its client got it.
+    pub prepared_statements: AtomicUsize,
+    cancels: AtomicUsize,
+    done: Notify,
+}
+
+/// A cancel on its way; counted until dropped.
+pub struct Cancelling {
+    pub link: Arc<Link>,
+}
+
+/// Both ends of the connection, for people.
+#[derive(Debug)]
+pub struct Ends {
+    pub address: String,
+    pub local: String,
+    pub tls: Option<String>,
+    /// Its descriptor in this process.
+    pub fd: i32,
+}
+
+impl Link {
+    /// Asks PostgreSQL, by a connection of its own, to cancel what this backend does.
+    pub async fn cancel(&self) -> Result<(), ServerError> {
+        let address = self.target.hosts.addresses.get(self.host).ok_or(ServerError::Closed)?;
+        // Which nobody is refused for.
+        let tls = self.target.tls.get().first_try();
+        cancel(address, &tls, self.pid, &self.key).await
+    }
+
+    pub(super) fn new(
+        target: &Arc<Target>,
+        host: usize,
+        server: &Server,
+        replication: Replication,
+        ends: Ends,
+    ) -> Self {
+        Self {
+            target: Arc::clone(target),
+            host,
+            replication,
+            server_id: server.id,
+            pid: server.pid,
+            key: server.cancel_key.clone(),
+            ends,
+            connected_at: server.connected_at,
+            prepared_statements: AtomicUsize::new(0),
+            cancels: AtomicUsize::new(0),
+            done: Notify::new(),
+        }
+    }
+
+    /// Counts a cancel; the caller sees to it that the server is still the client's.
+    pub fn begin_cancel(self: &Arc<Self>) -> Cancelling {
+        self.cancels.fetch_add(1, Ordering::SeqCst);
+        Cancelling { link: Arc::clone(self) }
+    }
+
+    /// Resolves when no cancel is on its way any more. Cancel-safe.
+    pub async fn no_cancel(&self) {
+        loop {
+            let done = self.done.notified();
+            if self.cancels.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            done.await;
+        }
+    }
+
+    pub fn has_cancel(&self) -> bool {
+        self.cancels.load(Ordering::SeqCst) > 0
+    }
+}
+
+impl Drop for Cancelling {
+    fn drop(&mut self) {
+        self.link.cancels.fetch_sub(1, Ordering::SeqCst);
+        self.link.done.notify_waiters();
+    }
+}
+
+impl Ends {
+    pub(super) fn of(stream: &Stream) -> Self {
+        let text = |peer: std::io::Result<Peer>| {
+            peer.map_or_else(|_| String::new(), |peer| peer.to_string())
+        };
+        Self {
+            address: text(stream.peer()),
+            local: text(stream.local()),
+            tls: stream.tls_description(),
+            fd: stream.fd(),
+        }
+    }
+}
+
+/// Sends a cancel request by a connection of its own. Returns when PostgreSQL has closed it, that is when the signal has been sent.
+pub async fn cancel(
+    address: &Address,
+    tls: &TlsClientConfig,
+    pid: u32,
+    key: &[u8],
+) -> Result<(), ServerError> {
+    let mut stream = connect(address, tls).await.map_err(ServerError::Connect)?;
+    stream.write_all(&startup::cancel_request(pid, key)).await?;
+    let mut nothing = BytesMut::with_capacity(64);
+    while stream.read(&mut nothing).await? > 0 {
+        nothing.clear();
+    }
+    Ok(())
+}
