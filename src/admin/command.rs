@@ -4,7 +4,7 @@ use super::part::Part;
 use super::table::{Column, Columns, int4, text};
 use super::words::{Word, assignment, words};
 use super::{
-    cache_show, clients_show, differences_show, fds_show, plan_show, routes_show, show,
+    cache_show, clients_show, differences_show, fds_show, group_show, plan_show, routes_show, show,
     statements_show, stats_show, tables_show,
 };
 
@@ -68,6 +68,7 @@ pub enum Show {
     CacheDifferences,
     CacheReasons,
     CacheTables,
+    Group,
     ClientStats,
     Clients,
     Config,
@@ -171,6 +172,7 @@ static SHOWS: &[(&str, Show, Columns)] = &[
     ("dns_hosts", Show::DnsHosts, show::DNS_HOSTS),
     ("dns_zones", Show::DnsZones, show::DNS_ZONES),
     ("fds", Show::Fds, fds_show::FDS),
+    ("group", Show::Group, group_show::GROUP),
     ("lists", Show::Lists, show::LISTS),
     ("mem", Show::Mem, show::MEM),
     ("peer_pools", Show::PeerPools, show::PEER_POOLS),
@@ -198,7 +200,7 @@ pub const HELP: &str = "Console usage
 	SHOW FDS|SOCKETS|ACTIVE_SOCKETS|LISTS|MEM|STATE
 	SHOW DNS_HOSTS|DNS_ZONES
 	SHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
-	SHOW CACHE|CACHE_TABLES|CACHE_REASONS|CACHE_DIFFERENCES
+	SHOW CACHE|CACHE_TABLES|CACHE_REASONS|CACHE_DIFFERENCES|GROUP
 	SHOW CLIENT_STATS|STATEMENTS|ROUTES|REPEATS|SLOW|PINS|ABANDONED
 	SHOW <any of these> [ORDER BY <column> [ASC|DESC]] [LIMIT <n>]
 	EXPLAIN SLOW <id>

@@ -19,6 +19,7 @@ pub mod show;
 pub mod fds_show;
 pub mod cache_show;
 pub mod tables_show;
+pub mod group_show;
 pub mod clients_show;
 pub mod statements_show;
 pub mod routes_show;

@@ -223,6 +223,32 @@ pub struct CacheTable {
     pub max_age: Option<Duration>,
 }
 
+/// For `SHOW GROUP`.
+#[derive(Clone, Debug)]
+pub struct GroupMember {
+    pub database: String,
+    /// Of the group.
+    pub name: String,
+    pub mode: &'static str,
+    pub id: u32,
+    pub state: &'static str,
+    /// Hits ask nobody just now.
+    pub granted: bool,
+    /// The name of what was agreed on.
+    pub act: Option<String>,
+    pub members: u64,
+    /// Commits of this member that others are told of.
+    pub in_flight: u64,
+    pub lease: Duration,
+    pub round: Duration,
+    pub checks: u64,
+    pub begins: u64,
+    pub lost: u64,
+    pub strangers: u64,
+    pub stranger: Option<u32>,
+    pub failure: Option<String>,
+}
+
 /// Statements that PostgreSQL was asked about.
 #[derive(Clone, Copy, Debug)]
 pub struct Analysis {

@@ -7,8 +7,8 @@ use crate::admin::command::{Command, Show, Shutdown};
 use crate::admin::conversation::{Access, Outcome};
 use crate::admin::table::Table;
 use crate::admin::{
-    cache_show, clients_show, differences_show, fds_show, routes_show, show, statements_show,
-    stats_show, tables_show,
+    cache_show, clients_show, differences_show, fds_show, group_show, routes_show, show,
+    statements_show, stats_show, tables_show,
 };
 use crate::cache::coherence::Scope;
 use crate::gateway::{Gateway, Stage};
@@ -163,6 +163,7 @@ pub fn table(gateway: &Gateway, what: Show, access: Access, at: Instant) -> Tabl
         Show::CacheDifferences => differences_show::differences(&now.differences()),
         Show::CacheReasons => cache_show::reasons(gateway.cache_counters.bypasses()),
         Show::CacheTables => tables_show::cache_tables(now.cache_tables()),
+        Show::Group => group_show::group(&now.group()),
         Show::ClientStats => clients_show::client_stats(&now.groups()),
         Show::Clients => show::clients(&now.clients()),
         Show::Config => show::config(&gateway.config()),

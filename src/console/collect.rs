@@ -26,7 +26,7 @@ use super::DATABASE;
 pub struct Collector<'a> {
     pub(super) gateway: &'a Gateway,
     pub(super) config: Arc<Config>,
-    now: Instant,
+    pub(super) now: Instant,
     pub(super) clients: Vec<(Arc<Entry>, Shown)>,
 }
 

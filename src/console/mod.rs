@@ -4,6 +4,7 @@
 pub mod collect;
 mod inventory;
 mod tables;
+mod group;
 pub mod operate;
 mod flush;
 mod plan_slow;

@@ -15,6 +15,7 @@ impl Connection {
     pub fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let end = self.may_go(cx);
         let Self { server, stream, written, .. } = self;
+        let end = end.min(server.to_server.len());
         stream.poll_write_part(cx, &mut server.to_server, written, end)
     }
 

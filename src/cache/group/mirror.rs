@@ -83,6 +83,11 @@ impl Mirror {
         self.apply(name, value, id, coherence)
     }
 
+    /// Whether somebody else had a commit in flight there when it was last seen.
+    pub fn is_marked(&self, name: SlotName) -> bool {
+        self.slots.get(&name).is_some_and(|seen| seen.marked)
+    }
+
     /// The generation last seen, if nobody else has the slot in flight.
     pub fn generation(&self, name: SlotName) -> Option<u64> {
         self.slots.get(&name).filter(|seen| !seen.marked).map(|seen| seen.generation)

@@ -155,7 +155,7 @@ impl Group {
         let mut state = self.state();
         let locked_at = locked_at.map_or(Millis::MAX, |at| self.millis(at));
         let n = state.member.begin(slots, locked_at, place);
-        if state.mirror.generation(SlotName::Catalog).is_none() {
+        if state.mirror.is_marked(SlotName::Catalog) {
             // Somebody changes it just now.
             state.member.widen();
         }

@@ -37,6 +37,18 @@ fn audited(toml: &str) -> String {
     }
 }
 
+/// With `FOREBAY_GROUP` set to the URL of a Redis, every Forebay of the suite is the only member of
+/// a group there, unless its test is about Redis.
+fn grouped(toml: String, options: &[&str], port: u16) -> String {
+    match std::env::var("FOREBAY_GROUP") {
+        Ok(url) if !toml.contains("[redis]") && !options.contains(&"--redis") => format!(
+            "{toml}\n[redis]\nurl = \"{url}\"\ntimeout = \"5s\"\n\
+             [group]\nname = \"{port}\"\nlease = \"400ms\"\ntimeout = \"2s\"\n"
+        ),
+        Ok(_) | Err(_) => toml,
+    }
+}
+
 impl Forebay {
     /// In front of this database, with these options.
     pub fn start(database: &Database<'_>, options: &[&str]) -> Self {
@@ -77,7 +89,7 @@ impl Forebay {
     ) -> Self {
         let directory = scratch();
         let settings = directory.join("forebay.toml");
-        std::fs::write(&settings, audited(toml)).unwrap();
+        std::fs::write(&settings, grouped(audited(toml), options, port)).unwrap();
         let admin_port = free_port();
         let program = std::env::var("FOREBAY_BIN")
             .unwrap_or_else(|_unset| env!("CARGO_BIN_EXE_forebay").to_owned());
