@@ -86,7 +86,8 @@ mod tests {
     fn urls_of_sentinels_become_one_for_each() {
         let check = |url: &str, expected: &[&str]| match Address::parse(url) {
             Ok(Address::Sentinels { urls, master }) => {
-                assert_eq!((urls.as_slice(), master.as_str()), (expected, "my-redis.1"), "{url}");
+                assert_eq!(urls, expected, "{url}");
+                assert_eq!(master, "my-redis.1", "{url}");
             }
             other => panic!("{url}: {other:?}"),
         };

@@ -25,5 +25,6 @@ for _ = 1, tonumber(ARGV[5]) do
   end
   at = at + 2 + slots
 end
-expire()
-return { 'ok', text(now), get('act'), flag(is_open()) }
+local reply = { 'ok', text(now), get('act'), flag(is_open()) }
+end_at(earliest())
+return reply

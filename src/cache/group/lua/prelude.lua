@@ -71,12 +71,18 @@ local function remove(id)
   set_members(left)
 end
 
--- K ends with the earliest lease, or now if there is none.
-local function expire()
+-- The end of the earliest lease, nil if nobody is left.
+local function earliest()
   local ends
   for _, id in ipairs(members()) do
     ends = math.min(ends or math.huge, number('m:' .. id))
   end
+  return ends
+end
+
+-- The last that a script does to K: an end that has come meanwhile removes it at once, and what
+-- were written then would stay for ever.
+local function end_at(ends)
   if not ends then
     redis.call('DEL', K)
     return

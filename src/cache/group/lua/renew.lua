@@ -44,7 +44,6 @@ for _ = 1, tonumber(ARGV[at + 1]) do
     settle(gone, next_seq())
   end
 end
-expire()
 
 -- Shut for a lease, in which what earlier lives of K left behind runs out.
 if not get('since') then
@@ -53,9 +52,8 @@ elseif now >= number('since') + lease then
   set('open', act)
 end
 
-local ids, grant = members(), 0
+local ids, ends, grant = members(), earliest(), 0
 if is_open() and (wants_grant or #ids == 1) then
-  local ends = number('end')
   grant = ends - now
   -- The reply may be lost, and an earlier grant still be used.
   set('g:' .. id, text(math.max(number('g:' .. id), ends)))
@@ -75,4 +73,5 @@ if seq > applied then
     end
   end
 end
+end_at(ends)
 return reply
