@@ -27,6 +27,7 @@ mod down;
 mod exporter;
 mod extensions;
 mod descriptions;
+mod group_link;
 mod group_register;
 mod hazards;
 mod http;

@@ -4,7 +4,10 @@ if tonumber(till) <= now then
   return say('late')
 end
 if get('run') ~= run or is_over() then
-  redis.call('DEL', K)
+  -- A full Redis lets a script that began with this go on.
+  if get('act') then
+    redis.call('DEL', K)
+  end
   set('act', act)
   set('run', run)
 end
