@@ -42,7 +42,7 @@ impl Dice {
 
     fn id(&mut self) -> u32 {
         // One is a prefix of another in decimal.
-        [1, 11, 2, 21][usize::try_from(self.roll(4)).unwrap()]
+        [1, 11, 2, 111][usize::try_from(self.roll(4)).unwrap()]
     }
 
     fn mark(&mut self) -> Mark {
