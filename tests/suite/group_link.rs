@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use forebay::cache::group::link::{Link, LinkError, Settings};
 use forebay::cache::group::process::{Unfit, Warning};
-use forebay::cache::group::script::{Answer, Request};
+use forebay::cache::group::script::{Answer, Renew, Request};
 use forebay::cache::group::slot::Act;
 
 use crate::support::redis::Redis;
@@ -172,8 +172,7 @@ fn a_password_is_needed_where_one_is_asked_for() {
 #[test]
 fn a_user_is_told_which_commands_are_missing() {
     let redis = Redis::start();
-    let all =
-        "+hmget +info +script +evalsha +time +hget +hset +hdel +hincrby +hgetall +del +pexpireat";
+    let all = "+hmget +info +script +evalsha +time +hget +hset +hdel +hincrby +hgetall +hlen +del +pexpireat";
     let url = format!("redis://bob:p@127.0.0.1:{}", redis.port);
     let user = |rights: &str| say(&redis, &format!("ACL SETUSER bob reset on >p {rights}"));
     user(&format!("~fb:* {all}"));
@@ -234,6 +233,35 @@ fn a_full_redis_refuses_and_changes_nothing() {
         matches!(&refused, Err(LinkError::Refused(text)) if text.starts_with("OOM")),
         "{refused:?}"
     );
+    assert_eq!(redis.keys(""), 0);
+}
+
+#[test]
+fn a_group_that_has_grown_too_large_begins_anew() {
+    let redis = Redis::start();
+    let mut world = World::new(&redis.url());
+    world.join().unwrap();
+    let fill = format!(
+        "local count = redis.call('HLEN', '{KEY}') \
+         for i = count + 1, 16384 do redis.call('HSET', '{KEY}', 's:' .. i, '0 0') end \
+         return redis.call('HLEN', '{KEY}')"
+    );
+    assert_eq!(redis.number(&fill), 16_384);
+    let renew = Request::Renew(Renew {
+        act: ACT,
+        id: 1,
+        until: 1 << 50,
+        applied: 1,
+        lease: 0,
+        local: false,
+        seen: vec![1],
+        gone_seq: 0,
+        gone: Vec::new(),
+    });
+    let renewed = world.round(std::slice::from_ref(&renew), DEADLINE).unwrap().remove(0);
+    assert!(matches!(renewed, Answer::Renewed(_)), "{renewed:?}");
+    // Which left more about the member.
+    assert_eq!(world.round(&[renew], DEADLINE).unwrap(), [Answer::Lost]);
     assert_eq!(redis.keys(""), 0);
 }
 

@@ -12,7 +12,8 @@ use super::slot::{Act, Mark, Slot, SlotName, parse_number};
 pub const MEMBERS_MAX: usize = 1024;
 
 /// Slots in one answer, at most: tables of one database that were written since K was formed.
-pub const SLOTS_MAX: usize = 1 << 20;
+/// K itself begins anew long before.
+pub const SLOTS_MAX: usize = 1 << 16;
 
 /// What is asked. `id` is the number of a member: one for each process's life and database.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -28,6 +28,7 @@ for _ = 1, tonumber(ARGV[5]) do
   end
   at = at + 2 + slots
 end
+log(seq)
 local reply = { 'ok', text(now), get('act'), flag(is_open()) }
 end_at(earliest())
 return reply
