@@ -210,7 +210,7 @@ fn a_primary_that_becomes_a_replica_ends_the_link() {
     say(&redis, &format!("REPLICAOF 127.0.0.1 {}", other.port));
     let refused = world.join();
     assert!(
-        matches!(&refused, Err(LinkError::Refused(text)) if text.starts_with("READONLY")),
+        matches!(&refused, Err(LinkError::Refused(text)) if text.contains("READONLY")),
         "{refused:?}"
     );
     assert_eq!(world.join(), Err(LinkError::Over));
@@ -230,7 +230,7 @@ fn a_full_redis_refuses_and_changes_nothing() {
     redis.set_memory("1");
     let refused = World::new(&redis.url()).join();
     assert!(
-        matches!(&refused, Err(LinkError::Refused(text)) if text.starts_with("OOM")),
+        matches!(&refused, Err(LinkError::Refused(text)) if text.contains("OOM")),
         "{refused:?}"
     );
     assert_eq!(redis.keys(""), 0);
