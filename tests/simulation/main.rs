@@ -16,6 +16,7 @@
 #[expect(dead_code, reason = "only what the checker judges by is tested here")]
 mod checker_oracle;
 mod explore;
+mod group;
 mod model;
 mod real;
 mod stress;

@@ -28,6 +28,8 @@ mod exporter;
 mod extensions;
 mod descriptions;
 mod group;
+mod group_link;
+mod group_register;
 mod hazards;
 mod http;
 mod http_metrics;

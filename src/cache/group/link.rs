@@ -98,9 +98,12 @@ impl std::fmt::Display for LinkError {
 
 impl From<RedisError> for LinkError {
     fn from(error: RedisError) -> Self {
-        // Of a pipeline there may be many; they are alike.
+        // Of a pipeline there may be many; they are alike. In Redis's own words.
         match error.clone().into_server_errors().as_deref() {
-            Some([(_, first), ..]) => Self::Refused(first.to_string()),
+            Some([(_, first), ..]) => {
+                let details = first.details().unwrap_or_default();
+                Self::Refused(format!("{} {details}", first.code()))
+            }
             Some([]) | None => Self::Lost(error.to_string()),
         }
     }
@@ -310,13 +313,13 @@ async fn ask_sentinel(
 ) -> Result<Option<(String, u16)>, LinkError> {
     let all = redis.redis_settings();
     let bare = redis::RedisConnectionInfo::default().set_protocol(all.protocol());
-    let question = ["SENTINEL", "get-master-addr-by-name", master];
-    let mut connection = connect(&redis.clone().set_redis_settings(bare)).await?;
-    match ask(&question, &mut connection).await {
-        Err(LinkError::Refused(text)) if text.contains("NOAUTH") => {
-            let known = all.clone().set_db(0);
-            let mut connection = connect(&redis.clone().set_redis_settings(known)).await?;
-            ask(&question, &mut connection).await
+    let ask_as = async |settings| {
+        let mut connection = connect(&redis.clone().set_redis_settings(settings)).await?;
+        ask(&["SENTINEL", "get-master-addr-by-name", master], &mut connection).await
+    };
+    match ask_as(bare).await {
+        Err(LinkError::Refused(text)) if text.starts_with("NOAUTH") => {
+            ask_as(all.clone().set_db(0)).await
         }
         answer => answer,
     }

@@ -12,7 +12,8 @@ use super::slot::{Act, Mark, Slot, SlotName, parse_number};
 pub const MEMBERS_MAX: usize = 1024;
 
 /// Slots in one answer, at most: tables of one database that were written since K was formed.
-pub const SLOTS_MAX: usize = 1 << 20;
+/// K itself begins anew long before.
+pub const SLOTS_MAX: usize = 1 << 16;
 
 /// What is asked. `id` is the number of a member: one for each process's life and database.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -461,5 +462,185 @@ impl<'a> Reader<'a> {
 
     fn end(&mut self) -> Result<(), Malformed> {
         self.rest(0, |_| Ok(())).map(|_none| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::verdict::TableId;
+
+    const ACT: Act = Act([0xab; 16]);
+    const HEX: &str = "abababababababababababababababab";
+    const MARK: Mark = Mark { id: 3, n: 4 };
+    const TABLE: SlotName = SlotName::Table(TableId(16_384));
+
+    fn join() -> Request {
+        let process = Process { run_id: [0; 20], replication_id: [0xff; 20] };
+        let marks = vec![(MARK, vec![TABLE, SlotName::Database]), (Mark { id: 5, n: 6 }, vec![])];
+        Request::Join { process, id: 1, until: 2, act: ACT, marks }
+    }
+
+    fn renew() -> Request {
+        Request::Renew(Renew {
+            act: ACT,
+            id: 1,
+            until: 2,
+            applied: 3,
+            lease: 4,
+            local: true,
+            seen: vec![5, 6],
+            gone_seq: 7,
+            gone: vec![8],
+        })
+    }
+
+    fn begin() -> Request {
+        Request::Begin { act: ACT, id: 3, mark: MARK, slots: vec![TABLE, SlotName::Catalog] }
+    }
+
+    fn check_slots() -> Request {
+        Request::Check { slots: vec![SlotName::Database, TABLE] }
+    }
+
+    /// Words parted by a space, `-` for a nil and `_` for a space in a word.
+    fn words(line: &str) -> Vec<Option<Vec<u8>>> {
+        let word = |word: &str| (word != "-").then(|| word.replace('_', " ").into_bytes());
+        line.split_ascii_whitespace().map(word).collect()
+    }
+
+    #[test]
+    fn requests_are_words() {
+        let check = |request: Request, script: Script, expected: &str| {
+            let expected = words(expected).into_iter().flatten().collect();
+            assert_eq!(request.call(), Call::Script(script, expected));
+        };
+        let run = format!("{}:{}", "0".repeat(40), "f".repeat(40));
+        let joining = format!("{run} 1 2 {HEX} 2 3.4 2 16384 * 5.6 0");
+        check(join(), Script::Join, &joining);
+        check(renew(), Script::Renew, &format!("{HEX} 1 2 3 4 1 2 5 6 7 1 8"));
+        check(begin(), Script::Begin, &format!("{HEX} 3 3.4 16384 c"));
+        let lag = Request::Lag { act: ACT, id: 1, seq: 2, all: false };
+        check(lag, Script::Lag, &format!("{HEX} 1 2 0"));
+        let end = Request::End { act: ACT, mark: MARK, committed: true, slots: vec![TABLE] };
+        check(end, Script::End, &format!("{HEX} 3.4 1 16384"));
+        let bump = Request::Bump { act: ACT, slots: vec![SlotName::Database] };
+        check(bump, Script::Bump, &format!("{HEX} *"));
+        check(Request::Leave { act: ACT, id: 1 }, Script::Leave, &format!("{HEX} 1"));
+        check(Request::Members { act: ACT }, Script::Members, HEX);
+        let fields = words("act open s:* s:16384").into_iter().flatten().collect();
+        assert_eq!(check_slots().call(), Call::Fields(fields));
+    }
+
+    /// Every kind of answer, in the words of Redis.
+    fn answers() -> Vec<(Request, String, Answer)> {
+        let slot = |generation, seq, marks| Slot { generation, seq, marks };
+        let renewed = Renewed {
+            open: true,
+            seq: 8,
+            grant: 70,
+            members: 2,
+            slots: vec![(TABLE, slot(1, 8, vec![MARK])), (SlotName::Catalog, slot(2, 7, vec![]))],
+        };
+        let begun = Answer::Begun {
+            open: false,
+            seq: 8,
+            catalog: slot(1, 2, vec![]),
+            waits: vec![Wait { id: 5, ms: 6 }],
+        };
+        let lag = Request::Lag { act: ACT, id: 1, seq: 2, all: false };
+        let bump = Request::Bump { act: ACT, slots: vec![TABLE] };
+        let members = Request::Members { act: ACT };
+        let checked = Answer::Checked {
+            act: Some(ACT),
+            open: None,
+            slots: vec![slot(1, 2, vec![MARK]), Slot::default()],
+        };
+        let nothing = Answer::Checked { act: None, open: None, slots: vec![Slot::default(); 2] };
+        vec![
+            (begin(), "lost 9".to_owned(), Answer::Lost),
+            (join(), "late 9".to_owned(), Answer::Late),
+            (renew(), "census 9 6".to_owned(), Answer::Census { stranger: 6 }),
+            (join(), format!("ok 9 {HEX} 1"), Answer::Joined { act: ACT, open: true }),
+            (renew(), "ok 9 1 8 70 2 16384 1_8_3.4 c 2_7".to_owned(), Answer::Renewed(renewed)),
+            (begin(), "ok 9 0 8 1_2 5 6".to_owned(), begun),
+            (lag, "ok 9 5 6".to_owned(), Answer::Lag { waits: vec![Wait { id: 5, ms: 6 }] }),
+            (
+                bump,
+                "ok 9 16384 1_8".to_owned(),
+                Answer::Changed { slots: vec![(TABLE, slot(1, 8, vec![]))] },
+            ),
+            (Request::Leave { act: ACT, id: 1 }, "ok 9".to_owned(), Answer::Left),
+            (members, "ok 9 8 1 2".to_owned(), Answer::Members { seq: 8, ids: vec![1, 2] }),
+            (check_slots(), format!("{HEX} - 1_2_3.4 -"), checked),
+            (check_slots(), "- - - -".to_owned(), nothing),
+            (Request::Time, "0 9999".to_owned(), Answer::Time),
+        ]
+    }
+
+    #[test]
+    fn answers_are_read_with_their_time() {
+        for (request, line, answer) in answers() {
+            let now = (!matches!(request, Request::Check { .. })).then_some(9);
+            assert_eq!(request.reply(&words(&line)), Ok(Reply { now, answer }), "{line}");
+        }
+    }
+
+    #[test]
+    fn an_answer_with_less_or_more_is_never_one_with_another_head() {
+        for (request, line, _) in answers() {
+            let all = words(&line);
+            for count in 0..all.len() {
+                if let Ok(shorter) = request.reply(&all[..count]) {
+                    let whole = request.reply(&all).unwrap();
+                    // Only a list at the end may be shorter.
+                    let kind = std::mem::discriminant::<Answer>;
+                    assert_eq!(kind(&shorter.answer), kind(&whole.answer), "{line}: {count}");
+                    assert!(count >= 2, "{line}: {count}");
+                }
+            }
+            let mut longer = all;
+            longer.push(Some(b"junk".to_vec()));
+            assert!(request.reply(&longer).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_word_of_another_kind_in_any_place_is_an_error() {
+        for (request, line, _) in answers() {
+            for at in 0..words(&line).len() {
+                for junk in [Some(&b""[..]), Some(b"-1"), Some(b"\xff"), Some(b"1 2 3")] {
+                    let mut all = words(&line);
+                    all[at] = junk.map(<[u8]>::to_vec);
+                    assert!(request.reply(&all).is_err(), "{line}: {junk:?} at {at}");
+                }
+                let mut all = words(&line);
+                if !matches!(request, Request::Check { .. }) {
+                    all[at] = None;
+                    assert!(request.reply(&all).is_err(), "{line}: nil at {at}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn lists_have_a_bound() {
+        let mut all = words("ok 9 8");
+        all.extend(words(&"1 ".repeat(MEMBERS_MAX)));
+        let members = Request::Members { act: ACT };
+        assert!(members.reply(&all).is_ok());
+        all.extend(words("1"));
+        let expected = Malformed { word: 3 + MEMBERS_MAX + 1, expected: "no more" };
+        assert_eq!(members.reply(&all), Err(expected));
+        let mut all = words("ok 9");
+        all.extend(words(&"1 0_0 ".repeat(SLOTS_MAX + 1)));
+        let bump = Request::Bump { act: ACT, slots: Vec::new() };
+        assert_eq!(bump.reply(&all).unwrap_err().expected, "no more");
+    }
+
+    #[test]
+    fn a_time_past_counting_is_an_error() {
+        let seconds = words(&format!("{} 0", u64::MAX));
+        assert!(Request::Time.reply(&seconds).is_err());
     }
 }

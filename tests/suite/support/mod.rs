@@ -10,6 +10,7 @@ pub mod psql;
 pub mod raw;
 pub mod redis;
 pub mod scripted;
+pub mod sentinel;
 
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicU32, Ordering};

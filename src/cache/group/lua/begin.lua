@@ -10,5 +10,6 @@ for at = 4, #ARGV do
   add_mark(ARGV[at], mark, seq)
   is_catalog = is_catalog or ARGV[at] == 'c'
 end
+log(seq)
 local reply = { 'ok', text(now), flag(is_open()), text(seq), catalog }
 return append_waits(reply, id, seq, is_catalog)

@@ -7,4 +7,5 @@ for at = 2, #ARGV do
   local generation, marks = read_slot(ARGV[at])
   write_slot(ARGV[at], generation + 1, seq, marks)
 end
+log(seq)
 return append_slots(say('ok'), 2)

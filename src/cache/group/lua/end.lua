@@ -13,4 +13,7 @@ for at = 4, #ARGV do
     write_slot(ARGV[at], committed and generation + 1 or generation, seq, left)
   end
 end
+if seq then
+  log(seq)
+end
 return append_slots(say('ok'), 4)

@@ -4,7 +4,10 @@ if tonumber(till) <= now then
   return say('late')
 end
 if get('run') ~= run or is_over() then
-  redis.call('DEL', K)
+  -- A full Redis lets a script that began with this go on.
+  if get('act') then
+    redis.call('DEL', K)
+  end
   set('act', act)
   set('run', run)
 end
@@ -25,5 +28,7 @@ for _ = 1, tonumber(ARGV[5]) do
   end
   at = at + 2 + slots
 end
-expire()
-return { 'ok', text(now), get('act'), flag(is_open()) }
+log(seq)
+local reply = { 'ok', text(now), get('act'), flag(is_open()) }
+end_at(earliest())
+return reply

@@ -4,5 +4,5 @@ if not is_of(ARGV[1]) then
 end
 next_seq()
 remove(ARGV[2])
-expire()
+end_at(earliest())
 return say('ok')

@@ -7,7 +7,9 @@
 --   m:<id>, a:<id>, k:<id>, g:<id>   of a member: the end of its lease, the seq of its last JOIN
 --              or BEGIN, up to which seq it knows the changes, until when it may hit unasked
 --   s:<slot>   generation, seq of its last change, marks, each after one space
+--   l:<n>      the change whose seq is n modulo LOG: seq and slots; not there if it had no slots
 local K = KEYS[1]
+local LOG = 64
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -71,12 +73,18 @@ local function remove(id)
   set_members(left)
 end
 
--- K ends with the earliest lease, or now if there is none.
-local function expire()
+-- The end of the earliest lease, nil if nobody is left.
+local function earliest()
   local ends
   for _, id in ipairs(members()) do
     ends = math.min(ends or math.huge, number('m:' .. id))
   end
+  return ends
+end
+
+-- The last that a script does to K: an end that has come meanwhile removes it at once, and what
+-- were written then would stay for ever.
+local function end_at(ends)
   if not ends then
     redis.call('DEL', K)
     return
@@ -95,8 +103,19 @@ local function read_slot(name)
   return tonumber(generation), marks
 end
 
+-- The slots that this script changed, which have its seq.
+local touched = ''
+
 local function write_slot(name, generation, seq, marks)
   set('s:' .. name, text(generation) .. ' ' .. text(seq) .. marks)
+  touched = touched .. ' ' .. name
+end
+
+local function log(seq)
+  if touched ~= '' then
+    set('l:' .. text(seq % LOG), text(seq) .. touched)
+    touched = ''
+  end
 end
 
 -- A mark is added once, and a slot that has it is not changed.

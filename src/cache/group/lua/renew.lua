@@ -7,6 +7,12 @@ end
 if tonumber(till) <= now then
   return say('late')
 end
+-- Slots are never taken out of K. Past so many one look at all of them would hold up everybody, so
+-- it begins anew.
+if redis.call('HLEN', K) > 16384 then
+  redis.call('DEL', K)
+  return say('lost')
+end
 local at = 8
 for _ = 1, tonumber(ARGV[7]) do
   if not get('m:' .. ARGV[at]) then
@@ -31,6 +37,38 @@ local function settle(gone, seq)
       end
     end
   end
+  log(seq)
+end
+
+local function append_changes(reply, applied)
+  local fields = redis.call('HGETALL', K)
+  for field = 1, #fields, 2 do
+    local name = string.match(fields[field], '^s:(.+)$')
+    if name and tonumber(string.match(fields[field + 1], ' (%d+)')) > applied then
+      reply[#reply + 1] = name
+      reply[#reply + 1] = fields[field + 1]
+    end
+  end
+end
+
+-- The same from the log, without a look at all of K.
+local function append_logged(reply, applied, seq)
+  local fields, told = {}, {}
+  for change = applied + 1, seq do
+    fields[#fields + 1] = 'l:' .. text(change % LOG)
+  end
+  for at, line in ipairs(redis.call('HMGET', K, unpack(fields))) do
+    local change, names = string.match(line or '', '^(%d+)(.*)$')
+    if tonumber(change) == applied + at then
+      for name in string.gmatch(names, '%S+') do
+        if not told[name] then
+          told[name] = true
+          reply[#reply + 1] = name
+          reply[#reply + 1] = get_slot(name)
+        end
+      end
+    end
+  end
 end
 
 -- Only who did nothing since the list that the census was compared with, and hits no more.
@@ -44,7 +82,6 @@ for _ = 1, tonumber(ARGV[at + 1]) do
     settle(gone, next_seq())
   end
 end
-expire()
 
 -- Shut for a lease, in which what earlier lives of K left behind runs out.
 if not get('since') then
@@ -53,9 +90,8 @@ elseif now >= number('since') + lease then
   set('open', act)
 end
 
-local ids, grant = members(), 0
+local ids, ends, grant = members(), earliest(), 0
 if is_open() and (wants_grant or #ids == 1) then
-  local ends = number('end')
   grant = ends - now
   -- The reply may be lost, and an earlier grant still be used.
   set('g:' .. id, text(math.max(number('g:' .. id), ends)))
@@ -65,14 +101,10 @@ end
 
 local seq = number('seq')
 local reply = { 'ok', text(now), flag(is_open()), text(seq), text(grant), text(#ids) }
-if seq > applied then
-  local fields = redis.call('HGETALL', K)
-  for field = 1, #fields, 2 do
-    local name = string.match(fields[field], '^s:(.+)$')
-    if name and tonumber(string.match(fields[field + 1], ' (%d+)')) > applied then
-      reply[#reply + 1] = name
-      reply[#reply + 1] = fields[field + 1]
-    end
-  end
+if seq > applied + LOG then
+  append_changes(reply, applied)
+elseif seq > applied then
+  append_logged(reply, applied, seq)
 end
+end_at(ends)
 return reply
