@@ -107,6 +107,10 @@ impl Session {
         } else {
             let catalog = armed.catalog || armed.defaults;
             armed.guards.push(server.begin_write(&scope, catalog));
+            if generation != self.common.database.generation() && scope != Scope::Database {
+                // Changed in this moment, and what it writes was judged before.
+                armed.guards.push(server.begin_write(&Scope::Database, false));
+            }
         }
         armed
     }

@@ -62,6 +62,8 @@ struct Commit {
     state: State,
     /// K may have a mark of it.
     marked: bool,
+    /// Slots of the K of now that have its mark for sure.
+    held: Vec<SlotName>,
     /// `slots` has grown since it was announced.
     widened: bool,
 }
@@ -268,6 +270,7 @@ impl Member {
                 commit.state = State::Listed;
             }
             commit.widened = false;
+            commit.held.clear();
         }
     }
 
@@ -282,8 +285,14 @@ impl Member {
         self.lose(now);
     }
 
-    pub fn on_joined(&mut self, act: Act, open: bool) {
+    /// `marks`: as they were sent.
+    pub fn on_joined(&mut self, act: Act, open: bool, marks: &[(Mark, Vec<SlotName>)]) {
         self.joining = false;
+        for (mark, slots) in marks {
+            if let Some(commit) = self.commits.get_mut(&mark.n) {
+                commit.held.clone_from(slots);
+            }
+        }
         self.joined = Some(Membership { act, open, applied: 0, granted_until: 0 });
         for commit in self.commits.values_mut() {
             // What is over has its mark in this K or in none; END does no harm.
@@ -313,10 +322,17 @@ impl Member {
         opened
     }
 
-    /// `waits`: who has to hear of it before it is sent, and how long they may take at most.
-    /// `now`: not before it was heard.
-    pub fn on_begun(&mut self, n: u64, open: bool, seq: u64, waits: &[(u32, Millis)], now: Millis) {
+    /// BEGIN has marked these slots. `waits`: who has to hear of it before it is sent, and how long
+    /// they may take at most. `now`: not before it was heard.
+    pub fn on_begun(
+        &mut self,
+        (n, slots): (u64, Vec<SlotName>),
+        (open, seq): (bool, u64),
+        waits: &[(u32, Millis)],
+        now: Millis,
+    ) {
         let Some(commit) = self.commits.get_mut(&n) else { return };
+        commit.held = slots;
         if commit.state != State::Asked {
             return;
         }
@@ -333,6 +349,18 @@ impl Member {
                 waits.retain(|(id, _)| behind.contains(id));
             }
         }
+    }
+
+    /// Whether END takes the mark of a commit from this slot, and so moves its generation by one.
+    pub fn moves(&self, n: u64, slot: SlotName) -> bool {
+        let committed = |commit: &Commit| commit.state == State::Over { committed: true };
+        self.commits.get(&n).is_some_and(|commit| committed(commit) && commit.held.contains(&slot))
+    }
+
+    /// Whether a commit of ours over the slot has not come to its END: K is behind of what is known
+    /// here.
+    pub fn is_ahead(&self, slot: SlotName) -> bool {
+        self.commits.values().any(|commit| commit.slots.contains(&slot))
     }
 
     pub fn on_ended(&mut self, n: u64) {
@@ -352,6 +380,15 @@ impl Member {
                 commit.widened = true;
             }
         }
+    }
+
+    /// The commits under way that are announced as writing the whole database.
+    pub fn wide(&self) -> impl Iterator<Item = u64> {
+        let wide = self
+            .commits
+            .iter()
+            .filter(|(_, commit)| !commit.is_over() && commit.slots.contains(&SlotName::Database));
+        wide.map(|(&n, _)| n)
     }
 
     // Hits.
@@ -377,8 +414,15 @@ impl Member {
             slots.extend(catalog.then_some(SlotName::Catalog));
         }
         self.last += 1;
-        let (state, marked, widened) = (State::Listed, false, false);
-        let commit = Commit { slots, locked_at, place, state, marked, widened };
+        let commit = Commit {
+            slots,
+            locked_at,
+            place,
+            state: State::Listed,
+            marked: false,
+            held: Vec::new(),
+            widened: false,
+        };
         self.commits.insert(self.last, commit);
         self.last
     }

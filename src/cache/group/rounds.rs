@@ -145,6 +145,7 @@ impl Group {
         for (request, reply) in round.requests.into_iter().zip(replies) {
             self.take(&mut state, (request, reply), times, coherence, &mut news);
         }
+        state.hold_wide(coherence);
         if news.moved {
             catalog_moved();
         }
@@ -168,8 +169,8 @@ impl Group {
         let now = reply.now.unwrap_or_default();
         let known = state.member.act();
         match (request, reply.answer) {
-            (Request::Join { .. }, Answer::Joined { act, open }) => {
-                state.member.on_joined(act, open);
+            (Request::Join { marks, .. }, Answer::Joined { act, open }) => {
+                state.member.on_joined(act, open, &marks);
                 state.mirror.clear(coherence);
                 state.shown.failure = None;
                 (news.moved, news.heard) = (true, Heard::Changed);
@@ -185,9 +186,9 @@ impl Group {
                 state.shown.stranger = Some(stranger);
                 self.counters.strangers.one();
             }
-            (Request::Begin { mark, .. }, Answer::Begun { open, seq, catalog, waits }) => {
+            (Request::Begin { mark, slots, .. }, Answer::Begun { open, seq, catalog, waits }) => {
                 let waits: Vec<_> = waits.iter().map(|wait| (wait.id, wait.ms)).collect();
-                state.member.on_begun(mark.n, open, seq, &waits, heard);
+                state.member.on_begun((mark.n, slots), (open, seq), &waits, heard);
                 news.moved |= state.apply(SlotName::Catalog, &catalog, self.id, coherence);
             }
             (Request::Lag { seq, .. }, Answer::Lag { waits }) => {
@@ -196,8 +197,10 @@ impl Group {
             }
             (Request::End { mark, .. }, Answer::Changed { slots }) => {
                 for (name, slot) in &slots {
-                    let seen = state.mirror.apply_own_end(*name, slot, self.id, coherence);
-                    news.moved |= *name == SlotName::Catalog && seen.by_others;
+                    if state.member.moves(mark.n, *name) {
+                        state.mirror.move_own(*name);
+                    }
+                    news.moved |= state.apply(*name, slot, self.id, coherence);
                 }
                 state.member.on_ended(mark.n);
             }
