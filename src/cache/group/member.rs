@@ -391,6 +391,27 @@ impl Member {
         wide.map(|(&n, _)| n)
     }
 
+    /// The same one `by` later, counted from a `now` that stays where it is: all times lie so much
+    /// earlier, and what is over is as if it had always been. The wait between two JOINs, which
+    /// keeps nothing right, is left out. For an explorer, whose states have to be finitely many
+    /// (`tests/simulation/group`).
+    pub fn rebase(&mut self, now: Millis, by: Millis) {
+        let lease = self.rules.lease + self.rules.margin;
+        let earlier = |time: &mut Millis| *time = if *time <= now + by { 0 } else { *time - by };
+        for time in [&mut self.fence, &mut self.lease_until] {
+            earlier(time);
+        }
+        self.join_at = 0;
+        self.joined.iter_mut().for_each(|joined| earlier(&mut joined.granted_until));
+        for commit in self.commits.values_mut() {
+            let locked_at = commit.locked_at.saturating_sub(by);
+            commit.locked_at = if locked_at + lease <= now { 0 } else { locked_at };
+            if let State::Announced { waits, .. } = &mut commit.state {
+                waits.iter_mut().for_each(|(_, until)| earlier(until));
+            }
+        }
+    }
+
     // Hits.
 
     /// Whether it may answer without asking.

@@ -1,5 +1,6 @@
 //! What several Forebays agree on through one Redis.
 
+mod model;
 pub(crate) mod register;
 
 use forebay::cache::group::process::Process;
