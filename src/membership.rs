@@ -150,6 +150,21 @@ impl Membership<'_> {
         Ok((connection, key))
     }
 
+    /// Logs what a round has changed.
+    fn tell(&self, (act, open): (Option<Act>, bool)) {
+        let (now, is_open) = (self.group.act(), self.group.is_open());
+        let database = &self.target.database;
+        if act.is_some() && now != act {
+            tracing::warn!(%database, "what the group had agreed on is gone");
+        }
+        if let Some(now) = now.filter(|now| act != Some(*now)) {
+            tracing::info!(%database, act = %now, member = self.group.id, "joined the group");
+        }
+        if is_open && !open {
+            tracing::info!(%database, "the group is open");
+        }
+    }
+
     /// Until the link or PostgreSQL is lost.
     async fn serve(&self, link: Link, connection: Connection) -> Gone {
         let renewal = Renewal::Due(Instant::now());
@@ -264,7 +279,10 @@ impl Rounds<'_> {
             defaults_changed();
         };
         let heard_at = group.millis(now);
-        match group.answered(round, replies, (sent_at, now), &home.coherence, &moved) {
+        let before = (group.act(), group.is_open());
+        let heard = group.answered(round, replies, (sent_at, now), &home.coherence, &moved);
+        self.of.tell(before);
+        match heard {
             Heard::Nothing => {}
             Heard::Time { now: t0 } => {
                 let act = Act(rand::random());

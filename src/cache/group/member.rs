@@ -407,7 +407,9 @@ impl Member {
             let locked_at = commit.locked_at.saturating_sub(by);
             commit.locked_at = if locked_at + lease <= now { 0 } else { locked_at };
             if let State::Announced { waits, .. } = &mut commit.state {
-                waits.iter_mut().for_each(|(_, until)| earlier(until));
+                for (_, until) in waits {
+                    earlier(until);
+                }
             }
         }
     }

@@ -248,6 +248,8 @@ impl Group {
         let mut moved = false;
         for (name, slot) in &renewed.slots {
             moved |= state.apply(*name, slot, self.id, coherence);
+            // Somebody may be waiting for us to have heard of this.
+            state.hurried |= renewed.grant > 0 && slot.marks.iter().any(|mark| mark.id != self.id);
         }
         let (open, seq, grant) = (renewed.open, renewed.seq, renewed.grant);
         // What was read while it was shut may be of before a commit that nobody announced.

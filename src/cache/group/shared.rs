@@ -54,7 +54,7 @@ pub(super) struct State {
     /// The task, while it waits for something to do.
     task: Option<Waker>,
     /// Somebody waits for us to have heard of a change of the catalogue.
-    hurried: bool,
+    pub(super) hurried: bool,
     pub(super) shown: Shown,
 }
 
