@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::poll_fn;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
@@ -54,6 +54,8 @@ pub struct Entry {
     pub burst: Mutex<Option<Box<Burst>>>,
     /// Guards whether it is to leave, and who waits to hear of it; nothing else is locked inside.
     leaving: Mutex<Leaving>,
+    /// It has been asked to, so that who does something need not take that lock to know.
+    asked_to_leave: AtomicBool,
     /// How long it may take for what.
     pub timeouts: SharedTimeouts,
     /// While all is suspended: nothing of it waits to be written.
@@ -143,6 +145,7 @@ impl Entry {
         let waker = {
             let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
             leaving.asked = Some(leave);
+            self.asked_to_leave.store(true, Ordering::Release);
             leaving.waker.take()
         };
         if let Some(waker) = waker {
@@ -173,10 +176,16 @@ impl Entry {
         }
     }
 
+    /// Whether `poll_asked_to_leave` would be ready, for who is not going to wait.
+    pub fn is_asked_to_leave(&self) -> bool {
+        self.asked_to_leave.load(Ordering::Acquire)
+    }
+
     /// Ready each time it has been asked. Only one task may wait.
     pub fn poll_asked_to_leave(&self, cx: &mut Context<'_>) -> Poll<Leave> {
         let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(leave) = leaving.asked.take() {
+            self.asked_to_leave.store(false, Ordering::Release);
             return Poll::Ready(leave);
         }
         if !leaving.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
@@ -344,6 +353,7 @@ impl Registry {
             shown: Mutex::default(),
             burst: Mutex::default(),
             leaving: Mutex::default(),
+            asked_to_leave: AtomicBool::new(false),
             timeouts: SharedTimeouts::default(),
             at_rest: AtomicBool::new(false),
             cancelled: Notify::new(),
