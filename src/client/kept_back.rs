@@ -15,6 +15,7 @@ use crate::insight::Outcome;
 use crate::pool::PoolMode;
 use crate::server::Server;
 use crate::sql::verdict::{BypassReason, Control, Isolation, Verdict};
+use crate::wire::Reader;
 use crate::wire::backend::{self, Status};
 use crate::wire::frontend;
 
@@ -165,16 +166,18 @@ impl Session {
     /// Cheaply, whether the front of the group may be for `transact`.
     fn may_transact(&self, group: &Group) -> bool {
         let Some(first) = group.parts.first() else { return false };
+        if !matches!(first.tag, frontend::PARSE | frontend::BIND) {
+            return false;
+        }
         // Parse begins with the statement's name, Bind with the portal's; what follows is the
         // text or the statement's name.
-        let second = group.body(first).split(|&byte| byte == 0).nth(1).unwrap_or_default();
-        match first.tag {
-            frontend::PARSE => begins_with_word(second),
-            frontend::BIND => {
-                self.names.find(second).is_some_and(|known| begins_with_word(&known.statement.sql))
-            }
-            _ => false,
+        let mut reader = Reader::new(group.body(first));
+        let Ok(_name) = reader.cstr() else { return false };
+        if first.tag == frontend::PARSE {
+            return begins_with_word(reader.rest());
         }
+        let named = reader.cstr().ok().and_then(|name| self.names.find(name));
+        named.is_some_and(|known| begins_with_word(&known.statement.sql))
     }
 
     /// Counts it as the statement that it would have been on a server.
@@ -190,9 +193,12 @@ const WORDS: [&[u8]; 8] =
 /// One of the words that begin, mark or end a transaction stands at the front, or a comment.
 fn begins_with_word(sql: &[u8]) -> bool {
     let sql = sql.trim_ascii_start();
-    let begins =
-        |word: &&[u8]| sql.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
-    matches!(sql.first(), Some(b'/' | b'-')) || WORDS.iter().any(begins)
+    let first = sql.first().map(u8::to_ascii_lowercase);
+    let begins = |word: &&[u8]| {
+        word.first().copied() == first
+            && sql.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word))
+    };
+    matches!(first, Some(b'/' | b'-')) || WORDS.iter().any(begins)
 }
 
 /// SET TRANSACTION, or SET of what it sets, may stand there.

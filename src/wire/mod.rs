@@ -64,7 +64,17 @@ impl<'a> Reader<'a> {
     }
 
     /// A string up to its NUL, which is consumed and not returned.
+    #[inline]
     pub fn cstr(&mut self) -> Result<&'a [u8], Malformed> {
+        // Most names are empty.
+        if let Some((0, rest)) = self.rest.split_first() {
+            self.rest = rest;
+            return Ok(&[]);
+        }
+        self.filled_cstr()
+    }
+
+    fn filled_cstr(&mut self) -> Result<&'a [u8], Malformed> {
         // Looks at many bytes at a time, which a loop over them does not.
         let text = CStr::from_bytes_until_nul(self.rest).map_err(|_no_nul| Malformed)?.to_bytes();
         self.rest = self.rest.get(text.len() + 1..).unwrap_or_default();
