@@ -84,14 +84,11 @@ const IS_IN_WORD: [bool; 256] = {
 
 #[expect(clippy::indexing_slicing, reason = "a byte indexes a table of 256")]
 pub(super) fn word_end(sql: &[u8], from: usize) -> usize {
-    let rest = sql.get(from..).unwrap_or_default();
-    let mut bytes = rest.iter();
-    while let Some(byte) = bytes.next() {
-        if !IS_IN_WORD[usize::from(*byte)] {
-            return sql.len() - bytes.len() - 1;
-        }
+    let mut at = from;
+    while sql.get(at).is_some_and(|byte| IS_IN_WORD[usize::from(*byte)]) {
+        at += 1;
     }
-    sql.len()
+    at
 }
 
 /// End of the blanks and comments at `at`, which may be none. `last`: where the last comment is.
