@@ -12,9 +12,15 @@ use super::session::Session;
 use super::slow_text::{self, kept};
 use super::underway::{Finished, Running, Shape};
 
-/// Counts one statement for its shape and its client's group, and notes it if it was slow. Gives
-/// the microseconds that it took.
-pub fn record(insight: &Insight, entry: &Entry, session: &Session, finished: &Finished) -> u64 {
+/// Counts one statement for its shape and its client's group, with the transactions that ended, and
+/// notes it if it was slow. Gives the microseconds that it took.
+pub fn record(
+    insight: &Insight,
+    entry: &Entry,
+    session: &Session,
+    finished: &Finished,
+    transactions: u64,
+) -> u64 {
     let (common, running) = (&*session.common, &finished.running);
     let total = finished.finished_at.saturating_duration_since(running.arrived_at);
     let wait = match running.sent_at {
@@ -66,10 +72,10 @@ pub fn record(insight: &Insight, entry: &Entry, session: &Session, finished: &Fi
     match &running.shape {
         Shape::Text(_) | Shape::Prepared(_) => {
             let place = place(insight, common, running);
-            insight.count(place, group, &sample);
+            insight.count(place, group, &sample, transactions);
             add_to_burst(insight, entry, session, (place, finished), &sample);
         }
-        Shape::Unknown => insight.count_for_group(group, &sample),
+        Shape::Unknown => insight.count_for_group(group, &sample, transactions),
     }
     total_us
 }
@@ -178,12 +184,6 @@ fn owner(entry: &Entry) -> Owner {
         database: Arc::clone(&entry.database),
         user: Arc::clone(&entry.user),
         application_name: Arc::clone(&entry.application_name),
-    }
-}
-
-pub fn count_transactions(insight: &Insight, entry: &Entry, count: u64) {
-    if count > 0 && insight.is_enabled() {
-        insight.count_transactions(entry.group.number, count);
     }
 }
 

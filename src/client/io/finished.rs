@@ -23,6 +23,8 @@ impl Task {
             statistics::end(&mut self.session.work.finished, Instant::now());
         }
         let mut all = std::mem::take(&mut self.session.work.finished);
+        let transactions = u64::from(std::mem::take(&mut self.session.work.transactions));
+        let mut uncounted = transactions;
         let (mut queries, mut hits, mut time, mut ended_at) = (0, 0, 0, now);
         for finished in &all {
             let running = &finished.running;
@@ -30,14 +32,15 @@ impl Task {
             ended_at = finished.finished_at;
             queries += u64::from(running.is_call);
             hits += u64::from(running.outcome.is_hit());
-            time += statistics::record(&self.shared.insight, &self.entry, &self.session, finished);
+            let ended = std::mem::take(&mut uncounted);
+            let (insight, entry) = (&self.shared.insight, &self.entry);
+            time += statistics::record(insight, entry, &self.session, finished, ended);
         }
         all.clear();
         if all.capacity() <= FINISHED_KEPT {
             self.session.work.finished = all;
         }
         let (pins, prepared) = (self.session.pins, self.session.names.prepared.len());
-        let transactions = u64::from(std::mem::take(&mut self.session.work.transactions));
         self.show(|shown| {
             shown.queries += queries;
             shown.hits += hits;
@@ -48,7 +51,6 @@ impl Task {
             shown.pins = pins;
             shown.prepared_statements = prepared;
         });
-        statistics::count_transactions(&self.shared.insight, &self.entry, transactions);
         // The next answer has its own time.
         self.answer_owed = None;
         let idle = self.session.work.transaction.status == Status::Idle;
