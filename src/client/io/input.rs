@@ -10,10 +10,10 @@ use super::{Task, Woken};
 const READ_BYTES_MIN: usize = 1024;
 
 impl Task {
-    pub(super) fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<Woken> {
-        // Nearly always there is nothing when its server has been sent to, and when it has been
-        // answered, and then no buffer is wanted.
-        if self.stream.poll_read_ready(cx).is_pending() {
+    /// `waits`: it is the client's turn to wait, or to think, so that nothing has come most likely,
+    /// and no buffer is wanted.
+    pub(super) fn poll_client(&mut self, cx: &mut Context<'_>, waits: bool) -> Poll<Woken> {
+        if waits && self.stream.poll_read_ready(cx).is_pending() {
             self.rest_if_idle();
             return Poll::Pending;
         }

@@ -437,6 +437,8 @@ impl Task {
         }
         if let Some(lease) = &mut self.lease
             && self.out.len() < backlog_bytes(lease.connection.server.reading)
+            // What has been sent just now is not answered yet, most likely.
+            && !(wrote && lease.connection.stream.poll_read_ready(cx).is_pending())
         {
             let Connection { server, stream, input, .. } = &mut *lease.connection;
             let room = server.reading.make_room(input);
@@ -454,7 +456,8 @@ impl Task {
             && self.session.work.lent_rows.is_none()
             && (self.session.takes_messages() || self.input.len() < BACKLOG_BYTES);
         if room && self.session.hears_client() {
-            match self.poll_client(cx) {
+            let waits = wrote || self.lease.is_some();
+            match self.poll_client(cx, waits) {
                 Poll::Ready(event) => return Poll::Ready(event),
                 Poll::Pending => {}
             }
