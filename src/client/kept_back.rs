@@ -165,19 +165,25 @@ impl Session {
 
     /// Cheaply, whether the front of the group may be for `transact`.
     fn may_transact(&self, group: &Group) -> bool {
-        let Some(first) = group.parts.first() else { return false };
-        if !matches!(first.tag, frontend::PARSE | frontend::BIND) {
-            return false;
-        }
+        self.first_text(group).is_some_and(begins_with_word)
+    }
+
+    /// Where the text begins of the statement that the first message of the group parses or binds;
+    /// what it ends with is not looked for.
+    pub(super) fn first_text<'a>(&'a self, group: &'a Group) -> Option<&'a [u8]> {
+        let first = group.parts.first()?;
         // Parse begins with the statement's name, Bind with the portal's; what follows is the
         // text or the statement's name.
         let mut reader = Reader::new(group.body(first));
-        let Ok(_name) = reader.cstr() else { return false };
-        if first.tag == frontend::PARSE {
-            return begins_with_word(reader.rest());
+        match first.tag {
+            frontend::PARSE => reader.cstr().ok().map(|_name| reader.rest()),
+            frontend::BIND => {
+                let _portal = reader.cstr().ok()?;
+                let named = self.names.find(reader.cstr().ok()?)?;
+                Some(&named.statement.sql)
+            }
+            _ => None,
         }
-        let named = reader.cstr().ok().and_then(|name| self.names.find(name));
-        named.is_some_and(|known| begins_with_word(&known.statement.sql))
     }
 
     /// Counts it as the statement that it would have been on a server.
