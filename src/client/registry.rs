@@ -505,4 +505,18 @@ mod tests {
         assert!(enter("app", "cid").is_ok());
         assert!(registry.enter(hello("shop", "ann"), Room::UNLIMITED).is_ok());
     }
+
+    #[test]
+    fn that_it_is_to_leave_is_to_be_seen_until_it_has_heard_so() {
+        let registry = Arc::new(Registry::default());
+        let one = registry.enter(hello("app", "ann"), Room::UNLIMITED).unwrap();
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(!one.entry.is_asked_to_leave());
+        assert!(one.entry.poll_asked_to_leave(&mut context).is_pending());
+        one.entry.ask_to_leave(Leave::ShuttingDown);
+        assert!(one.entry.is_asked_to_leave());
+        let heard = one.entry.poll_asked_to_leave(&mut context);
+        assert_eq!(heard, Poll::Ready(Leave::ShuttingDown));
+        assert!(!one.entry.is_asked_to_leave());
+    }
 }

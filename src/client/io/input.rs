@@ -3,6 +3,7 @@
 use std::task::{Context, Poll};
 
 use crate::client::spare::{self, READ_BYTES};
+use crate::pool::io::Lease;
 
 use super::{Task, Woken};
 
@@ -27,9 +28,7 @@ impl Task {
             Poll::Ready(Ok(count)) => {
                 self.session.common.counters.received.add(count as u64);
                 self.entry.group.received.add(count as u64);
-                if self.out.capacity() == 0 {
-                    self.out = spare::take_output();
-                }
+                self.take_output();
                 Poll::Ready(Woken::Client)
             }
             Poll::Pending => {
@@ -39,18 +38,34 @@ impl Task {
         }
     }
 
-    /// No buffer is held while there is nothing to read into it, and no room while nothing is
-    /// under way.
+    /// No room is held while nothing is under way.
     fn rest_if_idle(&mut self) {
-        if !self.input.is_empty() {
-            return;
+        self.give_buffers();
+        if self.input.is_empty() && self.out.is_empty() && self.lease.is_none() {
+            self.session.work.rest();
         }
-        if self.input.capacity() > 0 {
+    }
+
+    /// No buffer is held while there is nothing in it: whoever has something next takes it, and
+    /// finds it in the processor's cache.
+    pub(super) fn give_buffers(&mut self) {
+        if self.input.is_empty() && self.input.capacity() > 0 {
             spare::give(std::mem::take(&mut self.input));
         }
-        if self.out.is_empty() && self.lease.is_none() {
+        // A long answer goes on with the large buffer that it has.
+        let streams = |lease: &Lease| lease.connection.server.reading.is_streaming();
+        if self.out.is_empty()
+            && self.out.capacity() > 0
+            && !self.lease.as_ref().is_some_and(streams)
+        {
             spare::give_output(std::mem::take(&mut self.out));
-            self.session.work.rest();
+        }
+    }
+
+    /// Before something is written for the client.
+    pub(super) fn take_output(&mut self) {
+        if self.out.capacity() == 0 {
+            self.out = spare::take_output();
         }
     }
 }

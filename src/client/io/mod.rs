@@ -300,6 +300,7 @@ impl Task {
     }
 
     fn take_replies(&mut self) -> Result<(), CloseReason> {
+        self.take_output();
         let Some(lease) = &mut self.lease else { return Ok(()) };
         let Connection { server, input, .. } = &mut *lease.connection;
         let replies = self.session.replies(server, input, self.now, &mut self.out);
