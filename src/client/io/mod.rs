@@ -169,10 +169,13 @@ impl Task {
     /// Takes every whole message there is, answering or sending on as it goes.
     async fn take_messages(&mut self) -> Result<Option<CloseReason>, CloseReason> {
         let message_max = self.session.common.limits.message_bytes_max();
+        let mut collects = false;
         loop {
-            if self.is_full() {
+            // What is only collected is to be written nowhere yet.
+            if !collects && self.is_full() {
                 return Ok(None);
             }
+            collects = false;
             let header = match frame::header(&self.input, message_max) {
                 Ok(Some(header)) => header,
                 Ok(None) => return Ok(None),
@@ -208,7 +211,7 @@ impl Task {
             let taken = self.session.take(header.tag, message);
             self.input.advance(header.total);
             match taken {
-                Taken::More => {}
+                Taken::More => collects = true,
                 Taken::Close(reason) => return Ok(Some(reason)),
                 Taken::GroupReady => self.answer_or_send().await?,
             }
