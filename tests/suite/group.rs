@@ -3,7 +3,7 @@
 
 use crate::support::forebay::Forebay;
 use crate::support::postgres::Database;
-use crate::support::raw::RawClient;
+use crate::support::raw::{RawClient, query};
 use crate::support::redis::Redis;
 use crate::support::wait_until;
 
@@ -190,4 +190,20 @@ fn a_client_that_discards_all_is_no_danger_to_others() {
     let locks =
         "SELECT count(*) > 1 FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ShareLock'";
     assert_eq!(two.database.direct().one(locks), "t");
+}
+
+#[test]
+fn a_client_that_goes_while_its_commit_waits_for_the_group_holds_up_nobody() {
+    let (database, redis) = (Database::with(TABLES), Redis::start());
+    let toml = "[listen]\nworkers = 1\n\
+         [group]\nname = \"g\"\nlease = \"600ms\"\ntimeout = \"2s\"\n";
+    let forebay = Forebay::with_config(&database, toml, &["--redis", &redis.url()]);
+    let (mut writer, mut other) = (forebay.client(), forebay.client());
+    database.until_hit(&mut other, READ);
+    redis.pause();
+    writer.send(&query("UPDATE t SET v = 2"));
+    drop(writer);
+    assert_eq!(other.one("SELECT v FROM u"), "1");
+    redis.resume();
+    wait_until("it is committed", || database.direct().one(READ) == "2");
 }
