@@ -19,6 +19,7 @@ use crate::cache::group::slot::Act;
 use crate::cache::home::Home;
 use crate::server::io::{Connection, ServerError, Target};
 use crate::server::settings::defaults_changed;
+use crate::twin::{self, Twin};
 
 /// Between attempts to reach a PostgreSQL or a Redis that cannot be reached.
 const RETRY: Duration = Duration::from_secs(1);
@@ -337,6 +338,13 @@ async fn count(
          WHERE l.locktype = 'advisory' AND l.classid = {class} AND l.objsubid = 2 AND l.granted \
          AND l.database = d.oid AND d.datname = pg_catalog.current_database()"
     );
+    if twin::is(Twin::MarksClearedAfterCrash) {
+        // A process that is gone has no idle backends, and its last commit is in one at work.
+        question.push_str(
+            " AND (l.pid = pg_catalog.pg_backend_pid() OR EXISTS (SELECT FROM \
+             pg_catalog.pg_stat_activity a WHERE a.pid = l.pid AND a.state = 'idle'))",
+        );
+    }
     let rows = ask(&mut connection, &question).await?;
     let ids = rows.iter().filter_map(|row| row.first()?.as_ref()?.parse().ok()).collect();
     Ok((connection, ids))

@@ -16,6 +16,7 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 
 use super::address::{Address, AddressError};
+use super::broken;
 use super::process::{Info, Process, Unfit, Warning};
 use super::script::{Call, Malformed, Reply, Request, Script};
 
@@ -142,7 +143,7 @@ impl Link {
         let info = Info::parse(&info).map_err(LinkError::Unfit)?;
         let mut names = Vec::with_capacity(Script::ALL.len());
         for script in Script::ALL {
-            names.push(ask(&["SCRIPT", "LOAD", script.text()], &mut connection).await?);
+            names.push(ask(&["SCRIPT", "LOAD", &broken::text(script)], &mut connection).await?);
         }
         let mut link = Self { connection: None, key: key.to_owned(), names, info };
         link.probe(&mut connection).await?;

@@ -10,6 +10,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::twin::{self, Twin};
+
 use super::slot::{Act, Mark, SlotName};
 
 /// Of some clock; which one, the name says.
@@ -49,6 +51,22 @@ pub enum Safeguard {
     AwaitGrants,
     /// What was judged under an old catalogue is marked on the whole database.
     Widen,
+}
+
+impl Safeguard {
+    /// The program without it, and perhaps without others.
+    fn twin(self) -> Option<Twin> {
+        match self {
+            Self::AwaitBegin => Some(Twin::AsynchronousInvalidation),
+            Self::Fence | Self::LockAge => Some(Twin::NoLeaseCheck),
+            Self::MarksInJoin
+            | Self::AwaitJoin
+            | Self::LeaveEndsWithAct
+            | Self::ShutWaits
+            | Self::AwaitGrants
+            | Self::Widen => None,
+        }
+    }
 }
 
 /// A commit between being put in flight and its END.
@@ -144,7 +162,7 @@ impl Member {
     }
 
     fn has(&self, safeguard: Safeguard) -> bool {
-        self.rules.without != Some(safeguard)
+        self.rules.without != Some(safeguard) && !safeguard.twin().is_some_and(twin::is)
     }
 
     /// When a lease asked for at this moment is surely over.

@@ -6,6 +6,7 @@ use std::task::Waker;
 use std::time::Instant;
 
 use crate::cache::coherence::Coherence;
+use crate::twin::{self, Twin};
 
 use super::member::Millis;
 use super::process::Process;
@@ -103,7 +104,10 @@ impl Group {
             state.wanted.clear();
         }
         requests.extend(self.errand(&mut state, errand));
+        let early = twin::is(Twin::AsynchronousInvalidation);
+        let leaving = if early { std::mem::take(&mut state.leaving) } else { Vec::new() };
         drop(state);
+        leaving.into_iter().for_each(Waker::wake);
         Round { requests, checks }
     }
 
@@ -171,7 +175,9 @@ impl Group {
         match (request, reply.answer) {
             (Request::Join { marks, .. }, Answer::Joined { act, open }) => {
                 state.member.on_joined(act, open, &marks);
-                state.mirror.clear(coherence);
+                if !twin::is(Twin::NoIncarnationCheck) {
+                    state.mirror.clear(coherence);
+                }
                 state.shown.failure = None;
                 (news.moved, news.heard) = (true, Heard::Changed);
             }
@@ -210,14 +216,15 @@ impl Group {
                 }
             }
             (Request::Check { slots: names }, Answer::Checked { act, open, slots }) => {
-                if act.is_none() || act != known {
+                let any = twin::is(Twin::NoIncarnationCheck) && known.is_some();
+                if act.is_none() || (act != known && !any) {
                     self.drop_act(state, news);
                     return;
                 }
                 for (name, slot) in names.iter().zip(&slots) {
                     news.moved |= state.apply(*name, slot, self.id, coherence);
                 }
-                news.checked = open == known;
+                news.checked = open == known || (any && open.is_some());
             }
             (Request::Members { .. }, Answer::Members { seq, ids }) => {
                 state.shown.members = ids.len() as u64;
