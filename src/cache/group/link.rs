@@ -361,3 +361,27 @@ fn words(answer: Value) -> Result<Vec<Option<Vec<u8>>>, Malformed> {
     }
     Ok(words)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_arrays_of_words_and_nils() {
+        let check = |answer: Value, expected: Result<Vec<Option<&str>>, usize>| {
+            let read = words(answer).map_err(|malformed| malformed.word);
+            let expected = expected.map(|words| {
+                words.into_iter().map(|word| word.map(|word| word.as_bytes().to_vec())).collect()
+            });
+            assert_eq!(read, expected);
+        };
+        let word = |word: &str| Value::BulkString(word.as_bytes().to_vec());
+        check(Value::Array(vec![word("ok"), Value::Nil]), Ok(vec![Some("ok"), None]));
+        check(Value::Array(vec![]), Ok(vec![]));
+        check(Value::Array(vec![word("ok"), Value::Int(1)]), Err(2));
+        check(Value::Array(vec![Value::Array(vec![])]), Err(1));
+        check(word("ok"), Err(0));
+        check(Value::Nil, Err(0));
+        check(Value::Int(1), Err(0));
+    }
+}
