@@ -44,9 +44,9 @@ impl Connection {
     pub async fn send_all(&mut self) -> io::Result<()> {
         while !self.server.to_server.is_empty() {
             // While nothing may go this is asked again by whoever gives leave, not at once.
-            poll_fn(|cx| match self.poll_send(cx) {
-                Poll::Ready(Ok(0)) => Poll::Pending,
-                sent => sent,
+            poll_fn(|cx| {
+                let sent = self.poll_send(cx);
+                if matches!(sent, Poll::Ready(Ok(0))) { Poll::Pending } else { sent }
             })
             .await?;
         }
