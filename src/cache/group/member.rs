@@ -49,6 +49,10 @@ pub enum Safeguard {
     AwaitGrants,
     /// What was judged under an old catalogue is marked on the whole database.
     Widen,
+    /// A change of the catalogue waits until the others know, whatever the time.
+    AwaitCatalog,
+    /// A grant is used for a margin less than it is given for.
+    ShortGrant,
 }
 
 /// A commit between being put in flight and its END.
@@ -305,10 +309,13 @@ impl Member {
     /// Gives whether K has become open. What RENEW refuses changes nothing: K lapses unless a
     /// census is good before.
     pub fn on_renewed(&mut self, open: bool, seq: u64, grant: Millis, asked_at: Millis) -> bool {
+        let margin = if self.has(Safeguard::ShortGrant) { self.rules.margin } else { 0 };
         let Some(joined) = &mut self.joined else { return false };
         let opened = open && !joined.open;
         joined.open = open;
         joined.applied = joined.applied.max(seq);
+        // Nobody waits for it any longer once K's clock says that it is over.
+        let grant = grant.saturating_sub(margin);
         joined.granted_until = if grant == 0 { 0 } else { asked_at + grant };
         opened
     }
@@ -365,14 +372,30 @@ impl Member {
             earlier(time);
         }
         self.join_at = 0;
-        self.joined.iter_mut().for_each(|joined| earlier(&mut joined.granted_until));
+        if let Some(joined) = &mut self.joined {
+            earlier(&mut joined.granted_until);
+        }
         for commit in self.commits.values_mut() {
             let locked_at = commit.locked_at.saturating_sub(by);
             commit.locked_at = if locked_at + lease <= now { 0 } else { locked_at };
             if let State::Announced { waits, .. } = &mut commit.state {
-                waits.iter_mut().for_each(|(_, until)| earlier(until));
+                for (_, until) in waits {
+                    earlier(until);
+                }
             }
         }
+    }
+
+    /// What it remembers of K's count of changes, which an explorer has to keep small, too.
+    pub fn changes(&mut self) -> Vec<&mut u64> {
+        let mut changes: Vec<_> =
+            self.joined.iter_mut().map(|joined| &mut joined.applied).collect();
+        for commit in self.commits.values_mut() {
+            if let State::Announced { seq, .. } = &mut commit.state {
+                changes.push(seq);
+            }
+        }
+        changes
     }
 
     // Hits.
@@ -380,6 +403,11 @@ impl Member {
     /// Whether it may answer without asking.
     pub fn is_granted(&self, now: Millis) -> bool {
         self.joined.as_ref().is_some_and(|joined| joined.open && now < joined.granted_until)
+    }
+
+    /// Until when; 0: it may not.
+    pub fn granted_until(&self) -> Millis {
+        self.joined.as_ref().filter(|joined| joined.open).map_or(0, |joined| joined.granted_until)
     }
 
     // Commits.
@@ -432,6 +460,14 @@ impl Member {
             // Until others can see its backend they may think that there is none.
             _ if commit.locked_at == Millis::MAX => Leave::Later,
             State::Announced { .. } if commit.widened => Leave::Later,
+            // Who has renewed its lease since may still not know: only K can tell (LAG).
+            State::Announced { waits, .. }
+                if commit.slots.contains(&SlotName::Catalog)
+                    && !waits.is_empty()
+                    && self.has(Safeguard::AwaitCatalog) =>
+            {
+                Leave::Later
+            }
             State::Announced { open, waits, .. } => {
                 let shut = !open && self.has(Safeguard::ShutWaits);
                 let fence = if shut { self.fence } else { 0 };

@@ -249,8 +249,7 @@ impl Group {
         let (open, seq, grant) = (renewed.open, renewed.seq, renewed.grant);
         // What was read while it was shut may be of before a commit that nobody announced.
         moved |= state.member.on_renewed(open, seq, grant, sent);
-        let until = if grant > 0 && open { sent + grant } else { 0 };
-        self.granted_until.store(until, Ordering::Release);
+        self.granted_until.store(state.member.granted_until(), Ordering::Release);
         state.shown.stranger = None;
         state.shown.members = renewed.members;
         moved
