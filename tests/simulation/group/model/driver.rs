@@ -36,7 +36,7 @@ impl State {
         if !instance.member.clone().begins().is_empty() {
             // They are in front of a RENEW.
             turns.push(Turn::Begins);
-        } else if instance.renewal.is_some() {
+        } else if instance.renewal.is_some() && !instance.severed {
             turns.push(Turn::Renew);
         } else if self.wants_to_renew(setup, at) {
             turns.push(if setup.census_apart { Turn::Members } else { Turn::Renew });
@@ -47,11 +47,14 @@ impl State {
     /// Where it would change nothing, there is no need to see it.
     fn wants_to_renew(&self, setup: &Setup, at: usize) -> bool {
         let instance = &self.instances[at];
+        if instance.severed {
+            return false;
+        }
         let k = self.redis[self.primary].as_ref();
         let k = k.filter(|k| Some(k.act) == instance.act());
         let Some((k, row)) = k.and_then(|k| Some((k, k.rows[at]?))) else { return true };
         let drops = k.members() & !self.census(setup) != 0;
-        let is_ignorant = setup.counts() && (row.known < k.seq || instance.copy[0].is_none());
+        let is_ignorant = setup.knows() && (row.known < k.seq || instance.copy[0].is_none());
         row.until < NOW + setup.lease || !k.open || drops || is_ignorant || setup.grants
     }
 
@@ -137,7 +140,7 @@ impl State {
             let keeps = |k: &K| setup.lacks(Without::ProcessIdentity) || knows_run(k);
             if !self.redis[primary].as_ref().is_some_and(keeps) {
                 let act = self.fresh_act();
-                self.redis[primary] = Some(K::new(act, *run, setup.counts()));
+                self.redis[primary] = Some(K::new(act, *run, setup));
             }
             let k = self.redis[primary].as_mut();
             return k.map_or(Reply::Lost, |k| k.join(setup, from, *until, marks));
@@ -207,7 +210,7 @@ impl State {
                 self.apply(setup, at, slots);
                 let instance = self.at(at);
                 // What K has not is as it was at its beginning.
-                for slot in instance.copy.iter_mut().filter(|_| setup.counts()) {
+                for slot in instance.copy.iter_mut().filter(|_| setup.knows()) {
                     slot.get_or_insert_default();
                 }
                 instance.member.on_renewed(open, seq, grant, sent_at);
@@ -225,7 +228,7 @@ impl State {
     }
 
     fn apply(&mut self, setup: &Setup, at: usize, slots: [Option<Slot>; 4]) {
-        if !setup.counts() {
+        if !setup.knows() {
             return;
         }
         let instance = self.at(at);
@@ -267,10 +270,10 @@ impl State {
     }
 
     /// Who may be answered, at a moment when these are the slots: from memory, from Redis.
-    pub(crate) fn hits(&self, setup: &Setup, at: usize, generations: &[u8; 4]) -> Vec<Entry> {
+    pub(crate) fn hits(&self, setup: &Setup, at: usize, generations: [u8; 4]) -> Vec<Entry> {
         let instance = &self.instances[at];
         let held =
-            |entry: &Entry| Some(entry.act) == instance.act() && entry.generations == *generations;
+            |entry: &Entry| Some(entry.act) == instance.act() && entry.generations == generations;
         let unended = self.is_in_flight(setup, at, true) && !setup.lacks(Without::OwnUnended);
         let l2 = self.l2.filter(|_| !unended);
         instance.l1.into_iter().chain(l2).filter(held).collect()

@@ -44,8 +44,9 @@ pub(crate) struct K {
     pub(crate) open: bool,
     pub(crate) since: Option<u64>,
     pub(crate) seq: u64,
-    /// `Setup::counts`.
+    /// `Setup::counts` and `Setup::knows`.
     pub(crate) counts: bool,
+    pub(crate) knows: bool,
     pub(crate) rows: [Option<Row>; INSTANCES],
     pub(crate) slots: [Slot; 4],
 }
@@ -122,15 +123,32 @@ impl Request {
     }
 }
 
+impl Request {
+    pub(crate) fn changes(&mut self) -> Vec<&mut u64> {
+        match self {
+            Self::Renew { applied, gone_seq, .. } => vec![applied, gone_seq],
+            Self::Lag { seq, .. } => vec![seq],
+            Self::Join { .. } | Self::Members | Self::Begin { .. } | Self::End { .. } => vec![],
+        }
+    }
+}
+
 /// The places of the bits that are set.
 pub(crate) fn ones(bits: u8) -> impl Iterator<Item = usize> {
     (0..8).filter(move |at| bits >> at & 1 == 1)
 }
 
 impl K {
-    pub(crate) fn new(act: u8, run: u8, counts: bool) -> Self {
+    pub(crate) fn new(act: u8, run: u8, setup: &Setup) -> Self {
+        let (counts, knows) = (setup.counts(), setup.knows());
         let (rows, slots) = ([None; INSTANCES], [Slot::default(); 4]);
-        Self { act, run, open: false, since: None, seq: 0, counts, rows, slots }
+        Self { act, run, open: false, since: None, seq: 0, counts, knows, rows, slots }
+    }
+
+    pub(crate) fn changes(&mut self) -> impl Iterator<Item = &mut u64> {
+        let rows = self.rows.iter_mut().flatten();
+        let rows = rows.flat_map(|row| [&mut row.announced, &mut row.known]);
+        rows.chain(self.slots.iter_mut().map(|slot| &mut slot.seq)).chain([&mut self.seq])
     }
 
     pub(crate) fn members(&self) -> u8 {
@@ -173,7 +191,7 @@ impl K {
             if slot.marks & own(member) != 0 {
                 slot.marks &= !own(member);
                 slot.generation += 1;
-                slot.seq = self.seq;
+                slot.seq = if self.knows { self.seq } else { 0 };
             }
         }
     }
@@ -183,7 +201,7 @@ impl K {
             let slot = &mut self.slots[at];
             if slot.marks & mark == 0 {
                 slot.marks |= mark;
-                slot.seq = self.seq;
+                slot.seq = if self.knows { self.seq } else { 0 };
             }
         }
     }
@@ -195,7 +213,7 @@ impl K {
         until: u64,
         marks: &[(u16, u8)],
     ) -> Reply {
-        let until = self.lease(setup, until);
+        let until = Self::lease(setup, until);
         self.seq += u64::from(self.counts);
         let (announced, lengthens) = (self.seq, setup.lacks(Without::ShortJoin));
         let new = Row { until, announced, known: 0, granted: 0 };
@@ -210,7 +228,7 @@ impl K {
         Reply::Joined { act: self.act, open: self.open }
     }
 
-    fn lease(&self, setup: &Setup, until: u64) -> u64 {
+    fn lease(setup: &Setup, until: u64) -> u64 {
         if setup.lacks(Without::AbsoluteLease) { NOW + setup.lease } else { until }
     }
 
@@ -220,7 +238,10 @@ impl K {
             return match request {
                 Request::End { n, committed, slots } => self.end(from, *n, *committed, *slots),
                 Request::Members => self.list(setup),
-                _ => Reply::Lost,
+                Request::Join { .. }
+                | Request::Renew { .. }
+                | Request::Begin { .. }
+                | Request::Lag { .. } => Reply::Lost,
             };
         };
         match request {
@@ -275,7 +296,7 @@ impl K {
         if seen & !self.members() != 0 && !setup.lacks(Without::Census) {
             return Reply::Refused;
         }
-        let until = self.lease(setup, until);
+        let until = Self::lease(setup, until);
         if let Some(row) = &mut self.rows[from] {
             row.until = row.until.max(until);
             row.known = row.known.max(applied);
@@ -297,11 +318,12 @@ impl K {
         for slot in &mut slots {
             *slot = slot.filter(|slot| slot.seq > applied);
         }
-        Reply::Renewed { open: self.open, seq: self.seq, grant, slots }
+        let seq = if setup.knows() { self.seq } else { 0 };
+        Reply::Renewed { open: self.open, seq, grant, slots }
     }
 
     fn grant(&mut self, setup: &Setup, from: usize) -> u64 {
-        let is_alone = self.members().count_ones() == 1;
+        let is_alone = setup.alone && self.members().is_power_of_two();
         if !self.open || !(setup.grants || is_alone) {
             return 0;
         }
@@ -324,7 +346,7 @@ impl K {
             if slot.marks & mark != 0 {
                 slot.marks &= !mark;
                 slot.generation += u8::from(committed);
-                slot.seq = self.seq;
+                slot.seq = if self.knows { self.seq } else { 0 };
             }
             values[at] = Some(*slot);
         }

@@ -28,6 +28,8 @@ pub(crate) struct Setup {
     pub(crate) read: u8,
     /// Readers hit without asking, and never ask.
     pub(crate) grants: bool,
+    /// So does who is the only member.
+    pub(crate) alone: bool,
     /// A commit of `Writer::changes_catalog` makes every write of the first table write the second.
     pub(crate) catalog: bool,
     /// How many there are at the start.
@@ -102,12 +104,20 @@ impl Setup {
         self.without == Some(part)
     }
 
-    /// Whether K's count of changes means anything. It does not where nobody is dropped, nor hits
-    /// without asking, nor waits for others to know.
-    pub(crate) fn counts(&self) -> bool {
+    /// Whether somebody may be dropped.
+    fn drops(&self) -> bool {
         let Faults { crash, postgres_cut, control_cut, birth, .. } = self.faults;
-        let comes_and_goes = crash + postgres_cut + control_cut + birth > 0;
-        self.grants || self.catalog || comes_and_goes || self.members == 1
+        crash + postgres_cut + control_cut + birth > 0
+    }
+
+    /// Whether it matters who knows what of K's slots.
+    pub(crate) fn knows(&self) -> bool {
+        self.grants || self.catalog || self.alone
+    }
+
+    /// Whether K's count of changes matters.
+    pub(crate) fn counts(&self) -> bool {
+        self.drops() || self.knows()
     }
 
     pub(crate) fn rules(&self) -> Rules {

@@ -1,9 +1,12 @@
 //! Everything that may happen next.
 
+use std::fmt;
+
 use super::driver::Turn;
 use super::k::Slot;
 use super::setup::{CATALOG, DATABASE, FIRST, INSTANCES, NAMES, NOW, SECOND, Setup, Without};
-use super::world::{Catalog, Entry, Life, PLACE, Phase, State, bits, names};
+use super::world::{Catalog, Entry, Life, PLACE, Phase, State, names};
+
 use forebay::cache::group::member::{Leave, Safeguard};
 
 pub(crate) struct Step {
@@ -12,14 +15,20 @@ pub(crate) struct Step {
 }
 
 /// What happened, and to whom.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct What(pub(crate) &'static str, pub(crate) &'static str);
+
+impl fmt::Debug for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.1, self.0)
+    }
+}
 
 /// The steps from one state, and the hits in it.
 pub(crate) struct Steps<'a> {
     setup: &'a Setup,
     from: &'a State,
-    pub(crate) steps: Vec<Step>,
+    pub(crate) next: Vec<Step>,
     pub(crate) hits: u64,
     /// A hit that is older than what PostgreSQL has.
     pub(crate) broken: Option<What>,
@@ -27,7 +36,7 @@ pub(crate) struct Steps<'a> {
 
 /// In an order that is always the same.
 pub(crate) fn steps<'a>(setup: &'a Setup, from: &'a State) -> Steps<'a> {
-    let mut steps = Steps { setup, from, steps: Vec::new(), hits: 0, broken: None };
+    let mut steps = Steps { setup, from, next: Vec::new(), hits: 0, broken: None };
     steps.time();
     steps.redis_faults();
     steps.postgres();
@@ -52,7 +61,7 @@ impl Steps<'_> {
         let mut state = self.from.clone();
         change(&mut state);
         state.prune(self.setup);
-        self.steps.push(Step { what: What(what, who), state });
+        self.next.push(Step { what: What(what, who), state });
     }
 
     fn time(&mut self) {
@@ -64,9 +73,9 @@ impl Steps<'_> {
                 state.tick(setup, None, true);
             });
         }
-        for at in 0..INSTANCES {
+        for (at, who) in NAMES.into_iter().enumerate() {
             if self.from.faults.slow_clock > 0 && self.from.instances[at].is_alive() {
-                self.step("time passes, not for", NAMES[at], |state| {
+                self.step("time passes, not for", who, |state| {
                     state.faults.slow_clock -= 1;
                     state.tick(setup, Some(at), false);
                 });
@@ -94,7 +103,8 @@ impl Steps<'_> {
         if faults.promotion > 0 {
             if self.from.redis[1] != self.from.redis[0] {
                 self.step("the replica catches up", "", |state| {
-                    state.redis[1] = state.redis[0].clone();
+                    let (primary, replica) = state.redis.split_at_mut(1);
+                    replica[0].clone_from(&primary[0]);
                 });
             }
             self.step("the primary dies, the replica is promoted", "", |state| {
@@ -118,7 +128,8 @@ impl Steps<'_> {
             }
             let who = NAMES[writer.at];
             let is_known = matches!(self.from.writes[of].phase, Phase::Sent(_))
-                && self.from.instances[writer.at].is_alive();
+                && self.from.instances[writer.at].is_alive()
+                && self.from.instances[writer.at].reaches_postgres();
             self.step("PostgreSQL commits what was sent by", who, |state| {
                 state.land(writer.slots);
                 state.writes[of].pending = false;
@@ -136,9 +147,8 @@ impl Steps<'_> {
                 });
             }
         }
-        for at in 0..INSTANCES {
-            let instance = &self.from.instances[at];
-            if instance.shown && !(instance.is_alive() && instance.connected) {
+        for (at, instance) in self.from.instances.iter().enumerate() {
+            if instance.shown && !(instance.is_alive() && instance.reaches_postgres()) {
                 self.step("idle servers are gone of", NAMES[at], |state| {
                     state.at(at).shown = false;
                 });
@@ -191,13 +201,18 @@ impl Steps<'_> {
                 state.at(at).dialed = primary;
             });
         }
-        if instance.connected && faults.postgres_cut > 0 {
+        if instance.reaches_postgres() && faults.postgres_cut > 0 {
             self.step("loses its connections to PostgreSQL", who, |state| {
                 state.faults.postgres_cut -= 1;
+                state.at(at).severed = true;
+            });
+        }
+        if instance.severed {
+            self.step("notices that PostgreSQL is lost", who, |state| {
                 state.lose_postgres(setup, at);
             });
         }
-        if instance.control && faults.control_cut > 0 {
+        if instance.control && !instance.severed && faults.control_cut > 0 {
             self.step("loses the connection that shows its lock", who, |state| {
                 state.faults.control_cut -= 1;
                 state.lose_control(setup, at);
@@ -240,7 +255,7 @@ impl Steps<'_> {
         {
             self.hit(at, &[entry]);
         }
-        if setup.catalog && instance.connected {
+        if setup.catalog && instance.reaches_postgres() {
             self.catalog(at);
         }
         let Some(act) = instance.act() else { return };
@@ -250,14 +265,14 @@ impl Steps<'_> {
         let Some(slots) = slots else { return };
         let Some(generations) = self.from.stamp(setup, at, &slots) else { return };
         let is_open = unasked || self.is_open(act);
-        let hits = self.from.hits(setup, at, &generations);
+        let hits = self.from.hits(setup, at, generations);
         if is_open && !hits.is_empty() {
             self.hit(at, &hits);
         }
         let entry = Entry { act, generations, values: self.from.values };
         let is_new = instance.l1 != Some(entry) || self.from.l2 != Some(entry);
         let stamps = is_open || setup.lacks(Without::StampWhileOpen);
-        if stamps && instance.connected && is_new {
+        if stamps && instance.reaches_postgres() && is_new {
             let what = if unasked { "fills, unasked" } else { "fills" };
             self.step(what, NAMES[at], |state| {
                 state.l2 = Some(entry);
@@ -318,10 +333,10 @@ impl Steps<'_> {
             }
             let (who, write) = (NAMES[writer.at], &self.from.writes[of]);
             match write.phase {
-                Phase::Idle if instance.connected => {
+                Phase::Idle if instance.reaches_postgres() => {
                     self.step("puts a commit in flight", who, |state| state.begin(setup, of));
                 }
-                Phase::Begun(n) => {
+                Phase::Begun(n) if instance.reaches_postgres() => {
                     let mut member = instance.member.clone();
                     if member.leave(n, NOW) == Leave::Granted {
                         self.step("sends its commit", who, |state| {
@@ -336,7 +351,11 @@ impl Steps<'_> {
                         state.settle(setup, of, true);
                     });
                 }
-                Phase::Idle | Phase::Sent(_) | Phase::Unknown(_) | Phase::Over(_) => {}
+                Phase::Idle
+                | Phase::Begun(_)
+                | Phase::Sent(_)
+                | Phase::Unknown(_)
+                | Phase::Over(_) => {}
             }
         }
     }
@@ -419,7 +438,7 @@ impl State {
                 Phase::Idle | Phase::Unknown(_) | Phase::Over(_) => {}
             }
         }
-        self.at(at).connected = false;
+        (self.at(at).connected, self.at(at).severed) = (false, false);
         if self.instances[at].control {
             self.lose_control(setup, at);
         }
@@ -432,10 +451,9 @@ impl State {
     }
 }
 
-/// For the tests of the words.
 #[test]
 fn slots_are_the_same_as_bits_and_as_names() {
     for slots in 0..16 {
-        assert_eq!(bits(&names(slots)), slots);
+        assert_eq!(super::world::bits(&names(slots)), slots);
     }
 }

@@ -2,7 +2,8 @@
 
 use forebay::cache::group::member::Safeguard;
 
-use super::setup::{FIRST, Faults, Setup, Without, Writer};
+use super::setup::Without::Member;
+use super::setup::{CATALOG, FIRST, Faults, SECOND, Setup, Without, Writer};
 use super::{Outcome, explore};
 
 const NONE: Faults = Faults {
@@ -28,6 +29,7 @@ const SLOW: Setup = Setup {
     readers: &[1],
     read: FIRST,
     grants: false,
+    alone: false,
     catalog: false,
     members: 2,
     census_apart: false,
@@ -37,23 +39,60 @@ const SLOW: Setup = Setup {
 const CUT: Setup = Setup { faults: Faults { cut: 1, ..NONE }, ..SLOW };
 const LOST: Setup = Setup { faults: Faults { lose_k: 1, ..NONE }, ..SLOW };
 const CRASH: Setup = Setup { faults: Faults { crash: 1, ..NONE }, ..SLOW };
+const UNKNOWN: Setup = Setup { faults: Faults { postgres_cut: 1, ..NONE }, ..SLOW };
+const PROMOTED: Setup = Setup { faults: Faults { promotion: 1, ..NONE }, ..SLOW };
+const EVICTED: Setup = Setup { faults: Faults { evicted_slot: 1, ..NONE }, ..SLOW };
+
+/// C is born, and writes.
+const BORN: Setup = Setup {
+    writers: &[Writer { at: 2, slots: FIRST }],
+    faults: Faults { birth: 1, ..NONE },
+    ..SLOW
+};
+
+/// A is alone until C is born, who writes; A is cut off from Redis.
+const ALONE: Setup =
+    Setup { readers: &[0], members: 1, faults: Faults { birth: 1, cut: 1, ..NONE }, ..BORN };
+
+const GRANTS: Setup = Setup { grants: true, ..SLOW };
+const GRANTS_LOST: Setup = Setup { grants: true, ..LOST };
+const GRANTS_CUT: Setup = Setup { grants: true, ..CUT };
+
+/// A reads and is cut off from PostgreSQL, B writes.
+const GRANTED: Setup =
+    Setup { writers: &[Writer { at: 1, slots: FIRST }], readers: &[0], grants: true, ..UNKNOWN };
+
+/// A writes the first table, B makes such writes write the second, which is read.
+const CATALOGS: Setup = Setup {
+    writers: &[Writer { at: 0, slots: FIRST }, Writer { at: 1, slots: CATALOG }],
+    read: SECOND,
+    catalog: true,
+    ..SLOW
+};
 
 /// All states of it are seen, and no hit in them is old.
 fn holds(name: &str, setup: &Setup) {
-    match explore(setup, usize::MAX) {
+    match explore(setup) {
         Outcome::Holds(size) => {
-            println!("{name}: {size:?}");
-            assert!(size.hits > 100, "too few hits to mean anything: {size:?}");
+            println!("{name}: {} states, {} deep, {} hits", size.states, size.depth, size.hits);
+            assert!(size.hits > 100, "too few to mean anything: {size:?}");
         }
-        other => panic!("{name}: {other:#?}"),
+        Outcome::Broken(story) => panic!("{name}: {story:#?}"),
     }
 }
 
-/// Without that part, a shortest story has so many steps.
-fn breaks(row: u8, without: Without, setup: &Setup, steps: usize) {
-    let outcome = explore(&Setup { without: Some(without), ..setup.clone() }, usize::MAX);
+/// A row of what breaks: its shortest story has so many steps.
+fn breaks(row: &str, without: impl Into<Option<Without>>, setup: &Setup, steps: usize) {
+    let without = without.into();
+    let outcome = explore(&Setup { without, ..setup.clone() });
     let Outcome::Broken(story) = outcome else { panic!("row {row}, {without:?}: {outcome:?}") };
+    println!("row {row}, {without:?}: {} steps", story.len());
     assert_eq!(story.len(), steps, "row {row}, {without:?}: {story:#?}");
+}
+
+/// The worlds that take minutes.
+fn is_long() -> bool {
+    std::env::var_os("FOREBAY_GROUP_STATES").is_some()
 }
 
 #[test]
@@ -72,12 +111,98 @@ fn who_is_cut_off_from_redis_makes_no_hit_old() {
 }
 
 #[test]
-fn what_the_clients_would_miss_first_is_there() {
-    breaks(1, Without::Check, &SLOW, 7);
-    breaks(2, Without::Member(Safeguard::AwaitBegin), &SLOW, 6);
-    breaks(3, Without::Member(Safeguard::Fence), &CUT, 6);
-    breaks(4, Without::EarliestLease, &CUT, 10);
-    breaks(5, Without::KeptMarks, &CUT, 10);
-    breaks(6, Without::Census, &LOST, 18);
-    breaks(7, Without::Member(Safeguard::MarksInJoin), &LOST, 23);
+fn who_is_killed_makes_no_hit_old() {
+    holds("killed", &CRASH);
+}
+
+#[test]
+fn who_answers_without_asking_hits_nothing_old() {
+    holds("grants", &GRANTS);
+}
+
+#[test]
+fn a_promoted_replica_makes_no_hit_old() {
+    if is_long() {
+        holds("promoted", &PROMOTED);
+    }
+}
+
+#[test]
+fn the_larger_worlds_have_no_old_hit() {
+    if !is_long() {
+        return;
+    }
+    let killed = Faults { crash: 1, lose_k: 1, ..NONE };
+    holds("killed, K lost", &Setup { faults: killed, ..SLOW });
+    let clocks = Faults { slow_redis: 1, cut: 1, ..NONE };
+    holds("Redis's clock is slow", &Setup { margin: 1, faults: clocks, ..SLOW });
+    let clocks = Faults { slow_clock: 1, ..NONE };
+    holds("a clock is slow, grants", &Setup { margin: 1, faults: clocks, ..GRANTS });
+    holds("grants, K lost", &GRANTS_LOST);
+    holds("catalogue", &Setup { lease: 1, ..CATALOGS });
+    let control = Faults { control_cut: 1, ..NONE };
+    holds("the lock's connection lost", &Setup { faults: control, ..SLOW });
+    holds("one alone, then another", &ALONE);
+    let faults = Faults { birth: 1, ..NONE };
+    holds("one alone that does not ask", &Setup { alone: true, faults, ..ALONE });
+    holds("unknown outcome", &UNKNOWN);
+}
+
+#[test]
+fn each_part_that_announces_a_write_is_needed() {
+    breaks("1", Without::Check, &SLOW, 7);
+    breaks("2", Member(Safeguard::AwaitBegin), &SLOW, 6);
+    breaks("3", Member(Safeguard::Fence), &CUT, 6);
+    breaks("24", Member(Safeguard::LockAge), &BORN, 6);
+    breaks("25", Without::KeptUnknown, &UNKNOWN, 14);
+    breaks("own", Without::OwnUnended, &Setup { readers: &[0], ..SLOW }, 7);
+}
+
+#[test]
+fn each_part_that_ends_k_in_time_is_needed() {
+    breaks("4", Without::EarliestLease, &CUT, 10);
+    breaks("5", Without::KeptMarks, &CUT, 10);
+    breaks("9", Without::AbsoluteLease, &CUT, 24);
+    breaks("12", Without::ProcessIdentity, &PROMOTED, 12);
+    breaks("20", None, &EVICTED, 8);
+    let clock = Faults { slow_redis: 1, ..CUT.faults };
+    breaks("21", None, &Setup { faults: clock, ..CUT }, 8);
+}
+
+#[test]
+fn each_part_that_opens_k_late_is_needed() {
+    breaks("6", Without::Census, &LOST, 18);
+    breaks("7", Member(Safeguard::MarksInJoin), &LOST, 23);
+    breaks("8", Without::OpenLate, &CUT, 27);
+    breaks("10", Without::StampWhileOpen, &LOST, 23);
+    breaks("11", Member(Safeguard::AwaitJoin), &LOST, 23);
+}
+
+#[test]
+fn each_part_that_drops_a_member_with_care_is_needed() {
+    breaks("14", Without::QuietSince, &UNKNOWN, 15);
+    breaks("15", Without::DropAfterGrant, &GRANTED, 11);
+    breaks("22", Without::ShortJoin, &ALONE, 11);
+    breaks("23", Without::DropByName, &BORN, 13);
+}
+
+#[test]
+fn each_part_that_keeps_a_grant_short_is_needed() {
+    breaks("13", Member(Safeguard::LeaveEndsWithAct), &GRANTS_LOST, 12);
+    let clock = Faults { slow_clock: 1, ..NONE };
+    breaks("16", None, &Setup { faults: clock, ..GRANTS }, 8);
+    let without = Member(Safeguard::ShortGrant);
+    breaks("16, short", without, &Setup { margin: 1, faults: clock, ..GRANTS }, 13);
+    breaks("17", Member(Safeguard::AwaitGrants), &GRANTS, 7);
+    breaks("18", Without::LocalDeadline, &GRANTS, 8);
+    breaks("19", Without::GrantOfRest, &GRANTS_CUT, 10);
+    breaks("shut", Member(Safeguard::ShutWaits), &GRANTS_LOST, 11);
+}
+
+#[test]
+fn a_write_judged_under_an_old_catalogue_is_widened() {
+    breaks("catalogue", Member(Safeguard::Widen), &Setup { lease: 1, ..CATALOGS }, 17);
+    if is_long() {
+        breaks("catalogue, known", Member(Safeguard::AwaitCatalog), &CATALOGS, 18);
+    }
 }

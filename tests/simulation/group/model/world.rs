@@ -50,6 +50,8 @@ pub(crate) struct Instance {
     pub(crate) ghosts: Vec<(u8, Request)>,
     /// It has connections to PostgreSQL.
     pub(crate) connected: bool,
+    /// They are dead, and it has not noticed.
+    pub(crate) severed: bool,
     /// It has the one that shows the lock.
     pub(crate) control: bool,
     /// PostgreSQL shows its lock, whatever is under way.
@@ -147,6 +149,7 @@ impl Instance {
             renewal: None,
             ghosts: Vec::new(),
             connected: false,
+            severed: false,
             control: false,
             shown: false,
             locked_at: 0,
@@ -167,6 +170,10 @@ impl Instance {
 
     pub(crate) fn act(&self) -> Option<u8> {
         self.member.act().map(|act| act.0[0])
+    }
+
+    pub(crate) fn reaches_postgres(&self) -> bool {
+        self.connected && !self.severed
     }
 
     /// All its connections to PostgreSQL are there, and as new as can be.
@@ -219,7 +226,10 @@ impl Instance {
         self.ghosts.retain(|(act, request)| match request {
             Request::Join { until, .. } => *until > NOW,
             Request::Renew { until, .. } => *until > NOW && !is_dead(*act),
-            _ => !is_dead(*act),
+            Request::Members
+            | Request::Begin { .. }
+            | Request::Lag { .. }
+            | Request::End { .. } => !is_dead(*act),
         });
         self.renewal.take_if(|renewal| renewal.until <= NOW);
     }
@@ -228,7 +238,7 @@ impl Instance {
 impl State {
     /// A group that is open and has nothing cached.
     pub(crate) fn start(setup: &Setup) -> Self {
-        let mut k = K::new(0, 0, setup.counts());
+        let mut k = K::new(0, 0, setup);
         k.open = true;
         k.since = Some(NOW - setup.lease);
         let new = |at| Instance::new(at, setup);
@@ -240,14 +250,13 @@ impl State {
             instance.member.join(NOW);
             k.join(setup, at, NOW + setup.lease, &[]);
         }
-        for at in 0..setup.members {
+        for (at, instance) in instances.iter_mut().enumerate().take(setup.members) {
             let applied = k.seq;
-            let request =
-                Request::Renew { until: NOW + setup.lease, applied, seen: 0, gone_seq: 0, gone: 0 };
+            let (until, seen) = (NOW + setup.lease, k.members());
+            let request = Request::Renew { until, applied, seen, gone_seq: 0, gone: 0 };
             let Reply::Renewed { open, seq, grant, slots: _ } = k.serve(setup, at, &request) else {
                 unreachable!("a member renews");
             };
-            let instance = &mut instances[at];
             instance.member.on_joined(Act([0; 16]), open);
             instance.member.renew(NOW);
             instance.member.on_renewed(open, seq, grant, NOW);
@@ -292,6 +301,32 @@ impl State {
         }
     }
 
+    /// K's count of changes is about what came before what, and no more.
+    fn recount(&mut self) {
+        let mut changes: Vec<&mut u64> = Vec::new();
+        for k in self.redis.iter_mut().flatten() {
+            changes.extend(k.changes());
+        }
+        for instance in &mut self.instances {
+            if instance.life == Life::Unborn {
+                continue;
+            }
+            let instance = Rc::make_mut(instance);
+            let sent = instance.round.iter_mut().flat_map(|round| &mut round.requests);
+            let late = instance.ghosts.iter_mut().map(|(_, request)| request);
+            changes.extend(sent.chain(late).flat_map(Request::changes));
+            changes.extend(instance.renewal.iter_mut().map(|renewal| &mut renewal.seq));
+            changes.extend(instance.member.changes());
+        }
+        let mut known: Vec<u64> = changes.iter().map(|change| **change).collect();
+        known.push(0);
+        known.sort_unstable();
+        known.dedup();
+        for change in changes {
+            *change = known.iter().position(|of| of == change).map_or(0, |at| at as u64);
+        }
+    }
+
     /// What nothing can come of is forgotten, so that there are finitely many states.
     pub(crate) fn prune(&mut self, setup: &Setup) {
         if setup.lacks(Without::Check) {
@@ -315,6 +350,9 @@ impl State {
                 Rc::make_mut(instance).prune(is_dead);
             }
         }
+        if setup.counts() {
+            self.recount();
+        }
     }
 
     /// An act that nobody has heard of.
@@ -332,7 +370,7 @@ impl State {
                 || self.instances.iter().any(|instance| requested(instance))
         };
         let act = (0..8).find(|&act| !is_used(act));
-        act.expect("so many lives of K are not under way at once")
+        act.unwrap_or_else(|| unreachable!("so many lives of K are not under way at once"))
     }
 
     /// Whom PostgreSQL shows.
