@@ -50,6 +50,10 @@ const BORN: Setup = Setup {
     ..SLOW
 };
 
+/// A is alone until C is born, who writes; A is cut off from Redis.
+const ALONE: Setup =
+    Setup { readers: &[0], members: 1, faults: Faults { birth: 1, cut: 1, ..NONE }, ..BORN };
+
 const GRANTS: Setup = Setup { grants: true, ..SLOW };
 const GRANTS_LOST: Setup = Setup { grants: true, ..LOST };
 const GRANTS_CUT: Setup = Setup { grants: true, ..CUT };
@@ -138,6 +142,9 @@ fn the_larger_worlds_have_no_old_hit() {
     holds("catalogue", &Setup { lease: 1, ..CATALOGS });
     let control = Faults { control_cut: 1, ..NONE };
     holds("the lock's connection lost", &Setup { faults: control, ..SLOW });
+    holds("one alone, then another", &ALONE);
+    let faults = Faults { birth: 1, ..NONE };
+    holds("one alone that does not ask", &Setup { alone: true, faults, ..ALONE });
     holds("unknown outcome", &UNKNOWN);
 }
 
@@ -147,7 +154,7 @@ fn each_part_that_announces_a_write_is_needed() {
     breaks("2", Member(Safeguard::AwaitBegin), &SLOW, 6);
     breaks("3", Member(Safeguard::Fence), &CUT, 6);
     breaks("24", Member(Safeguard::LockAge), &BORN, 6);
-    breaks("25", Without::KeptUnknown, &UNKNOWN, 13);
+    breaks("25", Without::KeptUnknown, &UNKNOWN, 14);
     breaks("own", Without::OwnUnended, &Setup { readers: &[0], ..SLOW }, 7);
 }
 
@@ -175,6 +182,7 @@ fn each_part_that_opens_k_late_is_needed() {
 fn each_part_that_drops_a_member_with_care_is_needed() {
     breaks("14", Without::QuietSince, &UNKNOWN, 15);
     breaks("15", Without::DropAfterGrant, &GRANTED, 11);
+    breaks("22", Without::ShortJoin, &ALONE, 11);
     breaks("23", Without::DropByName, &BORN, 13);
 }
 
