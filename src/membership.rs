@@ -14,7 +14,7 @@ use crate::cache::group::link::Link;
 use crate::cache::group::member::Millis;
 use crate::cache::group::process::Process;
 use crate::cache::group::rounds::{Errand, Heard};
-use crate::cache::group::shared::Group;
+use crate::cache::group::shared::{Group, Seat};
 use crate::cache::group::slot::Act;
 use crate::cache::home::Home;
 use crate::server::io::{Connection, ServerError, Target};
@@ -26,6 +26,9 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Between looks at whether others have seen a commit that waits for them.
 const LAG_POLL: Duration = Duration::from_millis(5);
+
+/// Between looks at whether it may join again.
+const JOIN_POLL: Duration = Duration::from_millis(50);
 
 /// A question to PostgreSQL that takes longer means the connection is dead.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,6 +42,18 @@ impl Drop for Driving {
     }
 }
 
+/// Whoever has spoken leaves the group as somebody else may find it: not joined.
+struct Speaking {
+    group: Arc<Group>,
+    _seat: Seat,
+}
+
+impl Drop for Speaking {
+    fn drop(&mut self) {
+        self.group.lose_lock("nobody speaks for it".to_owned(), Instant::now());
+    }
+}
+
 /// Speaks for the home, if it is part of a group, while what is given lives; or waits until whoever
 /// does it now is gone.
 pub fn start(home: &Arc<Home>, target: &Arc<Target>) -> Option<Driving> {
@@ -47,7 +62,7 @@ pub fn start(home: &Arc<Home>, target: &Arc<Target>) -> Option<Driving> {
     Some(Driving(tokio::spawn(async move {
         let _seat = loop {
             match group.sit() {
-                Some(seat) => break seat,
+                Some(seat) => break Speaking { group: Arc::clone(&group), _seat: seat },
                 None => sleep(RETRY).await,
             }
         };
@@ -247,10 +262,12 @@ impl Rounds<'_> {
         };
         match &mut self.renewal {
             Renewal::Due(at) => {
+                // Out of the group nothing is renewed, and a JOIN may have to wait.
+                let at = if group.act().is_some() { *at } else { Instant::now() + JOIN_POLL };
                 tokio::select! {
                     () = &mut work => {}
                     () = lag => {}
-                    () = sleep_until((*at).into()) => {}
+                    () = sleep_until(at.into()) => {}
                 }
                 Woken::Work
             }

@@ -207,3 +207,18 @@ fn a_client_that_goes_while_its_commit_waits_for_the_group_holds_up_nobody() {
     redis.resume();
     wait_until("it is committed", || database.direct().one(READ) == "2");
 }
+
+#[test]
+fn who_is_paused_is_out_of_the_group_and_back_after_it() {
+    let mut two = Together::start(2);
+    two.until_hits(READ);
+    let mut console = two.members[0].console();
+    console.run("PAUSE");
+    two.clients[1].run("UPDATE t SET v = 2");
+    assert_eq!(two.clients[1].one(READ), "2");
+    console.run("RESUME");
+    two.all_read(READ, "2");
+    two.clients[0].run("UPDATE t SET v = 3");
+    two.all_read(READ, "3");
+    two.until_hits(READ);
+}

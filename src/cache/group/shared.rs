@@ -289,6 +289,12 @@ impl State {
         }
     }
 
+    fn wait_for_leave(&mut self, cx: &Context<'_>) {
+        if !self.leaving.iter().any(|waker| waker.will_wake(cx.waker())) {
+            self.leaving.push(cx.waker().clone());
+        }
+    }
+
     /// What others take for a write of the whole database is one here, too.
     pub(super) fn hold_wide(&mut self, coherence: &Coherence) {
         for n in self.member.wide() {
@@ -336,11 +342,11 @@ impl Commit {
         match state.member.leave(self.n, group.millis(now)) {
             Leave::Granted => Ok(()),
             Leave::At(at) => {
-                state.leaving.push(cx.waker().clone());
+                state.wait_for_leave(cx);
                 Err(Some(group.instant(at)))
             }
             Leave::Later => {
-                state.leaving.push(cx.waker().clone());
+                state.wait_for_leave(cx);
                 Err(None)
             }
         }
