@@ -27,7 +27,7 @@ struct Seen {
 /// What a look at a slot has shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moved {
-    /// Others have changed it, or are about to.
+    /// Others have changed it, or have begun to.
     pub by_others: bool,
 }
 
@@ -52,6 +52,7 @@ impl Mirror {
         let is_new = !self.slots.contains_key(&name);
         let seen = self.slots.entry(name).or_insert(Seen { generation, marked, guard: None });
         let moved = seen.generation != generation;
+        let news = marked && (is_new || !seen.marked);
         (seen.generation, seen.marked) = (generation, marked);
         if let Some(scope) = &scope {
             if moved || is_new {
@@ -64,7 +65,19 @@ impl Mirror {
         if !marked && let Some(guard) = seen.guard.take() {
             guard.rolled_back();
         }
-        Moved { by_others: marked || moved || (is_new && generation > 0) }
+        Moved { by_others: news || moved || (is_new && generation > 0) }
+    }
+
+    /// Whether applying this would show something that others did; `by_us`: we have moved it by one.
+    pub fn would_move(&self, name: SlotName, value: &Slot, (id, by_us): (u32, bool)) -> bool {
+        let marked = value.marks.iter().any(|mark| mark.id != id);
+        match self.slots.get(&name) {
+            Some(seen) => {
+                let expected = seen.generation + u64::from(by_us);
+                (marked && !seen.marked) || value.generation != expected
+            }
+            None => marked || value.generation > 0,
+        }
     }
 
     /// An END of our own has moved the slot by one; its tables were made fresh when the outcome was

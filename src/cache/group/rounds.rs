@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::Instant;
 
-use crate::cache::coherence::Coherence;
+use crate::cache::coherence::{Coherence, Scope};
 use crate::twin::{self, Twin};
 
 use super::member::Millis;
@@ -67,8 +67,6 @@ pub enum Heard {
 struct News {
     heard: Heard,
     checked: bool,
-    /// The catalogue may be another.
-    moved: bool,
 }
 
 impl Group {
@@ -133,7 +131,8 @@ impl Group {
     }
 
     /// What a round was answered. `sent_at` and `now` lie round it. `catalog_moved` is called
-    /// before anybody learns of it who waits.
+    /// before anything that the round has shown counts here: what is stamped once a slot is let go
+    /// must not be judged as before (hazard H32).
     pub fn answered(
         &self,
         round: Round,
@@ -145,14 +144,19 @@ impl Group {
         let times = (self.millis(sent_at), self.millis(now));
         let mut state = self.state();
         state.shown.round = now.saturating_duration_since(sent_at);
+        if round
+            .requests
+            .iter()
+            .zip(&replies)
+            .any(|(request, reply)| state.reveals(request, &reply.answer, self.id))
+        {
+            catalog_moved();
+        }
         let mut news = News::default();
         for (request, reply) in round.requests.into_iter().zip(replies) {
             self.take(&mut state, (request, reply), times, coherence, &mut news);
         }
         state.hold_wide(coherence);
-        if news.moved {
-            catalog_moved();
-        }
         let leaving = std::mem::take(&mut state.leaving);
         drop(state);
         for check in round.checks {
@@ -179,14 +183,14 @@ impl Group {
                     state.mirror.clear(coherence);
                 }
                 state.shown.failure = None;
-                (news.moved, news.heard) = (true, Heard::Changed);
+                news.heard = Heard::Changed;
             }
             (Request::Join { .. }, Answer::Late) => {
                 state.member.on_join_late();
                 news.heard = Heard::Changed;
             }
             (Request::Renew(_), Answer::Renewed(renewed)) => {
-                news.moved |= self.renewed(state, &renewed, sent, coherence);
+                self.renewed(state, &renewed, sent, coherence);
             }
             (Request::Renew(_), Answer::Census { stranger }) => {
                 state.shown.stranger = Some(stranger);
@@ -195,7 +199,7 @@ impl Group {
             (Request::Begin { mark, slots, .. }, Answer::Begun { open, seq, catalog, waits }) => {
                 let waits: Vec<_> = waits.iter().map(|wait| (wait.id, wait.ms)).collect();
                 state.member.on_begun((mark.n, slots), (open, seq), &waits, heard);
-                news.moved |= state.apply(SlotName::Catalog, &catalog, self.id, coherence);
+                state.apply(SlotName::Catalog, &catalog, self.id, coherence);
             }
             (Request::Lag { seq, .. }, Answer::Lag { waits }) => {
                 let behind: Vec<u32> = waits.iter().map(|wait| wait.id).collect();
@@ -206,13 +210,13 @@ impl Group {
                     if state.member.moves(mark.n, *name) {
                         state.mirror.move_own(*name);
                     }
-                    news.moved |= state.apply(*name, slot, self.id, coherence);
+                    state.apply(*name, slot, self.id, coherence);
                 }
                 state.member.on_ended(mark.n);
             }
             (Request::Bump { .. }, Answer::Changed { slots }) => {
                 for (name, slot) in &slots {
-                    news.moved |= state.apply(*name, slot, self.id, coherence);
+                    state.apply(*name, slot, self.id, coherence);
                 }
             }
             (Request::Check { slots: names }, Answer::Checked { act, open, slots }) => {
@@ -222,7 +226,7 @@ impl Group {
                     return;
                 }
                 for (name, slot) in names.iter().zip(&slots) {
-                    news.moved |= state.apply(*name, slot, self.id, coherence);
+                    state.apply(*name, slot, self.id, coherence);
                 }
                 news.checked = open == known || (any && open.is_some());
             }
@@ -245,26 +249,20 @@ impl Group {
         }
     }
 
-    fn renewed(
-        &self,
-        state: &mut State,
-        renewed: &Renewed,
-        sent: Millis,
-        coherence: &Coherence,
-    ) -> bool {
-        let mut moved = false;
+    fn renewed(&self, state: &mut State, renewed: &Renewed, sent: Millis, coherence: &Coherence) {
         for (name, slot) in &renewed.slots {
-            moved |= state.apply(*name, slot, self.id, coherence);
+            state.apply(*name, slot, self.id, coherence);
             // Somebody may be waiting for us to have heard of this.
             state.hurried |= renewed.grant > 0 && slot.marks.iter().any(|mark| mark.id != self.id);
         }
         let (open, seq, grant) = (renewed.open, renewed.seq, renewed.grant);
-        // What was read while it was shut may be of before a commit that nobody announced.
-        moved |= state.member.on_renewed(open, seq, grant, sent);
+        if state.member.on_renewed(open, seq, grant, sent) {
+            // What was read while it was shut may be of before a commit that nobody announced.
+            coherence.invalidate(&Scope::Database);
+        }
         self.granted_until.store(state.member.granted_until(), Ordering::Release);
         state.shown.stranger = None;
         state.shown.members = renewed.members;
-        moved
     }
 
     fn drop_act(&self, state: &mut State, news: &mut News) {

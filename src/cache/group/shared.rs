@@ -16,6 +16,7 @@ use crate::sql::verdict::TableId;
 
 use super::member::{Leave, Member, Millis, Rules};
 use super::mirror::Mirror;
+use super::script::{Answer, Request};
 use super::settings::Settings;
 use super::slot::{Act, Slot, SlotName};
 
@@ -308,22 +309,39 @@ impl State {
             || (!self.bumps.is_empty() && self.member.act().is_some())
     }
 
-    /// A slot as it is in K; whether that says that the catalogue has been changed, or is being.
-    pub(super) fn apply(
-        &mut self,
-        name: SlotName,
-        slot: &Slot,
-        id: u32,
-        coherence: &Coherence,
-    ) -> bool {
+    /// Whether for what this says the catalogue may be another.
+    pub(super) fn reveals(&self, request: &Request, answer: &Answer, id: u32) -> bool {
+        let moved =
+            |slot: &Slot, by_us| self.mirror.would_move(SlotName::Catalog, slot, (id, by_us));
+        let among = |slots: &[(SlotName, Slot)], by_us| {
+            slots.iter().any(|(name, slot)| *name == SlotName::Catalog && moved(slot, by_us))
+        };
+        match (request, answer) {
+            (_, Answer::Joined { .. }) => true,
+            (_, Answer::Renewed(renewed)) => {
+                among(&renewed.slots, false) || (renewed.open && !self.member.is_open())
+            }
+            (_, Answer::Begun { catalog, .. }) => moved(catalog, false),
+            (Request::End { mark, .. }, Answer::Changed { slots }) => {
+                among(slots, self.member.moves(mark.n, SlotName::Catalog))
+            }
+            (_, Answer::Changed { slots }) => among(slots, false),
+            (Request::Check { slots: names }, Answer::Checked { slots, .. }) => {
+                let at = names.iter().position(|name| *name == SlotName::Catalog);
+                at.and_then(|at| slots.get(at)).is_some_and(|slot| moved(slot, false))
+            }
+            (_, _) => false,
+        }
+    }
+
+    /// A slot as it is in K.
+    pub(super) fn apply(&mut self, name: SlotName, slot: &Slot, id: u32, coherence: &Coherence) {
         let moved = self.mirror.apply(name, slot, id, coherence);
-        let catalog = name == SlotName::Catalog && moved.by_others;
-        if catalog {
+        if name == SlotName::Catalog && moved.by_others {
             self.member.widen();
             self.hold_wide(coherence);
             self.hurried = true;
         }
-        catalog
     }
 }
 
