@@ -179,7 +179,8 @@ impl Group {
                     state.mirror.clear(coherence);
                 }
                 state.shown.failure = None;
-                (news.moved, news.heard) = (true, Heard::Changed);
+                news.moved |= !twin::is(Twin::NoIncarnationCheck);
+                news.heard = Heard::Changed;
             }
             (Request::Join { .. }, Answer::Late) => {
                 state.member.on_join_late();
