@@ -7,6 +7,8 @@
 # `tests/checker.sh 1800 --require-hits 30` with a release build is the long form, of a group too.
 #   FOREBAY_BIN=path CHECKER_BIN=path     what is run; default: the debug builds, made first
 #   CHECKER_LOGS=directory                where the logs of a group are left
+#   CHECKER_GROUP_MODE=strict-local       who is asked before a hit there; default: strict
+#   CHECKER_PAUSE_MS=500                  how long nothing goes wrong between two faults there
 #
 # Forebay has too little of everything: memory, servers, prepared statements.
 set -euo pipefail
@@ -65,13 +67,14 @@ if [ "$group" = yes ]; then
     cat >>"$SCRATCH/checker.toml" <<END
 [group]
 name = "checker"
+mode = "${CHECKER_GROUP_MODE:-strict}"
 lease = "600ms"
 timeout = "200ms"
 END
     logs="${CHECKER_LOGS:-$SCRATCH}/member.log"
     FOREBAY_URL="$DIRECT_URL"
-    clients=(--clients 12 --fault-pause-ms "${CHECKER_PAUSE_MS:-500}" --member "setpriv --pdeathsig KILL $FOREBAY_BIN $DIRECT_URL --config $SCRATCH/checker.toml"
-        --member-log "$logs" --lease-ms 600)
+    clients=(--clients 12 --fault-pause-ms "${CHECKER_PAUSE_MS:-500}" --lease-ms 600 --member-log "$logs"
+        --member "setpriv --pdeathsig KILL $FOREBAY_BIN $DIRECT_URL --config $SCRATCH/checker.toml")
 else
     start_forebay --config "$SCRATCH/checker.toml"
     logs="$FOREBAY_LOG"

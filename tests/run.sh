@@ -52,7 +52,7 @@ part_drivers() { tests/drivers/run.sh; }
 # is in tests/checker.sh.
 part_checker() { tests/checker.sh "$CHECKER_SECONDS"; }
 # The same of three that answer as one.
-part_group() { tests/checker.sh "$CHECKER_SECONDS" --group; }
+part_group() { tests/checker.sh "$CHECKER_SECONDS" --group --require-hits 30; }
 
 # Every hit compared with PostgreSQL's answer, every commit asked what it wrote; `tests/verify.sh` alone
 # does so under all drivers and the whole suite too.

@@ -26,6 +26,8 @@ pub(crate) struct World {
     pub(crate) stop: AtomicBool,
     pub(crate) stops_at_violation: bool,
     pub(crate) began: Instant,
+    /// All clients but those of scenes hold their breath.
+    pub(crate) still: Arc<AtomicBool>,
     /// The fault that is being played.
     pub(crate) playing: Mutex<&'static str>,
     /// Whether connections are refused now and then, because of faults that are played.
@@ -79,6 +81,7 @@ impl World {
         let mut connection = Connection::open(&self.urls[member])?;
         connection.simple("SET search_path TO checker")?;
         connection.member = member;
+        connection.still = Some(Arc::clone(&self.still));
         Ok(connection)
     }
 

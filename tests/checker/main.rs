@@ -144,6 +144,7 @@ fn run(options: &Options) -> io::Result<bool> {
         stops_at_violation: options.stop_at_violation,
         began: Instant::now(),
         playing: Mutex::new("no fault"),
+        still: Arc::default(),
         is_rough: !options.faults.is_empty(),
         keys: Mutex::default(),
         cancelled: Arc::default(),

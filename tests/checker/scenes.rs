@@ -4,6 +4,7 @@
 
 use std::io;
 use std::iter::repeat_n;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::clients::{World, is_closed};
@@ -16,6 +17,7 @@ use crate::wire::{self, Connection};
 /// In the order in which each is played once, before chance decides.
 pub(crate) const FAULTS: &[Fault] = &[
     fault("cut_off_0", 2, Needs::Members, cut_off::<0>),
+    fault("cut_off_2_in_silence", 2, Needs::Members, cut_off_in_silence::<2>),
     fault("member_killed", 4, Needs::Members, member_killed),
     fault("slow_link", 4, Needs::Members, slow_link),
     fault("redis_flushed", 3, Needs::Members, redis_flushed),
@@ -28,7 +30,6 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("redis_clients_killed", 3, Needs::Members, redis_clients_killed),
     fault("redis_stops", 2, Needs::Redis, faults::redis_stops),
     fault("restart_fast", 1, Needs::PgCtl, faults::restart_fast),
-    fault("cut_off_2", 2, Needs::Members, cut_off::<2>),
 ];
 
 /// After anything that ends what the group agreed on, it agrees again in this time, or the scene
@@ -82,7 +83,11 @@ impl<'a> Cast<'a> {
     ) -> io::Result<()> {
         let client = match &mut self.clients[member] {
             Some(client) => client,
-            gone @ None => gone.insert(self.world.open_at(member)?),
+            gone @ None => {
+                let mut client = self.world.open_at(member)?;
+                client.still = None;
+                gone.insert(client)
+            }
         };
         match act(client) {
             Err(error) if is_closed(&error) => {
@@ -149,6 +154,24 @@ fn cut_off<const MEMBER: usize>(stage: &mut Stage<'_>) -> io::Result<bool> {
     played?;
     cast.bustle(HEALED_MS, &[], &ALL)?;
     Ok(lost > 0)
+}
+
+/// The same while nobody else does anything, in a K that was formed in silence, too: what is agreed
+/// on afterwards looks as it did before, though a table has been written meanwhile.
+fn cut_off_in_silence<const MEMBER: usize>(stage: &mut Stage<'_>) -> io::Result<bool> {
+    stage.world.still.store(true, Ordering::Relaxed);
+    let played = forget_in_silence(stage).and_then(|()| cut_off::<MEMBER>(stage));
+    stage.world.still.store(false, Ordering::Relaxed);
+    played
+}
+
+fn forget_in_silence(stage: &Stage<'_>) -> io::Result<()> {
+    let (Some(redis), Some(group)) = (&stage.redis, &stage.group) else { return Ok(()) };
+    let mut cast = Cast::new(stage.world, &group.apart);
+    // What is under way comes to its end.
+    cast.bustle(stage.away_ms_min, &[], &ALL)?;
+    redis.ask("FLUSHALL")?;
+    cast.bustle(HEALED_MS, &[], &ALL)
 }
 
 /// What a member says reaches Redis later than its commits reach PostgreSQL.

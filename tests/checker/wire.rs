@@ -4,7 +4,8 @@
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use postgres_protocol::authentication::{md5_hash, sasl};
@@ -71,6 +72,8 @@ pub(crate) struct Connection {
     pub(crate) cancelled: Option<Arc<AtomicU64>>,
     /// Which member of a group it goes to; of one alone the first.
     pub(crate) member: usize,
+    /// While it is set nothing more is sent.
+    pub(crate) still: Option<Arc<AtomicBool>>,
 }
 
 impl Connection {
@@ -85,6 +88,7 @@ impl Connection {
             key: Vec::new(),
             cancelled: None,
             member: 0,
+            still: None,
         };
         let mut body = 196_608_i32.to_be_bytes().to_vec();
         for word in ["user", &url.user, "database", &url.database, ""] {
@@ -150,6 +154,9 @@ impl Connection {
     }
 
     pub(crate) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        while self.still.as_ref().is_some_and(|still| still.load(Ordering::Relaxed)) {
+            thread::park_timeout(Duration::from_millis(10));
+        }
         self.stream.write_all(bytes)
     }
 

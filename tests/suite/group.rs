@@ -200,8 +200,11 @@ fn a_client_that_goes_while_its_commit_waits_for_the_group_holds_up_nobody() {
     let forebay = Forebay::with_config(&database, toml, &["--redis", &redis.url()]);
     let (mut writer, mut other) = (forebay.client(), forebay.client());
     database.until_hit(&mut other, READ);
+    // It has its server, so that what it sends is on its way.
+    writer.run("BEGIN");
+    writer.run("UPDATE t SET v = 2");
     redis.pause();
-    writer.send(&query("UPDATE t SET v = 2"));
+    writer.send(&query("COMMIT"));
     drop(writer);
     assert_eq!(other.one("SELECT v FROM u"), "1");
     redis.resume();

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crate::cache::coherence::{Announced, Coherence, InFlight, Scope};
 use crate::metrics::MemberCounters;
 use crate::sql::verdict::TableId;
+use crate::twin::{self, Twin};
 
 use super::member::{Leave, Member, Millis, Rules};
 use super::mirror::Mirror;
@@ -317,7 +318,7 @@ impl State {
             slots.iter().any(|(name, slot)| *name == SlotName::Catalog && moved(slot, by_us))
         };
         match (request, answer) {
-            (_, Answer::Joined { .. }) => true,
+            (_, Answer::Joined { .. }) => !twin::is(Twin::NoIncarnationCheck),
             (_, Answer::Renewed(renewed)) => {
                 among(&renewed.slots, false) || (renewed.open && !self.member.is_open())
             }
