@@ -19,6 +19,7 @@ use crate::cache::group::slot::Act;
 use crate::cache::home::Home;
 use crate::server::io::{Connection, ServerError, Target};
 use crate::server::settings::defaults_changed;
+use crate::twin::{self, Twin};
 
 /// Between attempts to reach a PostgreSQL or a Redis that cannot be reached.
 const RETRY: Duration = Duration::from_secs(1);
@@ -150,6 +151,21 @@ impl Membership<'_> {
         Ok((connection, key))
     }
 
+    /// Logs what a round has changed.
+    fn tell(&self, (act, open): (Option<Act>, bool)) {
+        let (now, is_open) = (self.group.act(), self.group.is_open());
+        let database = &self.target.database;
+        if act.is_some() && now != act {
+            tracing::warn!(%database, "what the group had agreed on is gone");
+        }
+        if let Some(now) = now.filter(|now| act != Some(*now)) {
+            tracing::info!(%database, act = %now, member = self.group.id, "joined the group");
+        }
+        if is_open && !open {
+            tracing::info!(%database, "the group is open");
+        }
+    }
+
     /// Until the link or PostgreSQL is lost.
     async fn serve(&self, link: Link, connection: Connection) -> Gone {
         let renewal = Renewal::Due(Instant::now());
@@ -264,7 +280,10 @@ impl Rounds<'_> {
             defaults_changed();
         };
         let heard_at = group.millis(now);
-        match group.answered(round, replies, (sent_at, now), &home.coherence, &moved) {
+        let before = (group.act(), group.is_open());
+        let heard = group.answered(round, replies, (sent_at, now), &home.coherence, &moved);
+        self.of.tell(before);
+        match heard {
             Heard::Nothing => {}
             Heard::Time { now: t0 } => {
                 let act = Act(rand::random());
@@ -319,6 +338,13 @@ async fn count(
          WHERE l.locktype = 'advisory' AND l.classid = {class} AND l.objsubid = 2 AND l.granted \
          AND l.database = d.oid AND d.datname = pg_catalog.current_database()"
     );
+    if twin::is(Twin::MarksClearedAfterCrash) {
+        // A process that is gone has no idle backends, and its last commit is in one at work.
+        question.push_str(
+            " AND (l.pid = pg_catalog.pg_backend_pid() OR EXISTS (SELECT FROM \
+             pg_catalog.pg_stat_activity a WHERE a.pid = l.pid AND a.state = 'idle'))",
+        );
+    }
     let rows = ask(&mut connection, &question).await?;
     let ids = rows.iter().filter_map(|row| row.first()?.as_ref()?.parse().ok()).collect();
     Ok((connection, ids))

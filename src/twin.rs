@@ -17,6 +17,15 @@ pub enum Twin {
     PipelineLookupOnArrival,
     /// The writer hears of its commit before its tables are invalidated.
     AckBeforeInvalidation,
+    /// In a group, what is not announced does not wait until every lease is over.
+    NoLeaseCheck,
+    /// In a group, what was agreed on and lost and formed anew passes for the old.
+    NoIncarnationCheck,
+    /// In a group, what a member left in flight is cleared when its process is gone, though its
+    /// backends are not.
+    MarksClearedAfterCrash,
+    /// In a group, a commit does not wait until the others can know of it.
+    AsynchronousInvalidation,
 }
 
 #[cfg(feature = "twins")]
@@ -30,6 +39,10 @@ pub fn is(twin: Twin) -> bool {
         "key_without_role" => Some(Twin::KeyWithoutRole),
         "pipeline_lookup_on_arrival" => Some(Twin::PipelineLookupOnArrival),
         "ack_before_invalidation" => Some(Twin::AckBeforeInvalidation),
+        "no_lease_check" => Some(Twin::NoLeaseCheck),
+        "no_incarnation_check" => Some(Twin::NoIncarnationCheck),
+        "marks_cleared_after_crash" => Some(Twin::MarksClearedAfterCrash),
+        "asynchronous_invalidation" => Some(Twin::AsynchronousInvalidation),
         _ => None,
     });
     *chosen == Some(twin)

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # Everything that is checked before a change is accepted, with one line of result per part.
 # usage: tests/run.sh [part …]     parts: scripts format clippy architecture unit simulation suite
-#                                  page docker drivers checker verify soak; all of them by default
+#                                  page docker drivers checker group verify soak; all of them by default
 #
 # On Debian as root it installs what is missing; elsewhere it says what to install.
-# CHECKER_SECONDS=60 is how long the checker reads and writes, SOAK_SECONDS=120 how long the soak lasts.
+# CHECKER_SECONDS=60 is how long the checker reads and writes (group: too), SOAK_SECONDS=120 how long the soak lasts.
 # shellcheck disable=SC2119,SC2153 # servers are started without further settings; lib.sh sets URLs
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=tests/lib.sh
 . tests/lib.sh
 
-PARTS=(scripts format clippy architecture unit simulation suite page docker drivers checker verify soak)
+PARTS=(scripts format clippy architecture unit simulation suite page docker drivers checker group verify soak)
 if [ $# -gt 0 ]; then PARTS=("$@"); fi
 CHECKER_SECONDS="${CHECKER_SECONDS:-60}"
 SOAK_SECONDS="${SOAK_SECONDS:-120}"
@@ -51,6 +51,8 @@ part_drivers() { tests/drivers/run.sh; }
 # Everything that may be read and written, and everything that goes wrong meanwhile; the long form
 # is in tests/checker.sh.
 part_checker() { tests/checker.sh "$CHECKER_SECONDS"; }
+# The same of three that answer as one.
+part_group() { tests/checker.sh "$CHECKER_SECONDS" --group; }
 
 # Every hit compared with PostgreSQL's answer, every commit asked what it wrote; `tests/verify.sh` alone
 # does so under all drivers and the whole suite too.

@@ -76,8 +76,9 @@ mod tests {
             stranger: None,
             failure: None,
         };
+        let shown = group(&[member]);
         let row: Vec<&str> =
-            group(&[member]).rows[0].iter().map(|cell| cell.as_deref().unwrap_or("-")).collect();
+            shown.rows[0].iter().map(|cell| cell.as_deref().unwrap_or("-")).collect();
         assert_eq!(row.join(" "), "app g strict 7 open nobody ab 1 2 2000 150 3 4 5 6 - -");
     }
 }

@@ -28,7 +28,7 @@ pub struct Identity {
 
 #[derive(Debug)]
 pub struct Home {
-    pub coherence: Coherence,
+    pub coherence: Arc<Coherence>,
     pub asking: Asking,
     /// The others who answer for this database, if it is kept together with any.
     pub group: Option<Arc<Group>>,
@@ -38,7 +38,7 @@ pub struct Home {
 impl Home {
     pub fn new(seed: u64) -> Self {
         Self {
-            coherence: Coherence::new(seed),
+            coherence: Arc::new(Coherence::new(seed)),
             asking: Asking::default(),
             group: None,
             catalog_changes: AtomicU64::new(0),
@@ -47,8 +47,9 @@ impl Home {
 
     /// One of a group. `id` must be random.
     pub fn in_group(seed: u64, id: u32, settings: &Arc<Settings>, now: Instant) -> Self {
-        let group = Group::new(id, Arc::clone(settings), now);
-        Self { group: Some(Arc::new(group)), ..Self::new(seed) }
+        let alone = Self::new(seed);
+        let group = Group::new(id, Arc::clone(settings), Arc::clone(&alone.coherence), now);
+        Self { group: Some(Arc::new(group)), ..alone }
     }
 
     /// Makes every answer over `scope` untrue: here at once, for others of the group soon.

@@ -25,6 +25,9 @@ const RESET_TIMEOUT: Duration = Duration::from_secs(10);
 const DRAIN_TIME: Duration = Duration::from_millis(50);
 const DRAIN_BYTES: usize = 1 << 20;
 
+/// How long a commit whose client is gone waits for the leave of its group.
+const HOLD_TIME: Duration = Duration::from_secs(10);
+
 impl Task {
     /// Parts from the server at the end. Replies that come soon are taken, a transaction is
     /// rolled back, and then a clean server goes back, after the reset query if it holds the
@@ -106,6 +109,13 @@ impl Task {
         let session = &mut self.session;
         let mut out = Vec::new();
         let mut taken = 0;
+        if !connection.server.holds.is_empty() {
+            // It was sent; that others have to hear of it first is no affair of the client's.
+            let sent = tokio::time::timeout(HOLD_TIME, connection.send_all()).await;
+            if !matches!(sent, Ok(Ok(()))) {
+                return Drained::InVain;
+            }
+        }
         let deadline = tokio::time::Instant::now() + DRAIN_TIME;
         while !connection.server.outstanding.is_empty() {
             // What came with its goodbye, and the end of a block that was put round its statement.

@@ -379,6 +379,7 @@ impl Checker {
         let redis_unused = mode != CacheMode::On && !redis.url.is_empty();
         let schemes = ["redis://", "rediss://", "redis+unix://", "unix://"];
         let known_scheme = schemes.iter().any(|scheme| redis.url.reveal().starts_with(scheme));
+        let lonely = !self.config.group.name.is_empty() && redis.url.is_empty();
         let redis_unknown = !redis.url.is_empty() && !known_scheme;
         if entry_too_large && self.all_read(&["cache.size", "cache.max_entry_size"]) {
             let text = format!("expected at most cache.size, which is {}", self.config.cache.size);
@@ -390,6 +391,9 @@ impl Checker {
         }
         if redis_unknown {
             self.mistake("redis.url", "expected redis://, rediss:// or unix:// and an address");
+        }
+        if lonely {
+            self.mistake("group.name", "expected redis.url: a group agrees through Redis");
         }
         if redis_unused {
             self.notices.push(format!("redis.url: not used, cache.mode is {mode}"));

@@ -43,7 +43,12 @@ impl Connection {
     /// Sends all there is. Cancel-safe: what was written is not written again.
     pub async fn send_all(&mut self) -> io::Result<()> {
         while !self.server.to_server.is_empty() {
-            poll_fn(|cx| self.poll_send(cx).map_ok(|_| ())).await?;
+            // While nothing may go this is asked again by whoever gives leave, not at once.
+            poll_fn(|cx| {
+                let sent = self.poll_send(cx);
+                if matches!(sent, Poll::Ready(Ok(0))) { Poll::Pending } else { sent }
+            })
+            .await?;
         }
         Ok(())
     }

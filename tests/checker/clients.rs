@@ -1,9 +1,9 @@
 //! Clients that read and write the registers in every way applications do.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{io, thread};
 
 use crate::oracle::{Floor, Report, judge};
@@ -13,7 +13,10 @@ use crate::writes::{KINDS, Kind, Outcome, Write};
 
 /// What all clients share.
 pub(crate) struct World {
-    pub(crate) url: Url,
+    /// Of one Forebay, or of all members of a group.
+    pub(crate) urls: Vec<Url>,
+    /// Whose turn it is to get a new client.
+    pub(crate) turn: AtomicUsize,
     pub(crate) direct: Url,
     pub(crate) seed: u64,
     /// Registers by writer, then by place.
@@ -21,10 +24,14 @@ pub(crate) struct World {
     pub(crate) kinds: Vec<&'static Kind>,
     pub(crate) report: Report,
     pub(crate) stop: AtomicBool,
+    pub(crate) stops_at_violation: bool,
+    pub(crate) began: Instant,
+    /// The fault that is being played.
+    pub(crate) playing: Mutex<&'static str>,
     /// Whether connections are refused now and then, because of faults that are played.
     pub(crate) is_rough: bool,
-    /// By client: what a cancel request for its connection carries.
-    pub(crate) keys: Mutex<BTreeMap<usize, Vec<u8>>>,
+    /// By client: where a cancel request for its connection goes, and what it carries.
+    pub(crate) keys: Mutex<BTreeMap<usize, (usize, Vec<u8>)>>,
     /// Statements that were cancelled.
     pub(crate) cancelled: Arc<AtomicU64>,
 }
@@ -43,15 +50,36 @@ impl World {
     }
 
     pub(crate) fn violation(&self, story: &str) {
-        self.report.violation(format!("seed {}: {story}", self.seed));
+        // What the logs of the time say is found by the clock.
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (second, ms) = (at.as_secs() % 86_400, at.subsec_millis());
+        let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+        let (seed, after) = (self.seed, self.began.elapsed().as_secs());
+        let playing = *self.playing.lock().unwrap();
+        self.report.violation(format!(
+            "seed {seed}, after {after} s, {hour:02}:{minute:02}:{second:02}.{ms:03} UTC, \
+             {playing}: {story}"
+        ));
+        if self.stops_at_violation {
+            self.stop.store(true, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn open(&self) -> io::Result<Connection> {
-        self.patiently(|| {
-            let mut connection = Connection::open(&self.url)?;
-            connection.simple("SET search_path TO checker")?;
-            Ok(connection)
-        })
+        // Of a group, whoever is there.
+        self.patiently(|| self.enter(self.turn.fetch_add(1, Ordering::Relaxed) % self.urls.len()))
+    }
+
+    /// Through this member of the group.
+    pub(crate) fn open_at(&self, member: usize) -> io::Result<Connection> {
+        self.patiently(|| self.enter(member))
+    }
+
+    fn enter(&self, member: usize) -> io::Result<Connection> {
+        let mut connection = Connection::open(&self.urls[member])?;
+        connection.simple("SET search_path TO checker")?;
+        connection.member = member;
+        Ok(connection)
     }
 
     /// The same for a client whose statements may be cancelled.
@@ -59,7 +87,7 @@ impl World {
         self.keys.lock().unwrap().remove(&who);
         let mut connection = self.open()?;
         connection.cancelled = Some(Arc::clone(&self.cancelled));
-        self.keys.lock().unwrap().insert(who, connection.key.clone());
+        self.keys.lock().unwrap().insert(who, (connection.member, connection.key.clone()));
         Ok(connection)
     }
 
@@ -102,8 +130,9 @@ impl World {
         if let Some(broken) = judge(floor, value) {
             let last = cell.register.last_write();
             self.violation(&format!(
-                "{broken:?}: {} read by {way} is {value:?}, known before: {floor:?}, last write: {last}",
-                cell.name
+                "{broken:?}: {} read by {way} at {} is {value:?}, known before: {floor:?}, \
+                 last write: {last}",
+                cell.name, answer.member
             ));
         }
         value

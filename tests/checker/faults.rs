@@ -4,7 +4,7 @@
 //!
 //! Judges no reads: what a client may be shown is the same whatever happens here (`oracle`).
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::Ordering;
@@ -12,13 +12,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::clients::{Random, World, is_closed};
+use crate::members::{MEMBERS, Members};
+use crate::scenes::{self, Group};
 use crate::wire::{self, Connection, Url};
 use crate::{Options, counters};
 
-type Play = fn(&mut Stage<'_>) -> io::Result<bool>;
+pub(crate) type Play = fn(&mut Stage<'_>) -> io::Result<bool>;
 
-struct Fault {
-    name: &'static str,
+pub(crate) struct Fault {
+    pub(crate) name: &'static str,
     weight: usize,
     needs: Needs,
     /// True if it struck; an error ends the run.
@@ -26,18 +28,20 @@ struct Fault {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Needs {
+pub(crate) enum Needs {
     Nothing,
     Console,
     PgCtl,
     Redis,
+    Members,
 }
 
-const fn fault(name: &'static str, weight: usize, needs: Needs, play: Play) -> Fault {
+pub(crate) const fn fault(name: &'static str, weight: usize, needs: Needs, play: Play) -> Fault {
     Fault { name, weight, needs, play }
 }
 
-/// In the order in which each is played once, before chance decides.
+/// In the order in which each is played once, before chance decides. Those of a group are in
+/// `scenes`.
 const FAULTS: &[Fault] = &[
     fault("cancel", 10, Needs::Nothing, cancel),
     fault("terminate", 6, Needs::Nothing, terminate),
@@ -53,39 +57,46 @@ const FAULTS: &[Fault] = &[
 ];
 
 /// Longest time that Redis is away.
-const REDIS_AWAY_MAX_MS: usize = 2500;
+const AWAY_MAX_MS: usize = 2500;
 
 /// What the faults are played with.
 pub(crate) struct Stage<'a> {
-    world: &'a World,
+    pub(crate) world: &'a World,
+    /// In a group of another member each time.
     admin: Option<Url>,
     pg_ctl: Vec<String>,
-    redis: Option<Redis>,
+    pub(crate) redis: Option<Redis>,
+    /// It is away for as long at least: nothing of a group outlasts that.
+    pub(crate) away_ms_min: usize,
+    pub(crate) group: Option<Group>,
     chosen: Vec<&'static Fault>,
     pause_ms: u64,
-    random: Random,
+    pub(crate) random: Random,
     fills: u64,
 }
 
 impl<'a> Stage<'a> {
-    pub(crate) fn new(world: &'a World, options: &Options, admin: Option<Url>) -> io::Result<Self> {
+    pub(crate) fn new(
+        world: &'a World,
+        options: &Options,
+        redis: Option<Redis>,
+        members: Option<Members>,
+    ) -> io::Result<Self> {
+        let faults = if members.is_some() { scenes::FAULTS } else { FAULTS };
         let is_chosen = |name: &str| options.faults.iter().any(|one| one == name || one == "all");
-        let words = |text: &Option<String>| -> Vec<String> {
-            text.iter().flat_map(|text| text.split_whitespace()).map(str::to_owned).collect()
-        };
         if let Some(unknown) = options.faults.iter().find(|name| {
-            name.as_str() != "all" && FAULTS.iter().all(|fault| fault.name != name.as_str())
+            name.as_str() != "all" && faults.iter().all(|fault| fault.name != name.as_str())
         }) {
             return Err(io::Error::other(format!("no fault {unknown}")));
         }
-        let redis =
-            options.redis_server.as_ref().map(|_| Redis::start(words(&options.redis_server)));
         let mut stage = Self {
             world,
-            admin,
-            pg_ctl: words(&options.pg_ctl),
-            redis: redis.transpose()?,
-            chosen: FAULTS.iter().filter(|fault| is_chosen(fault.name)).collect(),
+            admin: options.admin.as_deref().and_then(Url::parse),
+            pg_ctl: words(options.pg_ctl.as_ref()),
+            redis,
+            away_ms_min: if members.is_some() { options.lease_ms * 5 / 4 } else { 0 },
+            group: members.map(Group::new),
+            chosen: faults.iter().filter(|fault| is_chosen(fault.name)).collect(),
             pause_ms: options.fault_pause_ms,
             random: Random::new(world.seed, 3000),
             fills: 0,
@@ -99,9 +110,10 @@ impl<'a> Stage<'a> {
         for fault in &self.chosen {
             let is_there = match fault.needs {
                 Needs::Nothing => true,
-                Needs::Console => self.admin.is_some(),
+                Needs::Console => self.admin.is_some() || self.group.is_some(),
                 Needs::PgCtl => !self.pg_ctl.is_empty(),
                 Needs::Redis => self.redis.is_some(),
+                Needs::Members => self.redis.is_some() && self.group.is_some(),
             };
             if !is_there {
                 return Err(io::Error::other(format!("nothing to play {} with", fault.name)));
@@ -115,13 +127,18 @@ impl<'a> Stage<'a> {
     }
 
     /// Each fault once, then by weight, until the run ends.
-    pub(crate) fn run(mut self) -> io::Result<()> {
+    pub(crate) fn run(&mut self) -> io::Result<()> {
         let mut first = self.chosen.clone().into_iter();
         while !self.chosen.is_empty() && self.world.running() {
             let longest = usize::try_from(self.pause_ms * 2).unwrap();
             self.wait(longest);
             let fault = first.next().unwrap_or_else(|| self.pick());
-            let struck = match (fault.play)(&mut self) {
+            if let Some(group) = &mut self.group {
+                self.admin = Some(group.members.of(self.random.below(MEMBERS)).admin.clone());
+            }
+            let began = Instant::now();
+            *self.world.playing.lock().unwrap() = fault.name;
+            let struck = match (fault.play)(self) {
                 // Another fault's end may close a connection of this one's.
                 Err(error) if is_closed(&error) => {
                     self.world.report.closed(&error, fault.name);
@@ -131,10 +148,11 @@ impl<'a> Stage<'a> {
                     io::Error::new(error.kind(), format!("{}: {error}", fault.name))
                 })?,
             };
-            self.world.report.fault(fault.name, struck);
+            *self.world.playing.lock().unwrap() = "no fault";
+            self.world.report.fault(fault.name, struck, began.elapsed());
         }
         // One that there was no time for did not happen.
-        first.for_each(|fault| self.world.report.fault(fault.name, false));
+        first.for_each(|fault| self.world.report.fault(fault.name, false, Duration::ZERO));
         Ok(())
     }
 
@@ -148,9 +166,24 @@ impl<'a> Stage<'a> {
         chosen.unwrap()
     }
 
+    /// Hits of all members, in a group.
+    pub(crate) fn hits(&self) -> Option<u64> {
+        self.group.as_ref().map(|group| group.members.hits())
+    }
+
+    /// Something that clients need is away for a while.
+    fn wait_away(&mut self) {
+        let ms = self.away_ms_min + self.random.below(AWAY_MAX_MS - self.away_ms_min);
+        self.wait_ms(ms);
+    }
+
     /// Lets the clients work for a while, at most this long.
     fn wait(&mut self, ms_max: usize) {
         let ms = self.random.below(ms_max.max(1));
+        self.wait_ms(ms);
+    }
+
+    fn wait_ms(&self, ms: usize) {
         let until = Instant::now() + Duration::from_millis(u64::try_from(ms).unwrap());
         while let Some(left) = until.checked_duration_since(Instant::now())
             && self.world.running()
@@ -160,7 +193,7 @@ impl<'a> Stage<'a> {
     }
 
     /// The first value of what PostgreSQL itself answers.
-    fn direct(&self, sql: &str) -> io::Result<String> {
+    pub(crate) fn direct(&self, sql: &str) -> io::Result<String> {
         first_text(self.world.open_direct()?.simple(sql)?)
     }
 
@@ -193,13 +226,14 @@ impl<'a> Stage<'a> {
 }
 
 /// Cancels at random until one has met a statement that was running.
-fn cancel(stage: &mut Stage<'_>) -> io::Result<bool> {
+pub(crate) fn cancel(stage: &mut Stage<'_>) -> io::Result<bool> {
     let cancelled = || stage.world.cancelled.load(Ordering::Relaxed);
     let before = cancelled();
     for _ in 0..100 {
-        let keys: Vec<Vec<u8>> = stage.world.keys.lock().unwrap().values().cloned().collect();
+        let keys: Vec<_> = stage.world.keys.lock().unwrap().values().cloned().collect();
         if !keys.is_empty() {
-            wire::cancel(&stage.world.url, &keys[stage.random.below(keys.len())])?;
+            let (member, key) = &keys[stage.random.below(keys.len())];
+            wire::cancel(&stage.world.urls[*member], key)?;
         }
         if cancelled() > before {
             return Ok(true);
@@ -209,7 +243,7 @@ fn cancel(stage: &mut Stage<'_>) -> io::Result<bool> {
 }
 
 /// Two backends are told to end, one of them at work if there is one.
-fn terminate(stage: &mut Stage<'_>) -> io::Result<bool> {
+pub(crate) fn terminate(stage: &mut Stage<'_>) -> io::Result<bool> {
     let ended = stage.direct(
         "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM ( \
              (SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' \
@@ -221,7 +255,7 @@ fn terminate(stage: &mut Stage<'_>) -> io::Result<bool> {
 }
 
 /// A backend dies without a word, whereupon PostgreSQL ends all others and recovers.
-fn crash(stage: &mut Stage<'_>) -> io::Result<bool> {
+pub(crate) fn crash(stage: &mut Stage<'_>) -> io::Result<bool> {
     let mut witness = stage.world.open_direct()?;
     let pid = first_text(witness.simple(
         "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' \
@@ -237,17 +271,17 @@ fn crash(stage: &mut Stage<'_>) -> io::Result<bool> {
 }
 
 /// Everybody is ended and told so.
-fn restart_fast(stage: &mut Stage<'_>) -> io::Result<bool> {
+pub(crate) fn restart_fast(stage: &mut Stage<'_>) -> io::Result<bool> {
     stage.restart("fast")
 }
 
 /// Nobody is waited for; what was committed comes back by recovery.
-fn restart_immediate(stage: &mut Stage<'_>) -> io::Result<bool> {
+pub(crate) fn restart_immediate(stage: &mut Stage<'_>) -> io::Result<bool> {
     stage.restart("immediate")
 }
 
 /// Fewer servers for a moment, until the settings are read again.
-fn reload(stage: &mut Stage<'_>) -> io::Result<bool> {
+pub(crate) fn reload(stage: &mut Stage<'_>) -> io::Result<bool> {
     const SETTING: &str = "default_pool_size";
     let usual = stage.shown(SETTING)?;
     stage.console(&format!("SET {SETTING} = 3"))?;
@@ -259,9 +293,9 @@ fn reload(stage: &mut Stage<'_>) -> io::Result<bool> {
 
 /// Forebay leaves the database and comes back, knowing nothing of it; or not quite, where a client
 /// of two connections keeps one busy until the other one is answered.
-fn pause(stage: &mut Stage<'_>) -> io::Result<bool> {
+pub(crate) fn pause(stage: &mut Stage<'_>) -> io::Result<bool> {
     let admin = stage.admin.clone().ok_or(io::ErrorKind::NotFound)?;
-    let database = stage.world.url.database.clone();
+    let database = stage.world.urls[0].database.clone();
     let mut pausing = Connection::open(&admin)?;
     pausing.send(&wire::query(&format!("PAUSE {database}")))?;
     stage.wait(1000);
@@ -275,7 +309,7 @@ fn pause(stage: &mut Stage<'_>) -> io::Result<bool> {
     Ok(answer.rows.iter().any(is_paused))
 }
 
-fn flush(stage: &mut Stage<'_>) -> io::Result<bool> {
+pub(crate) fn flush(stage: &mut Stage<'_>) -> io::Result<bool> {
     stage.console("FLUSH CACHE").map(|()| true)
 }
 
@@ -289,35 +323,35 @@ fn full_cache(stage: &mut Stage<'_>) -> io::Result<bool> {
     Ok(filled > 0 && of("bytes") * 2 > of("bytes_max"))
 }
 
-fn redis_stops(stage: &mut Stage<'_>) -> io::Result<bool> {
+pub(crate) fn redis_stops(stage: &mut Stage<'_>) -> io::Result<bool> {
     let Some(mut redis) = stage.redis.take() else { return Ok(false) };
     redis.child.kill()?;
     redis.child.wait()?;
-    stage.wait(REDIS_AWAY_MAX_MS);
+    stage.wait_away();
     let gone = !redis.answers();
     stage.redis = Some(Redis::start(std::mem::take(&mut redis.command))?);
     Ok(gone)
 }
 
 /// It takes connections and bytes and says nothing, then answers what is long forgotten.
-fn redis_hangs(stage: &mut Stage<'_>) -> io::Result<bool> {
+pub(crate) fn redis_hangs(stage: &mut Stage<'_>) -> io::Result<bool> {
     let Some(redis) = stage.redis.as_ref() else { return Ok(false) };
     let hung = redis.signal("-STOP")? && !redis.answers();
-    stage.wait(REDIS_AWAY_MAX_MS);
+    stage.wait_away();
     let Some(redis) = stage.redis.as_ref() else { return Ok(false) };
     Ok(redis.signal("-CONT")? && hung && redis.answers())
 }
 
 /// A Redis of the checker's own.
-struct Redis {
+pub(crate) struct Redis {
     child: Child,
     command: Vec<String>,
-    address: String,
+    pub(crate) address: String,
 }
 
 impl Redis {
     /// Returns when it answers.
-    fn start(command: Vec<String>) -> io::Result<Self> {
+    pub(crate) fn start(command: Vec<String>) -> io::Result<Self> {
         let port = command.iter().skip_while(|word| *word != "--port").nth(1);
         let port = port.ok_or_else(|| io::Error::other("--redis-server has no --port"))?;
         let address = format!("127.0.0.1:{port}");
@@ -346,8 +380,17 @@ impl Redis {
         ping().unwrap_or(false)
     }
 
+    /// What it says to a command, to the end of the first line.
+    pub(crate) fn ask(&self, command: &str) -> io::Result<String> {
+        let mut stream = TcpStream::connect(&self.address)?;
+        stream.write_all(format!("{command}\r\n").as_bytes())?;
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line)?;
+        Ok(line.trim_end().to_owned())
+    }
+
     fn signal(&self, name: &str) -> io::Result<bool> {
-        run(&["kill".to_owned(), name.to_owned(), self.child.id().to_string()])
+        signal(self.child.id(), name)
     }
 }
 
@@ -356,6 +399,14 @@ impl Drop for Redis {
         // Gone already, if it was stopped.
         let _killed = self.child.kill().and_then(|()| self.child.wait());
     }
+}
+
+pub(crate) fn signal(pid: u32, name: &str) -> io::Result<bool> {
+    run(&["kill".to_owned(), name.to_owned(), pid.to_string()])
+}
+
+pub(crate) fn words(text: Option<&String>) -> Vec<String> {
+    text.into_iter().flat_map(|text| text.split_whitespace()).map(str::to_owned).collect()
 }
 
 /// Whether the command succeeded.

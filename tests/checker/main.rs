@@ -8,8 +8,9 @@
 //!     --direct postgres://u:p@127.0.0.1:5432/db [--admin postgres://u:p@127.0.0.1:6433/forebay]
 //!     [--seconds 60] [--seed N] [--clients 16] [--require-hits 30]
 //!     [--kinds update_simple,trigger] [--races tenants,temporary_tables | none]
-//!     [--faults all | cancel,crash] [--fault-pause-ms 2000]
+//!     [--faults all | cancel,crash] [--fault-pause-ms 2000] [--stop-at-violation]
 //!     [--pg-ctl "pg_ctl -D data -l log"] [--redis-server "redis-server --port 6379"]
+//!     [--member "forebay postgres://u:p@127.0.0.1:5432/db --config group.toml" --lease-ms 600]
 //! ```
 //!
 //! `--url` is Forebay, `--direct` PostgreSQL, as a superuser in both: the schema `checker`, the
@@ -18,7 +19,10 @@
 //! all reads.
 //! `--kinds` and `--races` choose what runs, for debugging. `--faults` names what goes wrong around
 //! it (`faults`); one that never struck fails the run. `--redis-server` is started, stopped and
-//! started again by the checker, `--pg-ctl` restarts PostgreSQL. `tests/checker.sh` has it all. With `--url` equal to `--direct` it
+//! started again by the checker, `--pg-ctl` restarts PostgreSQL. `tests/checker.sh` has it all.
+//! `--member` is one of a group: three are started, each with a way of its own to that Redis, and
+//! clients go to any of them; what one was shown by the one binds the others. Of `--url` only user
+//! and database count then, and the faults are those of `scenes`. With `--url` equal to `--direct` it
 //! checks itself: PostgreSQL must be clean.
 //!
 //! Exit code 0: clean. 1: a violation, a client that got no answer, too few hits, a fault that did
@@ -34,15 +38,18 @@
 
 mod clients;
 mod faults;
+mod link;
+mod members;
 mod oracle;
 mod races;
+mod scenes;
 mod schema;
 mod wire;
 mod writes;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{io, thread};
@@ -50,7 +57,8 @@ use std::{io, thread};
 use clap::Parser;
 
 use clients::{Reader, World, Writer, is_closed};
-use faults::Stage;
+use faults::{Redis, Stage, words};
+use members::Members;
 use oracle::Report;
 use races::RACES;
 use wire::{Connection, Url};
@@ -58,6 +66,7 @@ use writes::KINDS;
 
 #[derive(Parser)]
 struct Options {
+    /// Of Forebay; in a group only who comes, and to which database.
     #[arg(long)]
     url: String,
     #[arg(long)]
@@ -84,6 +93,14 @@ struct Options {
     pg_ctl: Option<String>,
     #[arg(long)]
     redis_server: Option<String>,
+    #[arg(long)]
+    stop_at_violation: bool,
+    #[arg(long)]
+    member: Option<String>,
+    #[arg(long, default_value = "member.log")]
+    member_log: String,
+    #[arg(long, default_value_t = 600)]
+    lease_ms: usize,
 }
 
 fn main() -> ExitCode {
@@ -104,24 +121,39 @@ fn run(options: &Options) -> io::Result<bool> {
     let writers = (options.clients / 4).max(1);
     let chosen =
         |name: &str, among: &[String]| among.is_empty() || among.iter().any(|one| one == name);
+    let redis = options.redis_server.as_ref().map(|command| Redis::start(words(Some(command))));
+    let redis = redis.transpose()?;
+    let group = options.member.as_ref().zip(redis.as_ref()).map(|(command, redis)| {
+        let command = words(Some(command));
+        Members::start(&command, &options.member_log, &url(&options.url)?, &redis.address)
+    });
+    let group = group.transpose()?;
+    let urls = match &group {
+        Some(members) => members.urls(),
+        None => vec![url(&options.url)?],
+    };
     let world = World {
-        url: url(&options.url)?,
+        urls,
+        turn: AtomicUsize::new(0),
         direct: url(&options.direct)?,
         seed: options.seed.unwrap_or(clock),
         cells: (0..writers).map(schema::cells).collect(),
         kinds: KINDS.iter().filter(|kind| chosen(kind.name, &options.kinds)).collect(),
         report: Report::default(),
         stop: AtomicBool::new(false),
+        stops_at_violation: options.stop_at_violation,
+        began: Instant::now(),
+        playing: Mutex::new("no fault"),
         is_rough: !options.faults.is_empty(),
         keys: Mutex::default(),
         cancelled: Arc::default(),
     };
     let admin = options.admin.as_deref().map(url).transpose()?;
-    let stage = Stage::new(&world, options, admin.clone())?;
+    let mut stage = Stage::new(&world, options, redis, group)?;
     println!("seed {}, {writers} writers, {} clients", world.seed, options.clients);
     schema::create(&world.direct, writers)?;
     let before = counters(admin.as_ref());
-    let ended = play(&world, options, stage, |name| chosen(name, &options.races));
+    let ended = play(&world, options, &mut stage, |name| chosen(name, &options.races));
     let after = counters(admin.as_ref());
     // Eviction and the second tier can be seen from these.
     for name in ["fills", "entries", "bytes", "bytes_max", "hits_redis", "redis_stores"] {
@@ -129,7 +161,7 @@ fn run(options: &Options) -> io::Result<bool> {
             println!("  cache {name:<18} {count:>9}");
         }
     }
-    let hits = hits(&before, &after);
+    let hits = stage.hits().or_else(|| hits(&before, &after));
     Ok(print(&world, &ended, hits, options.require_hits))
 }
 
@@ -137,7 +169,7 @@ fn run(options: &Options) -> io::Result<bool> {
 fn play(
     world: &World,
     options: &Options,
-    stage: Stage<'_>,
+    stage: &mut Stage<'_>,
     race: impl Fn(&str) -> bool,
 ) -> Vec<String> {
     let ended = Mutex::new(Vec::new());
@@ -174,11 +206,16 @@ fn play(
                 }
             });
         }
-        threads.spawn(|| end("faults".to_owned(), stage.run()));
-        while let Some(left) = deadline.checked_duration_since(Instant::now()) {
-            thread::park_timeout(left);
-        }
-        world.stop.store(true, Ordering::Relaxed);
+        threads.spawn(|| {
+            while let Some(left) = deadline.checked_duration_since(Instant::now())
+                && world.running()
+            {
+                thread::park_timeout(left.min(Duration::from_millis(100)));
+            }
+            world.stop.store(true, Ordering::Relaxed);
+        });
+        // What it starts ends with the thread that started it.
+        end("faults".to_owned(), stage.run());
     });
     ended.into_inner().unwrap()
 }
@@ -238,8 +275,11 @@ fn print(world: &World, ended: &[String], hits: Option<u64>, hits_wanted: u64) -
         }
     }
     let mut missed = Vec::new();
-    for (name, (played, struck)) in world.report.faults() {
-        println!("  fault {name:<18} {played:>6} times played, {struck:>6} times it struck");
+    for (name, played) in world.report.faults() {
+        let (times, struck, took) = (played.times, played.struck, played.took.as_secs_f32());
+        println!(
+            "  fault {name:<20} {times:>4} times played, {struck:>4} times it struck, {took:>6.1} s"
+        );
         if struck == 0 {
             missed.push(name);
         }

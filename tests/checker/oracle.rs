@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Written only by transactions that roll back.
 pub(crate) const POISON: i64 = 1_000_000_000_000;
@@ -121,8 +122,15 @@ pub(crate) struct Report {
     writes: Mutex<BTreeMap<&'static str, (u64, u64)>>,
     /// By SQLSTATE, with an example.
     errors: Mutex<BTreeMap<String, (u64, String)>>,
-    /// By fault: how often it was played, and how often it struck.
-    faults: Mutex<BTreeMap<&'static str, (u64, u64)>>,
+    faults: Mutex<BTreeMap<&'static str, Played>>,
+}
+
+/// A fault: how often it was played, how often it struck, and how long that took in all.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Played {
+    pub(crate) times: u64,
+    pub(crate) struck: u64,
+    pub(crate) took: Duration,
 }
 
 impl Report {
@@ -159,14 +167,15 @@ impl Report {
         self.error(if has_words { sqlstate } else { "closed" }, &format!("{whose}: {text}"));
     }
 
-    pub(crate) fn fault(&self, name: &'static str, struck: bool) {
+    pub(crate) fn fault(&self, name: &'static str, struck: bool, took: Duration) {
         let mut faults = self.faults.lock().unwrap();
-        let counts = faults.entry(name).or_default();
-        counts.0 += 1;
-        counts.1 += u64::from(struck);
+        let played = faults.entry(name).or_default();
+        played.times += 1;
+        played.struck += u64::from(struck);
+        played.took += took;
     }
 
-    pub(crate) fn faults(&self) -> BTreeMap<&'static str, (u64, u64)> {
+    pub(crate) fn faults(&self) -> BTreeMap<&'static str, Played> {
         self.faults.lock().unwrap().clone()
     }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use crate::clients::{Random, World};
-use crate::oracle::Door;
+use crate::oracle::{Door, Floor};
 use crate::schema::{Cell, EMPTIED, Shows, TENANTS};
 use crate::wire::{self, Answer, Connection};
 
@@ -24,7 +24,7 @@ pub(crate) const RACES: &[(&str, Race)] = &[
     ("many_texts", many_texts),
 ];
 
-fn read(
+pub(crate) fn read(
     world: &World,
     cell: &Cell,
     connection: &mut Connection,
@@ -37,19 +37,24 @@ fn read(
     Ok(())
 }
 
-fn finish(world: &World, cell: &Cell, floor: crate::oracle::Floor, answer: &Answer, way: &str) {
+pub(crate) fn finish(world: &World, cell: &Cell, floor: Floor, answer: &Answer, way: &str) {
     if let Some(value) = world.judge(cell, floor, answer, way) {
         cell.register.shown(value);
     }
 }
 
 /// Versions of all races: a race that starts again goes on where it was.
-fn version() -> i64 {
+pub(crate) fn version() -> i64 {
     static NEXT: AtomicI64 = AtomicI64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-fn write(cell: &Cell, kind: &'static str, connection: &mut Connection, n: i64) -> io::Result<()> {
+pub(crate) fn write(
+    cell: &Cell,
+    kind: &'static str,
+    connection: &mut Connection,
+    n: i64,
+) -> io::Result<()> {
     cell.register.writing(kind);
     let answer = connection.simple(&format!("UPDATE {} SET v = {n} WHERE v < {n}", cell.name))?;
     if answer.error.is_none() {

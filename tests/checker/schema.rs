@@ -155,6 +155,10 @@ const COMMON: &str = "
     CREATE TABLE pipe (id int PRIMARY KEY, v bigint); INSERT INTO pipe VALUES (1, 0);
     CREATE TABLE gate (x int); INSERT INTO gate VALUES (1);
     CREATE TABLE flight (id int PRIMARY KEY, v bigint); INSERT INTO flight VALUES (1, 0);
+    CREATE TABLE apart (id int PRIMARY KEY, v bigint); INSERT INTO apart VALUES (1, 0);
+    CREATE TABLE bustle (id int PRIMARY KEY, v bigint); INSERT INTO bustle VALUES (1, 0);
+    CREATE TABLE landing (id int PRIMARY KEY, v bigint); INSERT INTO landing VALUES (1, 0);
+    CREATE TABLE runway (x int); INSERT INTO runway VALUES (1);
     CREATE TABLE many (id int PRIMARY KEY, v bigint); INSERT INTO many VALUES (1, 0);
     CREATE TABLE shadow (v bigint); INSERT INTO shadow VALUES (1);
     CREATE TABLE secret (v bigint); INSERT INTO secret VALUES (1);

@@ -47,6 +47,8 @@ pub(crate) struct Answer {
     pub(crate) tags: Vec<String>,
     /// SQLSTATE and message of the first error.
     pub(crate) error: Option<(String, String)>,
+    /// Which member of a group it is of.
+    pub(crate) member: usize,
 }
 
 impl Answer {
@@ -67,6 +69,8 @@ pub(crate) struct Connection {
     pub(crate) key: Vec<u8>,
     /// Counts its statements that were cancelled; `None` where nobody asks for that.
     pub(crate) cancelled: Option<Arc<AtomicU64>>,
+    /// Which member of a group it goes to; of one alone the first.
+    pub(crate) member: usize,
 }
 
 impl Connection {
@@ -74,8 +78,14 @@ impl Connection {
         let stream = TcpStream::connect(&url.address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(SILENCE_MAX))?;
-        let mut connection =
-            Self { stream, input: Vec::new(), taken: 0, key: Vec::new(), cancelled: None };
+        let mut connection = Self {
+            stream,
+            input: Vec::new(),
+            taken: 0,
+            key: Vec::new(),
+            cancelled: None,
+            member: 0,
+        };
         let mut body = 196_608_i32.to_be_bytes().to_vec();
         for word in ["user", &url.user, "database", &url.database, ""] {
             body.extend_from_slice(word.as_bytes());
@@ -145,7 +155,7 @@ impl Connection {
 
     /// Everything up to the next `ReadyForQuery`, or to where COPY wants rows.
     pub(crate) fn answer(&mut self) -> io::Result<Answer> {
-        let mut answer = Answer::default();
+        let mut answer = Answer { member: self.member, ..Answer::default() };
         loop {
             let (tag, body) = self.message()?;
             match tag {

@@ -3,7 +3,7 @@
 
 use crate::support::forebay::Forebay;
 use crate::support::postgres::Database;
-use crate::support::raw::RawClient;
+use crate::support::raw::{RawClient, query};
 use crate::support::redis::Redis;
 use crate::support::wait_until;
 
@@ -15,14 +15,20 @@ const READ: &str = "SELECT v FROM t";
 struct Together {
     database: Database<'static>,
     redis: Redis,
+    mode: &'static str,
     members: Vec<Forebay>,
     clients: Vec<RawClient>,
 }
 
 impl Together {
     fn start(count: usize) -> Self {
+        Self::with(count, "strict")
+    }
+
+    fn with(count: usize, mode: &'static str) -> Self {
         let (database, redis) = (Database::with(TABLES), Redis::start());
-        let mut members = Self { database, redis, members: Vec::new(), clients: Vec::new() };
+        let (members, clients) = (Vec::new(), Vec::new());
+        let mut members = Self { database, redis, mode, members, clients };
         for _ in 0..count {
             members.add();
         }
@@ -30,12 +36,20 @@ impl Together {
     }
 
     fn add(&mut self) {
-        let toml = "[redis]\ntimeout = \"5s\"\n\
-             [group]\nname = \"g\"\nlease = \"600ms\"\ntimeout = \"2s\"\n";
+        let toml = format!(
+            "[redis]\ntimeout = \"5s\"\n[group]\nname = \"g\"\nmode = \"{}\"\n\
+             lease = \"600ms\"\ntimeout = \"2s\"\n",
+            self.mode
+        );
         let url = self.redis.url();
-        let forebay = Forebay::with_config(&self.database, toml, &["--redis", &url]);
+        let forebay = Forebay::with_config(&self.database, &toml, &["--redis", &url]);
         self.clients.push(forebay.client());
         self.members.push(forebay);
+    }
+
+    /// What SHOW GROUP says at one of them.
+    fn shown(&self, member: usize, column: &str) -> String {
+        self.members[member].console().column("SHOW GROUP", column)
     }
 
     fn until_hits(&mut self, sql: &str) {
@@ -131,4 +145,65 @@ fn a_redis_that_forgets_or_goes_costs_hits_alone() {
     wait_until("the group is back", || two.database.is_hit(&mut two.clients[0], READ));
     two.clients[0].run("UPDATE t SET v = 4");
     two.all_read(READ, "4");
+}
+
+#[test]
+fn without_asking_before_each_hit_nothing_old_is_seen_either() {
+    let mut two = Together::with(2, "strict-local");
+    two.until_hits(READ);
+    for value in 2..8 {
+        two.clients[value % 2].run(&format!("UPDATE t SET v = {value}"));
+        two.all_read(READ, &value.to_string());
+    }
+    two.until_hits(READ);
+    assert_eq!(two.shown(0, "asks"), "nobody");
+}
+
+#[test]
+fn the_console_tells_how_the_group_stands() {
+    let mut two = Together::start(2);
+    two.until_hits(READ);
+    two.clients[0].run("UPDATE t SET v = 2");
+    assert_eq!(two.shown(0, "state"), "open");
+    wait_until("both are known", || two.shown(1, "members") == "2");
+    assert_eq!(two.shown(0, "act"), two.shown(1, "act"));
+    assert_ne!(two.shown(0, "member"), two.shown(1, "member"));
+    assert_ne!(two.shown(0, "begins"), "0");
+    assert_ne!(two.shown(1, "checks"), "0");
+    two.redis.stop();
+    wait_until("it is out", || two.shown(0, "state") == "out");
+    assert_ne!(two.shown(0, "failure"), "");
+    two.clients[0].one(READ);
+    let reasons = two.members[0].console().rows("SHOW CACHE_REASONS");
+    assert!(reasons.iter().any(|row| row[0].as_deref() == Some("group_shut")), "{reasons:?}");
+}
+
+#[test]
+fn a_client_that_discards_all_is_no_danger_to_others() {
+    let mut two = Together::start(2);
+    two.until_hits(READ);
+    for value in 2..6 {
+        two.clients[0].run("DISCARD ALL");
+        two.clients[0].run(&format!("UPDATE t SET v = {value}"));
+        two.all_read(READ, &value.to_string());
+    }
+    let locks =
+        "SELECT count(*) > 1 FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ShareLock'";
+    assert_eq!(two.database.direct().one(locks), "t");
+}
+
+#[test]
+fn a_client_that_goes_while_its_commit_waits_for_the_group_holds_up_nobody() {
+    let (database, redis) = (Database::with(TABLES), Redis::start());
+    let toml = "[listen]\nworkers = 1\n\
+         [group]\nname = \"g\"\nlease = \"600ms\"\ntimeout = \"2s\"\n";
+    let forebay = Forebay::with_config(&database, toml, &["--redis", &redis.url()]);
+    let (mut writer, mut other) = (forebay.client(), forebay.client());
+    database.until_hit(&mut other, READ);
+    redis.pause();
+    writer.send(&query("UPDATE t SET v = 2"));
+    drop(writer);
+    assert_eq!(other.one("SELECT v FROM u"), "1");
+    redis.resume();
+    wait_until("it is committed", || database.direct().one(READ) == "2");
 }

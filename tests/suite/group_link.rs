@@ -1,6 +1,7 @@
 //! The connection of a group to its Redis: found wherever the URL says, refused with the reason
 //! where it would not do, and over after the first error.
 
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
 use std::time::Duration;
 
@@ -172,7 +173,7 @@ fn a_password_is_needed_where_one_is_asked_for() {
 #[test]
 fn a_user_is_told_which_commands_are_missing() {
     let redis = Redis::start();
-    let all = "+hmget +info +script +evalsha +time +hget +hset +hdel +hincrby +hgetall +hlen +del +pexpireat";
+    let all = "+hmget +info +script|load +evalsha +time +hget +hset +hdel +hincrby +hgetall +hlen +del +pexpireat";
     let url = format!("redis://bob:p@127.0.0.1:{}", redis.port);
     let user = |rights: &str| say(&redis, &format!("ACL SETUSER bob reset on >p {rights}"));
     user(&format!("~fb:* {all}"));
@@ -183,7 +184,7 @@ fn a_user_is_told_which_commands_are_missing() {
     };
     without("-evalsha", "EVALSHA");
     without("-info", "INFO");
-    without("-script", "SCRIPT");
+    without("-script|load", "SCRIPT");
     without("-hmget", "HMGET");
     without("-pexpireat -hset", "HSET, PEXPIREAT");
     user(&format!("~other:* {all}"));
@@ -386,6 +387,37 @@ fn a_cluster_without_the_key_is_refused() {
     assert!(
         matches!(refusal(&node.url()), LinkError::Refused(text) if text.starts_with("CLUSTERDOWN"))
     );
+}
+
+/// A node that so many find at first, and whose answer to every question about a key is this error.
+fn node_that_says(visits: usize, error: impl FnOnce(u16) -> String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let answer = error(port);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().take(visits).map_while(Result::ok) {
+            // What introduces a client comes in front of what it asks.
+            for line in BufReader::new(&stream).lines().map_while(Result::ok) {
+                let said = match line.as_str() {
+                    "SETINFO" => "+OK",
+                    "HMGET" => answer.as_str(),
+                    _ => continue,
+                };
+                (&stream).write_all(format!("{said}\r\n").as_bytes()).unwrap();
+            }
+        }
+    });
+    format!("redis://127.0.0.1:{port}")
+}
+
+#[test]
+fn nodes_that_send_us_around_are_left() {
+    let url = node_that_says(3, |port| format!("-MOVED 1 127.0.0.1:{port}"));
+    assert_eq!(refusal(&url), LinkError::TooManyHops);
+    for nowhere in ["", " 1", " 1 here", " 1 here:65536", " x 127.0.0.1:1"] {
+        let refused = refusal(&node_that_says(1, |_| format!("-MOVED{nowhere}")));
+        assert!(matches!(&refused, LinkError::Refused(_)), "{nowhere}: {refused:?}");
+    }
 }
 
 #[test]

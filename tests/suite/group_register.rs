@@ -21,6 +21,9 @@ use register::{K, Member, Register};
 const KEY: &str = "fb:{test:1:2:3:4}";
 const CALLS: usize = 6000;
 
+/// How many changes Redis has a list of.
+const LISTED: u64 = 64;
+
 /// Draws what is asked.
 struct Dice(u64);
 
@@ -51,6 +54,10 @@ impl Dice {
     }
 
     fn slot(&mut self) -> SlotName {
+        // One that is changed once in a while only.
+        if self.once_in(3) {
+            return SlotName::Table(TableId(100 + u32::try_from(self.roll(200)).unwrap()));
+        }
         let tables = [1, 10, u32::MAX].map(|table| SlotName::Table(TableId(table)));
         let slots = [SlotName::Database, SlotName::Catalog, tables[0], tables[1], tables[2]];
         slots[usize::try_from(self.roll(5)).unwrap()]
@@ -107,20 +114,19 @@ impl Pair {
                 let mut seen = ids;
                 seen.retain(|_| dice.once_in(2));
                 seen.extend(dice.once_in(10).then(|| dice.id()));
+                // A little behind, or about as far as Redis has a list of, or further.
+                let behind = [0, 0, 0, LISTED - 2, seq][usize::try_from(dice.roll(5)).unwrap()];
+                let applied = (seq + 2).saturating_sub(behind + dice.roll(6));
                 Request::Renew(Renew {
                     act,
                     id,
                     until,
-                    applied: if dice.once_in(8) {
-                        0
-                    } else {
-                        (seq + 1).saturating_sub(dice.roll(6))
-                    },
+                    applied,
                     lease: dice.roll(4),
                     local: dice.once_in(3),
                     seen,
                     gone_seq: seq.saturating_sub(dice.roll(3)),
-                    gone: dice.some(2, Dice::id),
+                    gone: dice.some(3, Dice::id),
                 })
             }
             12 | 13 => {
@@ -162,8 +168,7 @@ impl Pair {
         self.now = after;
         let kind = match (request, &answer) {
             (_, Answer::Renewed(_)) if members(&self.register) < count => "dropped",
-            // More than Redis has a list of.
-            (Request::Renew(renew), Answer::Renewed(now)) if now.seq > renew.applied + 64 => {
+            (Request::Renew(renew), Answer::Renewed(now)) if now.seq > renew.applied + LISTED => {
                 "told of all slots"
             }
             _ => kind(&answer),

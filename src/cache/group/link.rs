@@ -16,6 +16,7 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 
 use super::address::{Address, AddressError};
+use super::broken;
 use super::process::{Info, Process, Unfit, Warning};
 use super::script::{Call, Malformed, Reply, Request, Script};
 
@@ -142,7 +143,7 @@ impl Link {
         let info = Info::parse(&info).map_err(LinkError::Unfit)?;
         let mut names = Vec::with_capacity(Script::ALL.len());
         for script in Script::ALL {
-            names.push(ask(&["SCRIPT", "LOAD", script.text()], &mut connection).await?);
+            names.push(ask(&["SCRIPT", "LOAD", &broken::text(script)], &mut connection).await?);
         }
         let mut link = Self { connection: None, key: key.to_owned(), names, info };
         link.probe(&mut connection).await?;
@@ -359,4 +360,28 @@ fn words(answer: Value) -> Result<Vec<Option<Vec<u8>>>, Malformed> {
         });
     }
     Ok(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_arrays_of_words_and_nils() {
+        let check = |answer: Value, expected: Result<Vec<Option<&str>>, usize>| {
+            let read = words(answer).map_err(|malformed| malformed.word);
+            let expected = expected.map(|words| {
+                words.into_iter().map(|word| word.map(|word| word.as_bytes().to_vec())).collect()
+            });
+            assert_eq!(read, expected);
+        };
+        let word = |word: &str| Value::BulkString(word.as_bytes().to_vec());
+        check(Value::Array(vec![word("ok"), Value::Nil]), Ok(vec![Some("ok"), None]));
+        check(Value::Array(vec![]), Ok(vec![]));
+        check(Value::Array(vec![word("ok"), Value::Int(1)]), Err(2));
+        check(Value::Array(vec![Value::Array(vec![])]), Err(1));
+        check(word("ok"), Err(0));
+        check(Value::Nil, Err(0));
+        check(Value::Int(1), Err(0));
+    }
 }

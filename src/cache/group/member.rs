@@ -10,6 +10,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::twin::{self, Twin};
+
 use super::slot::{Act, Mark, SlotName};
 
 /// Of some clock; which one, the name says.
@@ -55,6 +57,24 @@ pub enum Safeguard {
     ShortGrant,
 }
 
+impl Safeguard {
+    /// The program without it, and perhaps without others.
+    fn twin(self) -> Option<Twin> {
+        match self {
+            Self::AwaitBegin => Some(Twin::AsynchronousInvalidation),
+            Self::Fence | Self::LockAge => Some(Twin::NoLeaseCheck),
+            Self::MarksInJoin
+            | Self::AwaitJoin
+            | Self::LeaveEndsWithAct
+            | Self::ShutWaits
+            | Self::AwaitGrants
+            | Self::Widen
+            | Self::AwaitCatalog
+            | Self::ShortGrant => None,
+        }
+    }
+}
+
 /// A commit between being put in flight and its END.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Commit {
@@ -66,6 +86,8 @@ struct Commit {
     state: State,
     /// K may have a mark of it.
     marked: bool,
+    /// Slots of the K of now that have its mark for sure.
+    held: Vec<SlotName>,
     /// `slots` has grown since it was announced.
     widened: bool,
 }
@@ -146,7 +168,7 @@ impl Member {
     }
 
     fn has(&self, safeguard: Safeguard) -> bool {
-        self.rules.without != Some(safeguard)
+        self.rules.without != Some(safeguard) && !safeguard.twin().is_some_and(twin::is)
     }
 
     /// When a lease asked for at this moment is surely over.
@@ -272,6 +294,7 @@ impl Member {
                 commit.state = State::Listed;
             }
             commit.widened = false;
+            commit.held.clear();
         }
     }
 
@@ -286,8 +309,14 @@ impl Member {
         self.lose(now);
     }
 
-    pub fn on_joined(&mut self, act: Act, open: bool) {
+    /// `marks`: as they were sent.
+    pub fn on_joined(&mut self, act: Act, open: bool, marks: &[(Mark, Vec<SlotName>)]) {
         self.joining = false;
+        for (mark, slots) in marks {
+            if let Some(commit) = self.commits.get_mut(&mark.n) {
+                commit.held.clone_from(slots);
+            }
+        }
         self.joined = Some(Membership { act, open, applied: 0, granted_until: 0 });
         for commit in self.commits.values_mut() {
             // What is over has its mark in this K or in none; END does no harm.
@@ -320,10 +349,17 @@ impl Member {
         opened
     }
 
-    /// `waits`: who has to hear of it before it is sent, and how long they may take at most.
-    /// `now`: not before it was heard.
-    pub fn on_begun(&mut self, n: u64, open: bool, seq: u64, waits: &[(u32, Millis)], now: Millis) {
+    /// BEGIN has marked these slots. `waits`: who has to hear of it before it is sent, and how long
+    /// they may take at most. `now`: not before it was heard.
+    pub fn on_begun(
+        &mut self,
+        (n, slots): (u64, Vec<SlotName>),
+        (open, seq): (bool, u64),
+        waits: &[(u32, Millis)],
+        now: Millis,
+    ) {
         let Some(commit) = self.commits.get_mut(&n) else { return };
+        commit.held = slots;
         if commit.state != State::Asked {
             return;
         }
@@ -340,6 +376,18 @@ impl Member {
                 waits.retain(|(id, _)| behind.contains(id));
             }
         }
+    }
+
+    /// Whether END takes the mark of a commit from this slot, and so moves its generation by one.
+    pub fn moves(&self, n: u64, slot: SlotName) -> bool {
+        let committed = |commit: &Commit| commit.state == State::Over { committed: true };
+        self.commits.get(&n).is_some_and(|commit| committed(commit) && commit.held.contains(&slot))
+    }
+
+    /// Whether a commit of ours over the slot has not come to its END: K is behind of what is known
+    /// here.
+    pub fn is_ahead(&self, slot: SlotName) -> bool {
+        self.commits.values().any(|commit| commit.slots.contains(&slot))
     }
 
     pub fn on_ended(&mut self, n: u64) {
@@ -359,6 +407,15 @@ impl Member {
                 commit.widened = true;
             }
         }
+    }
+
+    /// The commits under way that are announced as writing the whole database.
+    pub fn wide(&self) -> impl Iterator<Item = u64> {
+        let wide = self
+            .commits
+            .iter()
+            .filter(|(_, commit)| !commit.is_over() && commit.slots.contains(&SlotName::Database));
+        wide.map(|(&n, _)| n)
     }
 
     /// The same one `by` later, counted from a `now` that stays where it is: all times lie so much
@@ -426,8 +483,15 @@ impl Member {
             slots.extend(catalog.then_some(SlotName::Catalog));
         }
         self.last += 1;
-        let (state, marked, widened) = (State::Listed, false, false);
-        let commit = Commit { slots, locked_at, place, state, marked, widened };
+        let commit = Commit {
+            slots,
+            locked_at,
+            place,
+            state: State::Listed,
+            marked: false,
+            held: Vec::new(),
+            widened: false,
+        };
         self.commits.insert(self.last, commit);
         self.last
     }

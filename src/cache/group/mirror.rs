@@ -67,20 +67,12 @@ impl Mirror {
         Moved { by_others: marked || moved || (is_new && generation > 0) }
     }
 
-    /// The slot after an END of our own, whose tables were made fresh when its outcome was known.
-    pub fn apply_own_end(
-        &mut self,
-        name: SlotName,
-        value: &Slot,
-        id: u32,
-        coherence: &Coherence,
-    ) -> Moved {
-        if let Some(seen) = self.slots.get_mut(&name)
-            && seen.generation + 1 == value.generation
-        {
-            seen.generation = value.generation;
+    /// An END of our own has moved the slot by one; its tables were made fresh when the outcome was
+    /// known.
+    pub fn move_own(&mut self, name: SlotName) {
+        if let Some(seen) = self.slots.get_mut(&name) {
+            seen.generation += 1;
         }
-        self.apply(name, value, id, coherence)
     }
 
     /// Whether somebody else had a commit in flight there when it was last seen.

@@ -4,6 +4,7 @@
 pub mod slot;
 pub mod process;
 pub mod script;
+pub mod broken;
 pub mod member;
 pub mod mirror;
 pub mod address;

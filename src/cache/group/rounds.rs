@@ -6,6 +6,7 @@ use std::task::Waker;
 use std::time::Instant;
 
 use crate::cache::coherence::Coherence;
+use crate::twin::{self, Twin};
 
 use super::member::Millis;
 use super::process::Process;
@@ -103,7 +104,10 @@ impl Group {
             state.wanted.clear();
         }
         requests.extend(self.errand(&mut state, errand));
+        let early = twin::is(Twin::AsynchronousInvalidation);
+        let leaving = if early { std::mem::take(&mut state.leaving) } else { Vec::new() };
         drop(state);
+        leaving.into_iter().for_each(Waker::wake);
         Round { requests, checks }
     }
 
@@ -145,6 +149,7 @@ impl Group {
         for (request, reply) in round.requests.into_iter().zip(replies) {
             self.take(&mut state, (request, reply), times, coherence, &mut news);
         }
+        state.hold_wide(coherence);
         if news.moved {
             catalog_moved();
         }
@@ -168,9 +173,11 @@ impl Group {
         let now = reply.now.unwrap_or_default();
         let known = state.member.act();
         match (request, reply.answer) {
-            (Request::Join { .. }, Answer::Joined { act, open }) => {
-                state.member.on_joined(act, open);
-                state.mirror.clear(coherence);
+            (Request::Join { marks, .. }, Answer::Joined { act, open }) => {
+                state.member.on_joined(act, open, &marks);
+                if !twin::is(Twin::NoIncarnationCheck) {
+                    state.mirror.clear(coherence);
+                }
                 state.shown.failure = None;
                 (news.moved, news.heard) = (true, Heard::Changed);
             }
@@ -185,9 +192,9 @@ impl Group {
                 state.shown.stranger = Some(stranger);
                 self.counters.strangers.one();
             }
-            (Request::Begin { mark, .. }, Answer::Begun { open, seq, catalog, waits }) => {
+            (Request::Begin { mark, slots, .. }, Answer::Begun { open, seq, catalog, waits }) => {
                 let waits: Vec<_> = waits.iter().map(|wait| (wait.id, wait.ms)).collect();
-                state.member.on_begun(mark.n, open, seq, &waits, heard);
+                state.member.on_begun((mark.n, slots), (open, seq), &waits, heard);
                 news.moved |= state.apply(SlotName::Catalog, &catalog, self.id, coherence);
             }
             (Request::Lag { seq, .. }, Answer::Lag { waits }) => {
@@ -196,8 +203,10 @@ impl Group {
             }
             (Request::End { mark, .. }, Answer::Changed { slots }) => {
                 for (name, slot) in &slots {
-                    let seen = state.mirror.apply_own_end(*name, slot, self.id, coherence);
-                    news.moved |= *name == SlotName::Catalog && seen.by_others;
+                    if state.member.moves(mark.n, *name) {
+                        state.mirror.move_own(*name);
+                    }
+                    news.moved |= state.apply(*name, slot, self.id, coherence);
                 }
                 state.member.on_ended(mark.n);
             }
@@ -207,14 +216,15 @@ impl Group {
                 }
             }
             (Request::Check { slots: names }, Answer::Checked { act, open, slots }) => {
-                if act.is_none() || act != known {
+                let any = twin::is(Twin::NoIncarnationCheck) && known.is_some();
+                if act.is_none() || (act != known && !any) {
                     self.drop_act(state, news);
                     return;
                 }
                 for (name, slot) in names.iter().zip(&slots) {
                     news.moved |= state.apply(*name, slot, self.id, coherence);
                 }
-                news.checked = open == known;
+                news.checked = open == known || (any && open.is_some());
             }
             (Request::Members { .. }, Answer::Members { seq, ids }) => {
                 state.shown.members = ids.len() as u64;
@@ -245,6 +255,8 @@ impl Group {
         let mut moved = false;
         for (name, slot) in &renewed.slots {
             moved |= state.apply(*name, slot, self.id, coherence);
+            // Somebody may be waiting for us to have heard of this.
+            state.hurried |= renewed.grant > 0 && slot.marks.iter().any(|mark| mark.id != self.id);
         }
         let (open, seq, grant) = (renewed.open, renewed.seq, renewed.grant);
         // What was read while it was shut may be of before a commit that nobody announced.

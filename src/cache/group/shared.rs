@@ -4,13 +4,13 @@
 //! Invariant: a check counts for those who asked before it was sent, and what it has shown is
 //! known here (`mirror.rs`) before they go on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use crate::cache::coherence::{Announced, Coherence, Scope};
+use crate::cache::coherence::{Announced, Coherence, InFlight, Scope};
 use crate::metrics::MemberCounters;
 use crate::sql::verdict::TableId;
 
@@ -29,6 +29,8 @@ pub struct Group {
     /// Somebody speaks for this member.
     seated: AtomicBool,
     started: Instant,
+    /// Of the same database.
+    pub(super) coherence: Arc<Coherence>,
     /// Until when nobody has to be asked; 0: somebody has.
     pub(super) granted_until: AtomicU64,
     /// Guards all that follows; locks of `Coherence` may be taken inside.
@@ -40,6 +42,8 @@ pub struct Group {
 pub(super) struct State {
     pub(super) member: Member,
     pub(super) mirror: Mirror,
+    /// In flight here, too, for commits that others were told of as writing the whole database.
+    wide: HashMap<u64, InFlight>,
     /// Slots to be made fresh for everybody.
     pub(super) bumps: BTreeSet<SlotName>,
     /// Slots that the next check is about, and who waits for it.
@@ -50,7 +54,7 @@ pub(super) struct State {
     /// The task, while it waits for something to do.
     task: Option<Waker>,
     /// Somebody waits for us to have heard of a change of the catalogue.
-    hurried: bool,
+    pub(super) hurried: bool,
     pub(super) shown: Shown,
 }
 
@@ -87,16 +91,23 @@ impl Drop for Seat {
 
 impl Group {
     /// `id` must be random.
-    pub fn new(id: u32, settings: Arc<Settings>, started: Instant) -> Self {
+    pub fn new(
+        id: u32,
+        settings: Arc<Settings>,
+        coherence: Arc<Coherence>,
+        started: Instant,
+    ) -> Self {
         let rules = settings.rules();
         Self {
             id,
+            coherence,
             seated: AtomicBool::new(false),
             started,
             granted_until: AtomicU64::new(0),
             state: Mutex::new(State {
                 member: Member::new(id, rules.clone()),
                 mirror: Mirror::default(),
+                wide: HashMap::new(),
                 bumps: BTreeSet::new(),
                 wanted: BTreeSet::new(),
                 waiting: Vec::new(),
@@ -159,6 +170,7 @@ impl Group {
             // Somebody changes it just now.
             state.member.widen();
         }
+        state.hold_wide(&self.coherence);
         state.wake_task();
         Arc::new(Commit { n, group: Arc::clone(self) })
     }
@@ -176,7 +188,9 @@ impl Group {
         let act = state.member.act().filter(|_| state.member.is_open())?;
         let tables = tables.iter().map(|table| SlotName::Table(*table));
         let slots = [SlotName::Database].into_iter().chain(tables);
-        let versions = slots.map(|slot| state.mirror.generation(slot)).collect::<Option<_>>()?;
+        // Of what we have written ourselves K does not know the end yet.
+        let version = |slot| state.mirror.generation(slot).filter(|_| !state.member.is_ahead(slot));
+        let versions = slots.map(version).collect::<Option<_>>()?;
         Some((act, versions))
     }
 
@@ -254,6 +268,7 @@ impl Group {
             self.counters.lost.one();
         }
         lose(&mut state.member);
+        state.hold_wide(&self.coherence);
         self.granted_until.store(0, Ordering::Release);
         state.shown.failure = Some(why);
         state.wanted.clear();
@@ -271,6 +286,13 @@ impl State {
     fn wake_task(&mut self) {
         if let Some(task) = self.task.take() {
             task.wake();
+        }
+    }
+
+    /// What others take for a write of the whole database is one here, too.
+    pub(super) fn hold_wide(&mut self, coherence: &Coherence) {
+        for n in self.member.wide() {
+            self.wide.entry(n).or_insert_with(|| coherence.begin_write(&Scope::Database));
         }
     }
 
@@ -292,6 +314,7 @@ impl State {
         let catalog = name == SlotName::Catalog && moved.by_others;
         if catalog {
             self.member.widen();
+            self.hold_wide(coherence);
             self.hurried = true;
         }
         catalog
@@ -336,6 +359,9 @@ impl Announced for Arc<Commit> {
     fn settled(&self, committed: bool) {
         let mut state = self.group.state();
         state.member.settle(self.n, committed);
+        if let Some(guard) = state.wide.remove(&self.n) {
+            if committed { guard.committed() } else { guard.rolled_back() }
+        }
         state.wake_task();
     }
 }

@@ -43,7 +43,7 @@ fn grouped(toml: String, options: &[&str], port: u16) -> String {
     match std::env::var("FOREBAY_GROUP") {
         Ok(url) if !toml.contains("[redis]") && !options.contains(&"--redis") => format!(
             "{toml}\n[redis]\nurl = \"{url}\"\ntimeout = \"5s\"\n\
-             [group]\nname = \"{port}\"\nlease = \"400ms\"\ntimeout = \"2s\"\n"
+             [group]\nname = \"{port}\"\nlease = \"1s\"\ntimeout = \"2s\"\n"
         ),
         Ok(_) | Err(_) => toml,
     }

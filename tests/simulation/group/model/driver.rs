@@ -198,7 +198,7 @@ impl State {
                 self.forget_act(setup, at);
             }
             Reply::Joined { act, open } => {
-                instance.member.on_joined(Act([act; 16]), open);
+                instance.member.on_joined(Act([act; 16]), open, &[]);
                 instance.copy = [None; 4];
             }
             Reply::Refused => {}
@@ -216,7 +216,7 @@ impl State {
                 instance.member.on_renewed(open, seq, grant, sent_at);
             }
             Reply::Begun { n, open, seq, catalog, waits } => {
-                instance.member.on_begun(n, open, seq, &waits, NOW);
+                instance.member.on_begun((n, Vec::new()), (open, seq), &waits, NOW);
                 self.apply(setup, at, [None, Some(catalog), None, None]);
             }
             Reply::Lag { seq, behind } => instance.member.on_lag(seq, &behind),

@@ -257,7 +257,7 @@ impl State {
             let Reply::Renewed { open, seq, grant, slots: _ } = k.serve(setup, at, &request) else {
                 unreachable!("a member renews");
             };
-            instance.member.on_joined(Act([0; 16]), open);
+            instance.member.on_joined(Act([0; 16]), open, &[]);
             instance.member.renew(NOW);
             instance.member.on_renewed(open, seq, grant, NOW);
             instance.copy = [Some(Slot::default()); 4];

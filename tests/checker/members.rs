@@ -1,0 +1,119 @@
+//! The Forebays of a group, each a process of the checker's own with a way of its own to Redis.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::counters;
+use crate::link::Link;
+use crate::wire::{Connection, Url};
+
+/// How many there are.
+pub(crate) const MEMBERS: usize = 3;
+
+/// A member that takes longer to start does not start.
+const START_MAX: Duration = Duration::from_secs(20);
+const POLL: Duration = Duration::from_millis(10);
+
+pub(crate) struct Member {
+    command: Vec<String>,
+    log: String,
+    pub(crate) url: Url,
+    pub(crate) admin: Url,
+    pub(crate) link: Link,
+    child: Option<Child>,
+    /// Hits of its lives before this one.
+    hits: u64,
+}
+
+/// In the order of `World::urls`.
+pub(crate) struct Members(Vec<Member>);
+
+impl Members {
+    /// `command` is completed with addresses; `log` with a number.
+    pub(crate) fn start(command: &[String], log: &str, url: &Url, redis: &str) -> io::Result<Self> {
+        let mut members = Vec::new();
+        for number in 0..MEMBERS {
+            let (address, admin) = (free_address()?, free_address()?);
+            let link = Link::to(redis.to_owned())?;
+            let mut command = command.to_vec();
+            let redis = format!("redis://127.0.0.1:{}", link.port);
+            let arguments = ["--listen", &address, "--admin-listen", &admin, "--redis", &redis];
+            command.extend(arguments.map(str::to_owned));
+            let url = Url { address, ..url.clone() };
+            let admin = Url { address: admin, database: "forebay".to_owned(), ..url.clone() };
+            let log = format!("{log}.{number}");
+            members.push(Member { command, log, url, admin, link, child: None, hits: 0 });
+        }
+        let mut members = Self(members);
+        members.0.iter_mut().try_for_each(Member::start)?;
+        Ok(members)
+    }
+
+    pub(crate) fn urls(&self) -> Vec<Url> {
+        self.0.iter().map(|member| member.url.clone()).collect()
+    }
+
+    pub(crate) fn of(&mut self, number: usize) -> &mut Member {
+        &mut self.0[number]
+    }
+
+    /// Hits of all of them, in all their lives.
+    pub(crate) fn hits(&self) -> u64 {
+        self.0.iter().map(|member| member.hits + member.hits_of_now()).sum()
+    }
+}
+
+impl Member {
+    /// Returns when it lets clients in.
+    pub(crate) fn start(&mut self) -> io::Result<()> {
+        let (program, arguments) = self.command.split_first().unwrap();
+        let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
+        let mut starting = Command::new(program);
+        starting.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let child = self.child.insert(starting.spawn()?);
+        let deadline = Instant::now() + START_MAX;
+        while Connection::open(&self.admin).is_err() || Connection::open(&self.url).is_err() {
+            if child.try_wait()?.is_some() || Instant::now() > deadline {
+                return Err(io::Error::other(format!("{} does not start", self.log)));
+            }
+            thread::park_timeout(POLL);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn kill(&mut self) -> io::Result<()> {
+        self.hits += self.hits_of_now();
+        if let Some(mut child) = self.child.take() {
+            child.kill()?;
+            child.wait()?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.as_ref().map_or(0, Child::id)
+    }
+
+    fn hits_of_now(&self) -> u64 {
+        counters(Some(&self.admin)).get("hits").copied().unwrap_or_default()
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        // Gone already, if it was killed.
+        if let Some(mut child) = self.child.take() {
+            let _killed = child.kill().and_then(|()| child.wait());
+        }
+    }
+}
+
+/// Where nobody listens now.
+fn free_address() -> io::Result<String> {
+    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    Ok(format!("127.0.0.1:{port}"))
+}

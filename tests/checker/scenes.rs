@@ -1,0 +1,259 @@
+//! What goes wrong in a group of Forebays: members that die, sleep or hear nothing of Redis, a
+//! Redis that forgets. Each is played as a scene in which somebody writes through one member while
+//! others read through the rest, so that whoever goes on believing something is caught.
+
+use std::io;
+use std::iter::repeat_n;
+use std::time::{Duration, Instant};
+
+use crate::clients::{World, is_closed};
+use crate::faults::{self, Fault, Needs, Stage, fault, signal};
+use crate::members::{MEMBERS, Members};
+use crate::races::{self, finish, version};
+use crate::schema::{Cell, Shows};
+use crate::wire::{self, Connection};
+
+/// In the order in which each is played once, before chance decides.
+pub(crate) const FAULTS: &[Fault] = &[
+    fault("cut_off_0", 2, Needs::Members, cut_off::<0>),
+    fault("member_killed", 4, Needs::Members, member_killed),
+    fault("slow_link", 4, Needs::Members, slow_link),
+    fault("redis_flushed", 3, Needs::Members, redis_flushed),
+    fault("member_frozen", 4, Needs::Members, member_frozen),
+    fault("cancel", 4, Needs::Nothing, faults::cancel),
+    fault("terminate", 4, Needs::Nothing, faults::terminate),
+    fault("cut_off_1", 2, Needs::Members, cut_off::<1>),
+    fault("redis_hangs", 2, Needs::Redis, faults::redis_hangs),
+    fault("crash", 1, Needs::PgCtl, faults::crash),
+    fault("redis_clients_killed", 3, Needs::Members, redis_clients_killed),
+    fault("redis_stops", 2, Needs::Redis, faults::redis_stops),
+    fault("restart_fast", 1, Needs::PgCtl, faults::restart_fast),
+    fault("cut_off_2", 2, Needs::Members, cut_off::<2>),
+];
+
+/// After anything that ends what the group agreed on, it agrees again in this time, or the scene
+/// has shown less than it might.
+const HEALED_MS: usize = 2000;
+
+/// Later than an answer of PostgreSQL, earlier than anybody thinks Redis gone.
+const SLOW_MS: u64 = 50;
+
+/// Of one register: reads of it in a row, enough that the last ones are hits.
+const WARM: usize = 4;
+
+/// So long a commit may take from here to there.
+const LANDS_MAX: Duration = Duration::from_secs(5);
+
+/// What scenes are played with.
+pub(crate) struct Group {
+    pub(crate) members: Members,
+    /// Written through members that are cut off, and by nobody else.
+    apart: Cell,
+    /// Written through all.
+    bustle: Cell,
+    /// Written by commits that outlive their member.
+    landing: Cell,
+}
+
+impl Group {
+    pub(crate) fn new(members: Members) -> Self {
+        let cell = |name| Cell::new(name, Shows::Value);
+        Self { members, apart: cell("apart"), bustle: cell("bustle"), landing: cell("landing") }
+    }
+}
+
+/// The clients of a scene, one at each member, and what they are about.
+struct Cast<'a> {
+    world: &'a World,
+    cell: &'a Cell,
+    clients: Vec<Option<Connection>>,
+}
+
+impl<'a> Cast<'a> {
+    fn new(world: &'a World, cell: &'a Cell) -> Self {
+        Self { world, cell, clients: (0..MEMBERS).map(|_| None).collect() }
+    }
+
+    /// Who was closed comes again.
+    fn with(
+        &mut self,
+        member: usize,
+        act: impl FnOnce(&mut Connection) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let client = match &mut self.clients[member] {
+            Some(client) => client,
+            gone @ None => gone.insert(self.world.open_at(member)?),
+        };
+        match act(client) {
+            Err(error) if is_closed(&error) => {
+                self.world.report.closed(&error, "a scene");
+                self.clients[member] = None;
+                Ok(())
+            }
+            acted => acted,
+        }
+    }
+
+    fn read(&mut self, member: usize, way: &str) -> io::Result<()> {
+        let (world, cell) = (self.world, self.cell);
+        self.with(member, |client| races::read(world, cell, client, &cell.texts[0], way))
+    }
+
+    fn write(&mut self, member: usize, kind: &'static str) -> io::Result<()> {
+        let cell = self.cell;
+        self.with(member, |client| races::write(cell, kind, client, version()))
+    }
+
+    fn warm(&mut self) -> io::Result<()> {
+        let mut members = repeat_n(ALL, WARM).flatten();
+        members.try_for_each(|member| self.read(member, "read before a scene"))
+    }
+
+    /// For so long, or until the run ends: writes through the ones, each of them read at once
+    /// through the others.
+    fn bustle(&mut self, ms: usize, writers: &[usize], readers: &[usize]) -> io::Result<()> {
+        let until = Instant::now() + Duration::from_millis(u64::try_from(ms).unwrap());
+        let mut writers = writers.iter().cycle();
+        let goes_on = || self.world.running() && Instant::now() < until;
+        while goes_on() {
+            if let Some(&writer) = writers.next() {
+                self.write(writer, "of a scene")?;
+            }
+            for &reader in repeat_n(readers, WARM).flatten() {
+                if goes_on() {
+                    self.read(reader, "read in a scene")?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+const ALL: [usize; MEMBERS] = [0, 1, 2];
+
+fn others(member: usize) -> Vec<usize> {
+    ALL.into_iter().filter(|&other| other != member).collect()
+}
+
+/// A member hears nothing of Redis and is not heard there, while clients write through it: at first
+/// the others may still answer by themselves, then nobody may, then it is back as if nothing had
+/// happened.
+fn cut_off<const MEMBER: usize>(stage: &mut Stage<'_>) -> io::Result<bool> {
+    let ms = stage.away_ms_min + stage.random.below(stage.away_ms_min);
+    let Some(Group { members, apart, .. }) = &mut stage.group else { return Ok(false) };
+    let mut cast = Cast::new(stage.world, apart);
+    cast.warm()?;
+    members.of(MEMBER).link.swallow();
+    let played = cast.bustle(ms, &[MEMBER], &others(MEMBER));
+    let lost = members.of(MEMBER).link.heal();
+    played?;
+    cast.bustle(HEALED_MS, &[], &ALL)?;
+    Ok(lost > 0)
+}
+
+/// What a member says reaches Redis later than its commits reach PostgreSQL.
+fn slow_link(stage: &mut Stage<'_>) -> io::Result<bool> {
+    let member = stage.random.below(MEMBERS);
+    let Some(Group { members, bustle, .. }) = &mut stage.group else { return Ok(false) };
+    let mut cast = Cast::new(stage.world, bustle);
+    cast.warm()?;
+    members.of(member).link.delay(SLOW_MS);
+    let played = cast.bustle(1500, &[member], &others(member));
+    let late = members.of(member).link.delay(0);
+    played?;
+    Ok(late > 0)
+}
+
+/// A member dies while one of its commits is with PostgreSQL, where it lands much later.
+fn member_killed(stage: &mut Stage<'_>) -> io::Result<bool> {
+    let (member, ms) = (stage.random.below(MEMBERS), stage.away_ms_min);
+    let dead_ms = ms + stage.random.below(ms);
+    let Some(Group { members, landing, .. }) = &mut stage.group else { return Ok(false) };
+    let (mut gate, mut watcher) = (stage.world.open_direct()?, stage.world.open_direct()?);
+    let mut cast = Cast::new(stage.world, landing);
+    cast.warm()?;
+    gate.simple("BEGIN; LOCK TABLE checker.runway IN ACCESS EXCLUSIVE MODE")?;
+    let n = version();
+    landing.register.writing("of a member that dies");
+    let update = format!("UPDATE landing SET v = {n} WHERE v < {n}; SELECT count(*) FROM runway");
+    cast.with(member, |client| client.send(&wire::query(&update)))?;
+    let waits =
+        "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'checker.runway'::regclass";
+    let sent = Instant::now();
+    while watcher.simple(waits)?.rows.is_empty() && sent.elapsed() < LANDS_MAX {}
+    members.of(member).kill()?;
+    cast.clients[member] = None;
+    let played = cast.bustle(dead_ms, &[], &others(member)).and_then(|()| {
+        gate.simple("COMMIT")?;
+        // Seen by somebody, so by everybody from then on.
+        let let_go = Instant::now();
+        while landing.register.floor().shown < n && let_go.elapsed() < LANDS_MAX {
+            let floor = landing.register.floor();
+            let answer = watcher.simple("SELECT max(v) FROM checker.landing")?;
+            finish(stage.world, landing, floor, &answer, "read past all members");
+        }
+        cast.bustle(ms / 2, &[], &others(member))
+    });
+    members.of(member).start()?;
+    played?;
+    cast.bustle(ms / 2, &[member], &ALL)?;
+    Ok(landing.register.floor().shown >= n)
+}
+
+/// A member stops in the middle of a write, sleeps longer than anybody waits for it, and wakes up
+/// with what it knew.
+fn member_frozen(stage: &mut Stage<'_>) -> io::Result<bool> {
+    let (member, ms) = (stage.random.below(MEMBERS), stage.away_ms_min);
+    let ms = ms + stage.random.below(ms);
+    let Some(Group { members, bustle, .. }) = &mut stage.group else { return Ok(false) };
+    let mut cast = Cast::new(stage.world, bustle);
+    cast.warm()?;
+    let mut writer = stage.world.open_at(member)?;
+    let n = version();
+    writer.send(&wire::query(&format!("UPDATE bustle SET v = {n} WHERE v < {n}")))?;
+    let pid = members.of(member).pid();
+    let slept = Instant::now();
+    let frozen = signal(pid, "-STOP")?;
+    let played = cast.bustle(ms, &others(member), &others(member));
+    let woken = signal(pid, "-CONT")?;
+    let slept = slept.elapsed() >= Duration::from_millis(u64::try_from(ms).unwrap());
+    played?;
+    cast.read(member, "read as soon as it wakes up")?;
+    match writer.answer() {
+        Ok(answer) if answer.error.is_none() => bustle.register.acked(n),
+        Ok(_) => {}
+        Err(error) if is_closed(&error) => stage.world.report.closed(&error, "a scene"),
+        Err(error) => return Err(error),
+    }
+    cast.bustle(HEALED_MS, &[member], &ALL)?;
+    Ok(frozen && woken && slept)
+}
+
+/// All that the group has agreed on is gone at once.
+fn redis_flushed(stage: &mut Stage<'_>) -> io::Result<bool> {
+    forgets(stage, "FLUSHALL", |answer, before| answer == "+OK" && before > 0)
+}
+
+/// Everybody has to come again.
+fn redis_clients_killed(stage: &mut Stage<'_>) -> io::Result<bool> {
+    let killed = |answer: &str, _| answer.strip_prefix(':').is_some_and(|count| count != "0");
+    forgets(stage, "CLIENT KILL TYPE normal SKIPME yes", killed)
+}
+
+/// Members write through what one command does to Redis. `struck` is told what it answered, and
+/// how many keys there were before.
+fn forgets(
+    stage: &mut Stage<'_>,
+    command: &str,
+    struck: impl FnOnce(&str, u64) -> bool,
+) -> io::Result<bool> {
+    let member = stage.random.below(MEMBERS);
+    let (Some(redis), Some(group)) = (&stage.redis, &stage.group) else { return Ok(false) };
+    let mut cast = Cast::new(stage.world, &group.bustle);
+    cast.warm()?;
+    let keys = redis.ask("DBSIZE")?;
+    let keys = keys.strip_prefix(':').and_then(|count| count.parse().ok()).unwrap_or(0);
+    let struck = struck(&redis.ask(command)?, keys);
+    cast.bustle(HEALED_MS, &[member], &ALL)?;
+    Ok(struck)
+}
