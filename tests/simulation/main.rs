@@ -3,7 +3,8 @@
 //! (`stress`). No sockets, no clock, no sleep. A failure prints its seed;
 //! `FOREBAY_SEED=<seed> cargo test --test simulation` replays that seed alone. The long form is
 //! `FOREBAY_SCHEDULES=1000000 cargo test --test simulation -- --nocapture`; `explore` tells how
-//! many orders of events its worlds have, all of which it covers in the short form, too.
+//! many orders of events its worlds have, all of which it covers in the short form, too. `group` has
+//! larger worlds, which take minutes: `FOREBAY_GROUP_STATES=1`.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,

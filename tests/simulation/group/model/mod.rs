@@ -13,6 +13,7 @@
 
 mod driver;
 mod k;
+mod like;
 mod setup;
 mod steps;
 mod tests;

@@ -54,7 +54,7 @@ const BORN: Setup = Setup {
 const ALONE: Setup =
     Setup { readers: &[0], members: 1, faults: Faults { birth: 1, cut: 1, ..NONE }, ..BORN };
 
-const GRANTS: Setup = Setup { grants: true, ..SLOW };
+pub(crate) const GRANTS: Setup = Setup { grants: true, ..SLOW };
 const GRANTS_LOST: Setup = Setup { grants: true, ..LOST };
 const GRANTS_CUT: Setup = Setup { grants: true, ..CUT };
 
