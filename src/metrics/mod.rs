@@ -125,6 +125,8 @@ pub struct MemberCounters {
     pub checks: Counter,
     /// Commits announced.
     pub begins: Counter,
+    /// Times that the group was seen to open.
+    pub opened: Counter,
     /// Times that what had been joined was lost.
     pub lost: Counter,
     /// Renewals refused for somebody who has not joined.

@@ -349,6 +349,13 @@ impl Member {
         opened
     }
 
+    /// K was seen to be open. Gives whether that is news.
+    pub fn on_open(&mut self) -> bool {
+        let news = self.joined.as_mut().is_some_and(|joined| !joined.open);
+        self.joined.iter_mut().for_each(|joined| joined.open = true);
+        news
+    }
+
     /// BEGIN has marked these slots. `waits`: who has to hear of it before it is sent, and how long
     /// they may take at most. `now`: not before it was heard.
     pub fn on_begun(

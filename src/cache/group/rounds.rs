@@ -229,6 +229,9 @@ impl Group {
                     state.apply(*name, slot, self.id, coherence);
                 }
                 news.checked = open == known || (any && open.is_some());
+                if news.checked && state.member.on_open() {
+                    self.opened(coherence);
+                }
             }
             (Request::Members { .. }, Answer::Members { seq, ids }) => {
                 state.shown.members = ids.len() as u64;
@@ -239,6 +242,12 @@ impl Group {
             // A lease that came too late changes nothing.
             (_, _) => {}
         }
+    }
+
+    /// What was read while K was shut may be of before a commit that nobody announced.
+    fn opened(&self, coherence: &Coherence) {
+        self.counters.opened.one();
+        coherence.invalidate(&Scope::Database);
     }
 
     /// A round has failed, and with it the connection.
@@ -257,8 +266,7 @@ impl Group {
         }
         let (open, seq, grant) = (renewed.open, renewed.seq, renewed.grant);
         if state.member.on_renewed(open, seq, grant, sent) {
-            // What was read while it was shut may be of before a commit that nobody announced.
-            coherence.invalidate(&Scope::Database);
+            self.opened(coherence);
         }
         self.granted_until.store(state.member.granted_until(), Ordering::Release);
         state.shown.stranger = None;

@@ -327,6 +327,11 @@ impl State {
                 among(slots, self.member.moves(mark.n, SlotName::Catalog))
             }
             (_, Answer::Changed { slots }) => among(slots, false),
+            (Request::Check { .. }, Answer::Checked { open: Some(open), .. })
+                if !self.member.is_open() && self.member.act() == Some(*open) =>
+            {
+                true
+            }
             (Request::Check { slots: names }, Answer::Checked { slots, .. }) => {
                 let at = names.iter().position(|name| *name == SlotName::Catalog);
                 at.and_then(|at| slots.get(at)).is_some_and(|slot| moved(slot, false))
