@@ -156,7 +156,19 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
+    /// The names of those that are played.
+    pub(crate) fn faults(&self) -> Vec<&'static str> {
+        self.chosen.iter().map(|fault| fault.name).collect()
+    }
+
+    /// By weight, but now and then one that has not struck yet.
     fn pick(&mut self) -> &'static Fault {
+        let missing = |fault: &&&'static Fault| !self.world.report.has_struck(fault.name);
+        if let Some(&fault) = self.chosen.iter().find(missing)
+            && self.random.below(2) == 0
+        {
+            return fault;
+        }
         let mut left = self.random.below(self.chosen.iter().map(|fault| fault.weight).sum());
         let chosen = self.chosen.iter().find(|fault| {
             let found = left < fault.weight;

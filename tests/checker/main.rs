@@ -179,7 +179,9 @@ fn play(
             ended.lock().unwrap().push(format!("{who}: {error}"));
         }
     };
-    let deadline = Instant::now() + Duration::from_secs(options.seconds);
+    let time = Duration::from_secs(options.seconds);
+    let deadline = Instant::now() + time;
+    let faults = stage.faults();
     thread::scope(|threads| {
         for who in 0..options.clients {
             let end = &end;
@@ -208,10 +210,13 @@ fn play(
             });
         }
         threads.spawn(|| {
-            while let Some(left) = deadline.checked_duration_since(Instant::now())
-                && world.running()
-            {
-                thread::park_timeout(left.min(Duration::from_millis(100)));
+            // A slow machine is given the time that it takes for every fault to strike.
+            let is_over = |now: Instant| {
+                now >= deadline + 4 * time
+                    || (now >= deadline && faults.iter().all(|name| world.report.has_struck(name)))
+            };
+            while !is_over(Instant::now()) && world.running() {
+                thread::park_timeout(Duration::from_millis(100));
             }
             world.stop.store(true, Ordering::Relaxed);
         });

@@ -175,6 +175,10 @@ impl Report {
         played.took += took;
     }
 
+    pub(crate) fn has_struck(&self, fault: &str) -> bool {
+        self.faults.lock().unwrap().get(fault).is_some_and(|played| played.struck > 0)
+    }
+
     pub(crate) fn faults(&self) -> BTreeMap<&'static str, Played> {
         self.faults.lock().unwrap().clone()
     }
