@@ -116,8 +116,7 @@ impl Session {
     /// Without a cache nobody reads the catalogue, and every statement would count as code that
     /// may change the session out of sight. As in PgBouncer it is trusted not to.
     fn is_unjudged(&self) -> bool {
-        self.common.main_cache.mode() == Mode::Off
-            && self.common.database.snapshot().catalog.is_none()
+        self.common.main_cache.mode() == Mode::Off && !self.common.database.has_catalog()
     }
 
     /// What the statement may write, given what this client's session holds: temporary objects

@@ -179,8 +179,11 @@ impl Session {
             return;
         };
         let request = *request;
-        let noted = self.work.requests.iter_mut().find(|known| known.id == request);
-        if let Some(RequestKind::Describe(described)) = noted.map(|known| &mut known.kind) {
+        if request == 0 {
+            // Of a portal: nothing hangs on it.
+            return;
+        }
+        if let Some(RequestKind::Describe(described)) = self.request_of(request) {
             described.messages.extend_from_slice(message);
         }
         if last && let Some(RequestKind::Describe(described)) = self.take_request(request) {

@@ -54,7 +54,9 @@ impl Session {
 
     /// The same by the extended protocol; whether the group was about that and nothing else.
     pub(super) fn explain_group(&mut self, group: &Group, now: Instant, out: &mut Vec<u8>) -> bool {
-        if !self.only_explains(group) {
+        let begins = |text: &[u8]| matches!(text.trim_ascii_start().first(), Some(b'e' | b'E'));
+        let may_explain = self.first_text(group).is_none_or(begins);
+        if !may_explain || !self.only_explains(group) {
             return false;
         }
         let generation = self.common.database.generation();

@@ -74,13 +74,16 @@ impl Session {
         let snapshot = self.common.database.snapshot();
         let unreadable = || database::Known::unshaped(unreadable());
         let Some(facts) = &self.facts else { return (unreadable(), 0) };
-        let plain = facts.readable_without_backslash && !sql.contains(&b'\\');
-        if !facts.readable && !plain {
+        let plain = || facts.readable_without_backslash && !sql.contains(&b'\\');
+        if !facts.readable && !plain() {
             return (unreadable(), snapshot.generation);
         }
-        let Ok(text) = std::str::from_utf8(sql) else {
+        // Nearly all are, and that is seen sooner than that they are UTF-8.
+        let is_text = sql.is_ascii() || std::str::from_utf8(sql).is_ok();
+        if !is_text {
             return (unreadable(), snapshot.generation);
-        };
+        }
+        let text = || std::str::from_utf8(sql).unwrap_or_default();
         let parameter_types: Vec<u32> = Parse::type_oids(types).collect();
         let context = Context {
             catalog: snapshot.catalog.as_deref(),
@@ -89,25 +92,22 @@ impl Session {
             restrictions: &snapshot.restrictions,
         };
         let Some(shape) = shape else {
-            let mut verdict = classify(text, &context);
+            let mut verdict = classify(text(), &context);
             if matches!(verdict.read, Read::Cacheable(_)) {
                 verdict.read = Read::Bypass(BypassReason::Unparsable);
             }
             return (database::Known::unshaped(verdict), snapshot.generation);
         };
-        self.work.material.clear();
-        for id in [snapshot.generation, facts.key.settings, facts.key.base] {
-            self.work.material.extend_from_slice(&id.to_be_bytes());
-        }
-        self.work
-            .material
-            .extend_from_slice(&u32::try_from(types.len()).unwrap_or(0).to_be_bytes());
-        self.work.material.extend_from_slice(types);
-        let shape_at = self.work.material.len();
-        self.work.material.extend_from_slice(shape);
-        let database = &self.common.database;
-        let known = database.verdict(&self.work.material, shape_at, || {
-            let mut verdict = classify(text, &context);
+        let material = &mut self.work.material;
+        material.clear();
+        let ids = [snapshot.generation, facts.key.settings, facts.key.base];
+        material.extend_from_slice(ids.map(u64::to_be_bytes).as_flattened());
+        material.extend_from_slice(&u32::try_from(types.len()).unwrap_or(0).to_be_bytes());
+        material.extend_from_slice(types);
+        let shape_at = material.len();
+        material.extend_from_slice(shape);
+        let known = self.common.database.verdict(material, shape_at, || {
+            let mut verdict = classify(text(), &context);
             verdict.restrict(&snapshot.restrictions.of_shape(shape));
             verdict
         });
@@ -158,7 +158,7 @@ pub struct FactsNow {
 }
 
 /// A text that we cannot read may do anything.
-fn unreadable() -> Verdict {
+pub(super) fn unreadable() -> Verdict {
     Verdict {
         controls: Vec::new(),
         ends: Box::default(),

@@ -15,6 +15,7 @@ use crate::insight::Outcome;
 use crate::pool::PoolMode;
 use crate::server::Server;
 use crate::sql::verdict::{BypassReason, Control, Isolation, Verdict};
+use crate::wire::Reader;
 use crate::wire::backend::{self, Status};
 use crate::wire::frontend;
 
@@ -164,16 +165,24 @@ impl Session {
 
     /// Cheaply, whether the front of the group may be for `transact`.
     fn may_transact(&self, group: &Group) -> bool {
-        let Some(first) = group.parts.first() else { return false };
+        self.first_text(group).is_some_and(begins_with_word)
+    }
+
+    /// Where the text begins of the statement that the first message of the group parses or binds;
+    /// what it ends with is not looked for.
+    pub(super) fn first_text<'a>(&'a self, group: &'a Group) -> Option<&'a [u8]> {
+        let first = group.parts.first()?;
         // Parse begins with the statement's name, Bind with the portal's; what follows is the
         // text or the statement's name.
-        let second = group.body(first).split(|&byte| byte == 0).nth(1).unwrap_or_default();
+        let mut reader = Reader::new(group.body(first));
         match first.tag {
-            frontend::PARSE => begins_with_word(second),
+            frontend::PARSE => reader.cstr().ok().map(|_name| reader.rest()),
             frontend::BIND => {
-                self.names.find(second).is_some_and(|known| begins_with_word(&known.statement.sql))
+                let _portal = reader.cstr().ok()?;
+                let named = self.names.find(reader.cstr().ok()?)?;
+                Some(&named.statement.sql)
             }
-            _ => false,
+            _ => None,
         }
     }
 
@@ -190,9 +199,12 @@ const WORDS: [&[u8]; 8] =
 /// One of the words that begin, mark or end a transaction stands at the front, or a comment.
 fn begins_with_word(sql: &[u8]) -> bool {
     let sql = sql.trim_ascii_start();
-    let begins =
-        |word: &&[u8]| sql.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
-    matches!(sql.first(), Some(b'/' | b'-')) || WORDS.iter().any(begins)
+    let first = sql.first().map(u8::to_ascii_lowercase);
+    let begins = |word: &&[u8]| {
+        word.first().copied() == first
+            && sql.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word))
+    };
+    matches!(first, Some(b'/' | b'-')) || WORDS.iter().any(begins)
 }
 
 /// SET TRANSACTION, or SET of what it sets, may stand there.

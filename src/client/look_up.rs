@@ -134,7 +134,7 @@ impl Session {
         }
         let answer = match group.parts.as_slice() {
             [query] if query.tag == frontend::QUERY => {
-                let sql = frontend::query(group.body(query)).unwrap_or_default();
+                let sql = frontend::accepted_query(group.body(query));
                 self.answer_query(sql, owed_nothing, now, out)
             }
             parts
@@ -190,9 +190,6 @@ impl Session {
             self.note_transacted(Shape::Text(known), now);
             return Answer::Done;
         }
-        let uses = Arc::clone(&known.uses);
-        let shape = Shape::Text(known);
-        let writes = verdict.write != Write::None;
         let hint = Hint::of(sql, &self.work.lexed);
         let reason = self
             .bypass(&verdict, owed_nothing)
@@ -200,9 +197,12 @@ impl Session {
             .or_else(|| self.work.lexed.time_word.then_some(BypassReason::TimeWord));
         if let Some(reason) = reason {
             self.work.values = xxh3_64(&self.work.lexed.text);
-            self.note(Outcome::Bypass(reason), shape, now, writes);
+            let writes = verdict.write != Write::None;
+            self.note(Outcome::Bypass(reason), Shape::Text(known), now, writes);
             return Answer::Send;
         }
+        let uses = Arc::clone(&known.uses);
+        let shape = Shape::Text(known);
         let lexed = std::mem::take(&mut self.work.lexed);
         let key = StatementKey {
             text: &lexed.text,

@@ -371,25 +371,26 @@ impl Session {
         }
     }
 
-    /// At the client's `ReadyForQuery`: its unit, unless the block round it is still open.
-    pub(super) fn unit_completed(&mut self, mut unit: Unit, server: &Server) -> Option<Unit> {
+    /// At the client's `ReadyForQuery`: whether its unit is over. Not while the block round it is
+    /// still open; then it is kept here.
+    pub(super) fn completes(&mut self, unit: &mut Unit, server: &Server) -> bool {
         if !self.is_given(Way::Query) {
             if self.work.moment.as_ref().is_some_and(|moment| moment.phase == Phase::Ending) {
                 self.work.moment = None;
             }
-            return Some(unit);
+            return true;
         }
         if server.status == Status::Idle {
             // It has ended our block by means we know nothing of.
             self.work.moment = None;
             unit.armed = self.arm(server, false, "UNKNOWN");
-            return Some(unit);
+            return true;
         }
         if let Some(moment) = &mut self.work.moment {
             moment.phase = Phase::Asked;
-            moment.unit = Some(unit);
+            moment.unit = Some(std::mem::take(unit));
         }
-        None
+        false
     }
 
     /// What the client sees of a CommandComplete in a block of ours; `None`: it is none.

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::poll_fn;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
@@ -54,6 +54,8 @@ pub struct Entry {
     pub burst: Mutex<Option<Box<Burst>>>,
     /// Guards whether it is to leave, and who waits to hear of it; nothing else is locked inside.
     leaving: Mutex<Leaving>,
+    /// It has been asked to, so that who does something need not take that lock to know.
+    asked_to_leave: AtomicBool,
     /// How long it may take for what.
     pub timeouts: SharedTimeouts,
     /// While all is suspended: nothing of it waits to be written.
@@ -143,6 +145,7 @@ impl Entry {
         let waker = {
             let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
             leaving.asked = Some(leave);
+            self.asked_to_leave.store(true, Ordering::Release);
             leaving.waker.take()
         };
         if let Some(waker) = waker {
@@ -173,10 +176,16 @@ impl Entry {
         }
     }
 
+    /// Whether `poll_asked_to_leave` would be ready, for who is not going to wait.
+    pub fn is_asked_to_leave(&self) -> bool {
+        self.asked_to_leave.load(Ordering::Acquire)
+    }
+
     /// Ready each time it has been asked. Only one task may wait.
     pub fn poll_asked_to_leave(&self, cx: &mut Context<'_>) -> Poll<Leave> {
         let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(leave) = leaving.asked.take() {
+            self.asked_to_leave.store(false, Ordering::Release);
             return Poll::Ready(leave);
         }
         if !leaving.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
@@ -344,6 +353,7 @@ impl Registry {
             shown: Mutex::default(),
             burst: Mutex::default(),
             leaving: Mutex::default(),
+            asked_to_leave: AtomicBool::new(false),
             timeouts: SharedTimeouts::default(),
             at_rest: AtomicBool::new(false),
             cancelled: Notify::new(),
@@ -494,5 +504,19 @@ mod tests {
         assert_eq!(enter("app", "ann").err(), Some(CloseReason::TooManyUserClients));
         assert!(enter("app", "cid").is_ok());
         assert!(registry.enter(hello("shop", "ann"), Room::UNLIMITED).is_ok());
+    }
+
+    #[test]
+    fn that_it_is_to_leave_is_to_be_seen_until_it_has_heard_so() {
+        let registry = Arc::new(Registry::default());
+        let one = registry.enter(hello("app", "ann"), Room::UNLIMITED).unwrap();
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(!one.entry.is_asked_to_leave());
+        assert!(one.entry.poll_asked_to_leave(&mut context).is_pending());
+        one.entry.ask_to_leave(Leave::ShuttingDown);
+        assert!(one.entry.is_asked_to_leave());
+        let heard = one.entry.poll_asked_to_leave(&mut context);
+        assert_eq!(heard, Poll::Ready(Leave::ShuttingDown));
+        assert!(!one.entry.is_asked_to_leave());
     }
 }

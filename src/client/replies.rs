@@ -282,7 +282,9 @@ impl Session {
                 let unit = self.unit_of(request);
                 let completed = unit.and_then(|unit| {
                     unit.completed += 1;
-                    Some((unit.verdict.clone()?, unit.completed - 1))
+                    let verdict = unit.verdict.as_ref()?;
+                    let controls = !verdict.controls.is_empty();
+                    controls.then(|| (std::sync::Arc::clone(verdict), unit.completed - 1))
                 });
                 if let Some((verdict, statement)) = completed {
                     for control in verdict.controls_of(statement) {
@@ -295,15 +297,13 @@ impl Session {
     }
 
     fn unit_of(&mut self, id: u64) -> Option<&mut Unit> {
-        self.work.requests.iter_mut().find(|request| request.id == id).and_then(|request| {
-            match &mut request.kind {
-                RequestKind::Unit(unit) => Some(unit),
-                RequestKind::Parse { .. }
-                | RequestKind::Describe(_)
-                | RequestKind::Changed { .. }
-                | RequestKind::Execute { .. } => None,
-            }
-        })
+        match self.request_of(id)? {
+            RequestKind::Unit(unit) => Some(unit),
+            RequestKind::Parse { .. }
+            | RequestKind::Describe(_)
+            | RequestKind::Changed { .. }
+            | RequestKind::Execute { .. } => None,
+        }
     }
 
     /// Gives whether the client sees it.
@@ -396,10 +396,12 @@ impl Session {
             self.question_ready(request, server);
             return Ok(false);
         }
-        let Some(RequestKind::Unit(unit)) = self.take_request(request) else {
+        let Some(RequestKind::Unit(mut unit)) = self.take_request(request) else {
             return Err(unexpected);
         };
-        let Some(unit) = self.unit_completed(unit, server) else { return Ok(false) };
+        if !self.completes(&mut unit, server) {
+            return Ok(false);
+        }
         if status != Status::Idle && self.common.mode == PoolMode::Statement {
             return Err(ServerFault::TransactionBlock);
         }
@@ -481,8 +483,7 @@ impl Session {
             if unseen && let Some(scope) = self.work.transaction.dirty.scope() {
                 server.home.coherence.begin_write(&scope).committed();
             }
-            let settings = std::sync::Arc::clone(&self.settings);
-            self.work.transaction.end(false, &settings);
+            self.work.transaction.end(false, &self.settings);
             self.names.clear_portals();
         }
         if !server.tainted {

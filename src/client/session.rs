@@ -6,6 +6,7 @@
 //! Invariant: a look-up is made only when the client is owed nothing; otherwise a hit would go
 //! back in time behind a slow miss. Attacked by the checker's pipelines and their twin.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::cache::coherence::{InFlight, Scope};
@@ -195,6 +196,13 @@ impl Armed {
     }
 
     pub fn append(&mut self, mut other: Self) {
+        if other.is_empty() {
+            return;
+        }
+        if self.is_empty() {
+            *self = other;
+            return;
+        }
         self.home = other.home.or(self.home.take());
         self.guards.append(&mut other.guards);
         self.late.append(&mut other.late);
@@ -256,10 +264,21 @@ impl Session {
         id
     }
 
+    /// The request with this id, which stays.
+    pub fn request_of(&mut self, id: u64) -> Option<&mut RequestKind> {
+        let requests = &mut self.work.requests;
+        let at = position(requests, id)?;
+        requests.get_mut(at).map(|request| &mut request.kind)
+    }
+
     /// Takes the request with this id; those before it can no longer be answered.
     pub fn take_request(&mut self, id: u64) -> Option<RequestKind> {
-        let at = self.work.requests.iter().position(|request| request.id == id)?;
-        self.work.requests.remove(at).map(|request| request.kind)
+        let requests = &mut self.work.requests;
+        let request = match position(requests, id)? {
+            0 => requests.pop_front(),
+            at => requests.remove(at),
+        };
+        request.map(|request| request.kind)
     }
 
     /// Status as the client sees it.
@@ -293,6 +312,14 @@ impl Session {
         self.common.counters.xact.one();
         self.work.transactions = self.work.transactions.saturating_add(1);
     }
+}
+
+/// Nearly always it is the first.
+fn position(requests: &VecDeque<Request>, id: u64) -> Option<usize> {
+    if requests.front().is_some_and(|first| first.id == id) {
+        return Some(0);
+    }
+    requests.iter().position(|request| request.id == id)
 }
 
 /// How a message was taken.

@@ -111,7 +111,9 @@ impl Names {
     /// A transaction has ended.
     pub fn clear_portals(&mut self) {
         self.unnamed_portal = None;
-        self.portals.clear();
+        if !self.portals.is_empty() {
+            self.portals.clear();
+        }
     }
 
     pub fn find(&self, name: &[u8]) -> Option<&Prepared> {

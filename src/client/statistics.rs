@@ -12,14 +12,26 @@ use super::session::Session;
 use super::slow_text::{self, kept};
 use super::underway::{Finished, Running, Shape};
 
-/// Counts one statement for its shape and its client's group, and notes it if it was slow.
-pub fn record(insight: &Insight, entry: &Entry, session: &Session, finished: &Finished) {
+/// Counts one statement for its shape and its client's group, with the transactions that ended, and
+/// notes it if it was slow. Gives the microseconds that it took.
+pub fn record(
+    insight: &Insight,
+    entry: &Entry,
+    session: &Session,
+    finished: &Finished,
+    transactions: u64,
+) -> u64 {
     let (common, running) = (&*session.common, &finished.running);
     let total = finished.finished_at.saturating_duration_since(running.arrived_at);
-    let wait =
-        running.sent_at.map_or(total, |sent| sent.saturating_duration_since(running.arrived_at));
-    common.counters.query_time.add(micros(total));
-    let slow = running.is_call && insight.slow.is_slow(micros(total), &entry.database, &entry.user);
+    let wait = match running.sent_at {
+        // Nearly always it need not wait, and the two were taken from one reading of the clock.
+        Some(sent) if sent == running.arrived_at => Duration::ZERO,
+        Some(sent) => sent.saturating_duration_since(running.arrived_at),
+        None => total,
+    };
+    let (total_us, wait_us) = (micros(total), micros(wait));
+    common.counters.query_time.add(total_us);
+    let slow = running.is_call && insight.slow.is_slow(total_us, &entry.database, &entry.user);
     if slow {
         let (kept, no_plan) = kept(session, entry, running);
         insight.slow.note(Slow {
@@ -43,13 +55,13 @@ pub fn record(insight: &Insight, entry: &Entry, session: &Session, finished: &Fi
         });
     }
     if !insight.is_enabled() {
-        return;
+        return total_us;
     }
     let sample = Sample {
         is_call: running.is_call,
         outcome: running.outcome,
-        wait: micros(wait),
-        run: micros(total.saturating_sub(wait)),
+        wait: wait_us,
+        run: total_us.saturating_sub(wait_us),
         rows: running.rows,
         bytes: running.bytes,
         writes: running.writes,
@@ -60,11 +72,12 @@ pub fn record(insight: &Insight, entry: &Entry, session: &Session, finished: &Fi
     match &running.shape {
         Shape::Text(_) | Shape::Prepared(_) => {
             let place = place(insight, common, running);
-            insight.count(place, group, &sample);
+            insight.count(place, group, &sample, transactions);
             add_to_burst(insight, entry, session, (place, finished), &sample);
         }
-        Shape::Unknown => insight.count_for_group(group, &sample),
+        Shape::Unknown => insight.count_for_group(group, &sample, transactions),
     }
+    total_us
 }
 
 /// Whether all of these are hits of this very moment: nothing was waited for since they arrived.
@@ -174,14 +187,9 @@ fn owner(entry: &Entry) -> Owner {
     }
 }
 
-pub fn count_transactions(insight: &Insight, entry: &Entry, count: u64) {
-    if count > 0 && insight.is_enabled() {
-        insight.count_transactions(entry.group.number, count);
-    }
-}
-
 pub fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+    let whole = duration.as_secs().saturating_mul(1_000_000);
+    whole.saturating_add(u64::from(duration.subsec_micros()))
 }
 
 /// Where it is counted.

@@ -160,6 +160,29 @@ impl Transaction {
             && self.savepoints.is_empty()
     }
 
+    /// As if new, once `is_over` has said that the rest is.
+    pub fn forget(&mut self) {
+        let Self {
+            status: _,
+            isolation,
+            dirty: _,
+            doubt,
+            own,
+            catalog,
+            judged_under,
+            defaults,
+            local_settings,
+            kept_back: _,
+            served,
+            begun_with: _,
+            implicit_with: _,
+            savepoints,
+        } = self;
+        (*isolation, *doubt, *judged_under) = (None, None, None);
+        (*own, *catalog, *defaults, *local_settings, *served) = (false, false, false, false, false);
+        *savepoints = Vec::new();
+    }
+
     pub fn begin(&mut self, isolation: Isolation, settings: &Arc<Settings>) {
         if self.begun_with.is_none() {
             self.isolation = Some(isolation);
@@ -225,7 +248,9 @@ impl Transaction {
     /// A transaction ended; the next one of a chain has the same isolation.
     pub fn end(&mut self, chain: bool, settings: &Arc<Settings>) {
         let isolation = self.isolation;
-        *self = Self { status: self.status, ..Self::default() };
+        (self.dirty, self.kept_back) = (Dirty::Nothing, None);
+        (self.begun_with, self.implicit_with) = (None, None);
+        self.forget();
         if chain {
             self.isolation = isolation;
             self.begun_with = Some(Arc::clone(settings));

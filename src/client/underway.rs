@@ -63,14 +63,6 @@ pub struct Finished {
     pub server_pid: Option<u32>,
 }
 
-impl Finished {
-    /// From its arrival to its end.
-    pub fn micros(&self) -> u64 {
-        let total = self.finished_at.saturating_duration_since(self.running.arrived_at);
-        u64::try_from(total.as_micros()).unwrap_or(u64::MAX)
-    }
-}
-
 /// In the order of their answers. Nearly always there is one at most.
 #[derive(Debug, Default)]
 pub struct Underway {
@@ -89,6 +81,9 @@ impl Underway {
     }
 
     fn pop(&mut self) -> Option<Running> {
+        if self.more.is_empty() {
+            return self.first.take();
+        }
         let popped = std::mem::replace(&mut self.first, self.more.pop_front());
         if self.more.is_empty() {
             // Only pipelines need it.
@@ -242,8 +237,9 @@ impl Session {
             let shape = if verdict.statements == 0 { Shape::Unknown } else { shape() };
             self.note(Outcome::Bypass(reason), shape, now, verdict.write != Write::None);
         }
-        if let Some(running) = self.work.noted.take() {
-            self.work.underway.push(Running { request, ..running });
+        if let Some(mut running) = self.work.noted.take() {
+            running.request = request;
+            self.work.underway.push(running);
         }
     }
 
@@ -358,7 +354,7 @@ impl Session {
 
     /// The first under way is over, at `ended`, else when it was completed.
     fn finish_executed(&mut self, ended: Option<Instant>) {
-        let Some(running) = self.work.underway.pop() else { return };
+        let Some(running) = &self.work.underway.first else { return };
         // Of several statements in a string each was finished for itself.
         let is_over = if running.is_query {
             running.shape.statements() <= 1 || running.failed.is_some()
@@ -366,7 +362,9 @@ impl Session {
             running.completed_at.is_some() || running.failed.is_some()
         };
         let finished_at = ended.or(running.completed_at).or(running.sent_at);
-        if let Some(finished_at) = finished_at.filter(|_| is_over) {
+        if let Some(running) = self.work.underway.pop()
+            && let Some(finished_at) = finished_at.filter(|_| is_over)
+        {
             self.finish(Finished { running, finished_at, server_pid: None });
         }
     }

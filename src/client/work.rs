@@ -144,75 +144,70 @@ impl Work {
     }
 
     /// As if new, but for the room its buffers have: no client finds anything of another's. Field
-    /// by field, and each named, since most are as new already.
+    /// by field, and each named, since most are as new already: some because `is_over` has said so.
     fn clear(&mut self) {
         let Self {
             transaction,
             group: Group { bytes, parts },
-            unsynced,
-            in_block,
-            extent,
+            unsynced: _,
+            in_block: _,
+            extent: _,
             requests,
             // Goes on, so that no number comes twice.
             last_request: _,
             armed,
-            fill,
+            fill: _,
             describing,
-            plan,
-            moment,
-            revalidation,
+            plan: _,
+            moment: _,
+            revalidation: _,
             key,
             found,
-            awaited_fill,
+            awaited_fill: _,
             may_await_fill,
             lexed: Lexed { text, shape, time_word, literals, multiple, hint, comment },
             material,
             tag,
             texts,
             arrived_at,
-            noted,
-            underway,
+            noted: _,
+            underway: _,
             unasked,
             query_verdict,
             query_generation,
             stray_names,
             unsettled,
-            early_hit,
-            lent_rows,
-            rows,
-            bytes: shown_bytes,
+            early_hit: _,
+            lent_rows: _,
+            rows: _,
+            bytes: _,
             values,
-            ending,
+            ending: _,
             returned,
             awaited_catalog,
             vacate,
             finished,
-            transactions,
+            transactions: _,
         } = self;
-        *transaction = Transaction::default();
+        transaction.forget();
         empty(bytes);
         empty(parts);
-        (*unsynced, *in_block, *extent) = (false, false, Extent::default());
-        requests.clear();
         requests.shrink_to(BUFFER_BYTES_MAX / size_of::<Request>());
         *armed = Armed::default();
-        (*fill, *plan, *moment, *revalidation) = (None, None, None, None);
         (*describing, *may_await_fill, *awaited_catalog) = (false, false, false);
         key.empty(BUFFER_BYTES_MAX);
-        (*found, *awaited_fill) = (Found::default(), None);
+        *found = Found::default();
         empty(text);
         empty(shape);
         (*time_word, *literals, *multiple, *hint, *comment) = (false, 0, false, None, None);
         empty(material);
-        (*tag, *texts, *arrived_at, *noted) = (None, 0, None, None);
-        *underway = Underway::default();
+        (*tag, *texts, *arrived_at, *values) = (None, 0, None, 0);
         (*unasked, *query_verdict, *query_generation) = (BypassReason::default(), None, 0);
-        (*stray_names, *unsettled) = (Vec::new(), Vec::new());
-        (*early_hit, *lent_rows) = (None, None);
-        (*rows, *shown_bytes, *values) = (0, 0, 0);
-        (*ending, *returned, *vacate) = (Ending::default(), Vec::new(), Vec::new());
+        empty(stray_names);
+        empty(unsettled);
+        empty(returned);
+        empty(vacate);
         empty(finished);
-        *transactions = 0;
     }
 }
 
@@ -272,6 +267,10 @@ impl DerefMut for Lent {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::judge::unreadable;
+    use crate::sql::footprint::Doubt;
+    use crate::sql::lex::lex;
+    use crate::sql::verdict::Isolation;
 
     #[test]
     fn who_rests_holds_nothing_and_the_next_finds_nothing_of_it() {
@@ -290,6 +289,36 @@ mod tests {
         next.lexed.literals += 1;
         assert!(next.lexed.text.is_empty() && next.lexed.text.capacity() >= 8);
         assert_eq!(next.query_generation, 0);
+    }
+
+    #[test]
+    fn all_that_may_be_left_when_nothing_is_under_way_is_forgotten() {
+        let mut one = Lent::default();
+        let work = &mut *one;
+        work.group.bytes = b"bytes".to_vec();
+        work.requests = VecDeque::with_capacity(4);
+        work.armed.catalog = true;
+        work.transaction.set_isolation(Some(Isolation::Serializable));
+        work.transaction.set_isolation(None);
+        work.transaction.doubt = Some(Doubt::Off);
+        (work.transaction.catalog, work.transaction.defaults) = (true, true);
+        (work.transaction.local_settings, work.transaction.served) = (true, true);
+        work.transaction.judged_under = Some(1);
+        (work.describing, work.may_await_fill, work.awaited_catalog) = (true, true, true);
+        work.found = Found::Nothing;
+        lex(b"/* a */ select 'today', 1; select 2 -- b", &mut work.lexed).unwrap();
+        let (tagged, mut lexed) = (b"/*route='a'*/ select 1", Lexed::default());
+        lex(tagged, &mut lexed).unwrap();
+        work.tag = Tag::of(tagged, &lexed);
+        assert!(work.tag.is_some() && work.lexed.multiple && work.lexed.time_word);
+        (work.texts, work.values, work.query_generation) = (1, 2, 3);
+        work.material = b"material".to_vec();
+        work.arrived_at = Some(Instant::now());
+        work.unasked = BypassReason::Hint;
+        work.query_verdict = Some(Arc::new(unreadable()));
+        assert!(work.is_over());
+        work.clear();
+        assert_eq!(format!("{work:?}"), format!("{:?}", Work::default()));
     }
 
     #[test]

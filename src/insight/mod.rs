@@ -125,28 +125,24 @@ impl Insight {
             .is_some_and(|ticket| ticket.load(Ordering::Relaxed) == place.ticket)
     }
 
-    /// Counts one statement for its shape and its group.
-    pub fn count(&self, place: Option<Place>, group: u16, sample: &Sample) {
+    /// Counts one statement for its shape and its group, and the transactions that ended with it.
+    pub fn count(&self, place: Option<Place>, group: u16, sample: &Sample, transactions: u64) {
         let mut shard = self.shard();
         shard.latency.add(sample);
         shard.statement(place).add(sample);
         if let Some(group) = shard.group(group) {
             group.add(sample);
+            group.transactions += transactions;
         }
     }
 
     /// Counts what is no statement of a shape, such as an error before any began.
-    pub fn count_for_group(&self, group: u16, sample: &Sample) {
+    pub fn count_for_group(&self, group: u16, sample: &Sample, transactions: u64) {
         let mut shard = self.shard();
         shard.latency.add(sample);
         if let Some(group) = shard.group(group) {
             group.add(sample);
-        }
-    }
-
-    pub fn count_transactions(&self, group: u16, count: u64) {
-        if let Some(group) = self.shard().group(group) {
-            group.transactions += count;
+            group.transactions += transactions;
         }
     }
 
@@ -306,7 +302,7 @@ mod tests {
     fn run(insight: &Insight, seat: &Seat, shape: &str) {
         let wanted =
             || Wanted { database_id: 1, database: "app", shape: shape.as_bytes(), piece: None };
-        insight.count(insight.place(seat, wanted), 1, &SAMPLE);
+        insight.count(insight.place(seat, wanted), 1, &SAMPLE, 1);
     }
 
     fn calls(insight: &Insight) -> Vec<(String, u64)> {
@@ -347,6 +343,7 @@ mod tests {
         });
         assert_eq!(calls(&insight), [("select a".to_owned(), 4000)]);
         assert_eq!(insight.groups()[&1].rows, 12_000);
+        assert_eq!(insight.groups()[&1].transactions, 4000);
         assert_eq!(insight.latency().query.count(), 4000);
     }
 
@@ -358,7 +355,7 @@ mod tests {
         let old = one.load();
         run(&insight, &two, "select b");
         // As by a thread that had looked just before.
-        insight.count(old, 1, &SAMPLE);
+        insight.count(old, 1, &SAMPLE, 0);
         assert_eq!(calls(&insight), [("select b".to_owned(), 1), ("(other)".to_owned(), 2)]);
     }
 

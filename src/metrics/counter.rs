@@ -48,6 +48,8 @@ pub fn shard() -> usize {
 /// line; whoever reads adds them up.
 pub struct Counter {
     place: usize,
+    /// Where its cells are, by shard; none if there was no room.
+    block: &'static [Cells],
 }
 
 impl Default for Counter {
@@ -57,10 +59,11 @@ impl Default for Counter {
             places.made += 1;
             places.made - 1
         });
-        if let Some(block) = BLOCKS.get(place / BLOCK_CELLS) {
-            block.get_or_init(|| (0..*SHARDS).map(|_| cells()).collect());
-        }
-        Self { place }
+        let block: &[Cells] = match BLOCKS.get(place / BLOCK_CELLS) {
+            Some(block) => block.get_or_init(|| (0..*SHARDS).map(|_| cells()).collect()),
+            None => &[],
+        };
+        Self { place, block }
     }
 }
 
@@ -70,7 +73,7 @@ fn cells() -> Cells {
 
 impl Counter {
     pub fn add(&self, amount: u64) {
-        if let Some(cells) = self.block().get(shard())
+        if let Some(cells) = self.block.get(shard())
             && let Some(cell) = cells.get(self.place % BLOCK_CELLS)
         {
             cell.fetch_add(amount, Ordering::Relaxed);
@@ -85,13 +88,9 @@ impl Counter {
         self.cells().map(|cell| cell.load(Ordering::Relaxed)).fold(0, u64::wrapping_add)
     }
 
-    fn block(&self) -> &'static [Cells] {
-        BLOCKS.get(self.place / BLOCK_CELLS).and_then(OnceLock::get).map_or(&[], |block| block)
-    }
-
     fn cells(&self) -> impl Iterator<Item = &'static AtomicU64> {
         let cell = self.place % BLOCK_CELLS;
-        self.block().iter().filter_map(move |cells| cells.get(cell))
+        self.block.iter().filter_map(move |cells| cells.get(cell))
     }
 }
 
@@ -159,7 +158,7 @@ mod tests {
 
     #[test]
     fn without_room_nothing_is_counted() {
-        let counter = Counter { place: BLOCKS_MAX * BLOCK_CELLS };
+        let counter = Counter { place: BLOCKS_MAX * BLOCK_CELLS, block: &[] };
         counter.one();
         assert_eq!(counter.value(), 0);
         std::mem::forget(counter);

@@ -117,6 +117,12 @@ impl Stream {
         self.writer().poll_write_vectored(cx, pieces)
     }
 
+    /// Whether `poll_write_out` of these may do anything. TLS may hold what it took before.
+    #[inline]
+    pub fn may_have_to_write(&self, bytes: &[u8]) -> bool {
+        !bytes.is_empty() || self.is_tls()
+    }
+
     /// Writes what `bytes` holds from `written` on, as much as goes now, and gives how much that
     /// was; pending if it was nothing. Empties the buffer when all of it is gone. While a caller
     /// waits it must come back whenever it is woken, also with an empty buffer: TLS may still

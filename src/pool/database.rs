@@ -162,13 +162,23 @@ impl Database {
 
     /// Of the current snapshot.
     pub fn generation(&self) -> u64 {
+        self.look(|snapshot| snapshot.generation)
+    }
+
+    /// Whether the current snapshot has a catalogue.
+    pub fn has_catalog(&self) -> bool {
+        self.look(|snapshot| snapshot.catalog.is_some())
+    }
+
+    /// What is to be seen in the snapshot of now, without a reference to it.
+    fn look<T>(&self, seen: impl Fn(&Snapshot) -> T) -> T {
         {
             let snapshot = self.snapshot.read().unwrap_or_else(PoisonError::into_inner);
             if snapshot.home_changes == snapshot.home.catalog_changes() {
-                return snapshot.generation;
+                return seen(&snapshot);
             }
         }
-        self.snapshot().generation
+        seen(&self.snapshot())
     }
 
     /// The snapshot of now. A change that came through another name of this database voids it here.

@@ -70,8 +70,10 @@ pub fn rows_of_tag(bytes: &[u8]) -> Option<u64> {
     let tag = bytes.strip_suffix(b"\0")?;
     let count = tag.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
     let (before, digits) = tag.split_at_checked(tag.len() - count)?;
-    let number = std::str::from_utf8(digits).ok()?.parse().ok()?;
-    before.ends_with(b" ").then_some(number)
+    let number = digits.iter().try_fold(0_u64, |number, digit| {
+        number.checked_mul(10)?.checked_add(u64::from(digit - b'0'))
+    })?;
+    (count > 0 && before.ends_with(b" ")).then_some(number)
 }
 
 /// One field of an ErrorResponse or NoticeResponse, such as `C` for the SQLSTATE.

@@ -131,6 +131,11 @@ pub fn query(body: &[u8]) -> Result<&[u8], Malformed> {
     if reader.is_empty() { Ok(sql) } else { Err(Malformed) }
 }
 
+/// The same of a body that `query` has accepted before.
+pub fn accepted_query(body: &[u8]) -> &[u8] {
+    body.split_last().map_or(&[], |(_nul, sql)| sql)
+}
+
 /// Appends one message; `body` writes its fields and the length is filled in after.
 pub fn write(out: &mut Vec<u8>, tag: u8, body: impl FnOnce(&mut Vec<u8>)) {
     out.push(tag);

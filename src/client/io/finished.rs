@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use crate::client::statistics;
-use crate::client::underway::Finished;
 use crate::wire::backend::Status;
 
 use super::Task;
@@ -23,15 +22,28 @@ impl Task {
         {
             statistics::end(&mut self.session.work.finished, Instant::now());
         }
-        let (pins, prepared) = (self.session.pins, self.session.names.prepared.len());
-        let finished = &self.session.work.finished;
-        let queries = finished.iter().filter(|one| one.running.is_call).count();
-        let hits = finished.iter().filter(|one| one.running.outcome.is_hit()).count();
-        let time: u64 = finished.iter().map(Finished::micros).sum();
+        let mut all = std::mem::take(&mut self.session.work.finished);
         let transactions = u64::from(std::mem::take(&mut self.session.work.transactions));
+        let mut uncounted = transactions;
+        let (mut queries, mut hits, mut time, mut ended_at) = (0, 0, 0, now);
+        for finished in &all {
+            let running = &finished.running;
+            self.transaction_began.get_or_insert(running.arrived_at);
+            ended_at = finished.finished_at;
+            queries += u64::from(running.is_call);
+            hits += u64::from(running.outcome.is_hit());
+            let ended = std::mem::take(&mut uncounted);
+            let (insight, entry) = (&self.shared.insight, &self.entry);
+            time += statistics::record(insight, entry, &self.session, finished, ended);
+        }
+        all.clear();
+        if all.capacity() <= FINISHED_KEPT {
+            self.session.work.finished = all;
+        }
+        let (pins, prepared) = (self.session.pins, self.session.names.prepared.len());
         self.show(|shown| {
-            shown.queries += queries as u64;
-            shown.hits += hits as u64;
+            shown.queries += queries;
+            shown.hits += hits;
             shown.transactions += transactions;
             shown.time += time;
             shown.pinned_since = (!pins.is_empty()).then(|| shown.pinned_since.unwrap_or(now));
@@ -39,25 +51,13 @@ impl Task {
             shown.pins = pins;
             shown.prepared_statements = prepared;
         });
-        statistics::count_transactions(&self.shared.insight, &self.entry, transactions);
-        let counters = &self.session.common.counters;
-        let mut ended_at = now;
         // The next answer has its own time.
         self.answer_owed = None;
-        let mut all = std::mem::take(&mut self.session.work.finished);
-        for finished in all.drain(..) {
-            self.transaction_began.get_or_insert(finished.running.arrived_at);
-            ended_at = finished.finished_at;
-            statistics::record(&self.shared.insight, &self.entry, &self.session, &finished);
-        }
-        if all.capacity() <= FINISHED_KEPT {
-            self.session.work.finished = all;
-        }
         let idle = self.session.work.transaction.status == Status::Idle;
         statistics::set_in_transaction(&self.shared.insight, &self.entry, !idle);
         if idle && let Some(began) = self.transaction_began.take() {
             let lasted = ended_at.saturating_duration_since(began);
-            counters.xact_time.add(statistics::micros(lasted));
+            self.session.common.counters.xact_time.add(statistics::micros(lasted));
         }
     }
 }

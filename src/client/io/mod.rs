@@ -2,6 +2,7 @@
 //! Decides nothing about statements; holds no buffer while nothing is under way.
 
 mod finished;
+mod input;
 mod output;
 mod reported;
 mod servers;
@@ -34,11 +35,7 @@ use super::look_up::Answer;
 use super::registry::{Entry, Leave};
 use super::replies::ServerFault;
 use super::session::{Session, Taken};
-use super::spare::{self, READ_BYTES};
 use super::{Shared, statistics};
-
-/// With less room left in the buffer, reading would cost more calls than it saves.
-const READ_BYTES_MIN: usize = 1024;
 
 /// Above it the other side is not read until this one has taken some.
 const BACKLOG_BYTES: usize = 256 * 1024;
@@ -172,10 +169,13 @@ impl Task {
     /// Takes every whole message there is, answering or sending on as it goes.
     async fn take_messages(&mut self) -> Result<Option<CloseReason>, CloseReason> {
         let message_max = self.session.common.limits.message_bytes_max();
+        let mut collects = false;
         loop {
-            if self.is_full() {
+            // What is only collected is to be written nowhere yet.
+            if !collects && self.is_full() {
                 return Ok(None);
             }
+            collects = false;
             let header = match frame::header(&self.input, message_max) {
                 Ok(Some(header)) => header,
                 Ok(None) => return Ok(None),
@@ -211,7 +211,7 @@ impl Task {
             let taken = self.session.take(header.tag, message);
             self.input.advance(header.total);
             match taken {
-                Taken::More => {}
+                Taken::More => collects = true,
                 Taken::Close(reason) => return Ok(Some(reason)),
                 Taken::GroupReady => self.answer_or_send().await?,
             }
@@ -303,6 +303,7 @@ impl Task {
     }
 
     fn take_replies(&mut self) -> Result<(), CloseReason> {
+        self.take_output();
         let Some(lease) = &mut self.lease else { return Ok(()) };
         let Connection { server, input, .. } = &mut *lease.connection;
         let replies = self.session.replies(server, input, self.now, &mut self.out);
@@ -325,18 +326,28 @@ impl Task {
     /// Writes what there is to write and waits for something to happen.
     async fn wait(&mut self) -> Woken {
         poll_fn(|cx| {
+            // Only who has nothing to do sleeps, and has to listen.
+            let listens = self.entry.is_asked_to_leave() || self.is_suspended();
+            if !listens && let Poll::Ready(event) = self.poll_event(cx) {
+                return Poll::Ready(event);
+            }
             if let Poll::Ready(leave) = self.entry.poll_asked_to_leave(cx) {
                 return Poll::Ready(Woken::Leave(leave));
             }
-            if self.shared.suspended.load(Ordering::Relaxed) {
+            // Looked at once it listens, so that no change goes unheard.
+            if self.is_suspended() {
                 return self.poll_suspended(cx);
             }
-            match self.poll_event(cx) {
-                Poll::Ready(event) => Poll::Ready(event),
-                Poll::Pending => self.poll_deadline(cx).map(Woken::Expired),
+            if listens && let Poll::Ready(event) = self.poll_event(cx) {
+                return Poll::Ready(event);
             }
+            self.poll_deadline(cx).map(Woken::Expired)
         })
         .await
+    }
+
+    fn is_suspended(&self) -> bool {
+        self.shared.suspended.load(Ordering::Relaxed)
     }
 
     /// Writes what there is and reads nothing. `Entry::wake` ends it.
@@ -410,22 +421,28 @@ impl Task {
         if let Some(lease) = &mut self.lease {
             let connection = &mut *lease.connection;
             let to_server = &mut connection.server.to_server;
-            match connection.stream.poll_write_out(cx, to_server, &mut connection.written) {
-                Poll::Ready(Err(_)) => return Poll::Ready(Woken::ServerGone),
-                Poll::Ready(Ok(count)) => wrote |= count > 0,
-                Poll::Pending => {}
+            if connection.stream.may_have_to_write(to_server) {
+                match connection.stream.poll_write_out(cx, to_server, &mut connection.written) {
+                    Poll::Ready(Err(_)) => return Poll::Ready(Woken::ServerGone),
+                    Poll::Ready(Ok(count)) => wrote |= count > 0,
+                    Poll::Pending => {}
+                }
             }
         }
-        match self.poll_output(cx) {
-            Poll::Ready(Err(_)) => return Poll::Ready(Woken::ClientGone),
-            Poll::Ready(Ok(0)) | Poll::Pending => {}
-            Poll::Ready(Ok(count)) => {
-                wrote = true;
-                self.count_sent(count);
+        if self.stream.may_have_to_write(&self.out) || self.session.work.lent_rows.is_some() {
+            match self.poll_output(cx) {
+                Poll::Ready(Err(_)) => return Poll::Ready(Woken::ClientGone),
+                Poll::Ready(Ok(0)) | Poll::Pending => {}
+                Poll::Ready(Ok(count)) => {
+                    wrote = true;
+                    self.count_sent(count);
+                }
             }
         }
         if let Some(lease) = &mut self.lease
             && self.out.len() < backlog_bytes(lease.connection.server.reading)
+            // What has been sent just now is not answered yet, most likely.
+            && !(wrote && lease.connection.stream.poll_read_ready(cx).is_pending())
         {
             let Connection { server, stream, input, .. } = &mut *lease.connection;
             let room = server.reading.make_room(input);
@@ -443,7 +460,8 @@ impl Task {
             && self.session.work.lent_rows.is_none()
             && (self.session.takes_messages() || self.input.len() < BACKLOG_BYTES);
         if room && self.session.hears_client() {
-            match self.poll_client(cx) {
+            let waits = wrote || self.lease.is_some();
+            match self.poll_client(cx, waits) {
                 Poll::Ready(event) => return Poll::Ready(event),
                 Poll::Pending => {}
             }
@@ -485,36 +503,6 @@ impl Task {
 
     fn may_release(&self) -> bool {
         self.lease.as_ref().is_some_and(|lease| self.session.may_release(&lease.connection.server))
-    }
-
-    fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<Woken> {
-        if self.input.capacity() == 0 {
-            self.input = spare::take();
-        } else if self.input.capacity() - self.input.len() < READ_BYTES_MIN {
-            self.input.reserve(READ_BYTES);
-        }
-        match self.stream.poll_read(cx, &mut self.input) {
-            Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(Woken::ClientGone),
-            Poll::Ready(Ok(count)) => {
-                self.session.common.counters.received.add(count as u64);
-                self.entry.group.received.add(count as u64);
-                if self.out.capacity() == 0 {
-                    self.out = spare::take_output();
-                }
-                Poll::Ready(Woken::Client)
-            }
-            Poll::Pending => {
-                if self.input.is_empty() {
-                    // No buffer is held while there is nothing to read into it.
-                    spare::give(std::mem::take(&mut self.input));
-                    if self.out.is_empty() && self.lease.is_none() {
-                        spare::give_output(std::mem::take(&mut self.out));
-                        self.session.work.rest();
-                    }
-                }
-                Poll::Pending
-            }
-        }
     }
 
     fn to_server_len(&self) -> usize {

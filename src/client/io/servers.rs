@@ -45,6 +45,7 @@ impl Task {
             Box::pin(self.flush()).await.or(Err(CloseReason::ClientLost))?;
             self.now = Instant::now();
         }
+        self.give_buffers();
         let began = self.now;
         self.show(|shown| shown.waiting_since = Some(began));
         let mut next = self.pool.next(began);

@@ -112,8 +112,11 @@ impl<'a> Lexer<'a> {
         if self.sql.contains(&0) {
             return Err(LexError::NotPlain(NotPlain::Nul));
         }
-        let mut at = self.gap(0)?;
-        self.out.hint = scan::leading_comment(self.sql);
+        let mut at = 0;
+        if scan::class(scan::byte(self.sql, 0)) != Class::Word {
+            at = self.gap(0)?;
+            self.out.hint = scan::leading_comment(self.sql);
+        }
         while let Some(&byte) = self.sql.get(at) {
             at = match scan::class(byte) {
                 Class::Blank if self.is_one_space(at, byte) => at + 1,
@@ -162,13 +165,16 @@ impl<'a> Lexer<'a> {
     }
 
     fn word(&mut self, start: usize, first: u8) -> Result<usize, LexError> {
-        match (first | 0x20, scan::byte(self.sql, start + 1), scan::byte(self.sql, start + 2)) {
-            (b'e', b'\'', _) => return self.string(start, start + 1, Prefix::Escape),
-            (b'n', b'\'', _) => return self.string(start, start + 1, Prefix::National),
-            (b'b' | b'x', b'\'', _) => return self.string(start, start + 1, Prefix::Bits),
-            (b'u', b'&', b'\'') => return self.string(start, start + 2, Prefix::Unicode),
-            (b'u', b'&', b'"') => return self.identifier(start + 2, Previous::Unicode),
-            _ => {}
+        let second = scan::byte(self.sql, start + 1);
+        if matches!(second, b'\'' | b'&') {
+            match (first | 0x20, second, scan::byte(self.sql, start + 2)) {
+                (b'e', b'\'', _) => return self.string(start, start + 1, Prefix::Escape),
+                (b'n', b'\'', _) => return self.string(start, start + 1, Prefix::National),
+                (b'b' | b'x', b'\'', _) => return self.string(start, start + 1, Prefix::Bits),
+                (b'u', b'&', b'\'') => return self.string(start, start + 2, Prefix::Unicode),
+                (b'u', b'&', b'"') => return self.identifier(start + 2, Previous::Unicode),
+                _ => {}
+            }
         }
         let end = scan::word_end(self.sql, start + 1);
         let word = self.sql.get(start..end).unwrap_or_default();

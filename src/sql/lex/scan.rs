@@ -70,9 +70,25 @@ pub(super) fn is_comment(sql: &[u8], at: usize) -> bool {
     matches!((byte(sql, at), byte(sql, at + 1)), (b'-', b'-') | (b'/', b'*'))
 }
 
+/// Most bytes of a statement are inside words, so this one question has a table of its own.
+#[expect(clippy::indexing_slicing, reason = "a byte indexes a table of 256")]
+const IS_IN_WORD: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = matches!(CLASSES[byte], Class::Word | Class::Digit | Class::Dollar);
+        byte += 1;
+    }
+    table
+};
+
+#[expect(clippy::indexing_slicing, reason = "a byte indexes a table of 256")]
 pub(super) fn word_end(sql: &[u8], from: usize) -> usize {
-    position(sql, from, |byte| !matches!(class(byte), Class::Word | Class::Digit | Class::Dollar))
-        .unwrap_or(sql.len())
+    let mut at = from;
+    while sql.get(at).is_some_and(|byte| IS_IN_WORD[usize::from(*byte)]) {
+        at += 1;
+    }
+    at
 }
 
 /// End of the blanks and comments at `at`, which may be none. `last`: where the last comment is.
