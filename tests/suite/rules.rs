@@ -100,14 +100,14 @@ fn a_statement_is_known_by_its_shape() {
 #[test]
 fn an_answer_grows_too_old_for_a_rule_before_it_does_for_others() {
     let (database, forebay, mut client) =
-        start("[rules]\nprices = { table = \"t\", max_age = \"100ms\" }\n");
+        start("[rules]\nprices = { table = \"t\", max_age = \"1s\" }\n");
     database.until_hit(&mut client, READ);
     wait_until("it is too old", || !database.is_hit(&mut client, READ));
-    assert!(client.query(&format!("EXPLAIN CACHE {READ}")).contains("D(max age,0.1s)"));
+    assert!(client.query(&format!("EXPLAIN CACHE {READ}")).contains("D(max age,1s)"));
     // By a hint, of one statement that shares the entry of another.
     forebay.reload("");
     database.until_hit(&mut client, READ);
-    let hinted = format!("/* forebay:max_age=100ms */ {READ}");
+    let hinted = format!("/* forebay:max_age=1s */ {READ}");
     wait_until("it is too old for this one", || {
         let other = database.is_hit(&mut client, READ);
         assert!(other, "the entry is there for all others");
