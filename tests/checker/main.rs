@@ -221,7 +221,12 @@ fn play(
             world.stop.store(true, Ordering::Relaxed);
         });
         // What it starts ends with the thread that started it.
-        end("faults".to_owned(), stage.run());
+        let played = stage.run();
+        // A fault that cannot be played is the end of a run that asks for it.
+        if played.is_err() {
+            world.stop.store(true, Ordering::Relaxed);
+        }
+        end("faults".to_owned(), played);
     });
     ended.into_inner().unwrap()
 }

@@ -1,6 +1,7 @@
 //! A blocking client that speaks the protocol by hand, so that the checker decides what travels
 //! together: pipelines, Flush in the middle, COPY, a connection dropped mid-commit.
 
+use std::cell::Cell;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -72,8 +73,16 @@ pub(crate) struct Connection {
     pub(crate) cancelled: Option<Arc<AtomicU64>>,
     /// Which member of a group it goes to; of one alone the first.
     pub(crate) member: usize,
-    /// While it is set nothing more is sent.
+    /// While it is set nothing more is sent, except by who has something under way.
     pub(crate) still: Option<Arc<AtomicBool>>,
+    /// Counted in `UNDER_WAY`.
+    is_under_way: bool,
+}
+
+thread_local! {
+    /// Connections of this thread with a statement or a transaction under way: what holds a server
+    /// and locks may not stop there, nor one that waits for another of its thread.
+    static UNDER_WAY: Cell<usize> = const { Cell::new(0) };
 }
 
 impl Connection {
@@ -89,6 +98,7 @@ impl Connection {
             cancelled: None,
             member: 0,
             still: None,
+            is_under_way: false,
         };
         let mut body = 196_608_i32.to_be_bytes().to_vec();
         for word in ["user", &url.user, "database", &url.database, ""] {
@@ -154,10 +164,18 @@ impl Connection {
     }
 
     pub(crate) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        while self.still.as_ref().is_some_and(|still| still.load(Ordering::Relaxed)) {
+        let still = self.still.as_ref();
+        while UNDER_WAY.get() == 0 && still.is_some_and(|still| still.load(Ordering::Relaxed)) {
             thread::park_timeout(Duration::from_millis(10));
         }
+        self.is_under_way(true);
         self.stream.write_all(bytes)
+    }
+
+    fn is_under_way(&mut self, is: bool) {
+        let count = UNDER_WAY.get() - usize::from(self.is_under_way) + usize::from(is);
+        UNDER_WAY.set(count);
+        self.is_under_way = is;
     }
 
     /// Everything up to the next `ReadyForQuery`, or to where COPY wants rows.
@@ -216,6 +234,9 @@ impl Connection {
                 if let Some(body) = rest.get(4..whole) {
                     let body = body.to_vec();
                     self.taken += 1 + whole;
+                    if tag == b'Z' {
+                        self.is_under_way(body != b"I");
+                    }
                     return Ok((tag, body));
                 }
             }
@@ -228,6 +249,12 @@ impl Connection {
             }
             self.input.extend_from_slice(chunk.get(..count).unwrap_or_default());
         }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.is_under_way(false);
     }
 }
 
