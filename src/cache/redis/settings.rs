@@ -1,11 +1,15 @@
 //! What the operator says of the second tier, and what is wrong with it.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{Client, ConnectionAddr, ConnectionInfo, TlsCertificates};
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
+
+use crate::cache::group;
+use crate::cache::group::address::Address;
 
 /// The `[redis]` section, and what it needs from elsewhere.
 pub struct Settings {
@@ -21,6 +25,15 @@ pub struct Settings {
     pub max_age: Duration,
     /// Random, of this process alone.
     pub secret: [u8; 32],
+    /// That this process is part of.
+    pub group: Option<Arc<group::settings::Settings>>,
+}
+
+/// How it is reached.
+pub(super) enum Way {
+    Given(Box<Client>),
+    /// Where the group finds it.
+    Found(Arc<group::settings::Settings>),
 }
 
 /// A setting that the client library does not take.
@@ -40,22 +53,41 @@ impl std::fmt::Display for SettingsError {
 }
 
 impl Settings {
-    pub(super) fn client(&self) -> Result<Client, SettingsError> {
+    /// And what keeps others from reading on the way there, and is missing.
+    pub(super) fn way(&self) -> Result<(Way, Option<&'static str>), SettingsError> {
+        let Some(group) = &self.group else {
+            let client = self.client(&self.url)?;
+            let missing = exposure(client.get_connection_info());
+            return Ok((Way::Given(Box::new(client)), missing));
+        };
+        let address = Address::parse(&self.url);
+        let urls = match address.map_err(|error| SettingsError::Url(error.to_string()))? {
+            Address::One { url } => vec![url],
+            Address::Sentinels { urls, .. } => urls,
+        };
+        let mut missing = None;
+        for url in &urls {
+            missing = missing.or(exposure(self.client(url)?.get_connection_info()));
+        }
+        Ok((Way::Found(Arc::clone(group)), missing))
+    }
+
+    fn client(&self, url: &str) -> Result<Client, SettingsError> {
         let unread = |error: redis::RedisError| SettingsError::Url(error.to_string());
-        let client = Client::open(self.url.as_str()).map_err(unread)?;
+        let client = Client::open(url).map_err(unread)?;
         let Some(pem) = &self.authorities else { return Ok(client) };
         if CertificateDer::pem_slice_iter(pem).next().is_none() {
             return Err(SettingsError::Authorities("no certificate".to_owned()));
         }
         let tls = TlsCertificates { client_tls: None, root_cert: Some(pem.clone()) };
-        Client::build_with_tls(self.url.as_str(), tls)
+        Client::build_with_tls(url, tls)
             .map_err(|error| SettingsError::Authorities(error.to_string()))
     }
 }
 
 /// Values are sealed against change, not enciphered: on another machine they are as safe as the
 /// way there and as who may ask for them (hazard J4).
-pub(super) fn exposure(info: &ConnectionInfo) -> Option<&'static str> {
+fn exposure(info: &ConnectionInfo) -> Option<&'static str> {
     let (host, tls) = match info.addr() {
         ConnectionAddr::Tcp(host, _) => (host.as_str(), false),
         ConnectionAddr::TcpTls { host, insecure, .. } => (host.as_str(), !insecure),
@@ -116,8 +148,9 @@ mod tests {
                 entry_bytes_max: 0,
                 max_age: Duration::ZERO,
                 secret: [0; 32],
+                group: None,
             };
-            let error = settings.client().err().unwrap().to_string();
+            let error = settings.way().err().unwrap().to_string();
             assert!(error.starts_with(expected), "{error}");
         };
         let pem = include_str!("../../../tests/suite/support/tls/ca.pem");

@@ -14,6 +14,9 @@
 //! bytes32 = length u32 · bytes
 //! ```
 
+pub mod shared;
+
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -61,11 +64,12 @@ pub struct Seal {
 pub enum Unsealed {
     /// Too long, another layout, a body that is not what its length says.
     Malformed,
-    /// Not sealed by this process in this life, or changed since.
+    /// Not sealed by this process in this life, or by one of its group; or changed since.
     Forged,
     /// Another statement's.
     WrongKey,
-    /// From before a table's slot was replaced, or from a clock ahead of ours.
+    /// From before a table's slot was replaced, or was changed for the group; or from a clock ahead
+    /// of ours.
     WrongTime,
 }
 
@@ -77,10 +81,7 @@ impl Seal {
         entry_bytes_max: usize,
         compress_from: usize,
     ) -> Self {
-        let body_bytes_max = entry_bytes_max
-            .saturating_add(KEY_BYTES_MAX + VERSIONS_MAX * VERSION_BYTES + FIXED_BYTES)
-            // A length in the header is four bytes.
-            .min(u32::MAX as usize);
+        let body_bytes_max = body_bytes_max(entry_bytes_max);
         Self {
             names: hmac(&derived(secret, b"forebay name")),
             seals: sealing(&derived(secret, b"forebay seal")),
@@ -92,15 +93,8 @@ impl Seal {
 
     /// Where the entry of this key lies: tells nobody without the secret what the key is.
     pub fn name(&self, prefix: &str, key: &[u8]) -> String {
-        use std::fmt::Write as _;
         let digest = self.names.clone().chain_update(key).finalize().into_bytes();
-        let mut name = String::with_capacity(prefix.len() + 2 * digest.len());
-        name.push_str(prefix);
-        for byte in digest {
-            // Writing to a string does not fail.
-            let _infallible = write!(name, "{byte:02x}");
-        }
-        name
+        hex_behind(prefix, &digest)
     }
 
     /// Longest sealed entry.
@@ -110,15 +104,8 @@ impl Seal {
 
     /// `None` if it is over a bound, so that it would not be opened again.
     pub fn seal(&self, entry: &Entry) -> Option<Vec<u8>> {
-        let body = self.body(entry)?;
-        let packed = (body.len() >= self.compress_from)
-            .then(|| pack(&body))
-            .flatten()
-            .filter(|packed| packed.len() < body.len());
-        let packing = if packed.is_some() { LZ4 } else { PLAIN };
-        let mut sealed = vec![LAYOUT, packing];
-        put_u32(&mut sealed, body.len())?;
-        self.encipher(sealed, packed.unwrap_or(body))
+        let (head, stored) = packed(LAYOUT, self.body(entry)?, self.compress_from)?;
+        self.encipher(head, stored)
     }
 
     /// `stored` behind its head.
@@ -154,21 +141,8 @@ impl Seal {
         let stored: &[u8] = opened.or(Err(Unsealed::Forged))?;
         let &[LAYOUT, packing, a, b, c, d] = head else { return Err(Unsealed::Malformed) };
         let len = u32::from_be_bytes([a, b, c, d]) as usize;
-        if len > self.body_bytes_max {
-            return Err(Unsealed::Malformed);
-        }
-        match packing {
-            PLAIN if stored.len() == len => self.entry(stored, key, hash, coherence),
-            LZ4 => {
-                let mut body = vec![0; len];
-                let written = lz4_flex::block::decompress_into(stored, &mut body);
-                if written.ok() != Some(len) {
-                    return Err(Unsealed::Malformed);
-                }
-                self.entry(&body, key, hash, coherence)
-            }
-            _ => Err(Unsealed::Malformed),
-        }
+        let body = unpacked(packing, stored, len, self.body_bytes_max)?;
+        self.entry(&body, key, hash, coherence)
     }
 
     fn body(&self, entry: &Entry) -> Option<Vec<u8>> {
@@ -188,9 +162,7 @@ impl Seal {
                 body.extend_from_slice(&word.to_be_bytes());
             }
         }
-        body.push(u8::from(entry.row_description().is_some()));
-        put_bytes(&mut body, entry.row_description().unwrap_or_default())?;
-        put_bytes(&mut body, entry.rows())?;
+        put_answer(&mut body, entry)?;
         (body.len() <= self.body_bytes_max).then_some(body)
     }
 
@@ -234,16 +206,8 @@ impl<'a> Body<'a> {
             return None;
         }
         let versions = (0..count).map(|_| take_version(&mut rest)).collect::<Option<_>>()?;
-        let [described] = *take(&mut rest)?;
-        let description = take_bytes(&mut rest)?;
-        let row_description = match (described, description) {
-            (0, []) => None,
-            (1, message) => Some(message),
-            _ => return None,
-        };
-        let rows = take_bytes(&mut rest)?;
-        let whole = rest.is_empty() && is_answer(row_description, rows);
-        whole.then_some(Self { key, asked, versions, row_description, rows })
+        let (row_description, rows) = take_answer(rest)?;
+        Some(Self { key, asked, versions, row_description, rows })
     }
 }
 
@@ -336,6 +300,55 @@ fn next_nonce() -> [u8; NONCE_LEN] {
     nonce
 }
 
+/// Longest body of an entry of this length.
+fn body_bytes_max(entry_bytes_max: usize) -> usize {
+    entry_bytes_max
+        .saturating_add(KEY_BYTES_MAX + VERSIONS_MAX * VERSION_BYTES + FIXED_BYTES)
+        // A length in the header is four bytes.
+        .min(u32::MAX as usize)
+}
+
+fn hex_behind(prefix: &str, bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    let mut name = String::with_capacity(prefix.len() + 2 * bytes.len());
+    name.push_str(prefix);
+    for byte in bytes {
+        // Writing to a string does not fail.
+        let _infallible = write!(name, "{byte:02x}");
+    }
+    name
+}
+
+/// The first six bytes, and what is enciphered: the body, or lz4 of it if that is shorter.
+fn packed(layout: u8, body: Vec<u8>, compress_from: usize) -> Option<(Vec<u8>, Vec<u8>)> {
+    let packed = (body.len() >= compress_from)
+        .then(|| pack(&body))
+        .flatten()
+        .filter(|packed| packed.len() < body.len());
+    let packing = if packed.is_some() { LZ4 } else { PLAIN };
+    let mut head = vec![layout, packing];
+    put_u32(&mut head, body.len())?;
+    Some((head, packed.unwrap_or(body)))
+}
+
+/// The body of this length.
+fn unpacked(
+    packing: u8,
+    stored: &[u8],
+    len: usize,
+    len_max: usize,
+) -> Result<Cow<'_, [u8]>, Unsealed> {
+    match packing {
+        PLAIN if stored.len() == len => Ok(stored.into()),
+        LZ4 if len <= len_max => {
+            let mut body = vec![0; len];
+            let written = lz4_flex::block::decompress_into(stored, &mut body);
+            (written.ok() == Some(len)).then(|| body.into()).ok_or(Unsealed::Malformed)
+        }
+        _ => Err(Unsealed::Malformed),
+    }
+}
+
 fn pack(body: &[u8]) -> Option<Vec<u8>> {
     let mut packed = vec![0; lz4_flex::block::get_maximum_output_size(body.len())];
     let len = lz4_flex::block::compress_into(body, &mut packed).ok()?;
@@ -352,6 +365,26 @@ fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) -> Option<()> {
     put_u32(out, bytes.len())?;
     out.extend_from_slice(bytes);
     Some(())
+}
+
+/// `described u8 · RowDescription bytes32 · rows bytes32`, the end of a body.
+fn put_answer(out: &mut Vec<u8>, entry: &Entry) -> Option<()> {
+    out.push(u8::from(entry.row_description().is_some()));
+    put_bytes(out, entry.row_description().unwrap_or_default())?;
+    put_bytes(out, entry.rows())
+}
+
+fn take_answer(mut rest: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
+    let [described] = *take(&mut rest)?;
+    let description = take_bytes(&mut rest)?;
+    let row_description = match (described, description) {
+        (0, []) => None,
+        (1, message) => Some(message),
+        _ => return None,
+    };
+    let rows = take_bytes(&mut rest)?;
+    let whole = rest.is_empty() && is_answer(row_description, rows);
+    whole.then_some((row_description, rows))
 }
 
 fn put_micros(out: &mut Vec<u8>, duration: Duration) -> Option<()> {

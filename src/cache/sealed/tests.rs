@@ -1,3 +1,5 @@
+//! Layout 3, in and out, and whatever else may lie there.
+
 use super::*;
 use crate::cache::coherence::Scope;
 
