@@ -113,6 +113,7 @@ impl Membership<'_> {
         loop {
             let error = match Link::connect(&settings.link, &key).await {
                 Ok(link) => {
+                    self.group.linked(link.place());
                     for warning in link.warnings() {
                         tracing::warn!(%warning, "redis of the group");
                     }
@@ -162,7 +163,7 @@ impl Membership<'_> {
         }
         let name = &self.group.settings.name;
         let key = format!("fb:{{{name}:{}}}", identity.join(":"));
-        self.group.take_lock(connection.server.place);
+        self.group.take_lock(connection.server.place, &key);
         Ok((connection, key))
     }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::auth::userlist::Password;
 use crate::auth::{Asking, Demand, Hba, IdentMaps, Refusal, Secret, Userlist};
 use crate::cache::group;
+use crate::cache::group::link::Found;
 use crate::cache::redis::SettingsError;
 use crate::config::{AuthType, Config, GroupMode, SslMode};
 use crate::net::{
@@ -87,6 +88,9 @@ impl Running {
         let users = users(&config)?;
         let hba = access_rules(&config, read, &mut notices)?;
         let group = group(&config, read)?;
+        if group.as_ref().is_some_and(|group| group.secret.is_empty()) {
+            notices.push("answers in Redis are not shared: group.secret is empty".to_owned());
+        }
         Ok(Self { users, hba, tls, group, notices, config: Arc::new(config) })
     }
 
@@ -253,6 +257,8 @@ fn group(
             authorities: authorities.transpose()?,
             timeout: GROUP_CONNECT_TIMEOUT,
         },
+        secret: group.secret.clone(),
+        found: Found::default(),
     })))
 }
 

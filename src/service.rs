@@ -412,7 +412,7 @@ impl Service {
             }
             tracing::info!(database = %self.database.name, "catalogue changed elsewhere");
             self.database.catalog_changed(home);
-            home.coherence.invalidate(&Scope::Database);
+            home.invalidate(&Scope::Database);
         }
         self.load(connection, answers, home, &mut seen.fingerprint).await
     }

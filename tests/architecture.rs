@@ -30,7 +30,7 @@ const IO_FILES: &[&str] = &[
     "cancel.rs",
     "net/",
     "cache/group/link.rs",
-    "cache/redis.rs",
+    "cache/redis/",
     "client/io/",
     "client/parting.rs",
     "client/relay.rs",

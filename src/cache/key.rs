@@ -85,6 +85,16 @@ impl KeyBuffer {
     }
 }
 
+/// What `KeyBuffer::set` was given of the session, and all that it made of the statement.
+pub fn split(key: &[u8]) -> Option<(SessionKey, &[u8])> {
+    let (session, statement) = key.split_at_checked(SESSION_BYTES)?;
+    let (ids, _) = session.as_chunks();
+    let [database, base, settings, flushed] = ids else { return None };
+    let [database, base, settings, flushed] =
+        [database, base, settings, flushed].map(|id| u64::from_be_bytes(*id));
+    Some((SessionKey { database, base, settings, flushed }, statement))
+}
+
 /// What `KeyBuffer::set` was given of the statement; `None` of anything else.
 pub fn statement_of(key: &[u8]) -> Option<StatementKey<'_>> {
     let (_session, mut rest) = key.split_at_checked(SESSION_BYTES)?;
@@ -163,6 +173,7 @@ mod tests {
         let key = key(SESSION, StatementKey { types, values, ..STATEMENT });
         let read = statement_of(&key).unwrap();
         assert_eq!((read.text, read.types, read.values), (STATEMENT.text, types, values));
+        assert_eq!(split(&key), Some((SESSION, &key[SESSION_BYTES..])));
         for len in 0..key.len() {
             assert!(statement_of(&key[..len]).is_none(), "{len}");
         }

@@ -9,6 +9,7 @@ pub mod asking;
 pub mod home;
 pub mod roles;
 pub mod key;
+pub mod digests;
 pub mod entry;
 pub mod turns;
 pub mod verify;
@@ -29,6 +30,7 @@ use crate::metrics::AnalysisCounters;
 
 use entry::Entry;
 use fill::Fill;
+use group::shared::Group;
 use key::KeyBuffer;
 use memory::{Live, Memory};
 use redis::Redis;
@@ -202,10 +204,11 @@ impl Cache {
     }
 
     /// Whether Redis should be asked for what memory did not have. It has nothing better than an
-    /// untrue entry that is in memory still.
+    /// untrue entry that is in memory still, unless others store there too.
     pub fn may_be_in_redis(&self, key: &KeyBuffer) -> bool {
         let Some(redis) = &self.redis else { return false };
-        self.mode().is_on() && !self.memory.has(key) && redis.should_ask(key.hash())
+        let known_untrue = !redis.is_shared() && self.memory.has(key);
+        self.mode().is_on() && !known_untrue && redis.should_ask(key)
     }
 
     /// Who is to fill this key that was not found. `waits`: whether the caller would wait for
@@ -223,8 +226,8 @@ impl Cache {
     }
 
     /// Stores a finished fill unless something it read has moved since its stamp was taken.
-    /// Tells whether it was admitted.
-    pub fn store(&self, mut fill: Fill) -> Option<Arc<Entry>> {
+    /// Tells whether it was admitted. `group`: of the database it is of.
+    pub fn store(&self, mut fill: Fill, group: Option<&Arc<Group>>) -> Option<Arc<Entry>> {
         let leader = fill.take_leader();
         let statement = fill.take_statement();
         let mut entry = fill.into_entry()?;
@@ -240,7 +243,7 @@ impl Cache {
         let entry = Arc::new(entry);
         self.memory.insert(Arc::clone(&entry));
         if let Some(redis) = self.redis.as_ref().filter(|_| self.mode().is_on()) {
-            redis.offer(&entry);
+            redis.offer(&entry, group);
         }
         if let Some(leader) = leader {
             leader.stored();

@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::sync::{Arc, Weak};
 
+use crate::cache::digests::Digest;
 use crate::cache::key::SessionKey;
 use crate::pool::Common;
 use crate::server::settings::{Base, STANDBY, Settings};
@@ -77,13 +78,17 @@ impl Facts {
             let no = |word: &&str| value.eq_ignore_ascii_case(word);
             ["off", "false", "no", "0"].iter().any(no)
         });
+        let key = SessionKey {
+            database: common.database.id,
+            base: base.id,
+            settings: key_id(settings),
+            flushed: common.cache.roles.number([&common.user, &user]),
+        };
+        if let Some(redis) = &common.cache.redis {
+            redis.learn(&key, || Digest::of(base.key_values(), settings.key_values()));
+        }
         Self {
-            key: SessionKey {
-                database: common.database.id,
-                base: base.id,
-                settings: key_id(settings),
-                flushed: common.cache.roles.number([&common.user, &user]),
-            },
+            key,
             settings: settings.id,
             flushes,
             kept_out: if declined {

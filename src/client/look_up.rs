@@ -3,6 +3,7 @@
 //! What a client sees on a hit is made up here: envelope messages fresh, rows as PostgreSQL sent
 //! them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -231,7 +232,7 @@ impl Session {
             self.note(Outcome::Bypass(BypassReason::KeyTooLong), shape, now, false);
             return Answer::Send;
         }
-        let entry = match self.hit(true, age(&verdict, hint, now)) {
+        let entry = match self.hit(&verdict, true, age(&verdict, hint, now)) {
             Looked::Hit(entry) => entry,
             Looked::Miss(witness) => {
                 return self.miss(shape, verdict, (generation, uses, witness), now);
@@ -342,7 +343,7 @@ impl Session {
             self.note(Outcome::Bypass(BypassReason::KeyTooLong), shape, now, false);
             return Answer::Send;
         }
-        let entry = match self.hit(single.describe, age(&verdict, hint, now)) {
+        let entry = match self.hit(&verdict, single.describe, age(&verdict, hint, now)) {
             Looked::Hit(entry) => entry,
             Looked::Miss(witness) => {
                 return self.miss(
@@ -446,7 +447,7 @@ impl Session {
     }
 
     /// A true entry for the key that has been set, if there is one and it may be served.
-    fn hit(&self, needs_description: bool, age: Age) -> Looked {
+    fn hit(&self, verdict: &Verdict, needs_description: bool, age: Age) -> Looked {
         let cache = &self.common.cache;
         let described =
             |entry: &Arc<Entry>| !needs_description || entry.row_description().is_some();
@@ -455,6 +456,7 @@ impl Session {
             (None, Found::Entry(entry))
                 if entry.key() == self.work.key.bytes()
                     && cache.is_true(entry, age)
+                    && reads_the_same(entry, verdict)
                     && described(entry) =>
             {
                 cache.promote(entry);
@@ -512,6 +514,14 @@ impl Session {
         self.work.plan = Some(FillPlan { tables: verdict, uses, generation, leader, witness });
         Answer::Send
     }
+}
+
+/// Whether the entry was kept for the tables that the statement reads by this verdict. Who stored it
+/// may have known another catalogue, or have other rules; and only of these was the group asked.
+fn reads_the_same(entry: &Entry, verdict: &Verdict) -> bool {
+    let Read::Cacheable(tables) = &verdict.read else { return false };
+    let kept: BTreeSet<_> = entry.stamp.slots().filter_map(|slot| slot.table).collect();
+    kept == tables.iter().copied().collect()
 }
 
 fn pipelined(owed_nothing: bool) -> BypassReason {

@@ -414,7 +414,7 @@ impl Session {
         }
         let fill = self.work.fill.take();
         if let Some(fill) = fill.and_then(|fill| self.verified(fill, server, now)) {
-            let kept = self.common.cache.store(*fill).is_some();
+            let kept = self.common.cache.store(*fill, server.home.group.as_ref()).is_some();
             let counters = &self.common.cache_counters;
             if kept { counters.fills.one() } else { counters.refused.one() }
         }

@@ -433,6 +433,9 @@ settings! {
         name: String = String::new(), Forebay, Range::Any, AtStart;
         /// strict, or strict-local.
         mode: GroupMode = GroupMode::Strict, Forebay, Range::Any, AtStart;
+        /// All that have the same secret share the answers they keep in Redis, sealed with it. Empty:
+        /// each keeps its own there. As long as the key of a cipher, 32 random letters or more.
+        secret: SecretText = SecretText::default(), Forebay, Range::Any, AtStart;
         /// How long one that is silent is thought alive. The longest delay of a write too.
         lease: Duration = Duration::from_secs(2), Forebay,
             Range::Between(200, 60 * SECOND), AtStart;

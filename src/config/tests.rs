@@ -831,15 +831,16 @@ fn show_config_speaks_as_pgbouncer_does_of_its_settings() {
 
 #[test]
 fn secrets_are_hidden_wherever_a_configuration_is_shown() {
-    let arguments = [URL, "--redis=redis://:secret@r", "f.toml"];
-    let toml = "[databases.x]\nhost = \"h\"\npassword = \"secret\"\n[auth]\nauth_file = \"u\"\n";
-    let files = [("f.toml", toml), ("u", "\"x\" \"secret\"")];
+    let arguments = [URL, "--redis=redis://:hunter2@r", "f.toml"];
+    let toml = "[databases.x]\nhost = \"h\"\npassword = \"hunter2\"\n[group]\nsecret = \"hunter2\"\n[auth]\nauth_file = \"u\"\n";
+    let files = [("f.toml", toml), ("u", "\"x\" \"hunter2\"")];
     let config = good(&arguments, &files);
     assert_eq!(shown(&config, "redis.url").unwrap().value, "****");
+    assert_eq!(shown(&config, "group.secret").unwrap().value, "****");
     assert_eq!(shown(&config, "server.url").unwrap().value, "****");
-    assert!(!format!("{config:?} {:?}", config.show()).contains("secret"));
+    assert!(!format!("{config:?} {:?}", config.show()).contains("hunter2"));
     let checked = load_with(&[&arguments[..], &["--check"]].concat(), &files).unwrap_err();
-    assert!(!checked.text.contains("secret"), "{}", checked.text);
+    assert!(!checked.text.contains("hunter2"), "{}", checked.text);
 }
 
 #[test]

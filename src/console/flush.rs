@@ -17,7 +17,14 @@ pub(super) fn database(gateway: &Gateway, name: &str) -> Outcome {
 
 /// Which roles there are is for PostgreSQL to know: one of any name is flushed.
 pub(super) fn role(gateway: &Gateway, name: &str) -> Outcome {
-    gateway.cache.roles.flush(name);
+    if gateway.cache.in_group {
+        // Which answers are a role's is known in one process alone, so all are flushed.
+        for (database, _) in gateway.databases() {
+            database.home().invalidate(&Scope::Database);
+        }
+    } else {
+        gateway.cache.roles.flush(name);
+    }
     done(1, "role", name)
 }
 

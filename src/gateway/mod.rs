@@ -143,7 +143,7 @@ impl Gateway {
         tell(&running.notices);
         let config = &running.config;
         let started = (Instant::now(), std::time::SystemTime::now());
-        let redis = redis(config, limits(config), started.0)?;
+        let redis = redis(&running, limits(config), started.0)?;
         set_socket_options(socket_options(config));
         let cache = Cache::new(mode(config), limits(config), rand::random())
             .in_group(running.group.is_some())
@@ -346,11 +346,11 @@ impl Gateway {
 /// The second tier, if there is one; nothing is kept there while the cache is not on, which a
 /// reload may change.
 fn redis(
-    config: &Config,
+    running: &Running,
     limits: Limits,
     started: Instant,
 ) -> Result<Option<Arc<Redis>>, GatewayError> {
-    let redis = &config.redis;
+    let redis = &running.config.redis;
     if redis.url.is_empty() {
         return Ok(None);
     }
@@ -371,6 +371,7 @@ fn redis(
         entry_bytes_max: limits.entry_bytes_max,
         max_age: limits.max_age,
         secret: rand::random(),
+        group: running.group.clone(),
     };
     Redis::start(settings, started).map(Some).map_err(GatewayError::Redis)
 }

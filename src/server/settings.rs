@@ -25,6 +25,11 @@ impl Base {
         self.values.get(name).map(String::as_str)
     }
 
+    /// What makes its id.
+    pub fn key_values(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.values.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     /// Whether every role may ask what a transaction wrote: a refusal would fail the very
     /// transaction.
     pub fn may_see_writes(&self) -> bool {
@@ -138,6 +143,12 @@ impl Settings {
         let settings = Arc::new(Self { id, key_id, values: values.clone() });
         interner.sets.insert(values, Arc::downgrade(&settings));
         settings
+    }
+
+    /// What makes its `key_id`.
+    pub fn key_values(&self) -> impl Iterator<Item = (&str, &str)> {
+        let values = self.values.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        values.filter(|(name, _)| !NEUTRAL.contains(name))
     }
 
     /// Whether a setting of this name may be added, or is there already.

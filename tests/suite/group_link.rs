@@ -347,7 +347,7 @@ fn a_sentinel_that_never_answers_is_passed_over() {
 }
 
 /// Two nodes, each with half of all keys.
-fn cluster() -> [Redis; 2] {
+pub fn cluster() -> [Redis; 2] {
     let buses = [free_port(), free_port()];
     let nodes = buses
         .map(|bus| Redis::with(&["--cluster-enabled", "yes", "--cluster-port", &bus.to_string()]));

@@ -28,6 +28,7 @@ mod exporter;
 mod extensions;
 mod descriptions;
 mod group;
+mod group_answers;
 mod group_link;
 mod group_register;
 mod hazards;

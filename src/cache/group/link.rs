@@ -3,6 +3,7 @@
 //! Nothing here is tried again: after any error the link is over, and the next one is to another
 //! process for all we know. So Sentinel and Cluster are asked once, by plain commands.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -11,6 +12,7 @@ use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, FromRedisValue,
     IntoConnectionInfo as _, Pipeline, RedisError, ServerErrorKind, TlsCertificates, Value,
 };
+use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
@@ -47,6 +49,65 @@ pub struct Link {
     /// The names of the scripts, in the order of `Script::ALL`.
     names: Vec<String>,
     info: Info,
+    place: Place,
+}
+
+/// A node of Redis, and how to log in there.
+#[derive(Clone)]
+pub struct Place(ConnectionInfo);
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0.addr())
+    }
+}
+
+impl PartialEq for Place {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.addr() == other.0.addr()
+    }
+}
+
+impl Place {
+    /// One more connection to it.
+    pub async fn connect(&self) -> Result<MultiplexedConnection, LinkError> {
+        connect(&self.0).await
+    }
+}
+
+/// Where the links of this process were last found to lead, for those who go there too.
+#[derive(Default)]
+pub struct Found {
+    /// Nothing else is locked inside.
+    place: Mutex<Option<Place>>,
+    told: Notify,
+}
+
+impl std::fmt::Debug for Found {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Found").finish_non_exhaustive()
+    }
+}
+
+impl Found {
+    pub fn set(&self, place: Place) {
+        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = Some(place);
+        self.told.notify_one();
+    }
+
+    pub fn get(&self) -> Option<Place> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until there is one; for one task alone. Cancel-safe.
+    pub async fn known(&self) -> Place {
+        loop {
+            if let Some(place) = self.get() {
+                return place;
+            }
+            self.told.notified().await;
+        }
+    }
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -125,7 +186,7 @@ impl Link {
         for _ in 0..HOPS_MAX {
             match within(settings.timeout, ask_for_key(&at, key)).await? {
                 Node::HasKey(connection) => {
-                    return within(settings.timeout, Self::start(connection, key)).await;
+                    return within(settings.timeout, Self::start(connection, key, Place(at))).await;
                 }
                 Node::Elsewhere(node) => at = moved(&at, &node)?,
             }
@@ -133,7 +194,11 @@ impl Link {
         Err(LinkError::TooManyHops)
     }
 
-    async fn start(mut connection: MultiplexedConnection, key: &str) -> Result<Self, LinkError> {
+    async fn start(
+        mut connection: MultiplexedConnection,
+        key: &str,
+        place: Place,
+    ) -> Result<Self, LinkError> {
         let mut info = String::new();
         for section in ["server", "replication", "memory"] {
             let text: String = ask(&["INFO", section], &mut connection).await?;
@@ -145,7 +210,7 @@ impl Link {
         for script in Script::ALL {
             names.push(ask(&["SCRIPT", "LOAD", &broken::text(script)], &mut connection).await?);
         }
-        let mut link = Self { connection: None, key: key.to_owned(), names, info };
+        let mut link = Self { connection: None, key: key.to_owned(), names, info, place };
         link.probe(&mut connection).await?;
         link.connection = Some(connection);
         Ok(link)
@@ -205,6 +270,11 @@ impl Link {
     /// What it is connected to; `Join` names it.
     pub fn process(&self) -> Process {
         self.info.process
+    }
+
+    /// Where more of its kind may go.
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     pub fn version(&self) -> &str {

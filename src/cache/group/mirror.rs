@@ -13,6 +13,8 @@ use super::slot::{Slot, SlotName};
 #[derive(Debug, Default)]
 pub struct Mirror {
     slots: HashMap<SlotName, Seen>,
+    /// What it does not have K did not have either when all of it was last heard of.
+    complete: bool,
 }
 
 #[derive(Debug)]
@@ -35,6 +37,7 @@ impl Mirror {
     /// Another K: nothing that was stamped before holds.
     pub fn clear(&mut self, coherence: &Coherence) {
         coherence.invalidate(&Scope::Database);
+        self.complete = false;
         for seen in std::mem::take(&mut self.slots).into_values() {
             if let Some(guard) = seen.guard {
                 guard.committed();
@@ -91,6 +94,18 @@ impl Mirror {
     /// Whether somebody else had a commit in flight there when it was last seen.
     pub fn is_marked(&self, name: SlotName) -> bool {
         self.slots.get(&name).is_some_and(|seen| seen.marked)
+    }
+
+    /// All that K has was heard of.
+    pub fn complete(&mut self) {
+        self.complete = true;
+    }
+
+    /// The generation an answer may be said to be of, or be told to be of: as `generation`, but
+    /// what was never changed in this K counts as well.
+    pub fn version(&self, name: SlotName) -> Option<u64> {
+        let untouched = self.complete && !self.slots.contains_key(&name);
+        if untouched { Some(0) } else { self.generation(name) }
     }
 
     /// The generation last seen, if nobody else has the slot in flight.

@@ -12,3 +12,4 @@ pub mod link;
 pub mod settings;
 pub mod shared;
 pub mod rounds;
+pub mod versions;

@@ -85,6 +85,7 @@ impl Group {
             }
             let bumps: Vec<SlotName> = std::mem::take(&mut state.bumps).into_iter().collect();
             if !bumps.is_empty() {
+                state.bumping.extend(&bumps);
                 requests.push(Request::Bump { act, slots: bumps });
             }
             for (seq, all) in state.member.lagging() {
@@ -175,10 +176,14 @@ impl Group {
         news: &mut News,
     ) {
         let now = reply.now.unwrap_or_default();
+        if reply.now.is_some() {
+            state.clock = (now, heard);
+        }
         let known = state.member.act();
         match (request, reply.answer) {
             (Request::Join { marks, .. }, Answer::Joined { act, open }) => {
                 state.member.on_joined(act, open, &marks);
+                state.bump_again();
                 if !twin::is(Twin::NoIncarnationCheck) {
                     state.mirror.clear(coherence);
                 }
@@ -217,6 +222,7 @@ impl Group {
             (Request::Bump { .. }, Answer::Changed { slots }) => {
                 for (name, slot) in &slots {
                     state.apply(*name, slot, self.id, coherence);
+                    state.bumping.remove(name);
                 }
             }
             (Request::Check { slots: names }, Answer::Checked { act, open, slots }) => {
@@ -259,6 +265,7 @@ impl Group {
     }
 
     fn renewed(&self, state: &mut State, renewed: &Renewed, sent: Millis, coherence: &Coherence) {
+        state.mirror.complete();
         for (name, slot) in &renewed.slots {
             state.apply(*name, slot, self.id, coherence);
             // Somebody may be waiting for us to have heard of this.
@@ -277,6 +284,7 @@ impl Group {
         if state.member.act().is_some() {
             self.counters.lost.one();
         }
+        state.bump_again();
         state.member.on_lost();
         self.granted_until.store(0, Ordering::Release);
         news.heard = Heard::Changed;

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
+use crate::config::SecretText;
+
 use super::link;
 use super::member::{Millis, Rules};
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Settings {
     pub name: String,
     pub lease: Duration,
@@ -18,6 +20,10 @@ pub struct Settings {
     /// Hits go without asking beside other members, too.
     pub local: bool,
     pub link: link::Settings,
+    /// Of the answers in Redis; empty: they are not shared.
+    pub secret: SecretText,
+    /// Where the links lead.
+    pub found: link::Found,
 }
 
 /// By how much two clocks may go apart in a lease: a twentieth.

@@ -15,6 +15,7 @@ use crate::metrics::MemberCounters;
 use crate::sql::verdict::TableId;
 use crate::twin::{self, Twin};
 
+use super::link::Place;
 use super::member::{Leave, Member, Millis, Rules};
 use super::mirror::Mirror;
 use super::script::{Answer, Request};
@@ -48,6 +49,14 @@ pub(super) struct State {
     wide: HashMap<u64, InFlight>,
     /// Slots to be made fresh for everybody.
     pub(super) bumps: BTreeSet<SlotName>,
+    /// Of those, the ones that are on their way.
+    pub(super) bumping: BTreeSet<SlotName>,
+    /// Redis's clock, and ours when that had been heard.
+    pub(super) clock: (Millis, Millis),
+    /// What K is called.
+    pub(super) name: Option<Arc<str>>,
+    /// Where it is.
+    pub(super) place: Option<Place>,
     /// Slots that the next check is about, and who waits for it.
     pub(super) wanted: BTreeSet<SlotName>,
     pub(super) waiting: Vec<Arc<Check>>,
@@ -111,6 +120,10 @@ impl Group {
                 mirror: Mirror::default(),
                 wide: HashMap::new(),
                 bumps: BTreeSet::new(),
+                bumping: BTreeSet::new(),
+                clock: (0, 0),
+                name: None,
+                place: None,
                 wanted: BTreeSet::new(),
                 waiting: Vec::new(),
                 leaving: Vec::new(),
@@ -184,18 +197,6 @@ impl Group {
         state.wake_task();
     }
 
-    /// The generations of these tables and of the database in K, if what is kept here is of it.
-    pub fn versions(&self, tables: &[TableId]) -> Option<(Act, Vec<u64>)> {
-        let state = self.state();
-        let act = state.member.act().filter(|_| state.member.is_open())?;
-        let tables = tables.iter().map(|table| SlotName::Table(*table));
-        let slots = [SlotName::Database].into_iter().chain(tables);
-        // Of what we have written ourselves K does not know the end yet.
-        let version = |slot| state.mirror.generation(slot).filter(|_| !state.member.is_ahead(slot));
-        let versions = slots.map(version).collect::<Option<_>>()?;
-        Some((act, versions))
-    }
-
     // For people.
 
     pub fn shown(&self) -> Shown {
@@ -248,8 +249,17 @@ impl Group {
     }
 
     /// Our lock has been taken on the connection kept for it, in this PostgreSQL.
-    pub fn take_lock(&self, place: u64) {
-        self.state().member.take_lock(place);
+    /// `name` is K's there.
+    pub fn take_lock(&self, place: u64, name: &str) {
+        let mut state = self.state();
+        state.member.take_lock(place);
+        state.name = Some(name.into());
+    }
+
+    /// A link was found to lead there.
+    pub fn linked(&self, place: &Place) {
+        self.state().place = Some(place.clone());
+        self.settings.found.set(place.clone());
     }
 
     /// That connection is gone.
@@ -269,6 +279,7 @@ impl Group {
         if state.member.act().is_some() {
             self.counters.lost.one();
         }
+        state.bump_again();
         lose(&mut state.member);
         state.hold_wide(&self.coherence);
         self.granted_until.store(0, Ordering::Release);
@@ -285,6 +296,12 @@ impl Group {
 }
 
 impl State {
+    /// What was to be made fresh for everybody and may not have been.
+    pub(super) fn bump_again(&mut self) {
+        let bumping = std::mem::take(&mut self.bumping);
+        self.bumps.extend(bumping);
+    }
+
     fn wake_task(&mut self) {
         if let Some(task) = self.task.take() {
             task.wake();

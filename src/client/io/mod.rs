@@ -290,7 +290,7 @@ impl Task {
         let found = match &common.cache.redis {
             Some(redis) => {
                 let home = common.database.home();
-                redis.look_up(&self.session.work.key, &home.coherence).await
+                redis.look_up(&self.session.work.key, &home).await
             }
             None => None,
         };

@@ -14,6 +14,9 @@
 //! bytes32 = length u32 · bytes
 //! ```
 
+pub mod shared;
+
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -61,11 +64,12 @@ pub struct Seal {
 pub enum Unsealed {
     /// Too long, another layout, a body that is not what its length says.
     Malformed,
-    /// Not sealed by this process in this life, or changed since.
+    /// Not sealed by this process in this life, or by one of its group; or changed since.
     Forged,
     /// Another statement's.
     WrongKey,
-    /// From before a table's slot was replaced, or from a clock ahead of ours.
+    /// From before a table's slot was replaced, or was changed for the group; or from a clock ahead
+    /// of ours.
     WrongTime,
 }
 
@@ -77,10 +81,7 @@ impl Seal {
         entry_bytes_max: usize,
         compress_from: usize,
     ) -> Self {
-        let body_bytes_max = entry_bytes_max
-            .saturating_add(KEY_BYTES_MAX + VERSIONS_MAX * VERSION_BYTES + FIXED_BYTES)
-            // A length in the header is four bytes.
-            .min(u32::MAX as usize);
+        let body_bytes_max = body_bytes_max(entry_bytes_max);
         Self {
             names: hmac(&derived(secret, b"forebay name")),
             seals: sealing(&derived(secret, b"forebay seal")),
@@ -92,15 +93,8 @@ impl Seal {
 
     /// Where the entry of this key lies: tells nobody without the secret what the key is.
     pub fn name(&self, prefix: &str, key: &[u8]) -> String {
-        use std::fmt::Write as _;
         let digest = self.names.clone().chain_update(key).finalize().into_bytes();
-        let mut name = String::with_capacity(prefix.len() + 2 * digest.len());
-        name.push_str(prefix);
-        for byte in digest {
-            // Writing to a string does not fail.
-            let _infallible = write!(name, "{byte:02x}");
-        }
-        name
+        hex_behind(prefix, &digest)
     }
 
     /// Longest sealed entry.
@@ -110,15 +104,8 @@ impl Seal {
 
     /// `None` if it is over a bound, so that it would not be opened again.
     pub fn seal(&self, entry: &Entry) -> Option<Vec<u8>> {
-        let body = self.body(entry)?;
-        let packed = (body.len() >= self.compress_from)
-            .then(|| pack(&body))
-            .flatten()
-            .filter(|packed| packed.len() < body.len());
-        let packing = if packed.is_some() { LZ4 } else { PLAIN };
-        let mut sealed = vec![LAYOUT, packing];
-        put_u32(&mut sealed, body.len())?;
-        self.encipher(sealed, packed.unwrap_or(body))
+        let (head, stored) = packed(LAYOUT, self.body(entry)?, self.compress_from)?;
+        self.encipher(head, stored)
     }
 
     /// `stored` behind its head.
@@ -154,21 +141,8 @@ impl Seal {
         let stored: &[u8] = opened.or(Err(Unsealed::Forged))?;
         let &[LAYOUT, packing, a, b, c, d] = head else { return Err(Unsealed::Malformed) };
         let len = u32::from_be_bytes([a, b, c, d]) as usize;
-        if len > self.body_bytes_max {
-            return Err(Unsealed::Malformed);
-        }
-        match packing {
-            PLAIN if stored.len() == len => self.entry(stored, key, hash, coherence),
-            LZ4 => {
-                let mut body = vec![0; len];
-                let written = lz4_flex::block::decompress_into(stored, &mut body);
-                if written.ok() != Some(len) {
-                    return Err(Unsealed::Malformed);
-                }
-                self.entry(&body, key, hash, coherence)
-            }
-            _ => Err(Unsealed::Malformed),
-        }
+        let body = unpacked(packing, stored, len, self.body_bytes_max)?;
+        self.entry(&body, key, hash, coherence)
     }
 
     fn body(&self, entry: &Entry) -> Option<Vec<u8>> {
@@ -188,9 +162,7 @@ impl Seal {
                 body.extend_from_slice(&word.to_be_bytes());
             }
         }
-        body.push(u8::from(entry.row_description().is_some()));
-        put_bytes(&mut body, entry.row_description().unwrap_or_default())?;
-        put_bytes(&mut body, entry.rows())?;
+        put_answer(&mut body, entry)?;
         (body.len() <= self.body_bytes_max).then_some(body)
     }
 
@@ -234,16 +206,8 @@ impl<'a> Body<'a> {
             return None;
         }
         let versions = (0..count).map(|_| take_version(&mut rest)).collect::<Option<_>>()?;
-        let [described] = *take(&mut rest)?;
-        let description = take_bytes(&mut rest)?;
-        let row_description = match (described, description) {
-            (0, []) => None,
-            (1, message) => Some(message),
-            _ => return None,
-        };
-        let rows = take_bytes(&mut rest)?;
-        let whole = rest.is_empty() && is_answer(row_description, rows);
-        whole.then_some(Self { key, asked, versions, row_description, rows })
+        let (row_description, rows) = take_answer(rest)?;
+        Some(Self { key, asked, versions, row_description, rows })
     }
 }
 
@@ -336,6 +300,55 @@ fn next_nonce() -> [u8; NONCE_LEN] {
     nonce
 }
 
+/// Longest body of an entry of this length.
+fn body_bytes_max(entry_bytes_max: usize) -> usize {
+    entry_bytes_max
+        .saturating_add(KEY_BYTES_MAX + VERSIONS_MAX * VERSION_BYTES + FIXED_BYTES)
+        // A length in the header is four bytes.
+        .min(u32::MAX as usize)
+}
+
+fn hex_behind(prefix: &str, bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    let mut name = String::with_capacity(prefix.len() + 2 * bytes.len());
+    name.push_str(prefix);
+    for byte in bytes {
+        // Writing to a string does not fail.
+        let _infallible = write!(name, "{byte:02x}");
+    }
+    name
+}
+
+/// The first six bytes, and what is enciphered: the body, or lz4 of it if that is shorter.
+fn packed(layout: u8, body: Vec<u8>, compress_from: usize) -> Option<(Vec<u8>, Vec<u8>)> {
+    let packed = (body.len() >= compress_from)
+        .then(|| pack(&body))
+        .flatten()
+        .filter(|packed| packed.len() < body.len());
+    let packing = if packed.is_some() { LZ4 } else { PLAIN };
+    let mut head = vec![layout, packing];
+    put_u32(&mut head, body.len())?;
+    Some((head, packed.unwrap_or(body)))
+}
+
+/// The body of this length.
+fn unpacked(
+    packing: u8,
+    stored: &[u8],
+    len: usize,
+    len_max: usize,
+) -> Result<Cow<'_, [u8]>, Unsealed> {
+    match packing {
+        PLAIN if stored.len() == len => Ok(stored.into()),
+        LZ4 if len <= len_max => {
+            let mut body = vec![0; len];
+            let written = lz4_flex::block::decompress_into(stored, &mut body);
+            (written.ok() == Some(len)).then(|| body.into()).ok_or(Unsealed::Malformed)
+        }
+        _ => Err(Unsealed::Malformed),
+    }
+}
+
 fn pack(body: &[u8]) -> Option<Vec<u8>> {
     let mut packed = vec![0; lz4_flex::block::get_maximum_output_size(body.len())];
     let len = lz4_flex::block::compress_into(body, &mut packed).ok()?;
@@ -352,6 +365,26 @@ fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) -> Option<()> {
     put_u32(out, bytes.len())?;
     out.extend_from_slice(bytes);
     Some(())
+}
+
+/// `described u8 · RowDescription bytes32 · rows bytes32`, the end of a body.
+fn put_answer(out: &mut Vec<u8>, entry: &Entry) -> Option<()> {
+    out.push(u8::from(entry.row_description().is_some()));
+    put_bytes(out, entry.row_description().unwrap_or_default())?;
+    put_bytes(out, entry.rows())
+}
+
+fn take_answer(mut rest: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
+    let [described] = *take(&mut rest)?;
+    let description = take_bytes(&mut rest)?;
+    let row_description = match (described, description) {
+        (0, []) => None,
+        (1, message) => Some(message),
+        _ => return None,
+    };
+    let rows = take_bytes(&mut rest)?;
+    let whole = rest.is_empty() && is_answer(row_description, rows);
+    whole.then_some((row_description, rows))
 }
 
 fn put_micros(out: &mut Vec<u8>, duration: Duration) -> Option<()> {
@@ -385,213 +418,4 @@ fn take_version(rest: &mut &[u8]) -> Option<Version> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cache::coherence::Scope;
-
-    const A: TableId = TableId(16_384);
-    const DESCRIPTION: &[u8] = b"T\0\0\0\x1b\0\x02a\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
-    const ROWS: &[u8] = b"D\0\0\0\x0f\0\x02\0\0\0\x01x\xff\xff\xff\xffC\0\0\0\x0dSELECT 1\0";
-
-    struct World {
-        seal: Seal,
-        coherence: Coherence,
-        started: Instant,
-    }
-
-    fn world(compress_from: usize) -> World {
-        let started = Instant::now();
-        let seal = Seal::new(&[7; 32], started, 1 << 20, compress_from);
-        World { seal, coherence: Coherence::new(5), started }
-    }
-
-    impl World {
-        fn entry(&self, description: Option<&[u8]>, rows: &[u8]) -> Entry {
-            let answer = Answer::new(b"key", description, rows).unwrap();
-            let stamp = self.coherence.stamp(&[A]).unwrap();
-            Entry::new(9, answer, stamp, self.started + Duration::from_millis(5))
-        }
-
-        fn sealed(&self) -> Vec<u8> {
-            self.seal.seal(&self.entry(Some(DESCRIPTION), ROWS)).unwrap()
-        }
-
-        fn open(&self, sealed: &[u8]) -> Result<Entry, Unsealed> {
-            self.seal.open(sealed, b"key", 9, &self.coherence)
-        }
-    }
-
-    #[test]
-    fn an_entry_comes_back_as_it_was() {
-        for compress_from in [0, usize::MAX] {
-            let world = world(compress_from);
-            let entry = world.open(&world.sealed()).unwrap();
-            assert_eq!((entry.key(), entry.hash()), (&b"key"[..], 9));
-            assert_eq!(entry.row_description(), Some(DESCRIPTION));
-            assert_eq!(entry.rows(), ROWS);
-            assert_eq!(entry.asked_at, world.started + Duration::from_millis(5));
-            assert!(entry.stamp.holds());
-        }
-    }
-
-    #[test]
-    fn an_entry_without_description_comes_back_without_one() {
-        let world = world(usize::MAX);
-        let sealed = world.seal.seal(&world.entry(None, ROWS)).unwrap();
-        assert_eq!(world.open(&sealed).unwrap().row_description(), None);
-    }
-
-    #[test]
-    fn repetitive_rows_are_stored_shorter() {
-        const ROW: &[u8; 12] = b"D\0\0\0\x0b\0\x01\0\0\0\x01x";
-        let mut rows = ROW.repeat(1000);
-        rows.extend_from_slice(b"C\0\0\0\x10SELECT 1000\0");
-        let world = world(4096);
-        let sealed = world.seal.seal(&world.entry(None, &rows)).unwrap();
-        assert!(sealed.len() < rows.len() / 10);
-        assert_eq!(world.open(&sealed).unwrap().rows(), rows);
-    }
-
-    #[test]
-    fn who_reads_what_is_stored_learns_neither_rows_nor_statement() {
-        const SECRET: &[u8] = b"D\0\0\0\x19\0\x01\0\0\0\x0fmost secret rowC\0\0\0\x0dSELECT 1\0";
-        let world = world(usize::MAX);
-        let (one, other) = (world.entry(None, SECRET), world.entry(None, SECRET));
-        let (one, other) = (world.seal.seal(&one).unwrap(), world.seal.seal(&other).unwrap());
-        for sealed in [&one, &other] {
-            assert_eq!(world.open(sealed).unwrap().rows(), SECRET);
-            for secret in [&b"secret"[..], b"SELECT", b"key"] {
-                assert!(!sealed.windows(secret.len()).any(|window| window == secret));
-            }
-        }
-        // Nor that two are the same.
-        let equal = one.iter().zip(&other).skip(HEAD_BYTES + NONCE_LEN).filter(|(a, b)| a == b);
-        assert!(equal.count() < SECRET.len() / 2);
-    }
-
-    #[test]
-    fn a_write_in_between_unmakes_what_was_stored() {
-        let world = world(usize::MAX);
-        let sealed = world.sealed();
-        world.coherence.begin_write(&Scope::Tables([A].into())).committed();
-        assert!(!world.open(&sealed).unwrap().stamp.holds());
-    }
-
-    #[test]
-    fn another_process_can_neither_find_nor_open_it() {
-        let ours = world(usize::MAX);
-        let theirs = Seal::new(&[8; 32], ours.started, 1 << 20, usize::MAX);
-        assert_ne!(ours.seal.name("p:", b"key"), theirs.name("p:", b"key"));
-        let opened = theirs.open(&ours.sealed(), b"key", 9, &ours.coherence);
-        assert_eq!(opened.unwrap_err(), Unsealed::Forged);
-    }
-
-    #[test]
-    fn an_earlier_life_with_the_same_secret_would_still_be_refused() {
-        let world = world(usize::MAX);
-        let sealed = world.sealed();
-        let reborn = Coherence::new(6);
-        reborn.stamp(&[A]).unwrap();
-        let opened = world.seal.open(&sealed, b"key", 9, &reborn);
-        assert_eq!(opened.unwrap_err(), Unsealed::WrongTime);
-    }
-
-    #[test]
-    fn an_entry_put_in_the_place_of_another_is_refused() {
-        let world = world(usize::MAX);
-        let opened = world.seal.open(&world.sealed(), b"kez", 9, &world.coherence);
-        assert_eq!(opened.unwrap_err(), Unsealed::WrongKey);
-    }
-
-    #[test]
-    fn every_changed_bit_and_every_truncation_is_refused() {
-        for compress_from in [0, usize::MAX] {
-            let world = world(compress_from);
-            let sealed = world.sealed();
-            for end in 0..sealed.len() {
-                assert!(world.open(&sealed[..end]).is_err());
-            }
-            for bit in 0..sealed.len() * 8 {
-                let mut changed = sealed.clone();
-                changed[bit / 8] ^= 1 << (bit % 8);
-                assert_eq!(world.open(&changed).unwrap_err(), Unsealed::Forged);
-            }
-            assert!(world.open(&[&sealed[..], &[0]].concat()).is_err());
-        }
-    }
-
-    #[test]
-    fn a_value_over_the_bound_is_not_looked_into() {
-        let world = world(usize::MAX);
-        let long = vec![0; world.seal.sealed_bytes_max() + 1];
-        assert_eq!(world.open(&long).unwrap_err(), Unsealed::Malformed);
-    }
-
-    #[test]
-    fn an_entry_over_the_bound_is_not_sealed() {
-        let world = world(usize::MAX);
-        let entry = world.entry(None, &vec![0; 2 << 20]);
-        assert!(world.seal.seal(&entry).is_none());
-    }
-
-    /// As if somebody had the secret: the decoder must still not be led astray.
-    #[test]
-    fn a_body_cut_short_or_random_is_no_entry() {
-        let world = world(usize::MAX);
-        let body = world.seal.body(&world.entry(Some(DESCRIPTION), ROWS)).unwrap();
-        assert!(Body::read(&body).is_some());
-        for end in 0..body.len() {
-            assert!(Body::read(&body[..end]).is_none());
-        }
-        assert!(Body::read(&[&body[..], &[0]].concat()).is_none());
-        let mut state = 1_u64;
-        for _ in 0..20_000 {
-            let mut random = body.clone();
-            for _ in 0..3 {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                let at = usize::try_from(state >> 33).unwrap() % random.len();
-                random[at] = state.to_be_bytes()[1];
-            }
-            if let Some(read) = Body::read(&random) {
-                assert!(is_answer(read.row_description, read.rows));
-            }
-        }
-    }
-
-    #[test]
-    fn an_lz4_body_that_is_not_as_long_as_it_says_is_refused() {
-        let world = world(usize::MAX);
-        let body = world.seal.body(&world.entry(None, ROWS)).unwrap();
-        let packed = pack(&body).unwrap();
-        for len in [0, body.len() - 1, body.len() + 1, world.seal.body_bytes_max + 1] {
-            let mut head = vec![LAYOUT, LZ4];
-            put_u32(&mut head, len).unwrap();
-            let sealed = world.seal.encipher(head, packed.clone()).unwrap();
-            assert_eq!(world.open(&sealed).unwrap_err(), Unsealed::Malformed);
-        }
-    }
-
-    #[test]
-    fn only_an_answer_is_an_answer() {
-        let check =
-            |rows: &[u8], answer: bool| assert_eq!(is_answer(None, rows), answer, "{rows:?}");
-        check(ROWS, true);
-        check(b"C\0\0\0\x0dSELECT 0\0", true);
-        check(b"", false);
-        check(b"D\0\0\0\x06\0\0", false);
-        check(b"Z\0\0\0\x05I", false);
-        check(b"E\0\0\0\x05\0C\0\0\0\x0dSELECT 0\0", false);
-        check(b"C\0\0\0\x0dSELECT 0\0Z\0\0\0\x05I", false);
-        check(b"C\0\0\0\x0dSELECT 00", false);
-        check(b"C\0\0\0\x04", false);
-        // One column, then none.
-        check(b"D\0\0\0\x0a\0\x01\xff\xff\xff\xffD\0\0\0\x06\0\0C\0\0\0\x0dSELECT 2\0", false);
-        // A column longer than its row.
-        check(b"D\0\0\0\x0a\0\x01\0\0\0\x01C\0\0\0\x0dSELECT 1\0", false);
-        // A description of two columns over rows of one.
-        assert!(!is_answer(
-            Some(DESCRIPTION),
-            b"D\0\0\0\x0a\0\x01\xff\xff\xff\xffC\0\0\0\x0dSELECT 1\0"
-        ));
-    }
-}
+mod tests;

@@ -1,32 +1,37 @@
 //! The second tier: entries in a Redis that may be missing, slow, full, restarted or lying.
-//! The only file that knows the client library.
+//! With `group/link.rs` the only one that knows the client library.
 //!
 //! Nothing here is waited for longer than `redis.timeout`, and nothing found here is believed:
-//! `sealed.rs` says whether bytes are an entry of ours, its stamp whether that is still true.
+//! `sealed` says whether bytes are an entry of ours, its stamp whether that is still true.
 //! So FLUSH CACHE and every write leave Redis alone; what they made untrue never comes back and
 //! goes when its time is over.
 
-use std::net::IpAddr;
+mod settings;
+mod shared;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, FromRedisValue, RedisError,
-    TlsCertificates,
-};
+use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, RedisError};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
-use tokio_rustls::rustls::pki_types::CertificateDer;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
 
 use crate::metrics::RedisCounters;
 
+use settings::Way;
+pub use settings::{Settings, SettingsError};
+use shared::Sharing;
+
 use super::breaker::Breaker;
 use super::coherence::Coherence;
+use super::digests::Digest;
 use super::entry::Entry;
-use super::key::KeyBuffer;
+use super::group::link::Place;
+use super::group::shared::Group;
+use super::home::Home;
+use super::key::{KeyBuffer, SessionKey};
 use super::sealed::{Seal, Unsealed};
 use super::stored::Stored;
 
@@ -46,58 +51,37 @@ const BATCH_ENTRIES_MAX: usize = 32;
 /// And about so many bytes, so that it takes no longer than a look-up may wait behind it.
 const BATCH_BYTES_MAX: usize = 256 << 10;
 
-/// The `[redis]` section, and what it needs from elsewhere.
-pub struct Settings {
-    pub url: String,
-    /// Authorities in PEM; the system's are trusted otherwise.
-    pub authorities: Option<Vec<u8>>,
-    pub prefix: String,
-    pub timeout: Duration,
-    pub breaker_failures: u32,
-    pub breaker_reset: Duration,
-    pub compress_from: usize,
-    pub entry_bytes_max: usize,
-    pub max_age: Duration,
-    /// Random, of this process alone.
-    pub secret: [u8; 32],
-}
-
-/// A setting that the client library does not take.
-#[derive(Debug)]
-pub enum SettingsError {
-    Url(String),
-    Authorities(String),
-}
-
-impl std::fmt::Display for SettingsError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Url(text) => write!(f, "redis.url: {text}"),
-            Self::Authorities(text) => write!(f, "redis.tls_ca_file: {text}"),
-        }
-    }
-}
-
 pub struct Redis {
-    client: Client,
+    way: Way,
+    exposure: Option<&'static str>,
     prefix: String,
     timeout: Duration,
     max_age: Duration,
     seal: Seal,
+    /// With all of a group; otherwise what is stored is for this process alone.
+    sharing: Option<Sharing>,
     /// What it was sent, so that it is not asked for anything else.
     stored: Stored,
     /// Guards the connection and what is known of it; nothing else is locked inside.
     link: Mutex<Link>,
     /// Raised when the breaker opens.
     opened: Notify,
-    queue: mpsc::Sender<Arc<Entry>>,
+    queue: mpsc::Sender<Offer>,
     queued_bytes: AtomicUsize,
     pub counters: RedisCounters,
+}
+
+/// An entry on its way, and whose answers are shared with it.
+struct Offer {
+    entry: Arc<Entry>,
+    group: Option<Arc<Group>>,
 }
 
 struct Link {
     breaker: Breaker,
     connection: Option<MultiplexedConnection>,
+    /// Where that leads, in a group.
+    place: Option<Place>,
     /// It could not be reached at the last try, for this reason.
     unreached: Option<String>,
     /// It takes no entries though it gives them: it is full, or a replica.
@@ -143,20 +127,14 @@ impl From<RedisError> for Failure {
 impl Redis {
     /// Starts the tasks that connect and fill; they end with the runtime. Waits for nothing.
     pub fn start(settings: Settings, started: Instant) -> Result<Arc<Self>, SettingsError> {
-        let mut client = Client::open(settings.url.as_str())
-            .map_err(|error| SettingsError::Url(error.to_string()))?;
-        if let Some(pem) = settings.authorities {
-            if CertificateDer::pem_slice_iter(&pem).next().is_none() {
-                return Err(SettingsError::Authorities("no certificate".to_owned()));
-            }
-            let tls = TlsCertificates { client_tls: None, root_cert: Some(pem) };
-            client = Client::build_with_tls(settings.url, tls)
-                .map_err(|error| SettingsError::Authorities(error.to_string()))?;
-        }
+        let (way, exposure) = settings.way()?;
+        let sharing = Sharing::new(&settings, rand::random());
         let (queue, entries) = mpsc::channel(QUEUE_ENTRIES_MAX);
         let (bytes_max, compress_from) = (settings.entry_bytes_max, settings.compress_from);
         let redis = Arc::new(Self {
-            client,
+            way,
+            exposure,
+            sharing,
             prefix: settings.prefix,
             timeout: settings.timeout,
             max_age: settings.max_age,
@@ -165,6 +143,7 @@ impl Redis {
             link: Mutex::new(Link {
                 breaker: Breaker::new(settings.breaker_failures, settings.breaker_reset),
                 connection: None,
+                place: None,
                 unreached: None,
                 refuses: false,
                 last_error: None,
@@ -179,9 +158,25 @@ impl Redis {
         Ok(redis)
     }
 
-    /// Whether a look-up is worth its time: it may have the key of this hash, and it is up.
-    pub fn should_ask(&self, hash: u128) -> bool {
-        if !self.stored.may_have(hash) {
+    /// Whether others may have stored what is looked up.
+    pub fn is_shared(&self) -> bool {
+        self.sharing.is_some()
+    }
+
+    /// A session of these numbers is going to look up; `digest` says what they stand for.
+    pub fn learn(&self, session: &SessionKey, digest: impl FnOnce() -> Digest) {
+        if let Some(sharing) = &self.sharing {
+            sharing.digests.learn(session, digest);
+        }
+    }
+
+    /// Whether a look-up is worth its time: it may have this key, and it is up.
+    pub fn should_ask(&self, key: &KeyBuffer) -> bool {
+        let may_have = match &self.sharing {
+            Some(sharing) => sharing.digest(key.bytes()).is_some(),
+            None => self.stored.may_have(key.hash()),
+        };
+        if !may_have {
             return false;
         }
         let up = self.is_up();
@@ -191,10 +186,17 @@ impl Redis {
         up
     }
 
-    /// The entry of this key that this process once stored, unless it has become untrue. That
-    /// is to be asked again when it is served.
+    /// The entry of this key that this process once stored, or one of its group, unless it has
+    /// become untrue. That is to be asked again when it is served.
     /// Takes no longer than the time-out. Cancel-safe.
-    pub async fn look_up(&self, key: &KeyBuffer, coherence: &Coherence) -> Option<Arc<Entry>> {
+    pub async fn look_up(&self, key: &KeyBuffer, home: &Home) -> Option<Arc<Entry>> {
+        match &self.sharing {
+            Some(sharing) => self.look_up_shared(sharing, key, home).await,
+            None => self.look_up_own(key, &home.coherence).await,
+        }
+    }
+
+    async fn look_up_own(&self, key: &KeyBuffer, coherence: &Coherence) -> Option<Arc<Entry>> {
         let mut connection = self.connection()?;
         self.counters.look_ups.one();
         // Not GET: whatever somebody put there, no more than an entry's bytes are read.
@@ -213,7 +215,11 @@ impl Redis {
             self.counters.misses.one();
             return None;
         }
-        match self.seal.open(&sealed, key.bytes(), key.hash(), coherence) {
+        self.opened(self.seal.open(&sealed, key.bytes(), key.hash(), coherence))
+    }
+
+    fn opened(&self, opened: Result<Entry, Unsealed>) -> Option<Arc<Entry>> {
+        match opened {
             Ok(entry) if entry.stamp.holds() => Some(Arc::new(entry)),
             Ok(_) | Err(Unsealed::WrongTime) => {
                 self.counters.misses.one();
@@ -228,15 +234,16 @@ impl Redis {
     }
 
     /// Hands an entry over to be stored; never waits.
-    pub fn offer(&self, entry: &Arc<Entry>) {
+    pub fn offer(&self, entry: &Arc<Entry>, group: Option<&Arc<Group>>) {
         if !self.is_up() {
             self.counters.dropped.one();
             return;
         }
         let len = entry.size_bytes();
         let queued = self.queued_bytes.fetch_add(len, Ordering::Relaxed);
+        let offer = Offer { entry: Arc::clone(entry), group: group.cloned() };
         let room = queued.saturating_add(len) <= QUEUE_BYTES_MAX;
-        if !room || self.queue.try_send(Arc::clone(entry)).is_err() {
+        if !room || self.queue.try_send(offer).is_err() {
             self.queued_bytes.fetch_sub(len, Ordering::Relaxed);
             self.counters.dropped.one();
         }
@@ -264,7 +271,7 @@ impl Redis {
 
     /// What keeps others from reading entries in Redis, or on their way there, and is missing.
     pub fn exposure(&self) -> Option<&'static str> {
-        exposure(self.client.get_connection_info())
+        self.exposure
     }
 
     fn link(&self) -> std::sync::MutexGuard<'_, Link> {
@@ -327,6 +334,13 @@ impl Redis {
 
     /// Without clients that ask, its end would stay unseen.
     async fn ping(&self) {
+        let place = self.link().place.clone();
+        if let Way::Found(group) = &self.way
+            && group.found.get() != place
+        {
+            self.failed(Failure::Lost("the group is at another redis".to_owned()));
+            return;
+        }
         let Some(mut connection) = self.connection() else { return };
         match self.ask::<String>(&redis::cmd("PING"), &mut connection).await {
             Ok(_pong) => self.link().breaker.succeeded(),
@@ -335,13 +349,18 @@ impl Redis {
     }
 
     async fn probe(&self) {
-        let reached = timeout(CONNECT_TIMEOUT, self.connect()).await;
+        let place = match &self.way {
+            Way::Given(_) => None,
+            Way::Found(group) => Some(group.found.known().await),
+        };
+        let reached = timeout(CONNECT_TIMEOUT, self.connect(place.as_ref())).await;
         let reached = reached.unwrap_or(Err(Failure::Timeout));
         let mut link = self.link();
         link.breaker.probed(reached.is_ok(), Instant::now());
         match reached {
             Ok(connection) => {
                 link.connection = Some(connection);
+                link.place = place;
                 link.unreached = None;
                 link.refuses = false;
                 tracing::info!("redis is up");
@@ -357,12 +376,20 @@ impl Redis {
         }
     }
 
-    async fn connect(&self) -> Result<MultiplexedConnection, Failure> {
-        // Time is kept here, per operation; the library's own would come on top.
-        let config =
-            AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-        let mut connection =
-            self.client.get_multiplexed_async_connection_with_config(&config).await?;
+    async fn connect(&self, place: Option<&Place>) -> Result<MultiplexedConnection, Failure> {
+        let mut connection = match (&self.way, place) {
+            (Way::Given(client), _) => {
+                // Time is kept here, per operation; the library's own would come on top.
+                let config = AsyncConnectionConfig::new()
+                    .set_connection_timeout(None)
+                    .set_response_timeout(None);
+                client.get_multiplexed_async_connection_with_config(&config).await?
+            }
+            (Way::Found(_), Some(place)) => {
+                place.connect().await.map_err(|error| Failure::Lost(error.to_string()))?
+            }
+            (Way::Found(_), None) => return Err(Failure::Lost("not found yet".to_owned())),
+        };
         // One that is too slow is not up, or clients would find that out again and again.
         self.ask::<String>(&redis::cmd("PING"), &mut connection).await?;
         Ok(connection)
@@ -381,14 +408,14 @@ impl Redis {
     }
 
     /// Stores what is offered, many at a time.
-    async fn fill(self: Arc<Self>, mut entries: mpsc::Receiver<Arc<Entry>>) {
+    async fn fill(self: Arc<Self>, mut offers: mpsc::Receiver<Offer>) {
         let mut batch = Vec::with_capacity(BATCH_ENTRIES_MAX);
-        while entries.recv_many(&mut batch, BATCH_ENTRIES_MAX).await > 0 {
+        while offers.recv_many(&mut batch, BATCH_ENTRIES_MAX).await > 0 {
             let mut pipeline = redis::pipe();
             let (mut count, mut len) = (0, 0);
-            for entry in batch.drain(..) {
-                self.queued_bytes.fetch_sub(entry.size_bytes(), Ordering::Relaxed);
-                len += self.add(&entry, &mut pipeline, &mut count);
+            for offer in batch.drain(..) {
+                self.queued_bytes.fetch_sub(offer.entry.size_bytes(), Ordering::Relaxed);
+                len += self.add(&offer, &mut pipeline, &mut count);
                 if len > BATCH_BYTES_MAX {
                     self.set(&pipeline, count).await;
                     pipeline.clear();
@@ -400,20 +427,31 @@ impl Redis {
     }
 
     /// Puts the entry into the pipeline if it is worth that still; gives its length there.
-    fn add(&self, entry: &Entry, pipeline: &mut redis::Pipeline, count: &mut u64) -> usize {
+    fn add(&self, offer: &Offer, pipeline: &mut redis::Pipeline, count: &mut u64) -> usize {
+        let entry = &offer.entry;
         let left = self.max_age.saturating_sub(entry.asked_at.elapsed()).as_millis();
         let worth = left > 0 && entry.stamp.holds();
-        let Some(sealed) = worth.then(|| self.seal.seal(entry)).flatten() else {
+        let sealed = worth.then(|| match &self.sharing {
+            Some(sharing) => self.seal_shared(sharing, offer),
+            None => self.seal_own(entry),
+        });
+        let Some((name, sealed)) = sealed.flatten() else {
             self.counters.dropped.one();
             return 0;
         };
         let len = sealed.len();
         let left = u64::try_from(left).unwrap_or(u64::MAX);
-        self.stored.note(entry.hash(), Instant::now());
-        pipeline.cmd("SET").arg(self.seal.name(&self.prefix, entry.key())).arg(sealed);
+        pipeline.cmd("SET").arg(name).arg(sealed);
         pipeline.arg("PX").arg(left).ignore();
         *count += 1;
         len
+    }
+
+    /// Its name and bytes.
+    fn seal_own(&self, entry: &Entry) -> Option<(String, Vec<u8>)> {
+        let sealed = self.seal.seal(entry)?;
+        self.stored.note(entry.hash(), Instant::now());
+        Some((self.seal.name(&self.prefix, entry.key()), sealed))
     }
 
     async fn set(&self, pipeline: &redis::Pipeline, count: u64) {
@@ -449,79 +487,5 @@ impl Redis {
             }
             failure @ (Failure::Timeout | Failure::Lost(_)) => self.failed(failure),
         }
-    }
-}
-
-/// Values are sealed against change, not enciphered: on another machine they are as safe as the
-/// way there and as who may ask for them (hazard J4).
-fn exposure(info: &ConnectionInfo) -> Option<&'static str> {
-    let (host, tls) = match info.addr() {
-        ConnectionAddr::Tcp(host, _) => (host.as_str(), false),
-        ConnectionAddr::TcpTls { host, insecure, .. } => (host.as_str(), !insecure),
-        ConnectionAddr::Unix(_) => return None,
-        // Not known to us.
-        _ => ("", false),
-    };
-    let here = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
-    let password = info.redis_settings().password().is_some_and(|password| !password.is_empty());
-    match (tls, password) {
-        _ if here => None,
-        (true, true) => None,
-        (true, false) => Some("no password"),
-        (false, true) => Some("no verified TLS"),
-        (false, false) => Some("no verified TLS and no password"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_redis_elsewhere_wants_a_password_and_tls() {
-        let check = |url: &str, expected: Option<&str>| {
-            assert_eq!(
-                exposure(Client::open(url).unwrap().get_connection_info()),
-                expected,
-                "{url}"
-            );
-        };
-        check("redis://10.0.0.1", Some("no verified TLS and no password"));
-        check("redis://cache.example:6380/1", Some("no verified TLS and no password"));
-        check("redis://127.0.0.1.example", Some("no verified TLS and no password"));
-        check("redis://bob:@cache.example", Some("no verified TLS and no password"));
-        check("redis://:secret@10.0.0.1", Some("no verified TLS"));
-        check("rediss://:secret@10.0.0.1/#insecure", Some("no verified TLS"));
-        check("rediss://10.0.0.1", Some("no password"));
-        check("rediss://:secret@10.0.0.1", None);
-        check("redis://127.0.0.1", None);
-        check("redis://127.8.0.1", None);
-        check("redis://[::1]:6379", None);
-        check("redis://localhost", None);
-        check("unix:///run/redis.sock", None);
-    }
-
-    #[test]
-    fn settings_that_the_library_does_not_take_are_named() {
-        let check = |url: &str, authorities: Option<&str>, expected: &str| {
-            let settings = Settings {
-                url: url.to_owned(),
-                authorities: authorities.map(|pem| pem.as_bytes().to_vec()),
-                prefix: String::new(),
-                timeout: Duration::ZERO,
-                breaker_failures: 1,
-                breaker_reset: Duration::ZERO,
-                compress_from: 0,
-                entry_bytes_max: 0,
-                max_age: Duration::ZERO,
-                secret: [0; 32],
-            };
-            let error = Redis::start(settings, Instant::now()).err().unwrap().to_string();
-            assert!(error.starts_with(expected), "{error}");
-        };
-        let pem = include_str!("../../tests/suite/support/tls/ca.pem");
-        check("redis://:p@host:port/", None, "redis.url: ");
-        check("rediss://host", Some("junk"), "redis.tls_ca_file: no certificate");
-        check("redis://host", Some(pem), "redis.tls_ca_file: Constructing a TLS client requires");
     }
 }
