@@ -234,10 +234,7 @@ impl Group {
                 for (name, slot) in names.iter().zip(&slots) {
                     state.apply(*name, slot, self.id, coherence);
                 }
-                news.checked = open == known || (any && open.is_some());
-                if news.checked && state.member.on_open() {
-                    self.opened(coherence);
-                }
+                self.checked(state, open == known || (any && open.is_some()), coherence, news);
             }
             (Request::Members { .. }, Answer::Members { seq, ids }) => {
                 state.shown.members = ids.len() as u64;
@@ -247,6 +244,13 @@ impl Group {
             (_, Answer::Lost) => self.drop_act(state, news),
             // A lease that came too late changes nothing.
             (_, _) => {}
+        }
+    }
+
+    fn checked(&self, state: &mut State, is_open: bool, coherence: &Coherence, news: &mut News) {
+        news.checked = is_open;
+        if is_open && state.member.on_open() {
+            self.opened(coherence);
         }
     }
 
