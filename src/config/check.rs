@@ -377,8 +377,12 @@ impl Checker {
         let entry_too_large = cache.max_entry_size > cache.size;
         let mode = cache.mode;
         let redis_unused = mode != CacheMode::On && !redis.url.is_empty();
-        let schemes = ["redis://", "rediss://", "redis+unix://", "unix://"];
-        let known_scheme = schemes.iter().any(|scheme| redis.url.reveal().starts_with(scheme));
+        let has =
+            |schemes: &[&str]| schemes.iter().any(|scheme| redis.url.reveal().starts_with(scheme));
+        let at_sentinels = has(&["redis+sentinel://", "rediss+sentinel://"]);
+        let known_scheme =
+            at_sentinels || has(&["redis://", "rediss://", "redis+unix://", "unix://"]);
+        let lost_sentinels = at_sentinels && self.config.group.name.is_empty();
         let lonely = !self.config.group.name.is_empty() && redis.url.is_empty();
         let redis_unknown = !redis.url.is_empty() && !known_scheme;
         if entry_too_large && self.all_read(&["cache.size", "cache.max_entry_size"]) {
@@ -390,7 +394,11 @@ impl Checker {
             self.mistake("cache.functions", &text);
         }
         if redis_unknown {
-            self.mistake("redis.url", "expected redis://, rediss:// or unix:// and an address");
+            let text = "expected redis://, rediss://, redis+sentinel:// or unix:// and an address";
+            self.mistake("redis.url", text);
+        }
+        if lost_sentinels {
+            self.mistake("redis.url", "expected group.name: only a group asks sentinels");
         }
         if lonely {
             self.mistake("group.name", "expected redis.url: a group agrees through Redis");

@@ -559,7 +559,11 @@ fn settings_of_other_sections_must_fit_too() {
     check("[auth]\nauth_file = \"gone\"", "4: auth.auth_file: cannot read gone: entity not found");
     check(
         "[redis]\nurl = \"http://x\"",
-        "4: redis.url: expected redis://, rediss:// or unix:// and an address",
+        "4: redis.url: expected redis://, rediss://, redis+sentinel:// or unix:// and an address",
+    );
+    check(
+        "[redis]\nurl = \"redis+sentinel://x/?master=m\"",
+        "4: redis.url: expected group.name: only a group asks sentinels",
     );
     check("[redis]\nurl = 5", "4: redis.url: expected a text, found a number");
     check("[log]\nlog_stats = 1", "4: log.log_stats: expected true or false, found 1");
