@@ -409,7 +409,8 @@ settings! {
 
     /// A second tier for answers. Without it the cache is this process's memory alone.
     [redis] Redis {
-        /// `redis://:password@host:6379/0`, `rediss://` for TLS; empty for none.
+        /// `redis://:password@host:6379/0`, `rediss://` for TLS; empty for none. In a group also
+        /// `redis+sentinel://host:26379,host:26379/0?master=name`, or any node of a Redis Cluster.
         url: SecretText = SecretText::default(), Forebay, Range::Any, AtStart;
         /// Authorities that may vouch for a `rediss://` server, instead of the system's.
         tls_ca_file: Option<PathBuf> = None, Forebay, Range::Any, AtStart;
