@@ -8,12 +8,14 @@
 #   FOREBAY_BIN=path CHECKER_BIN=path     what is run; default: the debug builds, made first
 #   CHECKER_LOGS=directory                where the logs of a group are left
 #   CHECKER_GROUP_MODE=strict-local       who is asked before a hit there; default: strict
+#   CHECKER_SECRET=letters                what its answers in Redis are shared by; empty: they are not
 #   CHECKER_PAUSE_MS=500                  how long nothing goes wrong between two faults there
 #
 # Forebay has too little of everything: memory, servers, prepared statements.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 built="${FOREBAY_BIN:-}"
+CHECKER_SECRET="${CHECKER_SECRET-only-for-the-checker-0123456789-abcdef}"
 seconds="${1:-60}"
 shift || true
 group=no
@@ -70,6 +72,7 @@ name = "checker"
 mode = "${CHECKER_GROUP_MODE:-strict}"
 lease = "600ms"
 timeout = "200ms"
+secret = "$CHECKER_SECRET"
 END
     logs="${CHECKER_LOGS:-$SCRATCH}/member.log"
     FOREBAY_URL="$DIRECT_URL"

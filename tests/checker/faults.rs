@@ -4,6 +4,7 @@
 //!
 //! Judges no reads: what a client may be shown is the same whatever happens here (`oracle`).
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
@@ -178,9 +179,9 @@ impl<'a> Stage<'a> {
         chosen.unwrap()
     }
 
-    /// Hits of all members, in a group.
-    pub(crate) fn hits(&self) -> Option<u64> {
-        self.group.as_ref().map(|group| group.members.hits())
+    /// What the consoles of all members count, in a group.
+    pub(crate) fn counters(&self) -> Option<BTreeMap<String, u64>> {
+        self.group.as_ref().map(|group| group.members.counters())
     }
 
     /// Something that clients need is away for a while.

@@ -155,15 +155,14 @@ fn run(options: &Options) -> io::Result<bool> {
     schema::create(&world.direct, writers)?;
     let before = counters(admin.as_ref());
     let ended = play(&world, options, &mut stage, |name| chosen(name, &options.races));
-    let after = counters(admin.as_ref());
+    let after = stage.counters().unwrap_or_else(|| counters(admin.as_ref()));
     // Eviction and the second tier can be seen from these.
     for name in ["fills", "entries", "bytes", "bytes_max", "hits_redis", "redis_stores"] {
         if let Some(count) = after.get(name) {
             println!("  cache {name:<18} {count:>9}");
         }
     }
-    let hits = stage.hits().or_else(|| hits(&before, &after));
-    Ok(print(&world, &ended, hits, options.require_hits))
+    Ok(print(&world, &ended, hits(&before, &after), options.require_hits))
 }
 
 /// Runs all clients for the time given; returns what ended early, and why.
@@ -261,7 +260,8 @@ fn counters(admin: Option<&Url>) -> BTreeMap<String, u64> {
 
 /// How many hits there were, if the console told.
 fn hits(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> Option<u64> {
-    Some(after.get("hits")?.saturating_sub(*before.get("hits")?))
+    let before = before.get("hits").copied().unwrap_or_default();
+    Some(after.get("hits")?.saturating_sub(before))
 }
 
 fn print(world: &World, ended: &[String], hits: Option<u64>, hits_wanted: u64) -> bool {

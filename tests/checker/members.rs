@@ -1,5 +1,6 @@
 //! The Forebays of a group, each a process of the checker's own with a way of its own to Redis.
 
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io;
 use std::net::TcpListener;
@@ -25,8 +26,8 @@ pub(crate) struct Member {
     pub(crate) admin: Url,
     pub(crate) link: Link,
     child: Option<Child>,
-    /// Hits of its lives before this one.
-    hits: u64,
+    /// What its console counted in its lives before this one.
+    counted: BTreeMap<String, u64>,
 }
 
 /// In the order of `World::urls`.
@@ -46,7 +47,15 @@ impl Members {
             let url = Url { address, ..url.clone() };
             let admin = Url { address: admin, database: "forebay".to_owned(), ..url.clone() };
             let log = format!("{log}.{number}");
-            members.push(Member { command, log, url, admin, link, child: None, hits: 0 });
+            members.push(Member {
+                command,
+                log,
+                url,
+                admin,
+                link,
+                child: None,
+                counted: BTreeMap::new(),
+            });
         }
         let mut members = Self(members);
         members.0.iter_mut().try_for_each(Member::start)?;
@@ -61,9 +70,14 @@ impl Members {
         &mut self.0[number]
     }
 
-    /// Hits of all of them, in all their lives.
-    pub(crate) fn hits(&self) -> u64 {
-        self.0.iter().map(|member| member.hits + member.hits_of_now()).sum()
+    /// The numbers of their consoles, summed over all of them in all their lives.
+    pub(crate) fn counters(&self) -> BTreeMap<String, u64> {
+        let mut sum = BTreeMap::new();
+        for member in &self.0 {
+            add(&mut sum, member.counted.clone());
+            add(&mut sum, counters(Some(&member.admin)));
+        }
+        sum
     }
 }
 
@@ -86,7 +100,7 @@ impl Member {
     }
 
     pub(crate) fn kill(&mut self) -> io::Result<()> {
-        self.hits += self.hits_of_now();
+        add(&mut self.counted, counters(Some(&self.admin)));
         if let Some(mut child) = self.child.take() {
             child.kill()?;
             child.wait()?;
@@ -97,10 +111,6 @@ impl Member {
     pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().map_or(0, Child::id)
     }
-
-    fn hits_of_now(&self) -> u64 {
-        counters(Some(&self.admin)).get("hits").copied().unwrap_or_default()
-    }
 }
 
 impl Drop for Member {
@@ -109,6 +119,12 @@ impl Drop for Member {
         if let Some(mut child) = self.child.take() {
             let _killed = child.kill().and_then(|()| child.wait());
         }
+    }
+}
+
+fn add(sum: &mut BTreeMap<String, u64>, counters: BTreeMap<String, u64>) {
+    for (name, count) in counters {
+        *sum.entry(name).or_default() += count;
     }
 }
 
