@@ -36,12 +36,21 @@ const LOST_POLL: Duration = Duration::from_millis(50);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A server that was lost with a commit on the wire (rule R19).
-struct Lost {
-    pid: u32,
-    since: Instant,
-    home: Option<Arc<Home>>,
-    guards: Vec<InFlight>,
-    catalog: bool,
+pub struct Lost {
+    pub pid: u32,
+    pub home: Option<Arc<Home>>,
+    pub guards: Vec<InFlight>,
+    /// It changed the catalogue.
+    pub catalog: bool,
+    /// Of the catalogue by which it was judged.
+    pub generation: Option<u64>,
+}
+
+impl Lost {
+    /// Whether it was of the database that this home is of.
+    fn is_of(&self, home: &Arc<Home>) -> bool {
+        self.home.as_ref().is_none_or(|of_lost| Arc::ptr_eq(of_lost, home))
+    }
 }
 
 #[derive(Clone)]
@@ -93,7 +102,7 @@ pub struct Service {
     settings: Mutex<Settings>,
     wake: Arc<Notify>,
     /// Guards the servers whose end is not known yet; nothing else is locked inside.
-    lost: Mutex<Vec<Lost>>,
+    lost: Mutex<Vec<(Instant, Lost)>>,
     /// How many want it to be connected no longer.
     away: watch::Sender<usize>,
     /// It is connected, or tries to be.
@@ -202,17 +211,18 @@ impl Service {
 
     /// A server was closed while commits may have been on the wire: their tables stay in flight
     /// until its backend is known to be gone.
-    pub fn lost(&self, pid: u32, home: Option<Arc<Home>>, guards: Vec<InFlight>, catalog: bool) {
-        if guards.is_empty() {
+    pub fn lost(&self, lost: Lost) {
+        if lost.guards.is_empty() {
             return;
         }
         tracing::warn!(
             database = %self.database.name,
-            server_pid = pid,
+            server_pid = lost.pid,
             "server lost with a commit on the wire"
         );
-        let lost = Lost { pid, since: Instant::now(), home, guards, catalog };
-        self.lost.lock().unwrap_or_else(PoisonError::into_inner).push(lost);
+        let mut all = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push((Instant::now(), lost));
+        drop(all);
         self.wake.notify_one();
     }
 
@@ -367,8 +377,8 @@ impl Service {
             if self.has_ended() || self.is_idle() {
                 return ServerError::Closed;
             }
-            let pause =
-                if self.lost_count() > 0 { LOST_POLL } else { self.settings().times.catalog_poll };
+            let misses_some = self.misses_some(&connection.server.home);
+            let pause = if misses_some { LOST_POLL } else { self.settings().times.catalog_poll };
             let until = tokio::time::Instant::now() + pause;
             loop {
                 tokio::select! {
@@ -395,7 +405,7 @@ impl Service {
         answers: &mut Vec<Rows>,
         seen: &mut Seen,
     ) -> Result<(), ServerError> {
-        if self.lost_count() > 0 {
+        if self.misses_some(&connection.server.home) {
             self.look_for_lost(connection).await?;
         }
         let home = &Arc::clone(&connection.server.home);
@@ -474,6 +484,12 @@ impl Service {
         Ok(())
     }
 
+    /// Whether a server of this home was lost, and its backend may be there still.
+    fn misses_some(&self, home: &Arc<Home>) -> bool {
+        let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.iter().any(|(_, lost)| lost.is_of(home))
+    }
+
     async fn look_for_lost(&self, connection: &mut Connection) -> Result<(), ServerError> {
         let question = "SELECT pid FROM pg_catalog.pg_stat_activity";
         let rows = ask(connection, &[question]).await?;
@@ -487,21 +503,25 @@ impl Service {
     fn settle_lost(&self, alive: &[u32], home: Option<&Arc<Home>>) {
         let now = Instant::now();
         let max_age = self.settings().times.max_age;
-        let over: Vec<Lost> = {
+        let over: Vec<(Instant, Lost)> = {
             let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
-            lost.extract_if(.., |lost| {
+            lost.extract_if(.., |(since, lost)| {
                 let grouped = lost.home.as_ref().is_some_and(|home| home.group.is_some());
-                let old = !grouped && now.saturating_duration_since(lost.since) > max_age;
-                let looked = home.is_some_and(|home| {
-                    lost.home.as_ref().is_none_or(|of_lost| Arc::ptr_eq(of_lost, home))
-                });
+                let old = !grouped && now.saturating_duration_since(*since) > max_age;
+                let looked = home.is_some_and(|home| lost.is_of(home));
                 old || (looked && !alive.contains(&lost.pid))
             })
             .collect()
         };
-        for lost in over {
-            if let Some(home) = lost.home.filter(|_| lost.catalog) {
-                self.database.catalog_changed(&home);
+        for (_, lost) in over {
+            let moved = lost.generation.is_some_and(|then| then != self.database.generation());
+            if let Some(home) = &lost.home {
+                if moved {
+                    home.invalidate(&Scope::Database);
+                }
+                if lost.catalog {
+                    self.database.catalog_changed(home);
+                }
             }
             for guard in lost.guards {
                 guard.committed();

@@ -51,8 +51,8 @@ part_drivers() { tests/drivers/run.sh; }
 # Everything that may be read and written, and everything that goes wrong meanwhile; the long form
 # is in tests/checker.sh.
 part_checker() { tests/checker.sh "$CHECKER_SECONDS"; }
-# The same of three that answer as one.
-part_group() { tests/checker.sh "$CHECKER_SECONDS" --group --require-hits 30; }
+# The same of three that answer as one; a while between two faults, so that there is something to hit.
+part_group() { CHECKER_PAUSE_MS="${CHECKER_PAUSE_MS:-1500}" tests/checker.sh "$CHECKER_SECONDS" --group --require-hits 30; }
 
 # Every hit compared with PostgreSQL's answer, every commit asked what it wrote; `tests/verify.sh` alone
 # does so under all drivers and the whole suite too.

@@ -61,7 +61,10 @@ impl Session {
         let kept_back = self.send_parts(server, &group);
         if self.work.unlocks && !self.work.unsynced {
             self.work.unlocks = false;
-            server.take_lock_again();
+            // In a block DISCARD ALL is refused, and lets go of nothing.
+            if server.status == Status::Idle {
+                server.take_lock_again();
+            }
         }
         self.work.underway.sent(now);
         if let Some(at) = kept_back {

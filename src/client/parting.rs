@@ -11,10 +11,12 @@ use crate::pool::io::Lease;
 use crate::server::Server;
 use crate::server::io::{Connection, ServerError};
 use crate::server::link::Link;
+use crate::service::Lost;
 use crate::wire::backend::Status;
 
 use super::close::CloseReason;
 use super::io::Task;
+use super::session::Armed;
 use super::spare::READ_BYTES;
 
 /// A server that does not answer its reset query by then is closed.
@@ -66,7 +68,8 @@ impl Task {
                 );
             }
             drop(lease);
-            self.service.lost(pid, lost.home, lost.guards, lost.catalog);
+            let Armed { home, guards, catalog, generation, .. } = lost;
+            self.service.lost(Lost { pid, home, guards, catalog, generation });
             return;
         }
         if drained == Drained::All {
@@ -204,6 +207,10 @@ async fn tidy(
         connection.query(&beginning).await?;
     }
     connection.server.forget_client();
+    if let Some(group) = connection.server.home.group.clone() {
+        // That let go of all locks.
+        connection.take_lock(&group).await?;
+    }
     Ok(())
 }
 

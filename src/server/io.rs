@@ -15,6 +15,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::auth::{Knowledge, Learned, Secret, certificate};
 use crate::cache::group;
+use crate::cache::group::shared::Group;
 use crate::cache::home::{Ambiguous, Home, Homes, Identity};
 use crate::net::{ConnectError, SslMode, Stream, TlsClientConfig};
 use crate::wire::backend::{self, Status};
@@ -211,12 +212,18 @@ impl Connection {
         connection.server.place = place(&base);
         if let Some(group) = &home.group {
             // Before it serves anybody: while the lock is there, others know that we may commit.
-            connection.query(&group.settings.lock(group.id)).await?;
-            connection.server.locked_at = Some(Instant::now());
+            connection.take_lock(group).await?;
         }
         connection.server.home = home;
         connection.server.base = intern_base(base);
         Ok(connection)
+    }
+
+    /// Takes the lock by which others see that this server may commit.
+    pub async fn take_lock(&mut self, group: &Group) -> Result<(), ServerError> {
+        self.query(&group.settings.lock(group.id)).await?;
+        (self.server.locked_at, self.server.taking_lock) = (Some(Instant::now()), false);
+        Ok(())
     }
 
     /// The defaults of this session: every setting it may change, and who and where it is.
@@ -485,10 +492,10 @@ fn find_home(
     guard.get_or_insert_with(Homes::default).find(&identity, make)
 }
 
-/// One life of one PostgreSQL.
+/// One life of one PostgreSQL, by the microsecond in which it began: not every role may ask for the
+/// cluster, and all have to agree.
 fn place(base: &Base) -> u64 {
-    let words = [base.value(CLUSTER), base.value(STARTED)].map(Option::unwrap_or_default);
-    xxh3_64(words.join(" ").as_bytes())
+    xxh3_64(base.value(STARTED).unwrap_or_default().as_bytes())
 }
 
 type Bases = HashMap<BTreeMap<String, String>, Arc<Base>>;

@@ -243,7 +243,11 @@ impl Connection {
             self.input.drain(..self.taken);
             self.taken = 0;
             let mut chunk = [0; 8192];
-            let count = self.stream.read(&mut chunk)?;
+            let count = match self.stream.read(&mut chunk) {
+                // Whoever stops this process and lets it go on does that.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                count => count?,
+            };
             if count == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }

@@ -222,9 +222,7 @@ impl Member {
             return begins;
         }
         for (&n, commit) in &mut self.commits {
-            if self.locked != Some(commit.place)
-                || !(commit.state == State::Listed || commit.widened)
-            {
+            if self.locked != Some(commit.place) || !commit.is_to_be_announced() {
                 continue;
             }
             if commit.state != State::Sent {
@@ -241,10 +239,10 @@ impl Member {
     pub fn has_work(&self) -> bool {
         let here = |commit: &Commit| self.locked == Some(commit.place);
         self.joined.is_some()
-            && self.commits.values().any(|commit| {
-                commit.is_over()
-                    || (here(commit) && (commit.state == State::Listed || commit.widened))
-            })
+            && self
+                .commits
+                .values()
+                .any(|commit| commit.is_over() || (here(commit) && commit.is_to_be_announced()))
     }
 
     /// Those that wait for other members: their change as K counts them, and whether for all.
@@ -403,7 +401,8 @@ impl Member {
         }
     }
 
-    /// Somebody changes the catalogue, or has: what is under way may write more than was thought.
+    /// Somebody changes the catalogue, here or elsewhere, or has: what is under way may write more
+    /// than was thought.
     pub fn widen(&mut self) {
         if !self.has(Safeguard::Widen) {
             return;
@@ -479,8 +478,12 @@ impl Member {
     /// A commit is put in flight. `locked_at`: since when its server, of this PostgreSQL, has the
     /// lock; the largest number: it is about to take it.
     pub fn begin(&mut self, mut slots: Vec<SlotName>, locked_at: Millis, place: u64) -> u64 {
-        if self.joined.is_none() && self.has(Safeguard::Widen) {
+        let beside_change = self.commits.values().any(Commit::changes_catalog);
+        if (self.joined.is_none() || beside_change) && self.has(Safeguard::Widen) {
             slots.push(SlotName::Database);
+        }
+        if slots.contains(&SlotName::Catalog) {
+            self.widen();
         }
         slots.sort_unstable();
         slots.dedup();
@@ -540,8 +543,11 @@ impl Member {
                 Leave::Later
             }
             State::Announced { open, waits, .. } => {
+                // Others may answer by a K that has been left behind, where nobody marked this.
                 let shut = !open && self.has(Safeguard::ShutWaits);
                 let fence = if shut { self.fence } else { 0 };
+                let aged = if shut { self.aged(commit) } else { 0 };
+                let fence = fence.max(aged);
                 let waits = waits.iter().map(|(_, until)| *until).max();
                 at(fence.max(waits.filter(|_| self.has(Safeguard::AwaitGrants)).unwrap_or(0)))
             }
@@ -551,10 +557,14 @@ impl Member {
                     return Leave::Later;
                 }
                 let fence = if self.has(Safeguard::Fence) { self.fence } else { 0 };
-                let aged = self.over_at(commit.locked_at);
-                at(fence.max(if self.has(Safeguard::LockAge) { aged } else { 0 }))
+                at(fence.max(self.aged(commit)))
             }
         }
+    }
+
+    /// When every census that did not see its server's lock is over.
+    fn aged(&self, commit: &Commit) -> Millis {
+        if self.has(Safeguard::LockAge) { self.over_at(commit.locked_at) } else { 0 }
     }
 
     /// The outcome is known, or, after its backend is gone, taken for a commit.
@@ -573,5 +583,15 @@ impl Member {
 impl Commit {
     fn is_over(&self) -> bool {
         matches!(self.state, State::Over { .. })
+    }
+
+    /// What has come to its end since it was widened is not announced any more: nobody would take
+    /// that mark away.
+    fn is_to_be_announced(&self) -> bool {
+        self.state == State::Listed || (self.widened && !self.is_over())
+    }
+
+    fn changes_catalog(&self) -> bool {
+        !self.is_over() && self.slots.contains(&SlotName::Catalog)
     }
 }

@@ -162,6 +162,12 @@ impl Group {
     pub fn check(&self, tables: &[TableId]) -> Arc<Check> {
         let check = Arc::new(Check::default());
         let mut state = self.state();
+        if state.member.act().is_none() {
+            // There is nobody to ask; a client would wait for nothing.
+            drop(state);
+            check.answer(false);
+            return check;
+        }
         state.wanted.extend(tables.iter().map(|table| SlotName::Table(*table)));
         state.waiting.push(Arc::clone(&check));
         state.wake_task();
