@@ -62,7 +62,7 @@ impl Session {
         if self.work.unlocks && !self.work.unsynced {
             self.work.unlocks = false;
             // In a block DISCARD ALL is refused, and lets go of nothing.
-            if server.status == Status::Idle {
+            if self.status() == Status::Idle {
                 server.take_lock_again();
             }
         }

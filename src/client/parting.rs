@@ -112,27 +112,24 @@ impl Task {
         let session = &mut self.session;
         let mut out = Vec::new();
         let mut taken = 0;
-        if !connection.server.holds.is_empty() {
-            // It was sent; that others have to hear of it first is no affair of the client's.
-            let sent = tokio::time::timeout(HOLD_TIME, connection.send_all()).await;
-            if !matches!(sent, Ok(Ok(()))) {
-                return Drained::InVain;
-            }
-        }
-        let deadline = tokio::time::Instant::now() + DRAIN_TIME;
+        // It was sent; that others have to hear of it first is no affair of the client's.
+        let mut held = !connection.server.holds.is_empty();
+        let in_time =
+            |held| tokio::time::Instant::now() + if held { HOLD_TIME } else { DRAIN_TIME };
+        let mut deadline = in_time(held);
         while !connection.server.outstanding.is_empty() {
             // What came with its goodbye, and the end of a block that was put round its statement.
-            let sent = tokio::time::timeout_at(deadline, connection.send_all()).await;
-            if !matches!(sent, Ok(Ok(()))) {
-                return Drained::InVain;
+            let done = tokio::time::timeout_at(deadline, connection.send_or_read(READ_BYTES)).await;
+            if held && connection.server.holds.is_empty() {
+                held = false;
+                deadline = in_time(held);
             }
-            let Connection { server, input, stream, .. } = connection;
-            input.reserve(READ_BYTES);
-            let read = tokio::time::timeout_at(deadline, stream.read(input)).await;
-            let count = match read {
-                Ok(Ok(count)) if count > 0 => count,
-                Ok(Ok(_) | Err(_)) | Err(_) => return Drained::InVain,
+            let count = match done {
+                Ok(Ok(None)) => continue,
+                Ok(Ok(Some(count))) if count > 0 => count,
+                Ok(Ok(Some(_)) | Err(_)) | Err(_) => return Drained::InVain,
             };
+            let Connection { server, input, .. } = connection;
             taken += count;
             out.clear();
             let replies = session.replies(server, input, Instant::now(), &mut out);

@@ -40,6 +40,22 @@ impl Connection {
         self.server.to_server.len()
     }
 
+    /// Sends what may go, or else reads up to about `room` bytes of what has come: what may not go
+    /// yet may wait for that. Gives how many were read; `None` if something was sent. Cancel-safe.
+    pub async fn send_or_read(&mut self, room: usize) -> io::Result<Option<usize>> {
+        poll_fn(|cx| {
+            if !self.server.to_server.is_empty()
+                && let Poll::Ready(sent) = self.poll_send(cx)
+                && !matches!(sent, Ok(0))
+            {
+                return Poll::Ready(sent.map(|_count| None));
+            }
+            self.input.reserve(room);
+            self.stream.poll_read(cx, &mut self.input).map_ok(Some)
+        })
+        .await
+    }
+
     /// Sends all there is. Cancel-safe: what was written is not written again.
     pub async fn send_all(&mut self) -> io::Result<()> {
         while !self.server.to_server.is_empty() {

@@ -2,8 +2,8 @@
 //! whatever is lost meanwhile costs hits.
 
 use crate::support::forebay::Forebay;
-use crate::support::postgres::Database;
-use crate::support::raw::{RawClient, query};
+use crate::support::postgres::{Database, PASSWORD, USER};
+use crate::support::raw::{Login, RawClient, query};
 use crate::support::redis::Redis;
 use crate::support::wait_until;
 
@@ -16,6 +16,8 @@ struct Together {
     database: Database<'static>,
     redis: Redis,
     mode: &'static str,
+    /// Settings of all of them.
+    more: String,
     members: Vec<Forebay>,
     clients: Vec<RawClient>,
 }
@@ -26,9 +28,13 @@ impl Together {
     }
 
     fn with(count: usize, mode: &'static str) -> Self {
-        let (database, redis) = (Database::with(TABLES), Redis::start());
+        Self::of(Database::with(TABLES), count, mode, String::new())
+    }
+
+    fn of(database: Database<'static>, count: usize, mode: &'static str, more: String) -> Self {
         let (members, clients) = (Vec::new(), Vec::new());
-        let mut members = Self { database, redis, mode, members, clients };
+        let redis = Redis::start();
+        let mut members = Self { database, redis, mode, more, members, clients };
         for _ in 0..count {
             members.add();
         }
@@ -38,8 +44,8 @@ impl Together {
     fn add(&mut self) {
         let toml = format!(
             "[redis]\ntimeout = \"5s\"\n[group]\nname = \"g\"\nmode = \"{}\"\n\
-             lease = \"600ms\"\ntimeout = \"2s\"\n",
-            self.mode
+             lease = \"600ms\"\ntimeout = \"2s\"\n{}",
+            self.mode, self.more
         );
         let url = self.redis.url();
         let forebay = Forebay::with_config(&self.database, &toml, &["--redis", &url]);
@@ -224,4 +230,60 @@ fn who_is_paused_is_out_of_the_group_and_back_after_it() {
     two.clients[0].run("UPDATE t SET v = 3");
     two.all_read(READ, "3");
     two.until_hits(READ);
+}
+
+#[test]
+fn a_server_that_was_tidied_for_its_next_client_holds_the_lock_again() {
+    let (database, redis) = (Database::with(TABLES), Redis::start());
+    let toml = "[pool]\npool_mode = \"session\"\ndefault_pool_size = 1\n\
+         [group]\nname = \"g\"\nlease = \"600ms\"\ntimeout = \"2s\"\n";
+    let forebay = Forebay::with_config(&database, toml, &["--redis", &redis.url()]);
+    let lock = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' \
+         AND mode = 'ShareLock' AND pid = pg_backend_pid()";
+    // The first servers are from before it was known what sessions start with, and go.
+    let mut before = String::new();
+    wait_until("a server had a client before", || {
+        let mut client = forebay.client();
+        let pid = client.one("SELECT pg_backend_pid()");
+        assert_eq!(client.one(lock), "1");
+        std::mem::replace(&mut before, pid.clone()) == pid
+    });
+}
+
+#[test]
+fn discard_all_in_a_block_is_refused_and_no_more() {
+    let mut two = Together::start(2);
+    two.until_hits(READ);
+    two.clients[0].run("BEGIN");
+    assert_eq!(two.clients[0].query("DISCARD ALL"), "E(25001) Z(E)");
+    two.clients[0].run("ROLLBACK");
+    two.clients[0].run("UPDATE t SET v = 2");
+    two.all_read(READ, "2");
+}
+
+#[test]
+fn who_may_not_ask_for_the_cluster_announces_its_writes_too() {
+    let database = Database::with(TABLES);
+    let (mut admin, port) = (database.admin(), database.postgres.port);
+    let role = format!("reporting_{}", database.name);
+    admin.run(&format!("CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}'; GRANT ALL ON t TO {role}"));
+    admin.run("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC");
+    admin.run(&format!("GRANT EXECUTE ON FUNCTION pg_control_system() TO {USER}"));
+    let entry = format!(
+        "[databases]\nreports = {{ host = \"127.0.0.1\", port = {port}, dbname = \"{}\", \
+         user = \"{role}\", password = \"{PASSWORD}\" }}\n",
+        database.name
+    );
+    let mut two = Together::of(database, 2, "strict", entry);
+    two.until_hits(READ);
+    let mut reporting = two.members[0].log_in(&Login::new(USER, PASSWORD, "reports")).unwrap();
+    assert_eq!(reporting.one("SELECT current_user"), role);
+    for value in 2..6 {
+        two.until_hits(READ);
+        reporting.run(&format!("UPDATE t SET v = {value}"));
+        two.all_read(READ, &value.to_string());
+    }
+    drop(reporting);
+    drop(two);
+    admin.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
 }

@@ -595,3 +595,6 @@ impl Commit {
         !self.is_over() && self.slots.contains(&SlotName::Catalog)
     }
 }
+
+#[cfg(test)]
+mod tests;

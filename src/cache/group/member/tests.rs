@@ -1,0 +1,71 @@
+use super::*;
+use crate::sql::verdict::TableId;
+
+const HERE: u64 = 1;
+const LEASE: Millis = 1000;
+const MARGIN: Millis = 50;
+const TABLE: SlotName = SlotName::Table(TableId(7));
+
+/// One that has joined, at 0.
+fn joined(open: bool) -> Member {
+    let rules = Rules { lease: LEASE, margin: MARGIN, without: None };
+    let mut member = Member::new(1, rules);
+    member.take_lock(HERE);
+    let marks = member.join(0);
+    member.on_joined(Act([1; 16]), open, &marks);
+    member
+}
+
+fn announced(member: &mut Member, n: u64, open: bool) {
+    let slots = member.begins().into_iter().find(|begun| begun.0 == n).unwrap().1;
+    member.on_begun((n, slots), (open, 1), &[], 0);
+}
+
+#[test]
+fn what_was_widened_and_is_over_is_not_announced_again() {
+    let mut member = joined(true);
+    let n = member.begin(vec![TABLE], 0, HERE);
+    announced(&mut member, n, true);
+    assert_eq!(member.leave(n, 0), Leave::Granted);
+    member.widen();
+    member.settle(n, true);
+    assert_eq!(member.begins(), []);
+    assert_eq!(member.ends().len(), 1);
+    member.on_ended(n);
+    assert!(!member.has_work());
+}
+
+#[test]
+fn our_own_change_of_the_catalogue_widens_what_is_under_way_beside_it() {
+    let mut member = joined(true);
+    let before = member.begin(vec![TABLE], 0, HERE);
+    announced(&mut member, before, true);
+    assert_eq!(member.leave(before, 0), Leave::Granted);
+    let change = member.begin(vec![TABLE, SlotName::Catalog], 0, HERE);
+    let beside = member.begin(vec![TABLE], 0, HERE);
+    // In the order of the round: who waits for the change knows of the wider one before.
+    let begins = member.begins();
+    let numbers: Vec<u64> = begins.iter().map(|begun| begun.0).collect();
+    assert_eq!(numbers, [before, change, beside]);
+    let is_wide: Vec<bool> =
+        begins.iter().map(|begun| begun.1.contains(&SlotName::Database)).collect();
+    assert_eq!(is_wide, [true, false, true]);
+    member.settle(change, true);
+    member.on_ended(change);
+    let after = member.begin(vec![TABLE], 0, HERE);
+    assert!(!member.wide().any(|wide| wide == after));
+}
+
+#[test]
+fn in_a_k_that_is_shut_a_new_server_waits_until_nobody_can_have_missed_it() {
+    for (open, locked_at, leave) in [
+        (true, 5000, Leave::Granted),
+        (false, 5000, Leave::At(5000 + LEASE + MARGIN)),
+        (false, 3000, Leave::Granted),
+    ] {
+        let mut member = joined(open);
+        let n = member.begin(vec![TABLE], locked_at, HERE);
+        announced(&mut member, n, open);
+        assert_eq!(member.leave(n, 5000), leave, "open {open}, locked at {locked_at}");
+    }
+}
