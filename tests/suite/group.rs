@@ -17,7 +17,7 @@ struct Together {
     redis: Redis,
     mode: &'static str,
     /// Settings of all of them.
-    more: String,
+    settings: String,
     members: Vec<Forebay>,
     clients: Vec<RawClient>,
 }
@@ -31,10 +31,10 @@ impl Together {
         Self::of(Database::with(TABLES), count, mode, String::new())
     }
 
-    fn of(database: Database<'static>, count: usize, mode: &'static str, more: String) -> Self {
+    fn of(database: Database<'static>, count: usize, mode: &'static str, settings: String) -> Self {
         let (members, clients) = (Vec::new(), Vec::new());
         let redis = Redis::start();
-        let mut members = Self { database, redis, mode, more, members, clients };
+        let mut members = Self { database, redis, mode, settings, members, clients };
         for _ in 0..count {
             members.add();
         }
@@ -45,7 +45,7 @@ impl Together {
         let toml = format!(
             "[redis]\ntimeout = \"5s\"\n[group]\nname = \"g\"\nmode = \"{}\"\n\
              lease = \"600ms\"\ntimeout = \"2s\"\n{}",
-            self.mode, self.more
+            self.mode, self.settings
         );
         let url = self.redis.url();
         let forebay = Forebay::with_config(&self.database, &toml, &["--redis", &url]);

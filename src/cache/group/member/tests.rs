@@ -1,3 +1,5 @@
+//! What a member grants, announces and ends, one rule at a time; all of them together the model explores.
+
 use super::*;
 use crate::sql::verdict::TableId;
 
