@@ -44,12 +44,11 @@ pub async fn accept(listener: Listener, gateway: Arc<Gateway>, console: bool) {
             }
         }
     }
-    match listener.queued() {
+    let address = listener.to_string();
+    match listener.close() {
         Ok(streams) => streams.into_iter().for_each(serve),
         Err(error) => tracing::error!(%error, "accept failed"),
     }
-    let address = listener.to_string();
-    drop(listener);
     tracing::info!("no longer listening on {address}");
     drop(accepting);
 }

@@ -125,8 +125,16 @@ impl Listener {
         }
     }
 
-    /// The connections that the system has accepted for it already, over TCP.
-    pub fn queued(&self) -> io::Result<Vec<Stream>> {
+    /// Listens no longer. Gives the connections that the system has accepted for it already, over
+    /// TCP; whoever comes between the last look at them and the end is reset, so nothing else is
+    /// done there.
+    pub fn close(self) -> io::Result<Vec<Stream>> {
+        let queued = self.queued();
+        drop(self);
+        queued
+    }
+
+    fn queued(&self) -> io::Result<Vec<Stream>> {
         let Self::Tcp(listener) = self else { return Ok(Vec::new()) };
         let listener = SockRef::from(listener);
         let mut streams = Vec::new();

@@ -31,6 +31,7 @@ mod group;
 mod group_answers;
 mod group_link;
 mod group_register;
+mod group_rolling;
 mod hazards;
 mod http;
 mod http_metrics;
