@@ -1,38 +1,84 @@
-//! Cancel requests: to the server of one of our clients, or on to the peer whose client it is.
+//! Cancel requests: to the server of one of our clients, on to the peer whose client it is, or to
+//! all of the group, where whoever has the client knows it.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use crate::client::cancel_key::{Route, route};
+use crate::cache::group::cancel_word::{Word, Words};
+use crate::cache::group::cancels::Permit;
+use crate::client::cancel_key::{Route, route, without_hops};
+use crate::client::registry::Entry;
 use crate::gateway::Gateway;
 use crate::net::Address;
 use crate::server::link::cancel;
 
-/// Performs one, and returns when whoever it was for has dealt with it.
+/// Performs one, and returns when whoever it was for has dealt with it, or the group was told.
 pub async fn request(gateway: &Arc<Gateway>, pid: u32, key: &[u8]) {
     match route(gateway.config().listen.peer_id, pid, key) {
         Route::Here(key) => here(gateway, pid, &key).await,
         Route::Peer(peer, key) => at_peer(gateway, peer, pid, &key).await,
         Route::Exhausted => {
             tracing::info!("failed to forward cancel request because its TTL was exhausted");
+            in_group(gateway, pid, key).await;
         }
     }
 }
 
 async fn here(gateway: &Gateway, pid: u32, key: &[u8]) {
-    if let Some(cancelling) = gateway.shared.registry.begin_cancel(pid, key) {
-        let link = &cancelling.link;
-        let sent = link.cancel();
-        if tokio::time::timeout(cancel_wait(gateway), sent).await.is_err() {
-            tracing::info!(server_pid = link.pid, "closing because: cancel_wait_timeout");
-        }
+    match gateway.shared.registry.find(pid, key) {
+        Some(entry) => perform(gateway, &entry).await,
+        None => in_group(gateway, pid, key).await,
     }
+}
+
+async fn perform(gateway: &Gateway, entry: &Entry) {
+    let Some(cancelling) = entry.begin_cancel() else { return };
+    let link = &cancelling.link;
+    let sent = link.cancel();
+    if tokio::time::timeout(cancel_wait(gateway), sent).await.is_err() {
+        tracing::info!(server_pid = link.pid, "closing because: cancel_wait_timeout");
+    }
+}
+
+/// The client is not here, and no peer's that is known.
+async fn in_group(gateway: &Gateway, pid: u32, key: &[u8]) {
+    if let Some(cancels) = &gateway.group_cancels {
+        cancels.tell(pid, &without_hops(key)).await;
+    }
+}
+
+/// Carries out what others of the group tell, for ever; ends at once if there is none.
+pub async fn listen(gateway: Arc<Gateway>) {
+    let Some(cancels) = gateway.group_cancels.clone() else { return };
+    let heard = |word: &Word, permit| heard(&gateway, &cancels.words, word, permit);
+    cancels.listen(heard).await;
+}
+
+fn heard(gateway: &Arc<Gateway>, words: &Words, word: &Word, permit: Permit) {
+    let is_meant = |entry: &Arc<Entry>| {
+        let identity = entry.identity();
+        words.means(word, identity.pid, &without_hops(&identity.key))
+    };
+    let tried = gateway.shared.registry.of_pid_byte(word.pid_byte);
+    let Some(entry) = tried.into_iter().find(is_meant).filter(|_| words.is_new(word)) else {
+        return;
+    };
+    if let Some(cancels) = &gateway.group_cancels {
+        cancels.counters.heard.one();
+    }
+    tracing::debug!(client_id = entry.id, "cancel request heard from the group");
+    let gateway = Arc::clone(gateway);
+    tokio::spawn(async move {
+        perform(&gateway, &entry).await;
+        drop(permit);
+    });
 }
 
 async fn at_peer(gateway: &Arc<Gateway>, id: u16, pid: u32, key: &[u8]) {
     let running = gateway.running();
     let Some(peer) = running.config.peers.iter().find(|peer| peer.id == id) else {
         tracing::info!(peer_id = id, "could not find peer to forward request to");
+        in_group(gateway, pid, key).await;
         return;
     };
     let address = Address::new(&peer.host.to_string(), peer.port);

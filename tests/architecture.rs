@@ -30,6 +30,7 @@ const IO_FILES: &[&str] = &[
     "cancel.rs",
     "net/",
     "cache/group/link.rs",
+    "cache/group/cancels.rs",
     "cache/redis/",
     "client/io/",
     "client/parting.rs",

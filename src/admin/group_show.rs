@@ -21,6 +21,9 @@ pub const GROUP: Columns = &[
     int8("strangers"),
     int8("stranger"),
     text("failure"),
+    int8("cancels_sent"),
+    int8("cancels_heard"),
+    int8("cancels_dropped"),
 ];
 
 pub fn group(members: &[GroupMember]) -> Table {
@@ -44,6 +47,9 @@ pub fn group(members: &[GroupMember]) -> Table {
             value(member.strangers),
             member.stranger.map(|id| id.to_string()),
             member.failure.clone(),
+            value(member.cancels.sent),
+            value(member.cancels.heard),
+            value(member.cancels.dropped),
         ]);
     }
     shown
@@ -54,6 +60,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::admin::snapshot::Cancels;
 
     #[test]
     fn a_member_is_a_row() {
@@ -75,10 +82,11 @@ mod tests {
             strangers: 6,
             stranger: None,
             failure: None,
+            cancels: Cancels { sent: 7, heard: 8, dropped: 9 },
         };
         let shown = group(&[member]);
         let row: Vec<&str> =
             shown.rows[0].iter().map(|cell| cell.as_deref().unwrap_or("-")).collect();
-        assert_eq!(row.join(" "), "app g strict 7 open nobody ab 1 2 2000 150 3 4 5 6 - -");
+        assert_eq!(row.join(" "), "app g strict 7 open nobody ab 1 2 2000 150 3 4 5 6 - - 7 8 9");
     }
 }

@@ -247,6 +247,16 @@ pub struct GroupMember {
     pub strangers: u64,
     pub stranger: Option<u32>,
     pub failure: Option<String>,
+    /// Of the whole process.
+    pub cancels: Cancels,
+}
+
+/// Cancel requests of clients that others have.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cancels {
+    pub sent: u64,
+    pub heard: u64,
+    pub dropped: u64,
 }
 
 /// Statements that PostgreSQL was asked about.

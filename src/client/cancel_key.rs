@@ -69,6 +69,15 @@ pub fn route(own_id: u16, pid: u32, secret: &[u8]) -> Route {
     Route::Peer(peer_id, secret)
 }
 
+/// A secret as all know it, however often it may still be passed on.
+pub fn without_hops(secret: &[u8]) -> Vec<u8> {
+    let mut secret = secret.to_vec();
+    if let Some(last) = secret.last_mut() {
+        *last |= HOPS;
+    }
+    secret
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,6 +13,7 @@ use std::time::Instant;
 use subtle::ConstantTimeEq;
 use tokio::sync::Notify;
 
+use crate::cache::group::cancel_word::last_byte;
 use crate::client::close::CloseReason;
 use crate::client::deadline::{SharedTimeouts, Timeouts};
 use crate::insight::Burst;
@@ -130,7 +131,8 @@ impl Entry {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Counts a cancel while the server is still this client's.
+    /// Counts a cancel while the server is still this client's. One for a statement that the cache
+    /// answered has nothing to reach (hazard G24).
     pub fn begin_cancel(&self) -> Option<Cancelling> {
         let guard = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(current) = guard.as_ref() else {
@@ -390,14 +392,16 @@ impl Registry {
         Arc::clone(groups.entry(key).or_insert_with(counters))
     }
 
-    /// Starts a cancel for the client with this key, if it has a server now. A cancel for a
-    /// statement that the cache answered has nothing to reach and is dropped (hazard G24).
-    pub fn begin_cancel(&self, pid: u32, key: &[u8]) -> Option<Cancelling> {
-        let entry = {
-            let connected = self.connected();
-            Arc::clone(connected.of_pid(pid).find(|entry| entry.has_key(key))?)
-        };
-        entry.begin_cancel()
+    /// The client with this key, for a cancel.
+    pub fn find(&self, pid: u32, key: &[u8]) -> Option<Arc<Entry>> {
+        self.connected().of_pid(pid).find(|entry| entry.has_key(key)).cloned()
+    }
+
+    /// Those whose process id ends with this byte.
+    pub fn of_pid_byte(&self, byte: u8) -> Vec<Arc<Entry>> {
+        let connected = self.connected();
+        let of_byte = connected.entries.iter().filter(|((pid, _), _)| last_byte(*pid) == byte);
+        of_byte.map(|(_, entry)| Arc::clone(entry)).collect()
     }
 
     pub fn clients(&self) -> Vec<Arc<Entry>> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::admin::snapshot::GroupMember;
+use crate::admin::snapshot::{Cancels, GroupMember};
 use crate::cache::group::shared::Group;
 use crate::pool::database::Database;
 
@@ -48,6 +48,17 @@ impl Collector<'_> {
             strangers: counters.strangers.value(),
             stranger: shown.stranger,
             failure: shown.failure,
+            cancels: self.cancels(),
+        }
+    }
+
+    fn cancels(&self) -> Cancels {
+        let Some(cancels) = &self.gateway.group_cancels else { return Cancels::default() };
+        let counters = &cancels.counters;
+        Cancels {
+            sent: counters.sent.value(),
+            heard: counters.heard.value(),
+            dropped: counters.dropped.value(),
         }
     }
 }

@@ -133,6 +133,16 @@ pub struct MemberCounters {
     pub strangers: Counter,
 }
 
+/// Cancel requests told to a group and heard from it.
+#[derive(Debug, Default)]
+pub struct CancelCounters {
+    pub sent: Counter,
+    /// For clients of this process.
+    pub heard: Counter,
+    /// Over a bound, or Redis could not be reached.
+    pub dropped: Counter,
+}
+
 #[derive(Debug)]
 struct Bypasses([Counter; BypassReason::ALL.len()]);
 

@@ -29,6 +29,7 @@ mod extensions;
 mod descriptions;
 mod group;
 mod group_answers;
+mod group_cancel;
 mod group_link;
 mod group_register;
 mod group_rolling;

@@ -286,7 +286,7 @@ impl Link {
     }
 }
 
-async fn within<T>(
+pub(super) async fn within<T>(
     time: Duration,
     work: impl Future<Output = Result<T, LinkError>>,
 ) -> Result<T, LinkError> {
@@ -294,7 +294,7 @@ async fn within<T>(
 }
 
 /// Where to go first.
-async fn find(settings: &Settings) -> Result<ConnectionInfo, LinkError> {
+pub(super) async fn find(settings: &Settings) -> Result<ConnectionInfo, LinkError> {
     let (urls, master) = match Address::parse(&settings.url).map_err(LinkError::Address)? {
         Address::One { url } => return place(&url, settings),
         Address::Sentinels { urls, master } => (urls, master),
@@ -355,7 +355,7 @@ fn moved(from: &ConnectionInfo, node: &str) -> Result<ConnectionInfo, LinkError>
     Ok(from.clone().set_addr(addr))
 }
 
-async fn connect(info: &ConnectionInfo) -> Result<MultiplexedConnection, LinkError> {
+pub(super) async fn connect(info: &ConnectionInfo) -> Result<MultiplexedConnection, LinkError> {
     // Time is kept here; the library's own would come on top.
     let config =
         AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);

@@ -10,6 +10,8 @@ pub mod mirror;
 pub mod address;
 pub mod link;
 pub mod settings;
+pub mod cancel_word;
+pub mod cancels;
 pub mod shared;
 pub mod rounds;
 pub mod versions;
