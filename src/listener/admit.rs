@@ -142,6 +142,7 @@ impl Newcomer {
             local: stream.map_or_else(String::new, |stream| text(stream.local())),
             tls: stream.and_then(Stream::tls_description),
             console: false,
+            own: false,
             replication: known.replication,
             long_keys: known.startup.has_long_keys(),
             peer_id: self.gateway.config().listen.peer_id,

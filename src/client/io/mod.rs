@@ -305,6 +305,9 @@ impl Task {
         if self.lease.is_none() {
             self.acquire().await?;
         }
+        if self.entry.own && !self.session.would_keep_answer() {
+            return Err(CloseReason::NotKept);
+        }
         if let Some(lease) = &mut self.lease {
             let server = &mut lease.connection.server;
             if self.session.asks(server, self.now) {
