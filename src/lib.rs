@@ -32,5 +32,6 @@ pub mod console;
 pub mod authenticate;
 pub mod opening;
 pub mod listener;
+pub mod warm_up;
 pub mod http;
 pub mod log;

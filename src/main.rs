@@ -10,7 +10,7 @@ use forebay::gateway::{Gateway, Stage};
 use forebay::log::{self, Log};
 use forebay::net::listen::{ListenOptions, Listener, Permissions, listen_tcp, listen_unix};
 use forebay::process::{self, Notice, PidFile};
-use forebay::{cancel, console, http, listener, reload, stop};
+use forebay::{cancel, console, http, listener, reload, stop, warm_up};
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
@@ -90,6 +90,7 @@ async fn serve(config: Config, log: Log) -> ExitCode {
     }
     tokio::spawn(listener::upkeep(Arc::clone(&gateway)));
     tokio::spawn(cancel::listen(Arc::clone(&gateway)));
+    tokio::spawn(warm_up::keep_warm(Arc::clone(&gateway)));
     gateway.on_reload(Box::new(move |config| log.apply(config)));
     if let Err(error) = listen_to_signals(&gateway) {
         return fail(format!("forebay: cannot listen to signals: {error}"));

@@ -163,6 +163,7 @@ mod tests {
             local: "127.0.0.1:2".into(),
             tls: None,
             console,
+            own: false,
             replication: Replication::None,
             long_keys: false,
             peer_id: 0,

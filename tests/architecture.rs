@@ -17,6 +17,7 @@ const IO_FILES: &[&str] = &[
     "main.rs",
     "opening.rs",
     "listener/",
+    "warm_up/",
     "log.rs",
     // How many processors there are.
     "metrics/counter.rs",

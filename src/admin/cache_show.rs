@@ -63,6 +63,9 @@ pub const CACHE: Columns = &[
     int8("analyses_skipped"),
     text("outside_writes_seen_within"),
     int8("evictions"),
+    int8("warm_ups"),
+    int8("warmed"),
+    int8("warm_failed"),
 ];
 
 /// One row.
@@ -122,6 +125,9 @@ pub fn cache(cache: &Cache) -> Table {
         // No answer is older, so whoever writes past Forebay is seen by then.
         value(max_age),
         value(cache.evictions),
+        value(cache.warm_ups.begun),
+        value(cache.warm_ups.warmed),
+        value(cache.warm_ups.failed),
     ]);
     table.push(row);
     table
@@ -204,7 +210,7 @@ pub fn describe(reason: BypassReason) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::snapshot::{Analysis, Redis, Verified};
+    use crate::admin::snapshot::{Analysis, Redis, Verified, WarmUps};
 
     fn snapshot() -> Cache {
         Cache {
@@ -213,6 +219,7 @@ mod tests {
             bytes: 300,
             bytes_max: 1000,
             evictions: 77,
+            warm_ups: WarmUps { begun: 2, warmed: 30, failed: 4 },
             hits: 873,
             hits_redis: 0,
             misses: 127,
@@ -272,7 +279,8 @@ mod tests {
              redis_look_ups=40 redis_misses=10 redis_stores=90 \
              redis_errors=1 redis_timeouts=5 redis_dropped=9 redis_forged=2 redis_skipped=8 \
              analysis=auto analyses=6 analyses_decided=3 analyses_failed=2 analyses_skipped=1 \
-             outside_writes_seen_within=1.5s evictions=77"
+             outside_writes_seen_within=1.5s evictions=77 \
+             warm_ups=2 warmed=30 warm_failed=4"
         );
         assert_eq!(table.rows.len(), 1);
     }

@@ -161,6 +161,14 @@ pub struct Descriptor {
     pub link: i32,
 }
 
+/// Of `SHOW CACHE`: what was asked of our own accord.
+#[derive(Clone, Copy, Debug)]
+pub struct WarmUps {
+    pub begun: u64,
+    pub warmed: u64,
+    pub failed: u64,
+}
+
 /// For `SHOW CACHE`.
 #[derive(Clone, Debug)]
 pub struct Cache {
@@ -170,6 +178,7 @@ pub struct Cache {
     pub bytes_max: u64,
     /// Entries dropped for space.
     pub evictions: u64,
+    pub warm_ups: WarmUps,
     pub hits: u64,
     pub hits_redis: u64,
     pub misses: u64,

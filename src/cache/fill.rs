@@ -2,7 +2,7 @@
 //! forgets it, so an error, a cancel or a lost client never leaves half an answer.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::metrics::StatementCounters;
 use crate::sql::verdict::TableId;
@@ -30,6 +30,7 @@ pub struct Fill {
     /// There is an entry to compare it with.
     witness: Option<Witness>,
     statement: Option<Arc<StatementCounters>>,
+    took: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +54,7 @@ impl Fill {
             leader: None,
             witness: None,
             statement: None,
+            took: Duration::ZERO,
         }
     }
 
@@ -69,6 +71,15 @@ impl Fill {
     #[must_use]
     pub fn watched_by(self, witness: Option<Witness>) -> Self {
         Self { witness, ..self }
+    }
+
+    /// All of it has come, at this moment.
+    pub fn came(&mut self, now: Instant) {
+        self.took = now.saturating_duration_since(self.asked_at);
+    }
+
+    pub(super) fn took(&self) -> Duration {
+        self.took
     }
 
     pub fn take_witness(&mut self) -> Option<Witness> {

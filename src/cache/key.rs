@@ -97,7 +97,11 @@ pub fn split(key: &[u8]) -> Option<(SessionKey, &[u8])> {
 
 /// What `KeyBuffer::set` was given of the statement; `None` of anything else.
 pub fn statement_of(key: &[u8]) -> Option<StatementKey<'_>> {
-    let (_session, mut rest) = key.split_at_checked(SESSION_BYTES)?;
+    statement(split(key)?.1)
+}
+
+/// The same of what `split` gives of the statement.
+pub fn statement(mut rest: &[u8]) -> Option<StatementKey<'_>> {
     let mut field = || {
         let (len, after) = rest.split_first_chunk()?;
         let len = usize::try_from(u32::from_be_bytes(*len)).ok()?;

@@ -74,7 +74,17 @@ impl Memory {
 
     /// Whether there is an entry of this key, true or not. Does not count as a use.
     pub fn has(&self, key: &KeyBuffer) -> bool {
-        self.entries.peek(&low_half(key.hash())).is_some_and(|entry| entry.key() == key.bytes())
+        self.peek(key).is_some()
+    }
+
+    /// As `get`, but not a use.
+    pub fn peek(&self, key: &KeyBuffer) -> Option<Arc<Entry>> {
+        self.entries.peek(&low_half(key.hash())).filter(|entry| entry.key() == key.bytes())
+    }
+
+    /// All there is, a lock of one shard at a time.
+    pub fn each(&self, mut look: impl FnMut(&Entry)) {
+        self.entries.iter().for_each(|(_, entry)| look(&entry));
     }
 
     /// An answer to this very question was there before: if a write has ended it, what it was of
@@ -88,7 +98,7 @@ impl Memory {
         }
     }
 
-    /// Walks over all there is, a lock of one shard at a time.
+    /// As `each`.
     pub fn live(&self) -> HashMap<u64, Live> {
         let mut live: HashMap<u64, Live> = HashMap::new();
         for (_, entry) in self.entries.iter() {

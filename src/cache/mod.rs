@@ -15,6 +15,7 @@ pub mod turns;
 pub mod verify;
 pub mod fill;
 pub mod memory;
+pub mod warm;
 pub mod sealed;
 pub mod breaker;
 pub mod stored;
@@ -37,6 +38,7 @@ use redis::Redis;
 use roles::Roles;
 use turns::{Turn, Turns};
 use verify::Verifier;
+use warm::WarmUps;
 
 /// Whether answers are kept and served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +99,7 @@ pub struct Cache {
     size_bytes: u64,
     pub analysis: Analyses,
     pub verifier: Arc<Verifier>,
+    pub warm_ups: WarmUps,
 }
 
 /// Whether PostgreSQL is asked what names alone do not decide, and what came of it.
@@ -133,6 +136,7 @@ impl Cache {
             size_bytes: limits.size_bytes,
             analysis: Analyses::default(),
             verifier: Arc::default(),
+            warm_ups: WarmUps::default(),
         };
         cache.set(mode, limits);
         cache
@@ -230,6 +234,7 @@ impl Cache {
     pub fn store(&self, mut fill: Fill, group: Option<&Arc<Group>>) -> Option<Arc<Entry>> {
         let leader = fill.take_leader();
         let statement = fill.take_statement();
+        let took = fill.took();
         let mut entry = fill.into_entry()?;
         self.memory.judge_before(&entry);
         // Invariant: an entry is stored only if its stamp still holds. Attacked by the
@@ -239,7 +244,10 @@ impl Cache {
             return None;
         }
         entry.stamp.filled();
-        entry.statement = statement.inspect(|statement| statement.kept.one());
+        entry.statement = statement.inspect(|statement| {
+            statement.kept.one();
+            statement.took.add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        });
         let entry = Arc::new(entry);
         self.memory.insert(Arc::clone(&entry));
         if let Some(redis) = self.redis.as_ref().filter(|_| self.mode().is_on()) {
@@ -254,7 +262,26 @@ impl Cache {
     /// Forgets every entry. Fills under way are refused by the databases' slots, which the caller
     /// moves as well.
     pub fn clear(&self) {
+        self.note_hot(None);
         self.memory.clear();
+    }
+
+    /// Remembers what is worth asking again, of what was asked since then. Looks at every entry,
+    /// if it is to be remembered at all.
+    pub fn note_hot(&self, since: Option<Instant>) {
+        if self.warm_ups.is_on() {
+            let mut walk = self.warm_ups.walk();
+            self.memory.each(|entry| {
+                if since.is_none_or(|since| entry.asked_at >= since) {
+                    walk.note(entry);
+                }
+            });
+        }
+    }
+
+    /// Whether it is in memory and true; not a use.
+    pub fn is_kept(&self, key: &KeyBuffer, now: Instant) -> bool {
+        self.memory.peek(key).is_some_and(|entry| self.is_true(&entry, Age { now, max: None }))
     }
 
     /// Seed of the hashes in this process.

@@ -34,6 +34,12 @@ impl Roles {
         self.flushes.store(number, Ordering::SeqCst);
     }
 
+    /// Has everybody work out keys anew, which are the same.
+    pub fn look_again(&self) {
+        let _last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        self.flushes.fetch_add(1, Ordering::SeqCst);
+    }
+
     pub fn flushes(&self) -> u64 {
         self.flushes.load(Ordering::SeqCst)
     }

@@ -77,6 +77,8 @@ pub enum CloseReason {
     Reconfigured,
     /// Session state that the policy does not allow in transaction pooling.
     PinRefused(Pin),
+    /// This process itself asks only what the cache keeps: anything else may do more than read.
+    NotKept,
     /// In statement pooling.
     TransactionBlock,
 }
@@ -142,11 +144,10 @@ impl CloseReason {
             Self::StatementsMax => "too many prepared statements".into(),
             Self::PortalsMax => "too many portals".into(),
             Self::PinRefused(pin) => {
-                format!(
-                    "{} cannot follow a client in transaction pooling (pins = refuse)",
-                    pin.name()
-                )
+                let pin = pin.name();
+                format!("{pin} cannot follow a client in transaction pooling (pins = refuse)")
             }
+            Self::NotKept => "the answer would not be kept".into(),
             Self::TransactionBlock => {
                 "transaction blocks not allowed in statement pooling mode".into()
             }
@@ -172,7 +173,9 @@ impl CloseReason {
             | Self::IdleTransactionTimeout
             | Self::TransactionTimeout
             | Self::QueryWaitTimeout => sqlstate::PROTOCOL_VIOLATION,
-            Self::StartupVersion { .. } | Self::PinRefused(_) => sqlstate::FEATURE_NOT_SUPPORTED,
+            Self::StartupVersion { .. } | Self::PinRefused(_) | Self::NotKept => {
+                sqlstate::FEATURE_NOT_SUPPORTED
+            }
             Self::NoUser | Self::TlsRequired | Self::LoginFailed(_) | Self::NotAdmitted(_) => {
                 sqlstate::INVALID_AUTHORIZATION
             }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 
 use crate::cache::digests::Digest;
 use crate::cache::key::SessionKey;
+use crate::cache::warm::Asker;
 use crate::pool::Common;
 use crate::server::settings::{Base, STANDBY, Settings};
 use crate::sql::classify::parse_search_path;
@@ -87,6 +88,8 @@ impl Facts {
         if let Some(redis) = &common.cache.redis {
             redis.learn(&key, || Digest::of(base.key_values(), settings.key_values()));
         }
+        let warm_ups = &common.cache.warm_ups;
+        warm_ups.learn(&key, || Asker::new(&common.user, settings.key_values()));
         Self {
             key,
             settings: settings.id,

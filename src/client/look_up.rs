@@ -473,6 +473,12 @@ impl Session {
         self.serve_or_verify(entry, from_redis)
     }
 
+    /// Whether the group is a read whose answer would be kept, as far as is known now.
+    pub fn would_keep_answer(&self) -> bool {
+        let generation = self.common.database.generation();
+        self.work.plan.as_ref().is_some_and(|plan| plan.generation == generation)
+    }
+
     fn should_ask_redis(&self) -> bool {
         matches!(self.work.found, Found::NotAsked)
             && self.common.cache.may_be_in_redis(&self.work.key)

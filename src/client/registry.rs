@@ -42,6 +42,8 @@ pub struct Entry {
     pub connected_at: Instant,
     /// It talks to the console, not to a database.
     pub console: bool,
+    /// It is this process itself, and in nobody's place.
+    pub own: bool,
     pub tls: Option<String>,
     pub replication: Replication,
     /// The descriptor of its socket.
@@ -222,6 +224,7 @@ pub struct Hello {
     pub local: String,
     pub tls: Option<String>,
     pub console: bool,
+    pub own: bool,
     pub replication: Replication,
     /// It speaks a protocol in which cancel keys may be longer than four bytes.
     pub long_keys: bool,
@@ -260,6 +263,8 @@ struct Connected {
     users: HashMap<Arc<str>, usize>,
     /// What else they are called.
     names: HashMap<Arc<str>, usize>,
+    /// Of the entries, those that are this process itself. Their names are all in `names`.
+    own: usize,
 }
 
 fn count_of(counts: &HashMap<Arc<str>, usize>, name: &str) -> usize {
@@ -286,7 +291,7 @@ impl Connected {
     /// Which limit keeps one more client out, if any does.
     fn full(&self, hello: &Hello, room: Room) -> Option<CloseReason> {
         let reached = |limit: usize, count: usize| limit > 0 && count >= limit;
-        if self.entries.len() >= room.clients {
+        if self.entries.len().saturating_sub(self.own) >= room.clients {
             Some(CloseReason::TooManyClients)
         } else if reached(room.database, count_of(&self.databases, &hello.database)) {
             Some(CloseReason::TooManyDatabaseClients)
@@ -303,8 +308,14 @@ impl Connected {
 
     fn remove(&mut self, entry: &Entry) {
         if self.entries.remove(&(entry.identity().pid, entry.id)).is_some() {
-            one_less(&mut self.databases, &entry.database);
-            one_less(&mut self.users, &entry.user);
+            if entry.own {
+                self.own -= 1;
+                one_less(&mut self.names, &entry.database);
+                one_less(&mut self.names, &entry.user);
+            } else {
+                one_less(&mut self.databases, &entry.database);
+                one_less(&mut self.users, &entry.user);
+            }
             one_less(&mut self.names, &entry.server_user);
             one_less(&mut self.names, &entry.application_name);
         }
@@ -335,17 +346,25 @@ impl Registry {
         if let Some(reason) = connected.full(&hello, room) {
             return Err(reason);
         }
+        let Connected { databases, users, names, own, .. } = &mut *connected;
+        let (database, user) = if hello.own {
+            *own += 1;
+            (one_more(names, hello.database), one_more(names, hello.user))
+        } else {
+            (one_more(databases, hello.database), one_more(users, hello.user))
+        };
         let entry = Arc::new(Entry {
             id: hello.id,
             peer_id: hello.peer_id,
             identity: Mutex::new(Identity::made(hello.peer_id, hello.long_keys)),
-            user: one_more(&mut connected.users, hello.user),
+            user,
             server_user: one_more(&mut connected.names, hello.server_user),
-            database: one_more(&mut connected.databases, hello.database),
+            database,
             application_name: one_more(&mut connected.names, hello.application_name),
             address: hello.address,
             local: hello.local,
             console: hello.console,
+            own: hello.own,
             connected_at: Instant::now(),
             tls: hello.tls,
             replication: hello.replication,
@@ -418,9 +437,10 @@ impl Registry {
         self.connected().entries.values().filter(active).cloned().collect()
     }
 
-    /// Clients of databases; the console's do not count.
+    /// Clients of databases; the console's do not count, nor we ourselves.
     pub fn count(&self) -> usize {
-        self.connected().entries.values().filter(|entry| !entry.console).count()
+        let counts = |entry: &&Arc<Entry>| !entry.console && !entry.own;
+        self.connected().entries.values().filter(counts).count()
     }
 
     fn connected(&self) -> MutexGuard<'_, Connected> {
@@ -488,6 +508,7 @@ mod tests {
             local: String::new(),
             tls: None,
             console: false,
+            own: false,
             replication: Replication::None,
             long_keys: false,
         }
@@ -508,6 +529,23 @@ mod tests {
         assert_eq!(enter("app", "ann").err(), Some(CloseReason::TooManyUserClients));
         assert!(enter("app", "cid").is_ok());
         assert!(registry.enter(hello("shop", "ann"), Room::UNLIMITED).is_ok());
+    }
+
+    #[test]
+    fn this_process_itself_takes_nobodys_place() {
+        let registry = Arc::new(Registry::default());
+        let room = Room { clients: 1, database: 1, user: 1 };
+        let own = Hello { own: true, ..hello("app", "ann") };
+        let own = registry.enter(own, Room::UNLIMITED).unwrap();
+        let one = registry.enter(hello("app", "ann"), room).unwrap();
+        assert_eq!((registry.count(), registry.clients().len()), (1, 2));
+        drop(own);
+        assert_eq!(
+            registry.enter(hello("app", "bob"), room).err(),
+            Some(CloseReason::TooManyClients)
+        );
+        drop(one);
+        assert!(registry.enter(hello("app", "ann"), room).is_ok());
     }
 
     #[test]

@@ -413,7 +413,8 @@ impl Session {
             self.restamp_fill();
         }
         let fill = self.work.fill.take();
-        if let Some(fill) = fill.and_then(|fill| self.verified(fill, server, now)) {
+        if let Some(mut fill) = fill.and_then(|fill| self.verified(fill, server, now)) {
+            fill.came(now);
             let kept = self.common.cache.store(*fill, server.home.group.as_ref()).is_some();
             let counters = &self.common.cache_counters;
             if kept { counters.fills.one() } else { counters.refused.one() }

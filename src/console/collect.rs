@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::admin::history::PoolName;
 use crate::admin::snapshot::{
     Abandoned, Analysis, Cache, Database, Ends, Group, Lists, Pinned, Pool, Redis, Side, Socket,
-    User, Verified,
+    User, Verified, WarmUps,
 };
 use crate::admin::stats_show::Totals;
 use crate::cache::verify::Difference;
@@ -359,6 +359,11 @@ impl<'a> Collector<'a> {
             bytes: cache.bytes(),
             bytes_max: cache.limits().size_bytes,
             evictions: cache.evictions(),
+            warm_ups: WarmUps {
+                begun: cache.warm_ups.counters.begun.value(),
+                warmed: cache.warm_ups.counters.warmed.value(),
+                failed: cache.warm_ups.counters.failed.value(),
+            },
             hits: counters.hits.value(),
             hits_redis: counters.hits_redis.value(),
             misses: counters.misses.value(),

@@ -116,6 +116,10 @@ impl Gateway {
         self.cache.set(mode(&new.config), limits(&new.config));
         let cache = &new.config.cache;
         self.cache.verifier.set(cache.verify_sample, cache.verify_values);
+        if self.cache.warm_ups.set(cache.warm_up > 0, cache.warm_up_entries) {
+            // Who is there already has not been heard of.
+            self.cache.roles.look_again();
+        }
         self.cache.analysis.set_auto(new.config.cache.analysis == Analysis::Auto);
         let reset_query = new.config.server.server_reset_query.clone();
         *self.shared.reset_query.lock().unwrap_or_else(PoisonError::into_inner) = reset_query;

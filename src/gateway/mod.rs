@@ -6,6 +6,7 @@ mod pauses;
 mod target;
 mod upkeep;
 mod vacate;
+mod warm;
 
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroUsize;
@@ -153,6 +154,7 @@ impl Gateway {
             .with_redis(redis);
         cache.verifier.set(config.cache.verify_sample, config.cache.verify_values);
         cache.analysis.set_auto(config.cache.analysis == Analysis::Auto);
+        cache.warm_ups.set(config.cache.warm_up > 0, config.cache.warm_up_entries);
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let slow = SlowLog::new(Arc::clone(config), started);
         let insight = Insight::new(slow, &config.insight, threads);
@@ -469,6 +471,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn nothing_is_asked_again_unless_that_is_asked_for() {
+        let gateway = gateway();
+        assert!(!gateway.cache.warm_ups.is_on());
+        let mut new = config();
+        new.cache.warm_up = 1;
+        gateway.apply(new).unwrap();
+        assert!(gateway.cache.warm_ups.is_on());
+    }
+
+    #[tokio::test]
     async fn a_reload_of_the_pool_mode_makes_pools_anew_over_the_same_database() {
         let gateway = gateway();
         let before = gateway.pool("app", "ann").unwrap();
@@ -498,6 +510,7 @@ mod tests {
             local: String::new(),
             tls: None,
             console: false,
+            own: false,
             replication: Replication::None,
             long_keys: false,
             peer_id: 0,

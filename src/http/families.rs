@@ -277,6 +277,9 @@ pub const CACHE: &[Family] = &[
     counter("analyses_decided", "forebay_analyses_decided_total", "Of these, found worth keeping."),
     counter("analyses_failed", "forebay_analyses_failed_total", "Of these, not answered."),
     counter("analyses_skipped", "forebay_analyses_skipped_total", "Statements not asked about."),
+    counter("warm_ups", "forebay_warm_ups_total", "Warm-ups begun."),
+    counter("warmed", "forebay_warmed_total", "Answers that warm-ups have brought back."),
+    counter("warm_failed", "forebay_warm_failed_total", "Statements of warm-ups that failed."),
 ];
 
 /// Every metric of this list, for each row: what the columns `labels` say of it.

@@ -142,6 +142,7 @@ impl Newcomer {
             local: stream.map_or_else(String::new, |stream| text(stream.local())),
             tls: stream.and_then(Stream::tls_description),
             console: false,
+            own: false,
             replication: known.replication,
             long_keys: known.startup.has_long_keys(),
             peer_id: self.gateway.config().listen.peer_id,
@@ -251,25 +252,16 @@ impl Newcomer {
         let session = Session::new(Arc::clone(&opened.pool.common), settings);
         let guest = opened.pool.enter();
         let (stream, input) = self.take_stream()?;
-        let mut task = client_io::Task {
+        let mut task = client_io::Task::new(client_io::Beginning {
             stream,
             input,
             out: known.out,
-            written: 0,
-            session: Box::new(session),
+            session,
             pool: opened.pool,
             entry: Arc::clone(&registered.entry),
             service: opened.service,
             shared: Arc::clone(&gateway.shared),
-            lease: None,
-            leaving: None,
-            now: Instant::now(),
-            transaction_began: None,
-            answer_owed: None,
-            alarm: None,
-            group_wait: None,
-            away: Vec::new(),
-        };
+        });
         if let Some(lease) = lease {
             task.take_lease(lease);
         }

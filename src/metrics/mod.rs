@@ -55,13 +55,31 @@ pub struct StatementCounters {
     /// Answers that came into memory, and those that have left it.
     pub kept: Counter,
     pub left: Counter,
+    /// What PostgreSQL took for these, in microseconds.
+    pub took: Counter,
 }
 
 impl StatementCounters {
+    /// For one, if there was any.
+    pub fn took(&self) -> Option<u64> {
+        self.took.value().checked_div(self.kept.value())
+    }
+
     /// Answers in memory, true or not.
     pub fn entries(&self) -> u64 {
         self.kept.value().saturating_sub(self.left.value())
     }
+}
+
+/// What was asked again of our own accord.
+#[derive(Debug, Default)]
+pub struct WarmUpCounters {
+    /// Times that it was begun, as all had been forgotten.
+    pub begun: Counter,
+    /// Answers that are kept again.
+    pub warmed: Counter,
+    /// Statements that failed, or could not be asked.
+    pub failed: Counter,
 }
 
 /// What answers over one table were of use for.

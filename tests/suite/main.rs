@@ -69,4 +69,5 @@ mod streams;
 mod timeouts;
 mod verify;
 mod views;
+mod warm_up;
 mod writes;

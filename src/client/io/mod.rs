@@ -1,6 +1,7 @@
 //! The task of one client: moves bytes between its socket, its session and the server it has.
 //! Decides nothing about statements; holds no buffer while nothing is under way.
 
+mod begin;
 mod finished;
 mod input;
 mod output;
@@ -26,6 +27,7 @@ use crate::wire::backend::Status;
 use crate::wire::frame;
 use crate::wire::frontend;
 
+pub use begin::Beginning;
 pub use reported::{login_patience, reported};
 pub use servers::{WAIT_NOTICE, at, client_gone, close_reason};
 
@@ -302,6 +304,9 @@ impl Task {
     async fn send_group(&mut self) -> Result<(), CloseReason> {
         if self.lease.is_none() {
             self.acquire().await?;
+        }
+        if self.entry.own && !self.session.would_keep_answer() {
+            return Err(CloseReason::NotKept);
         }
         if let Some(lease) = &mut self.lease {
             let server = &mut lease.connection.server;
