@@ -42,6 +42,7 @@ const IO_FILES: &[&str] = &[
     "server/io.rs",
     "server/link.rs",
     "server/sending.rs",
+    "console/agreed.rs",
     "console/io.rs",
     "console/plan_slow.rs",
     "stop.rs",

@@ -69,6 +69,9 @@ pub enum Show {
     CacheReasons,
     CacheTables,
     Group,
+    GroupDrops,
+    GroupInFlight,
+    GroupMembers,
     ClientStats,
     Clients,
     Config,
@@ -173,6 +176,9 @@ static SHOWS: &[(&str, Show, Columns)] = &[
     ("dns_zones", Show::DnsZones, show::DNS_ZONES),
     ("fds", Show::Fds, fds_show::FDS),
     ("group", Show::Group, group_show::GROUP),
+    ("group_drops", Show::GroupDrops, group_show::GROUP_DROPS),
+    ("group_in_flight", Show::GroupInFlight, group_show::GROUP_IN_FLIGHT),
+    ("group_members", Show::GroupMembers, group_show::GROUP_MEMBERS),
     ("lists", Show::Lists, show::LISTS),
     ("mem", Show::Mem, show::MEM),
     ("peer_pools", Show::PeerPools, show::PEER_POOLS),
@@ -200,7 +206,8 @@ pub const HELP: &str = "Console usage
 	SHOW FDS|SOCKETS|ACTIVE_SOCKETS|LISTS|MEM|STATE
 	SHOW DNS_HOSTS|DNS_ZONES
 	SHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
-	SHOW CACHE|CACHE_TABLES|CACHE_REASONS|CACHE_DIFFERENCES|GROUP
+	SHOW CACHE|CACHE_TABLES|CACHE_REASONS|CACHE_DIFFERENCES
+	SHOW GROUP|GROUP_MEMBERS|GROUP_IN_FLIGHT|GROUP_DROPS
 	SHOW CLIENT_STATS|STATEMENTS|ROUTES|REPEATS|SLOW|PINS|ABANDONED
 	SHOW <any of these> [ORDER BY <column> [ASC|DESC]] [LIMIT <n>]
 	EXPLAIN SLOW <id>

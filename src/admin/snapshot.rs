@@ -1,12 +1,15 @@
 //! What the console shows, as plain values: collected by `console/collect.rs`, printed by the
 //! `*_show.rs` files.
 
+use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
+use crate::cache::group::picture::Picture;
 use crate::cache::worth::CutOff;
 use crate::insight::GroupTally;
 use crate::pool::PoolMode;
 use crate::sql::footprint::Doubt;
+use crate::sql::verdict::TableId;
 
 use super::stats_show::Totals;
 
@@ -249,7 +252,10 @@ pub struct GroupMember {
     /// Commits of this member that others are told of.
     pub in_flight: u64,
     pub lease: Duration,
+    /// The last round trip to Redis.
     pub round: Duration,
+    /// The median and the 99th percentile of all, in microseconds.
+    pub rounds: [u64; 2],
     pub checks: u64,
     pub begins: u64,
     pub lost: u64,
@@ -258,6 +264,26 @@ pub struct GroupMember {
     pub failure: Option<String>,
     /// Of the whole process.
     pub cancels: Cancels,
+}
+
+/// For `SHOW GROUP_MEMBERS` and `SHOW GROUP_IN_FLIGHT`: a database, and what of it is in Redis.
+#[derive(Clone, Debug)]
+pub struct Agreed {
+    pub database: String,
+    /// The member that is this process.
+    pub own: u32,
+    pub read: Result<Picture, String>,
+    /// Of the tables that are in flight, as far as they are known.
+    pub names: HashMap<TableId, String>,
+}
+
+/// For `SHOW GROUP_DROPS`.
+#[derive(Clone, Debug)]
+pub struct GroupDrop {
+    pub database: String,
+    pub at: SystemTime,
+    pub what: String,
+    pub why: String,
 }
 
 /// Cancel requests of clients that others have.

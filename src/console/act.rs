@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use crate::admin::command::{Command, Show, Shutdown};
 use crate::admin::conversation::{Access, Outcome};
+use crate::admin::part::Part;
 use crate::admin::table::Table;
 use crate::admin::{
     cache_show, clients_show, differences_show, fds_show, group_show, routes_show, show,
@@ -27,6 +28,8 @@ pub enum Performed {
     Waits(Waiting, &'static str),
     /// PostgreSQL is to be asked for the plan of this slow statement.
     Plans(Option<u64>),
+    /// Redis is to be asked for these rows of what a group has agreed on.
+    AsksGroup(Show, Option<Part>),
 }
 
 /// `read` reads a file, for RELOAD.
@@ -65,6 +68,12 @@ fn operation(
         Command::Enable(name) => done(operate::enable(gateway, name.as_deref()), "ENABLE"),
         Command::Reconnect(name) => done(operate::reconnect(gateway, name.as_deref()), "RECONNECT"),
         Command::ExplainSlow(id) => Ok(Performed::Plans(*id)),
+        Command::Show(show @ (Show::GroupInFlight | Show::GroupMembers)) => {
+            Ok(Performed::AsksGroup(*show, None))
+        }
+        Command::ShowPart(show @ (Show::GroupInFlight | Show::GroupMembers), part) => {
+            Ok(Performed::AsksGroup(*show, Some(*part)))
+        }
         Command::Show(_)
         | Command::ShowPart(..)
         | Command::Help
@@ -164,6 +173,9 @@ pub fn table(gateway: &Gateway, what: Show, access: Access, at: Instant) -> Tabl
         Show::CacheReasons => cache_show::reasons(gateway.cache_counters.bypasses()),
         Show::CacheTables => tables_show::cache_tables(now.cache_tables()),
         Show::Group => group_show::group(&now.group()),
+        Show::GroupDrops => group_show::group_drops(&now.group_drops()),
+        // What is in Redis is asked for by who can wait.
+        Show::GroupInFlight | Show::GroupMembers => Table::new(what.columns()),
         Show::ClientStats => clients_show::client_stats(&now.groups()),
         Show::Clients => show::clients(&now.clients()),
         Show::Config => show::config(&gateway.config()),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::admin::snapshot::{Cancels, GroupMember};
+use crate::admin::snapshot::{Cancels, GroupDrop, GroupMember};
 use crate::cache::group::shared::Group;
 use crate::pool::database::Database;
 
@@ -10,17 +10,35 @@ use super::collect::Collector;
 
 impl Collector<'_> {
     pub fn group(&self) -> Vec<GroupMember> {
-        let mut shown = Vec::new();
-        let mut seen: Vec<Arc<Group>> = Vec::new();
+        let grouped = self.grouped();
+        grouped.iter().map(|(database, group)| self.member(database, group)).collect()
+    }
+
+    /// The databases that are kept together with others, each once.
+    pub(super) fn grouped(&self) -> Vec<(Arc<Database>, Arc<Group>)> {
+        let mut grouped: Vec<(Arc<Database>, Arc<Group>)> = Vec::new();
         for (database, _) in self.gateway.databases() {
             let Some(group) = database.home().group.clone() else { continue };
             // Several names may lead there.
-            if !seen.iter().any(|known| Arc::ptr_eq(known, &group)) {
-                shown.push(self.member(&database, &group));
-                seen.push(group);
+            if !grouped.iter().any(|(_, known)| Arc::ptr_eq(known, &group)) {
+                grouped.push((database, group));
             }
         }
-        shown
+        grouped
+    }
+
+    /// The latest first.
+    pub fn group_drops(&self) -> Vec<GroupDrop> {
+        let mut drops = Vec::new();
+        for (database, group) in self.grouped() {
+            drops.extend(group.shown().drops.into_iter().rev().map(|dropped| GroupDrop {
+                database: database.name.clone(),
+                at: self.time_of_day(group.instant(dropped.at)),
+                what: dropped.what,
+                why: dropped.why,
+            }));
+        }
+        drops
     }
 
     fn member(&self, database: &Database, group: &Group) -> GroupMember {
@@ -42,6 +60,7 @@ impl Collector<'_> {
             in_flight: group.commits() as u64,
             lease: group.settings.lease,
             round: shown.round,
+            rounds: group.round_quantiles([50, 99]),
             checks: counters.checks.value(),
             begins: counters.begins.value(),
             lost: counters.lost.value(),

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-use crate::admin::command::Command;
+use crate::admin::command::{Command, Show};
 use crate::admin::conversation::{Access, Conversation, Outcome, Step};
+use crate::admin::part::Part;
 use crate::client::close::CloseReason;
 use crate::client::registry::Registered;
 use crate::config::SETTINGS;
@@ -17,6 +18,7 @@ use crate::wire::frame::{self, HEADER_BYTES};
 use crate::wire::{frontend, sqlstate};
 
 use super::act::{self, Performed};
+use super::agreed;
 use super::operate::{self, Waiting};
 use super::plan_slow;
 
@@ -158,6 +160,9 @@ impl Task {
                     Performed::Done(outcome) => outcome,
                     Performed::Waits(waiting, tag) => self.wait_for(&waiting, tag).await?,
                     Performed::Plans(id) => Box::pin(self.plan(id)).await?,
+                    Performed::AsksGroup(show, part) => {
+                        Box::pin(self.ask_group(show, part)).await?
+                    }
                 };
                 self.conversation.answer(&outcome, &mut self.out);
             }
@@ -205,10 +210,24 @@ impl Task {
 
     /// Asks PostgreSQL for the plan of a slow statement, unless nobody wants it any more.
     async fn plan(&mut self, id: Option<u64>) -> Result<Outcome, CloseReason> {
+        let gateway = Arc::clone(&self.gateway);
+        self.unless_unwanted(plan_slow::explain(&gateway, id)).await
+    }
+
+    /// Asks Redis what a group has agreed on, in the same way.
+    async fn ask_group(&mut self, show: Show, part: Option<Part>) -> Result<Outcome, CloseReason> {
+        let gateway = Arc::clone(&self.gateway);
+        self.unless_unwanted(agreed::show(&gateway, show, part)).await
+    }
+
+    async fn unless_unwanted(
+        &mut self,
+        asked: impl Future<Output = Outcome>,
+    ) -> Result<Outcome, CloseReason> {
         self.flush().await?;
         let entry = &self.registered.entry;
         tokio::select! {
-            outcome = plan_slow::explain(&self.gateway, id) => Ok(outcome),
+            outcome = asked => Ok(outcome),
             () = entry.cancelled.notified() => Ok(Outcome::Failed {
                 sqlstate: sqlstate::QUERY_CANCELED,
                 message: CloseReason::CancelledWaiting.text(),

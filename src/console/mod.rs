@@ -5,6 +5,7 @@ pub mod collect;
 mod inventory;
 mod tables;
 mod group;
+mod agreed;
 pub mod operate;
 mod flush;
 mod plan_slow;

@@ -30,6 +30,7 @@ mod descriptions;
 mod group;
 mod group_answers;
 mod group_cancel;
+mod group_console;
 mod group_link;
 mod group_register;
 mod group_rolling;

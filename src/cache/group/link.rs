@@ -19,11 +19,16 @@ use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 
 use super::address::{Address, AddressError};
 use super::broken;
+use super::member::Millis;
+use super::picture::{Field, Picture};
 use super::process::{Info, Process, Unfit, Warning};
 use super::script::{Call, Malformed, Reply, Request, Script};
 
 /// A cluster's first node knows where K is; while that changes, so may the second.
 const HOPS_MAX: usize = 3;
+
+/// More are not read for people: with half as many K begins anew.
+const FIELDS_MAX: usize = 1 << 15;
 
 /// Part of the `[redis]` section.
 /// Its URL may hold a password, and is not shown.
@@ -72,6 +77,23 @@ impl Place {
     /// One more connection to it.
     pub async fn connect(&self) -> Result<MultiplexedConnection, LinkError> {
         connect(&self.0).await
+    }
+
+    /// K as it is now, on a connection for that alone. Cancel-safe.
+    pub async fn picture(&self, key: &str, time: Duration) -> Result<Picture, LinkError> {
+        within(time, self.read(key)).await
+    }
+
+    async fn read(&self, key: &str) -> Result<Picture, LinkError> {
+        let mut connection = self.connect().await?;
+        let count: usize = ask(&["HLEN", key], &mut connection).await?;
+        if count > FIELDS_MAX {
+            return Err(LinkError::Refused(format!("{key} has {count} fields")));
+        }
+        let fields: Vec<Field> = ask(&["HGETALL", key], &mut connection).await?;
+        let (seconds, micros): (Millis, Millis) = ask(&["TIME"], &mut connection).await?;
+        let now = seconds.saturating_mul(1000).saturating_add(micros / 1000);
+        Picture::read(&fields, now).map_err(LinkError::Malformed)
     }
 }
 

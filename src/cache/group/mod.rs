@@ -7,6 +7,7 @@ pub mod script;
 pub mod broken;
 pub mod member;
 pub mod mirror;
+pub mod picture;
 pub mod address;
 pub mod link;
 pub mod settings;

@@ -11,7 +11,7 @@ use crate::twin::{self, Twin};
 use super::member::Millis;
 use super::process::Process;
 use super::script::{Answer, Renew, Renewed, Reply, Request};
-use super::shared::{Check, Group, State};
+use super::shared::{ALL, Check, Group, State};
 use super::slot::{Act, Mark, SlotName};
 
 /// What goes out in one round, and what it is about.
@@ -145,6 +145,8 @@ impl Group {
         let times = (self.millis(sent_at), self.millis(now));
         let mut state = self.state();
         state.shown.round = now.saturating_duration_since(sent_at);
+        let micros = state.shown.round.as_micros();
+        state.rounds.add(u64::try_from(micros).unwrap_or(u64::MAX));
         if round
             .requests
             .iter()
@@ -187,15 +189,15 @@ impl Group {
                 if !twin::is(Twin::NoIncarnationCheck) {
                     state.mirror.clear(coherence);
                 }
-                state.shown.failure = None;
+                state.joined(heard);
                 news.heard = Heard::Changed;
             }
             (Request::Join { .. }, Answer::Late) => {
                 state.member.on_join_late();
                 news.heard = Heard::Changed;
             }
-            (Request::Renew(_), Answer::Renewed(renewed)) => {
-                self.renewed(state, &renewed, sent, coherence);
+            (Request::Renew(renew), Answer::Renewed(renewed)) => {
+                self.renewed(state, (&renew, &renewed), (sent, heard), coherence);
             }
             (Request::Renew(_), Answer::Census { stranger }) => {
                 state.shown.stranger = Some(stranger);
@@ -228,35 +230,36 @@ impl Group {
             (Request::Check { slots: names }, Answer::Checked { act, open, slots }) => {
                 let any = twin::is(Twin::NoIncarnationCheck) && known.is_some();
                 if act.is_none() || (act != known && !any) {
-                    self.drop_act(state, news);
+                    self.drop_act(state, heard, news);
                     return;
                 }
                 for (name, slot) in names.iter().zip(&slots) {
                     state.apply(*name, slot, self.id, coherence);
                 }
-                self.checked(state, open == known || (any && open.is_some()), coherence, news);
+                news.checked = open == known || (any && open.is_some());
+                self.checked(state, heard, coherence, news);
             }
             (Request::Members { .. }, Answer::Members { seq, ids }) => {
                 state.shown.members = ids.len() as u64;
                 news.heard = Heard::Members { now, seq, ids };
             }
             (Request::Time, Answer::Time) => news.heard = Heard::Time { now },
-            (_, Answer::Lost) => self.drop_act(state, news),
+            (_, Answer::Lost) => self.drop_act(state, heard, news),
             // A lease that came too late changes nothing.
             (_, _) => {}
         }
     }
 
-    fn checked(&self, state: &mut State, is_open: bool, coherence: &Coherence, news: &mut News) {
-        news.checked = is_open;
-        if is_open && state.member.on_open() {
-            self.opened(coherence);
+    fn checked(&self, state: &mut State, heard: Millis, coherence: &Coherence, news: &News) {
+        if news.checked && state.member.on_open() {
+            self.opened(state, heard, coherence);
         }
     }
 
     /// What was read while K was shut may be of before a commit that nobody announced.
-    fn opened(&self, coherence: &Coherence) {
+    fn opened(&self, state: &mut State, heard: Millis, coherence: &Coherence) {
         self.counters.opened.one();
+        state.dropped(heard, ALL, "the group has opened".to_owned());
         coherence.invalidate(&Scope::Database);
     }
 
@@ -268,7 +271,17 @@ impl Group {
         }
     }
 
-    fn renewed(&self, state: &mut State, renewed: &Renewed, sent: Millis, coherence: &Coherence) {
+    fn renewed(
+        &self,
+        state: &mut State,
+        (renew, renewed): (&Renew, &Renewed),
+        (sent, heard): (Millis, Millis),
+        coherence: &Coherence,
+    ) {
+        for id in &renew.gone {
+            let why = "PostgreSQL does not show it".to_owned();
+            state.dropped(heard, &format!("member {id}"), why);
+        }
         state.mirror.complete();
         for (name, slot) in &renewed.slots {
             state.apply(*name, slot, self.id, coherence);
@@ -277,16 +290,17 @@ impl Group {
         }
         let (open, seq, grant) = (renewed.open, renewed.seq, renewed.grant);
         if state.member.on_renewed(open, seq, grant, sent) {
-            self.opened(coherence);
+            self.opened(state, heard, coherence);
         }
         self.granted_until.store(state.member.granted_until(), Ordering::Release);
         state.shown.stranger = None;
         state.shown.members = renewed.members;
     }
 
-    fn drop_act(&self, state: &mut State, news: &mut News) {
+    fn drop_act(&self, state: &mut State, heard: Millis, news: &mut News) {
         if state.member.act().is_some() {
             self.counters.lost.one();
+            state.dropped(heard, ALL, "what the group had agreed on is gone".to_owned());
         }
         state.bump_again();
         state.member.on_lost();

@@ -4,13 +4,14 @@
 //! Invariant: a check counts for those who asked before it was sent, and what it has shown is
 //! known here (`mirror.rs`) before they go on.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use crate::cache::coherence::{Announced, Coherence, InFlight, Scope};
+use crate::insight::Histogram;
 use crate::metrics::MemberCounters;
 use crate::sql::verdict::TableId;
 use crate::twin::{self, Twin};
@@ -67,6 +68,8 @@ pub(super) struct State {
     /// Somebody waits for us to have heard of a change of the catalogue.
     pub(super) hurried: bool,
     pub(super) shown: Shown,
+    /// All round trips.
+    pub(super) rounds: Histogram,
 }
 
 /// What was last heard; for people.
@@ -79,7 +82,20 @@ pub struct Shown {
     pub failure: Option<String>,
     /// The last round trip.
     pub round: Duration,
+    /// The latest last.
+    pub drops: VecDeque<Dropped>,
 }
+
+/// What is not believed any more, and why; for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dropped {
+    pub at: Millis,
+    pub what: String,
+    pub why: String,
+}
+
+/// Of those, the latest are kept.
+const DROPS_MAX: usize = 32;
 
 /// A client's question whether what is known here is what K says.
 #[derive(Debug, Default)]
@@ -130,6 +146,7 @@ impl Group {
                 task: None,
                 hurried: false,
                 shown: Shown::default(),
+                rounds: Histogram::default(),
             }),
             rules,
             settings,
@@ -209,6 +226,12 @@ impl Group {
         self.state().shown.clone()
     }
 
+    /// So many percent of all round trips took no longer, in microseconds.
+    pub fn round_quantiles(&self, percents: [u64; 2]) -> [u64; 2] {
+        let state = self.state();
+        percents.map(|percent| state.rounds.quantile(percent))
+    }
+
     pub fn is_open(&self) -> bool {
         self.state().member.is_open()
     }
@@ -271,19 +294,20 @@ impl Group {
     /// That connection is gone.
     pub fn lose_lock(&self, why: String, now: Instant) {
         let now = self.millis(now);
-        self.give_up(|member| member.lose_lock(now), why);
+        self.give_up(|member| member.lose_lock(now), why, now);
     }
 
     /// The connection to Redis is gone, or answers no more.
     pub fn lose(&self, why: String, now: Instant) {
         let now = self.millis(now);
-        self.give_up(|member| member.lose(now), why);
+        self.give_up(|member| member.lose(now), why, now);
     }
 
-    fn give_up(&self, lose: impl FnOnce(&mut Member), why: String) {
+    fn give_up(&self, lose: impl FnOnce(&mut Member), why: String, now: Millis) {
         let mut state = self.state();
         if state.member.act().is_some() {
             self.counters.lost.one();
+            state.dropped(now, ALL, why.clone());
         }
         state.bump_again();
         lose(&mut state.member);
@@ -301,7 +325,25 @@ impl Group {
     }
 }
 
+/// All that is known here of the database.
+pub(super) const ALL: &str = "all";
+
 impl State {
+    pub(super) fn joined(&mut self, at: Millis) {
+        self.dropped(at, ALL, "it has joined the group".to_owned());
+        self.shown.failure = None;
+    }
+
+    pub(super) fn dropped(&mut self, at: Millis, what: &str, why: String) {
+        let (what, drops) = (what.to_owned(), &mut self.shown.drops);
+        if drops.back().is_some_and(|last| last.what == what && last.why == why) {
+            drops.pop_back();
+        } else if drops.len() == DROPS_MAX {
+            drops.pop_front();
+        }
+        drops.push_back(Dropped { at, what, why });
+    }
+
     /// What was to be made fresh for everybody and may not have been.
     pub(super) fn bump_again(&mut self) {
         let bumping = std::mem::take(&mut self.bumping);
@@ -443,5 +485,37 @@ fn slots(scope: &Scope) -> Vec<SlotName> {
     match scope {
         Scope::Tables(tables) => tables.iter().map(|table| SlotName::Table(*table)).collect(),
         Scope::Database => vec![SlotName::Database],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::link;
+    use super::*;
+    use crate::config::SecretText;
+
+    #[test]
+    fn of_what_was_dropped_the_latest_is_shown() {
+        let settings = Settings {
+            name: "g".to_owned(),
+            lease: Duration::from_secs(2),
+            timeout: Duration::ZERO,
+            read_timeout: Duration::ZERO,
+            local: false,
+            link: link::Settings { url: String::new(), authorities: None, timeout: Duration::ZERO },
+            secret: SecretText::default(),
+            found: link::Found::default(),
+        };
+        let coherence = Arc::new(Coherence::new(1));
+        let group = Group::new(1, Arc::new(settings), coherence, Instant::now());
+        let last = DROPS_MAX as u64;
+        for at in 0..=last {
+            group.state().dropped(at, ALL, at.to_string());
+        }
+        let times = || group.shown().drops.iter().map(|dropped| dropped.at).collect::<Vec<_>>();
+        assert_eq!(times(), (1..=last).collect::<Vec<_>>());
+        // What is said again is one.
+        group.state().dropped(last + 7, ALL, last.to_string());
+        assert_eq!(times(), (1..last).chain([last + 7]).collect::<Vec<_>>());
     }
 }

@@ -1,0 +1,199 @@
+//! What the console shows of a group, and what it does to one.
+
+use forebay::cache::group::link::{Link, LinkError, Settings};
+use forebay::cache::group::picture::Picture;
+
+use crate::support::DEADLINE;
+use crate::support::forebay::Forebay;
+use crate::support::postgres::Database;
+use crate::support::raw::{RawClient, query};
+use crate::support::redis::Redis;
+use crate::support::wait_until;
+
+const TABLES: &str = "CREATE TABLE t (v int); INSERT INTO t VALUES (1)";
+const READ: &str = "SELECT v FROM t";
+
+struct Member {
+    forebay: Forebay,
+    client: RawClient,
+    console: RawClient,
+}
+
+impl Member {
+    fn start(database: &Database<'_>, url: &str, lease: &str) -> Self {
+        let toml = format!(
+            "[redis]\ntimeout = \"5s\"\n[group]\nname = \"g\"\nlease = \"{lease}\"\n\
+             timeout = \"2s\"\n"
+        );
+        let forebay = Forebay::with_config(database, &toml, &["--redis", url]);
+        let (client, console) = (forebay.client(), forebay.console());
+        Self { forebay, client, console }
+    }
+
+    /// Rows with their values joined by blanks.
+    fn rows(&mut self, sql: &str) -> Vec<String> {
+        let row = |row: Vec<Option<String>>| {
+            let values = row.iter().map(|value| value.as_deref().unwrap_or("-"));
+            values.collect::<Vec<_>>().join(" ")
+        };
+        self.console.rows(sql).into_iter().map(row).collect()
+    }
+
+    fn shown(&mut self, column: &str) -> String {
+        self.console.column("SHOW GROUP", column)
+    }
+}
+
+/// Two that hit.
+fn two(redis: &Redis) -> (Database<'static>, [Member; 2]) {
+    let database = Database::with(TABLES);
+    let mut members = [(); 2].map(|()| Member::start(&database, &redis.url(), "600ms"));
+    for member in &mut members {
+        database.until_hit(&mut member.client, READ);
+    }
+    for member in &mut members {
+        wait_until("both are members", || member.shown("members") == "2");
+    }
+    (database, members)
+}
+
+#[test]
+fn every_member_is_shown_wherever_it_is_asked_for() {
+    let redis = Redis::start();
+    let (database, mut members) = two(&redis);
+    let ids = members.each_mut().map(|member| member.shown("member"));
+    for (at, member) in members.iter_mut().enumerate() {
+        let rows = member.console.rows("SHOW GROUP_MEMBERS ORDER BY own DESC");
+        let shown: Vec<Vec<&str>> = rows
+            .iter()
+            .map(|row| row.iter().map(|value| value.as_deref().unwrap_or("-")).collect())
+            .collect();
+        assert_eq!(shown.len(), 2);
+        assert_eq!(shown[0][..3], [database.name.as_str(), ids[at].as_str(), "yes"]);
+        assert_eq!(shown[1][..3], [database.name.as_str(), ids[1 - at].as_str(), "no"]);
+        for row in shown {
+            let lease: u64 = row[3].parse().unwrap();
+            assert!((1..=600).contains(&lease), "{lease}");
+            assert_eq!((row[4], row[6]), ("redis", "-"));
+        }
+        let [median, slow] =
+            ["round_p50_us", "round_p99_us"].map(|name| member.shown(name).parse::<u64>().unwrap());
+        assert!(0 < median && median <= slow, "{median} {slow}");
+    }
+    assert_eq!(members[0].rows("SHOW GROUP_MEMBERS LIMIT 1").len(), 1);
+}
+
+#[test]
+fn what_is_in_flight_is_shown_by_table_and_member() {
+    let redis = Redis::start();
+    let (database, mut members) = two(&redis);
+    let mut direct = database.direct();
+    direct.run("BEGIN");
+    direct.run("UPDATE t SET v = 1");
+    members[0].client.send(&query("UPDATE t SET v = 2"));
+    let id = members[0].shown("member");
+    let row = |own| format!("{} public.t {id} {own} 1 ", database.name);
+    for (member, own) in members.iter_mut().zip(["yes", "no"]) {
+        wait_until("it is announced", || {
+            let rows = member.rows("SHOW GROUP_IN_FLIGHT");
+            rows.len() == 1 && rows[0].starts_with(&row(own))
+        });
+    }
+    direct.run("COMMIT");
+    assert_eq!(members[0].client.replies(), "C(UPDATE 1) Z(I)");
+    wait_until("it is over", || members[1].rows("SHOW GROUP_IN_FLIGHT").is_empty());
+}
+
+#[test]
+fn what_redis_does_not_tell_is_shown_with_the_reason() {
+    let mut redis = Redis::start();
+    let (database, mut members) = two(&redis);
+    let ask = "SHOW GROUP_MEMBERS";
+    redis.pause();
+    let silent = format!("{} - - - - - no answer in time", database.name);
+    assert_eq!(members[0].rows(ask), [silent]);
+    redis.resume();
+    redis.stop();
+    for ask in [ask, "SHOW GROUP_IN_FLIGHT"] {
+        let rows = members[0].rows(ask);
+        assert!(rows.len() == 1 && rows[0].contains("refused"), "{rows:?}");
+    }
+}
+
+#[test]
+fn more_than_k_can_have_is_not_read() {
+    let redis = Redis::start();
+    let fill = |count: u32| {
+        redis.number(&format!(
+            "for n = 1, {count} do redis.call('HSET', 'fb:{{x}}', n, n) end return 1"
+        ));
+    };
+    let settings = Settings { url: redis.url(), authorities: None, timeout: DEADLINE };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let read = || {
+        let link = runtime.block_on(Link::connect(&settings, "fb:{x}")).unwrap();
+        runtime.block_on(link.place().picture("fb:{x}", DEADLINE))
+    };
+    fill(1 << 15);
+    assert_eq!(read(), Ok(Picture::default()));
+    fill((1 << 15) + 1);
+    assert_eq!(read(), Err(LinkError::Refused("fb:{x} has 32769 fields".to_owned())));
+}
+
+#[test]
+fn what_was_dropped_is_shown_with_the_reason() {
+    let redis = Redis::start();
+    let (database, members) = two(&redis);
+    let has = |member: &mut Member, what: &str| {
+        let start = format!("{} ", database.name);
+        wait_until(what, || {
+            let rows = member.rows("SHOW GROUP_DROPS");
+            rows.iter().any(|row| row.starts_with(&start) && row.ends_with(what))
+        });
+    };
+    let [mut stays, mut goes] = members;
+    has(&mut stays, "all it has joined the group");
+    has(&mut stays, "all the group has opened");
+    redis.flush();
+    has(&mut stays, "all what the group had agreed on is gone");
+    database.until_hit(&mut goes.client, READ);
+    wait_until("both are members", || stays.shown("members") == "2");
+    let gone = format!("member {} PostgreSQL does not show it", goes.shown("member"));
+    drop(goes);
+    has(&mut stays, &gone);
+}
+
+#[test]
+fn a_flush_by_one_that_is_cut_off_from_redis_is_made_up_for() {
+    let redis = Redis::with(&["--user", "f", "on", ">p", "~fb:*", "&fb:*", "+@all"]);
+    let mut operator = redis::Client::open(redis.url()).unwrap().get_connection().unwrap();
+    let mut say = |words: &[&str]| {
+        let _said: redis::Value =
+            redis::cmd(words[0]).arg(&words[1..]).query(&mut operator).unwrap();
+    };
+    let database = Database::with(TABLES);
+    let url = format!("redis://f:p@127.0.0.1:{}/0", redis.port);
+    // What is agreed on outlives the time for which one of them is away.
+    let lease = "10s";
+    let mut cut_off = Member::start(&database, &url, lease);
+    database.until_hit(&mut cut_off.client, READ);
+    let mut other = Member::start(&database, &redis.url(), lease);
+    database.until_hit(&mut other.client, READ);
+    let act = other.shown("act");
+
+    say(&["ACL", "SETUSER", "f", "off"]);
+    say(&["CLIENT", "KILL", "USER", "f"]);
+    // It looks only when it needs something.
+    wait_until("it is out", || {
+        cut_off.client.run(READ);
+        cut_off.shown("state") == "out"
+    });
+    cut_off.console.run("FLUSH CACHE");
+    database.direct().run("UPDATE t SET v = 2");
+    assert!(database.is_hit(&mut other.client, READ));
+    assert_eq!(other.client.one(READ), "1");
+    say(&["ACL", "SETUSER", "f", "on"]);
+    wait_until("the flush is known to all", || other.client.one(READ) == "2");
+    assert_eq!(other.shown("act"), act);
+    assert!(!cut_off.forebay.log().contains("what the group had agreed on is gone"));
+}
