@@ -133,6 +133,10 @@ fn what_fails_now_is_forgotten() {
     let mut world = World::at_rate(1000);
     world.until_hit(READ);
     world.until_hit("SELECT 10 / v FROM w");
+    // So often that it is asked first.
+    for _ in 0..100 {
+        world.client.run("SELECT 10 / v FROM w");
+    }
     world.client.run("UPDATE w SET v = 0");
     world.client.run(DDL);
     world.until("warmed", 1);
