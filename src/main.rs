@@ -97,6 +97,7 @@ async fn serve(config: Config, log: Log) -> ExitCode {
     }
     process::notify(&Notice::Ready);
     stop::over(&gateway).await;
+    warm_up::remember(&gateway).await;
     tracing::info!("shut down");
     ExitCode::SUCCESS
 }

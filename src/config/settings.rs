@@ -396,8 +396,9 @@ settings! {
         /// those with fewer hits than this for each hundred such answers. They are tried again
         /// after 10 s, then after longer pauses up to 5 minutes. 0 cuts nothing off.
         cut_off: u32 = 5, Forebay, Range::Between(0, 10_000), OnReload;
-        /// After the answers of a whole database were forgotten, or at a start, those whose hits saved
-        /// most are asked again: so many a second for each database. 0: none, until somebody asks.
+        /// After the answers of a whole database were forgotten, those whose hits saved most are asked
+        /// again, so many a second for each database; at a start, too, in a group with a secret. 0:
+        /// none, until somebody asks.
         warm_up: u32 = 0, Forebay, Range::Between(0, 10_000), OnReload;
         /// Statements of each database that are remembered for this.
         warm_up_entries: u32 = 1000, Forebay, Range::Between(1, 100_000), OnReload;

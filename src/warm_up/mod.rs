@@ -1,11 +1,12 @@
 //! Asks again, at a bounded rate and as the clients that asked, what was of most use before the
 //! answers of a whole database were forgotten: whoever made them so was here, elsewhere in the
-//! group, or at the console.
+//! group, or at the console. In a group with a secret also what others remember, at a start.
 //!
 //! Invariant: nothing is answered here, kept or served. Each question is put by a client of this
 //! process's own (`client.rs`), as which the usual rules hold. Attacked by the suite: `warm_up`.
 
 mod client;
+mod list;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::pool::database::Database;
 use crate::stop;
 
 use client::Outcome;
+pub use list::remember;
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(100);
@@ -42,6 +44,9 @@ const LOST_PAUSE: Duration = Duration::from_secs(1);
 /// after the second time.
 const ASKED_MAX: u8 = 3;
 
+/// How long a Redis that does not answer is waited for, which has what others remember.
+const LIST_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Ends with its owner.
 struct Running(tokio::task::JoinHandle<()>);
 
@@ -60,6 +65,8 @@ struct Watch {
     pools: usize,
     /// Since when that is so.
     since: Option<Instant>,
+    /// What others remember has been heard.
+    is_told: bool,
     running: Option<Running>,
 }
 
@@ -68,11 +75,15 @@ pub async fn keep_warm(gateway: Arc<Gateway>) {
     let mut watches = HashMap::new();
     let mut noted_at = Instant::now();
     let mut ticks = interval(LOOK);
+    let mut is_opened = false;
     loop {
         ticks.tick().await;
         if !is_on(&gateway) {
             watches.clear();
             continue;
+        }
+        if list::is_kept(&gateway) && !std::mem::replace(&mut is_opened, true) {
+            gateway.open_known();
         }
         let now = Instant::now();
         if now.saturating_duration_since(noted_at) >= NOTE_PERIOD {
@@ -82,6 +93,7 @@ pub async fn keep_warm(gateway: Arc<Gateway>) {
             let since = lately(&gateway.cache, now);
             gateway.cache.warm_ups.fade(&databases, since);
             note(&gateway.cache, since).await;
+            list::write(&gateway).await;
             noted_at = now;
         }
         look(&gateway, &mut watches, now).await;
@@ -125,6 +137,13 @@ async fn look(gateway: &Arc<Gateway>, watches: &mut HashMap<u64, Watch>, now: In
         let is_quiet = watch.stamp.is_some()
             && watch.since.is_some_and(|since| now.saturating_duration_since(since) >= QUIET);
         if is_quiet && can_fill(&database) {
+            if !watch.is_told && list::is_kept(gateway) {
+                watch.is_told = list::read(gateway, &database).await;
+                let waited = watch.since.map(|since| now.saturating_duration_since(since));
+                if !watch.is_told && waited < Some(QUIET + LIST_PATIENCE) {
+                    continue;
+                }
+            }
             watch.since = None;
             let recipes = gateway.cache.warm_ups.hottest(database.id);
             if !recipes.is_empty() {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::support::forebay::Forebay;
 use crate::support::postgres::{Database, PASSWORD, Postgres, USER};
 use crate::support::raw::{Login, RawClient};
+use crate::support::redis::Redis;
 use crate::support::wait_until;
 
 const TABLES: &str = "CREATE TABLE t (id int PRIMARY KEY, v int); \
@@ -132,6 +133,10 @@ fn what_fails_now_is_forgotten() {
     let mut world = World::at_rate(1000);
     world.until_hit(READ);
     world.until_hit("SELECT 10 / v FROM w");
+    // So often that it is asked first.
+    for _ in 0..100 {
+        world.client.run("SELECT 10 / v FROM w");
+    }
     world.client.run("UPDATE w SET v = 0");
     world.client.run(DDL);
     world.until("warmed", 1);
@@ -205,4 +210,65 @@ fn what_one_asked_is_asked_as_that_one_and_no_hit_for_another() {
         assert_eq!(client.one(read), role);
         assert_eq!(database.seen(read) == before, is_hit, "{role}");
     }
+}
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+/// A member of a group that is alone.
+fn member(database: &Database<'_>, redis: &Redis, secret: &str) -> (Forebay, RawClient) {
+    let toml = format!(
+        "[cache]\nwarm_up = 1000\n[redis]\ntimeout = \"5s\"\nbreaker_reset = \"50ms\"\n\
+         [group]\nname = \"g\"\nsecret = \"{secret}\"\nlease = \"600ms\"\ntimeout = \"2s\"\n"
+    );
+    let forebay = Forebay::with_config(database, &toml, &["--redis", &redis.url()]);
+    let console = forebay.console();
+    (forebay, console)
+}
+
+/// One has answered what is read, and was stopped.
+fn after_one(secret: &str) -> (Database<'static>, Redis) {
+    let (database, redis) = (Database::with(TABLES), Redis::start());
+    let (forebay, mut console) = member(&database, &redis, secret);
+    let mut client = forebay.client();
+    database.until_hit(&mut client, READ);
+    wait_until("its Redis is up", || console.column("SHOW CACHE", "redis") == "up");
+    forebay.daemon.signal("INT");
+    wait_until("it has stopped", || !forebay.daemon.runs());
+    (database, redis)
+}
+
+#[test]
+fn one_that_is_started_again_is_warm_before_it_has_a_client() {
+    let (database, redis) = after_one(SECRET);
+    assert_eq!(redis.keys("fb:*:w"), 1);
+    let before = database.seen(READ);
+    let (forebay, mut console) = member(&database, &redis, SECRET);
+    wait_until("it is warm", || console.column("SHOW CACHE", "warmed") == "1");
+    assert_eq!(console.column("SHOW CACHE", "warm_ups"), "1");
+    assert_eq!(database.seen(READ), before + 1);
+    let mut client = forebay.client();
+    assert!(database.is_hit(&mut client, READ));
+    assert_eq!(client.one(READ), "10");
+}
+
+#[test]
+fn a_list_that_no_member_stored_is_ignored_and_counted() {
+    let (database, redis) = after_one(SECRET);
+    let changed = redis.number(
+        "local keys = redis.call('KEYS', 'fb:*:w') for _, k in ipairs(keys) do \
+         local v = redis.call('GET', k) redis.call('SET', k, string.sub(v, 1, -2) .. \
+         string.char((string.byte(v, -1) + 1) % 256)) end return #keys",
+    );
+    assert_eq!(changed, 1);
+    let (forebay, mut console) = member(&database, &redis, SECRET);
+    wait_until("it was read", || console.column("SHOW CACHE", "redis_forged") == "1");
+    let mut client = forebay.client();
+    assert!(!database.is_hit(&mut client, READ));
+    assert_eq!(console.column("SHOW CACHE", "warm_ups"), "0");
+}
+
+#[test]
+fn without_a_secret_nothing_is_written_down() {
+    let (_database, redis) = after_one("");
+    assert_eq!(redis.keys("fb:*:w"), 0);
 }

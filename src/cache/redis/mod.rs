@@ -6,6 +6,7 @@
 //! So FLUSH CACHE and every write leave Redis alone; what they made untrue never comes back and
 //! goes when its time is over.
 
+mod list;
 mod settings;
 mod shared;
 

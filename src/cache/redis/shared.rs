@@ -15,7 +15,7 @@ use crate::cache::sealed::shared::{Material, Reader, SharedSeal};
 use super::{Failure, Offer, Redis, Settings};
 
 pub(super) struct Sharing {
-    seal: SharedSeal,
+    pub(super) seal: SharedSeal,
     pub(super) digests: Digests,
 }
 
@@ -100,7 +100,7 @@ impl Redis {
 
     /// Whether the group of this database agrees in the Redis that this one is connected to. In a
     /// cluster it may be another node.
-    fn is_where(&self, group: &Group) -> bool {
+    pub(super) fn is_where(&self, group: &Group) -> bool {
         let place = group.place();
         place.is_some() && place == self.link().place
     }

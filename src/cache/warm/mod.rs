@@ -4,6 +4,8 @@
 //!
 //! Says nothing about what is true: who asks again does so as any client, and is answered as one.
 
+pub mod list;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

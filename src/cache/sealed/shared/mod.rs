@@ -32,6 +32,10 @@ use crate::cache::group::slot::Act;
 use crate::cache::group::versions::{Clock, Versions};
 use crate::sql::verdict::TableId;
 
+mod list;
+
+pub use list::LIST_BYTES_MAX;
+
 use super::{
     DATABASE, HEAD_BYTES, TAG_BYTES, Unsealed, VERSIONS_MAX, body_bytes_max, derived, hex_behind,
     hmac, next_nonce, packed, put_answer, put_bytes, sealing, take, take_answer, take_u64,
@@ -118,12 +122,16 @@ impl SharedSeal {
         material: &Material,
         (versions, clock): (&Versions, Clock),
     ) -> Option<Vec<u8>> {
-        let body = self.body(entry, versions, clock)?;
-        let (mut sealed, mut stored) = packed(LAYOUT, body, self.compress_from)?;
+        self.encipher(LAYOUT, self.body(entry, versions, clock)?, &material.bytes)
+    }
+
+    /// `of` is vouched for too: what the body belongs to.
+    fn encipher(&self, layout: u8, body: Vec<u8>, of: &[u8]) -> Option<Vec<u8>> {
+        let (mut sealed, mut stored) = packed(layout, body, self.compress_from)?;
         sealed.extend_from_slice(&self.salt);
         let nonce = next_nonce();
         let unique = Nonce::assume_unique_for_key(nonce);
-        let vouched = Aad::from([&sealed[..], &material.bytes].concat());
+        let vouched = Aad::from([&sealed[..], of].concat());
         let tag = self.own.seal_in_place_separate_tag(unique, vouched, &mut stored).ok()?;
         sealed.reserve_exact(NONCE_LEN + stored.len() + TAG_BYTES);
         sealed.extend_from_slice(&nonce);
@@ -162,18 +170,7 @@ impl SharedSeal {
         if sealed.len() > self.sealed_bytes_max() {
             return Err(Unsealed::Malformed);
         }
-        let (head, rest) = sealed.split_at_checked(HEAD_BYTES).ok_or(Unsealed::Malformed)?;
-        let (salt, rest) = rest.split_first_chunk().ok_or(Unsealed::Malformed)?;
-        let (nonce, stored) = rest.split_first_chunk().ok_or(Unsealed::Malformed)?;
-        let mut stored = stored.to_vec();
-        let vouched = Aad::from([head, salt, &material.bytes].concat());
-        let nonce = Nonce::assume_unique_for_key(*nonce);
-        // Derived each time: it is little beside the way to Redis.
-        let opened = key_of(&self.keys, salt).open_in_place(nonce, vouched, &mut stored);
-        let stored: &[u8] = opened.or(Err(Unsealed::Forged))?;
-        let &[LAYOUT, packing, a, b, c, d] = head else { return Err(Unsealed::Malformed) };
-        let len = u32::from_be_bytes([a, b, c, d]) as usize;
-        let body = unpacked(packing, stored, len, self.body_bytes_max)?;
+        let body = self.decipher(LAYOUT, sealed, &material.bytes, self.body_bytes_max)?;
         let body = Body::read(&body).ok_or(Unsealed::Malformed)?;
         let asked_us = body.asked_ms.checked_mul(1000).ok_or(Unsealed::Malformed)?;
         let age = reader.redis_us.checked_sub(asked_us).ok_or(Unsealed::WrongTime)?;
@@ -183,6 +180,33 @@ impl SharedSeal {
         let stamp = stamp.ok_or(Unsealed::WrongTime)?;
         let answer = Answer::new(key, body.row_description, body.rows);
         Ok(Entry::new(hash, answer.ok_or(Unsealed::Malformed)?, stamp, asked_at))
+    }
+}
+
+impl SharedSeal {
+    /// The body, no longer than this, that `encipher` was given with these.
+    fn decipher(
+        &self,
+        layout: u8,
+        sealed: &[u8],
+        of: &[u8],
+        bytes_max: usize,
+    ) -> Result<Vec<u8>, Unsealed> {
+        let (head, rest) = sealed.split_at_checked(HEAD_BYTES).ok_or(Unsealed::Malformed)?;
+        let (salt, rest) = rest.split_first_chunk().ok_or(Unsealed::Malformed)?;
+        let (nonce, stored) = rest.split_first_chunk().ok_or(Unsealed::Malformed)?;
+        let mut stored = stored.to_vec();
+        let vouched = Aad::from([head, salt, of].concat());
+        let nonce = Nonce::assume_unique_for_key(*nonce);
+        // Derived each time: it is little beside the way to Redis.
+        let opened = key_of(&self.keys, salt).open_in_place(nonce, vouched, &mut stored);
+        let stored: &[u8] = opened.or(Err(Unsealed::Forged))?;
+        let &[its_layout, packing, a, b, c, d] = head else { return Err(Unsealed::Malformed) };
+        if its_layout != layout {
+            return Err(Unsealed::Malformed);
+        }
+        let len = u32::from_be_bytes([a, b, c, d]) as usize;
+        Ok(unpacked(packing, stored, len, bytes_max)?.into_owned())
     }
 }
 
