@@ -1,9 +1,10 @@
 """What the tables of bench/ are measured with."""
 
-import pathlib
+import time
 
 
 def cpu_us(pid):
-    """User and kernel time of all threads; the kernel's ticks of 10 ms would be too coarse."""
-    tasks = pathlib.Path(f"/proc/{pid}/task").glob("*/schedstat")
-    return sum(int(task.read_text().split()[0]) for task in tasks) / 1000
+    """User and kernel time of all threads, those that have ended too; the kernel's ticks of 10 ms would be
+    too coarse."""
+    clock = (~int(pid) << 3) | 2  # As clock_getcpuclockid makes it.
+    return time.clock_gettime_ns(clock) / 1000

@@ -79,7 +79,7 @@ has_libclang() {
         compgen -G '/usr/lib/*/libclang*.so*' >/dev/null || compgen -G '/usr/lib64/libclang*.so*' >/dev/null
 }
 
-# require build|postgres|redis|venv|node|pgbouncer|promtool|chromium …: all that a script needs, before
+# require build|postgres|redis|venv|node|pgbouncer|pgpool|promtool|chromium …: all that a script needs, before
 # it starts.
 require() {
     local missing=() thing
@@ -98,6 +98,7 @@ require() {
             command -v node >/dev/null || missing+=(nodejs)
             command -v npm >/dev/null || missing+=(npm)
             ;;
+        pgpool) { command -v pgpool && command -v memcached; } >/dev/null || missing+=(pgpool2 memcached) ;;
         socat) command -v socat >/dev/null || missing+=(socat) ;;
         promtool) command -v promtool >/dev/null || missing+=(prometheus) ;;
         chromium) command -v chromium >/dev/null || missing+=(chromium) ;;
