@@ -38,12 +38,16 @@ pub fn free_port() -> u16 {
     }
 }
 
-/// Asks until the answer is yes; fails with `what` after the deadline. Each question must be a
-/// round trip or a system call, for nothing else slows this loop down.
+/// Between two questions.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// Asks until the answer is yes; fails with `what` after the deadline. Between two questions the
+/// processor is left to what is waited for: two processes that only ask and answer each other have
+/// kept a third, which was ready to run, from it for seconds.
 pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let started = Instant::now();
     while !holds() {
         assert!(started.elapsed() < DEADLINE, "still not true: {what}");
-        std::thread::yield_now();
+        std::thread::park_timeout(PAUSE);
     }
 }
