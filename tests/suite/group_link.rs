@@ -383,7 +383,8 @@ fn any_node_of_a_cluster_leads_to_the_one_that_has_the_key() {
 
 #[test]
 fn a_cluster_without_the_key_is_refused() {
-    let node = Redis::with(&["--cluster-enabled", "yes"]);
+    let bus = free_port().to_string();
+    let node = Redis::with(&["--cluster-enabled", "yes", "--cluster-port", &bus]);
     assert!(
         matches!(refusal(&node.url()), LinkError::Refused(text) if text.starts_with("CLUSTERDOWN"))
     );
