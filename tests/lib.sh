@@ -74,9 +74,15 @@ find_postgres_bin() {
     PG_BIN="$(dirname "$found")"
 }
 
+# Not libclang-cpp, which is another library.
 has_libclang() {
-    [ -n "${LIBCLANG_PATH:-}" ] || compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null ||
-        compgen -G '/usr/lib/*/libclang*.so*' >/dev/null || compgen -G '/usr/lib64/libclang*.so*' >/dev/null
+    [ -z "${LIBCLANG_PATH:-}" ] || return 0
+    local folder
+    for folder in '/usr/lib/llvm-*/lib' '/usr/lib/*' /usr/lib64; do
+        compgen -G "$folder/libclang.so*" >/dev/null || compgen -G "$folder/libclang-[0-9]*.so*" >/dev/null || continue
+        return 0
+    done
+    return 1
 }
 
 # require build|postgres|redis|venv|node|pgbouncer|pgpool|promtool|chromium …: all that a script needs, before
