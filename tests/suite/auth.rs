@@ -237,7 +237,7 @@ fn a_changed_password_counts_at_the_next_login() {
     admin.run(&format!("ALTER ROLE {ann} PASSWORD 'new'"));
     assert_eq!(log_in("old").err().unwrap().sqlstate, "28P01");
     admin.run(&format!(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{ann}'"
+        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = '{ann}'"
     ));
     // On a server of its own, since the ones before are gone.
     assert_eq!(log_in("new").unwrap().one("SELECT current_user"), ann);

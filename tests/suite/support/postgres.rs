@@ -1,11 +1,14 @@
 //! A real PostgreSQL: one shared by all tests that need nothing special of it, each with a fresh
 //! database of its own, and private ones for tests that stop it or configure it.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use super::daemon::{Daemon, Job};
 use super::raw::{Login, RawClient};
@@ -48,6 +51,34 @@ pub struct Postgres {
     daemon: Option<Daemon>,
     databases: AtomicU32,
     shared: bool,
+    statements: Mutex<Statements>,
+}
+
+/// The statements of a log, counted as it grows: it becomes long, and is asked after every query.
+#[derive(Default)]
+struct Statements {
+    read: u64,
+    /// By database and text.
+    counts: HashMap<String, usize>,
+}
+
+impl Statements {
+    /// Reads on to the last whole line.
+    fn read(&mut self, log: &Path) {
+        let mut file = File::open(log).unwrap();
+        file.seek(SeekFrom::Start(self.read)).unwrap();
+        let mut news = Vec::new();
+        file.read_to_end(&mut news).unwrap();
+        let whole = news.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+        self.read += whole as u64;
+        for line in String::from_utf8_lossy(&news[..whole]).lines() {
+            let Some((database, line)) = line.split_once("LOG:  ") else { continue };
+            let of_prepared = || Some(line.strip_prefix("execute ")?.split_once(": ")?.1);
+            if let Some(sql) = line.strip_prefix("statement: ").or_else(of_prepared) {
+                *self.counts.entry(format!("{database}{sql}")).or_default() += 1;
+            }
+        }
+    }
 }
 
 impl Postgres {
@@ -82,7 +113,8 @@ impl Postgres {
         std::fs::write(data.join("postgresql.conf"), config).unwrap();
         std::fs::write(data.join("pg_hba.conf"), hba).unwrap();
         let databases = AtomicU32::new(0);
-        let mut postgres = Self { port, directory, daemon: None, databases, shared };
+        let mut postgres =
+            Self { port, directory, daemon: None, databases, shared, statements: Mutex::default() };
         postgres.start();
         let mut admin = postgres.admin("postgres");
         admin.run(&format!("CREATE ROLE {USER} LOGIN CREATEROLE PASSWORD '{PASSWORD}'"));
@@ -104,7 +136,14 @@ impl Postgres {
         writeln!(config, "port = {port}").unwrap();
         std::fs::write(data.join("postgresql.conf"), config).unwrap();
         let databases = AtomicU32::new(0);
-        let mut postgres = Self { port, directory, daemon: None, databases, shared: false };
+        let mut postgres = Self {
+            port,
+            directory,
+            daemon: None,
+            databases,
+            shared: false,
+            statements: Mutex::default(),
+        };
         postgres.start();
         postgres
     }
@@ -195,17 +234,10 @@ impl Database<'_> {
 
     /// How often PostgreSQL has been asked to run this very text in this database.
     pub fn seen(&self, sql: &str) -> usize {
-        let prefix = format!("[{}] ", self.name);
-        let log = self.postgres.log();
-        log.lines()
-            .filter_map(|line| line.strip_prefix(&prefix))
-            .filter_map(|line| line.strip_prefix("LOG:  "))
-            .filter_map(|line| {
-                line.strip_prefix("statement: ")
-                    .or_else(|| line.strip_prefix("execute ")?.split_once(": ").map(|(_, sql)| sql))
-            })
-            .filter(|statement| *statement == sql)
-            .count()
+        let mut statements =
+            self.postgres.statements.lock().unwrap_or_else(PoisonError::into_inner);
+        statements.read(&self.postgres.log_path());
+        statements.counts.get(&format!("[{}] {sql}", self.name)).copied().unwrap_or_default()
     }
 
     /// Whether this query of this client's is answered without PostgreSQL.
