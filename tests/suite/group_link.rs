@@ -173,7 +173,8 @@ fn a_password_is_needed_where_one_is_asked_for() {
 #[test]
 fn a_user_is_told_which_commands_are_missing() {
     let redis = Redis::start();
-    let all = "+hmget +info +script|load +evalsha +time +hget +hset +hdel +hincrby +hgetall +hlen +del +pexpireat";
+    let all =
+        "+hmget +info +script|load +evalsha +time +hget +hset +hdel +hgetall +hlen +del +pexpireat";
     let url = format!("redis://bob:p@127.0.0.1:{}", redis.port);
     let user = |rights: &str| say(&redis, &format!("ACL SETUSER bob reset on >p {rights}"));
     user(&format!("~fb:* {all}"));

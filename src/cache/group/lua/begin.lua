@@ -1,15 +1,17 @@
 -- act id mark slot…
 local act, id, mark = ARGV[1], ARGV[2], ARGV[3]
+read_all({ 'm:' .. id, 's:c' }, 4)
 if not is_of(act) or not get('m:' .. id) then
   return say('lost')
 end
 local seq = next_seq()
-set('a:' .. id, seq)
+set('a:' .. id, text(seq))
 local catalog, is_catalog = get_slot('c'), false
 for at = 4, #ARGV do
   add_mark(ARGV[at], mark, seq)
   is_catalog = is_catalog or ARGV[at] == 'c'
 end
 log(seq)
+save()
 local reply = { 'ok', text(now), flag(is_open()), text(seq), catalog }
 return append_waits(reply, id, seq, is_catalog)

@@ -1,4 +1,5 @@
 -- act slot…
+read_all({}, 2)
 if not is_of(ARGV[1]) then
   return say('lost')
 end
@@ -8,4 +9,5 @@ for at = 2, #ARGV do
   write_slot(ARGV[at], generation + 1, seq, marks)
 end
 log(seq)
+save()
 return append_slots(say('ok'), 2)

@@ -1,5 +1,6 @@
 -- act mark committed slot…
 local act, mark, committed = ARGV[1], ' ' .. ARGV[2] .. ' ', ARGV[3] == '1'
+read_all({}, 4)
 if not is_of(act) then
   return say('lost')
 end
@@ -15,5 +16,6 @@ for at = 4, #ARGV do
 end
 if seq then
   log(seq)
+  save()
 end
 return append_slots(say('ok'), 4)

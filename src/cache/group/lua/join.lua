@@ -6,7 +6,7 @@ end
 if get('run') ~= run or is_over() then
   -- A full Redis lets a script that began with this go on.
   if get('act') then
-    redis.call('DEL', K)
+    delete_all()
   end
   set('act', act)
   set('run', run)
@@ -19,7 +19,7 @@ if not get('m:' .. id) then
   set_members(ids)
 end
 local seq = next_seq()
-set('a:' .. id, seq)
+set('a:' .. id, text(seq))
 local at = 6
 for _ = 1, tonumber(ARGV[5]) do
   local mark, slots = ARGV[at], tonumber(ARGV[at + 1])

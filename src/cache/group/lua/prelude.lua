@@ -17,8 +17,27 @@ local function text(number)
   return string.format('%.0f', number)
 end
 
+-- Fields as they were read, false for one that is not there, or as they will be written: each call
+-- of Redis costs more than all that is done here between two of them.
+local known, changed = {}, {}
+
+-- Lua takes so many arguments at most.
+local PART = 1000
+
+local function read(fields)
+  for first = 1, #fields, PART do
+    local last = math.min(first + PART - 1, #fields)
+    for at, value in ipairs(redis.call('HMGET', K, unpack(fields, first, last))) do
+      known[fields[first + at - 1]] = value
+    end
+  end
+end
+
 local function get(field)
-  return redis.call('HGET', K, field)
+  if known[field] == nil then
+    known[field] = redis.call('HGET', K, field)
+  end
+  return known[field]
 end
 
 local function number(field)
@@ -26,7 +45,30 @@ local function number(field)
 end
 
 local function set(field, value)
-  redis.call('HSET', K, field, value)
+  known[field] = value
+  changed[#changed + 1] = field
+  changed[#changed + 1] = value
+end
+
+-- To be called before K is looked at as a whole, and at the end.
+local function save()
+  for first = 1, #changed, PART do
+    redis.call('HSET', K, unpack(changed, first, math.min(first + PART - 1, #changed)))
+  end
+  changed = {}
+end
+
+local function delete(...)
+  save()
+  redis.call('HDEL', K, ...)
+  for _, field in ipairs({ ... }) do
+    known[field] = false
+  end
+end
+
+local function delete_all()
+  redis.call('DEL', K)
+  known, changed = {}, {}
 end
 
 -- Redis may be late to remove a key, and reads its clock at another moment than we do.
@@ -47,7 +89,9 @@ local function flag(value)
 end
 
 local function next_seq()
-  return redis.call('HINCRBY', K, 'seq', 1)
+  local seq = number('seq') + 1
+  set('seq', text(seq))
+  return seq
 end
 
 local function members()
@@ -63,7 +107,7 @@ local function set_members(ids)
 end
 
 local function remove(id)
-  redis.call('HDEL', K, 'm:' .. id, 'a:' .. id, 'k:' .. id, 'g:' .. id)
+  delete('m:' .. id, 'a:' .. id, 'k:' .. id, 'g:' .. id)
   local left = {}
   for _, other in ipairs(members()) do
     if other ~= id then
@@ -86,11 +130,21 @@ end
 -- were written then would stay for ever.
 local function end_at(ends)
   if not ends then
-    redis.call('DEL', K)
+    delete_all()
     return
   end
   set('end', text(ends))
+  save()
   redis.call('PEXPIREAT', K, text(ends))
+end
+
+-- What nearly every script looks at, some of its own, and the slots named from there on, in one go.
+local function read_all(own, first)
+  local fields = { 'act', 'end', 'open', 'seq', 'ids', unpack(own) }
+  for at = first, #ARGV do
+    fields[#fields + 1] = 's:' .. ARGV[at]
+  end
+  read(fields)
 end
 
 local function get_slot(name)
@@ -129,7 +183,16 @@ end
 -- The members that may answer from what they knew before `seq`, and for how long still: while
 -- they hit unasked, and all until their lease ends if they have to judge by another catalogue.
 local function append_waits(reply, own, seq, all)
-  for _, id in ipairs(members()) do
+  local ids, fields = members(), {}
+  for _, id in ipairs(ids) do
+    if id ~= own then
+      fields[#fields + 1] = 'k:' .. id
+      fields[#fields + 1] = 'g:' .. id
+      fields[#fields + 1] = 'm:' .. id
+    end
+  end
+  read(fields)
+  for _, id in ipairs(ids) do
     if id ~= own and number('k:' .. id) < seq then
       local till = number('g:' .. id)
       if all then
@@ -155,4 +218,3 @@ end
 local function say(word)
   return { word, text(now) }
 end
-

@@ -1,6 +1,7 @@
 -- act id until applied lease local seen id… gone_seq gone id…
 local act, id, till, applied = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local lease, wants_grant = tonumber(ARGV[5]), ARGV[6] == '1'
+read_all({ 'm:' .. id, 'k:' .. id, 'g:' .. id, 'since' }, #ARGV + 1)
 if not is_of(act) or not get('m:' .. id) then
   return say('lost')
 end
@@ -10,7 +11,7 @@ end
 -- Slots are never taken out of K. Past so many one look at all of them would hold up everybody, so
 -- it begins anew.
 if redis.call('HLEN', K) > 16384 then
-  redis.call('DEL', K)
+  delete_all()
   return say('lost')
 end
 local at = 8
@@ -95,12 +96,13 @@ if is_open() and (wants_grant or #ids == 1) then
   grant = ends - now
   -- The reply may be lost, and an earlier grant still be used.
   set('g:' .. id, text(math.max(number('g:' .. id), ends)))
-elseif number('g:' .. id) <= now then
-  redis.call('HDEL', K, 'g:' .. id)
+elseif get('g:' .. id) and number('g:' .. id) <= now then
+  delete('g:' .. id)
 end
 
 local seq = number('seq')
 local reply = { 'ok', text(now), flag(is_open()), text(seq), text(grant), text(#ids) }
+save()
 if seq > applied + LOG then
   append_changes(reply, applied)
 elseif seq > applied then
