@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use crate::cache::group::cancel_word::{Word, Words};
-use crate::cache::group::cancels::Permit;
+use crate::cache::group::cancels::{Hurry, Permit};
 use crate::client::cancel_key::{Route, route, without_hops};
 use crate::client::registry::Entry;
 use crate::gateway::Gateway;
@@ -47,11 +47,16 @@ async fn in_group(gateway: &Gateway, pid: u32, key: &[u8]) {
     }
 }
 
-/// Carries out what others of the group tell, for ever; ends at once if there is none.
+/// Hears what others of the group tell, for ever; ends at once if there is none.
 pub async fn listen(gateway: Arc<Gateway>) {
     let Some(cancels) = gateway.group_cancels.clone() else { return };
     let heard = |word: &Word, permit| heard(&gateway, &cancels.words, word, permit);
-    cancels.listen(heard).await;
+    let hurried = |hurry: Hurry<'_>| {
+        for (database, _) in gateway.databases() {
+            database.home().group.iter().for_each(|group| group.hurry(hurry.by, hurry.key));
+        }
+    };
+    cancels.listen(heard, hurried).await;
 }
 
 fn heard(gateway: &Arc<Gateway>, words: &Words, word: &Word, permit: Permit) {

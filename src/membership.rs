@@ -14,6 +14,7 @@ use crate::cache::group::link::Link;
 use crate::cache::group::member::Millis;
 use crate::cache::group::process::Process;
 use crate::cache::group::rounds::{Errand, Heard};
+use crate::cache::group::script::Request;
 use crate::cache::group::shared::{Group, Seat};
 use crate::cache::group::slot::Act;
 use crate::cache::home::Home;
@@ -24,8 +25,10 @@ use crate::twin::{self, Twin};
 /// Between attempts to reach a PostgreSQL or a Redis that cannot be reached.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Between looks at whether others have seen a commit that waits for them.
-const LAG_POLL: Duration = Duration::from_millis(5);
+/// Between looks at whether others have seen a commit that waits for them: at first, as they were
+/// told at once; and later, as one that was not told finds out at its next renewal.
+const LAG_POLL: Duration = Duration::from_millis(1);
+const LAG_POLL_MAX: Duration = Duration::from_millis(50);
 
 /// Between looks at whether it may join again.
 const JOIN_POLL: Duration = Duration::from_millis(50);
@@ -192,6 +195,7 @@ impl Membership<'_> {
             connection: Some(connection),
             renewal,
             errand: Errand::None,
+            lag_poll: LAG_POLL,
         };
         loop {
             if let Err(why) = rounds.find_errand().await {
@@ -214,6 +218,7 @@ struct Rounds<'a> {
     renewal: Renewal,
     /// What the next round is to do beside what clients want.
     errand: Errand,
+    lag_poll: Duration,
 }
 
 impl Rounds<'_> {
@@ -230,7 +235,7 @@ impl Rounds<'_> {
         }
         if let Renewal::Due(at) = self.renewal
             && group.act().is_some()
-            && (at <= now || group.is_hurried())
+            && at <= now
         {
             self.errand = Errand::Members;
             return Ok(());
@@ -253,10 +258,11 @@ impl Rounds<'_> {
     async fn wait(&mut self) -> Woken {
         let group = self.of.group;
         let mut work = pin!(poll_fn(|cx| group.poll_work(cx)));
-        let lagging = group.is_lagging();
+        let lag_poll = &mut self.lag_poll;
         let lag = async {
-            if lagging {
-                sleep(LAG_POLL).await;
+            if group.is_lagging() {
+                sleep(*lag_poll).await;
+                *lag_poll = (*lag_poll * 2).min(LAG_POLL_MAX);
             } else {
                 std::future::pending::<()>().await;
             }
@@ -284,6 +290,9 @@ impl Rounds<'_> {
     async fn go(&mut self) -> Result<(), String> {
         let Membership { group, home, .. } = self.of;
         let round = group.round(std::mem::replace(&mut self.errand, Errand::None));
+        if round.requests.iter().any(|request| matches!(request, Request::Begin { .. })) {
+            self.lag_poll = LAG_POLL;
+        }
         let sent_at = Instant::now();
         let replies = match self.link.round(&round.requests, group.settings.timeout).await {
             Ok(replies) => replies,

@@ -23,6 +23,7 @@ pub const GROUP: Columns = &[
     int8("round_p99_us"),
     int8("checks"),
     int8("begins"),
+    int8("hears"),
     int8("lost"),
     int8("strangers"),
     int8("stranger"),
@@ -51,6 +52,7 @@ pub fn group(members: &[GroupMember]) -> Table {
             value(member.rounds[1]),
             value(member.checks),
             value(member.begins),
+            value(member.hears),
             value(member.lost),
             value(member.strangers),
             member.stranger.map(|id| id.to_string()),
@@ -214,6 +216,7 @@ mod tests {
             rounds: [140, 190],
             checks: 3,
             begins: 4,
+            hears: 10,
             lost: 5,
             strangers: 6,
             stranger: None,
@@ -225,7 +228,7 @@ mod tests {
             shown.rows[0].iter().map(|cell| cell.as_deref().unwrap_or("-")).collect();
         assert_eq!(
             row.join(" "),
-            "app g strict 7 open nobody ab 1 2 2000 150 140 190 3 4 5 6 - - 7 8 9"
+            "app g strict 7 open nobody ab 1 2 2000 150 140 190 3 4 10 5 6 - - 7 8 9"
         );
     }
 

@@ -258,6 +258,7 @@ pub struct GroupMember {
     pub rounds: [u64; 2],
     pub checks: u64,
     pub begins: u64,
+    pub hears: u64,
     pub lost: u64,
     pub strangers: u64,
     pub stranger: Option<u32>,

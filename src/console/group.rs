@@ -63,6 +63,7 @@ impl Collector<'_> {
             rounds: group.round_quantiles([50, 99]),
             checks: counters.checks.value(),
             begins: counters.begins.value(),
+            hears: counters.hears.value(),
             lost: counters.lost.value(),
             strangers: counters.strangers.value(),
             stranger: shown.stranger,

@@ -143,6 +143,8 @@ pub struct MemberCounters {
     pub checks: Counter,
     /// Commits announced.
     pub begins: Counter,
+    /// Times that K was asked what has changed, because somebody waited for it.
+    pub hears: Counter,
     /// Times that the group was seen to open.
     pub opened: Counter,
     /// Times that what had been joined was lost.

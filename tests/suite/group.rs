@@ -166,6 +166,21 @@ fn without_asking_before_each_hit_nothing_old_is_seen_either() {
 }
 
 #[test]
+fn who_is_waited_for_is_told_at_once() {
+    let mut two = Together::with(2, "strict-local");
+    two.until_hits(READ);
+    let heard = |two: &Together| two.shown(1, "hears").parse::<u32>().unwrap();
+    let before = heard(&two);
+    let writes = 40;
+    for value in 0..writes {
+        two.clients[0].run(&format!("UPDATE t SET v = {value}"));
+    }
+    // It has heard, and told so; who learns of a write by renewing its lease does the latter alone.
+    let told = heard(&two) - before;
+    assert!(told > writes * 3 / 2, "{told} of {writes}");
+}
+
+#[test]
 fn the_console_tells_how_the_group_stands() {
     let mut two = Together::start(2);
     two.until_hits(READ);

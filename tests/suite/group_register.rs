@@ -103,7 +103,7 @@ impl Pair {
         };
         let soon = |dice: &mut Dice| self.now + [self.long, 4][usize::from(dice.once_in(12))];
         let until = (soon(dice) + dice.roll(8)).saturating_sub(6);
-        match dice.roll(20) {
+        match dice.roll(21) {
             0..=2 => {
                 let mut process = self.link.process();
                 process.run_id[0] ^= u8::from(dice.once_in(20));
@@ -140,6 +140,11 @@ impl Pair {
                 let committed = dice.once_in(2);
                 Request::End { act, mark: dice.mark(), committed, slots: dice.some(4, Dice::slot) }
             }
+            19 => {
+                let behind = [0, LISTED - 2, seq][usize::try_from(dice.roll(3)).unwrap()];
+                let applied = (seq + 2).saturating_sub(behind + dice.roll(6));
+                Request::Hear { act, id, applied }
+            }
             17 => Request::Bump { act, slots: dice.some(2, Dice::slot) },
             18 if dice.once_in(2) => Request::Leave { act, id: dice.id() },
             18 => Request::Members { act },
@@ -170,6 +175,11 @@ impl Pair {
             (_, Answer::Renewed(_)) if members(&self.register) < count => "dropped",
             (Request::Renew(renew), Answer::Renewed(now)) if now.seq > renew.applied + LISTED => {
                 "told of all slots"
+            }
+            (Request::Hear { applied, .. }, Answer::Heard { seq, .. })
+                if *seq > applied + LISTED =>
+            {
+                "heard of all slots"
             }
             _ => kind(&answer),
         };
@@ -256,6 +266,10 @@ fn ordered(mut answer: Answer) -> Answer {
             waits.sort_unstable();
         }
         Answer::Lag { waits } => waits.sort_unstable(),
+        Answer::Heard { slots, .. } => {
+            sort(slots);
+            slots.sort_unstable();
+        }
         Answer::Changed { slots } => sort(slots),
         Answer::Members { ids, .. } => ids.sort_unstable(),
         Answer::Checked { slots, .. } => {
@@ -288,6 +302,8 @@ fn kind(answer: &Answer) -> &'static str {
         Answer::Begun { .. } => "begun and waits",
         Answer::Lag { waits } if waits.is_empty() => "no lag",
         Answer::Lag { .. } => "lag",
+        Answer::Heard { slots, .. } if slots.is_empty() => "heard nothing",
+        Answer::Heard { .. } => "heard of slots",
         Answer::Changed { .. } => "changed",
         Answer::Left => "left",
         Answer::Members { .. } => "members",
@@ -313,7 +329,7 @@ fn check(seed: u64) {
         pair.call(&request);
         pair.compare();
     }
-    assert_eq!(pair.seen.len(), 19, "{:?}", pair.seen);
+    assert_eq!(pair.seen.len(), 22, "{:?}", pair.seen);
     println!("{:?}", pair.seen);
 }
 

@@ -1,7 +1,9 @@
-//! Tells all of a group of cancel requests whose client is not here, and hears of theirs: over a
-//! channel in Redis, by connections of its own, wherever K is. In a cluster every node has it.
+//! What the members of a group tell each other at once: cancel requests whose client is not here,
+//! and that somebody waits for the others to have heard of a commit. Over a channel in Redis, by
+//! connections of its own, wherever K is. In a cluster every node has it.
 //!
-//! Invariant: what was heard is not told on, so that nothing goes in circles.
+//! Invariant: what was heard is not told on, so that nothing goes in circles. Whatever is lost here
+//! costs time alone.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -49,7 +51,7 @@ impl Cancels {
     pub fn new(settings: &Arc<Settings>) -> Self {
         Self {
             // Named as K is, so that what a user may do there is said alike.
-            channel: format!("fb:{{{}}}:cancel", settings.name),
+            channel: format!("fb:{{{}}}:talk", settings.name),
             words: Words::new(settings.secret.reveal().as_bytes()),
             settings: Arc::clone(settings),
             telling: Gate::new(Instant::now()),
@@ -110,13 +112,13 @@ impl Cancels {
     }
 
     /// Listens for ever. Whoever is told of a word keeps the permit until it has been dealt with.
-    pub async fn listen(&self, heard: impl Fn(&Word, Permit)) {
+    pub async fn listen(&self, heard: impl Fn(&Word, Permit), hurried: impl Fn(Hurry<'_>)) {
         let mut unsaid = None;
         loop {
             let error = match within(self.settings.link.timeout, self.subscribe()).await {
                 Ok(ear) => {
-                    tracing::debug!(channel = %self.channel, "listening for cancel requests");
-                    self.hear(ear, &heard).await
+                    tracing::debug!(channel = %self.channel, "listening to the group");
+                    self.hear(ear, &heard, &hurried).await
                 }
                 Err(error) => error,
             };
@@ -125,7 +127,7 @@ impl Cancels {
             let why = error.to_string();
             if unsaid.as_ref() != Some(&why) {
                 let channel = &self.channel;
-                tracing::warn!(%channel, reason = %why, "cancel requests of the group are not heard");
+                tracing::warn!(%channel, reason = %why, "the group is not heard");
             }
             unsaid = Some(why);
             sleep(if refused { REFUSED_RETRY } else { RETRY }).await;
@@ -144,11 +146,18 @@ impl Cancels {
         &self,
         (mut sink, mut stream): (PubSubSink, PubSubStream),
         heard: impl Fn(&Word, Permit),
+        hurried: impl Fn(Hurry<'_>),
     ) -> LinkError {
         loop {
             let next = poll_fn(|cx| Pin::new(&mut stream).poll_next(cx));
             match timeout(SILENCE, next).await {
-                Ok(Some(message)) => self.take(message.get_payload_bytes(), &heard),
+                Ok(Some(message)) => {
+                    let bytes = message.get_payload_bytes();
+                    match Hurry::read(bytes) {
+                        Some(hurry) => hurried(hurry),
+                        None => self.take(bytes, &heard),
+                    }
+                }
                 Ok(None) => return LinkError::Lost("Redis ended the connection".to_owned()),
                 Err(_silent) => {
                     let answer = async { Ok(sink.ping::<Value>().await?) };
@@ -166,6 +175,22 @@ impl Cancels {
             Some(permit) => heard(&word, permit),
             None => self.counters.dropped.one(),
         }
+    }
+}
+
+/// A member waits for the others to have heard what has changed in this K; `lua/begin.lua` says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hurry<'a> {
+    pub by: u32,
+    pub key: &'a str,
+}
+
+impl<'a> Hurry<'a> {
+    /// From `2 u8 · the member's number in decimal · space · name of K`.
+    fn read(bytes: &'a [u8]) -> Option<Self> {
+        let text = std::str::from_utf8(bytes.strip_prefix(&[2])?).ok()?;
+        let (by, key) = text.split_once(' ')?;
+        Some(Self { by: by.parse().ok()?, key })
     }
 }
 
@@ -196,6 +221,15 @@ impl Gate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hurry_is_read_or_is_none() {
+        let read = |bytes: &'static [u8]| Hurry::read(bytes);
+        assert_eq!(read(b"\x027 fb:{g:1:2}"), Some(Hurry { by: 7, key: "fb:{g:1:2}" }));
+        for none in [&b""[..], b"\x02", b"\x027", b"\x02x k", b"\x01 7 k", b"\x027 \xff", b"7 k"] {
+            assert_eq!(read(none), None, "{none:?}");
+        }
+    }
 
     #[test]
     fn so_many_are_let_in_at_once_and_a_second() {

@@ -88,6 +88,11 @@ impl Group {
                 state.bumping.extend(&bumps);
                 requests.push(Request::Bump { act, slots: bumps });
             }
+            if state.hears > 0 {
+                state.hears -= 1;
+                self.counters.hears.one();
+                requests.push(Request::Hear { act, id, applied: state.member.applied() });
+            }
             for (seq, all) in state.member.lagging() {
                 requests.push(Request::Lag { act, id, seq, all });
             }
@@ -212,6 +217,12 @@ impl Group {
                 let behind: Vec<u32> = waits.iter().map(|wait| wait.id).collect();
                 state.member.on_lag(seq, &behind);
             }
+            (Request::Hear { .. }, Answer::Heard { seq, slots }) => {
+                for (name, slot) in &slots {
+                    state.apply(*name, slot, self.id, coherence);
+                }
+                state.member.on_heard(seq);
+            }
             (Request::End { mark, .. }, Answer::Changed { slots }) => {
                 for (name, slot) in &slots {
                     if state.member.moves(mark.n, *name) {
@@ -285,8 +296,10 @@ impl Group {
         state.mirror.complete();
         for (name, slot) in &renewed.slots {
             state.apply(*name, slot, self.id, coherence);
-            // Somebody may be waiting for us to have heard of this.
-            state.hurried |= renewed.grant > 0 && slot.marks.iter().any(|mark| mark.id != self.id);
+            if renewed.grant > 0 && slot.marks.iter().any(|mark| mark.id != self.id) {
+                // Somebody may be waiting for us to have heard of this.
+                state.hears = state.hears.max(1);
+            }
         }
         let (open, seq, grant) = (renewed.open, renewed.seq, renewed.grant);
         if state.member.on_renewed(open, seq, grant, sent) {

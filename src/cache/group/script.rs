@@ -43,6 +43,12 @@ pub enum Request {
         seq: u64,
         all: bool,
     },
+    /// What has changed; and changes up to this one are known here. A renewal without a lease.
+    Hear {
+        act: Act,
+        id: u32,
+        applied: u64,
+    },
     /// The outcome of a commit.
     End {
         act: Act,
@@ -123,6 +129,11 @@ pub enum Answer {
     Lag {
         waits: Vec<Wait>,
     },
+    /// What changed after `applied`, up to `seq`.
+    Heard {
+        seq: u64,
+        slots: Vec<(SlotName, Slot)>,
+    },
     /// To `End` and `Bump`: what the slots are now.
     Changed {
         slots: Vec<(SlotName, Slot)>,
@@ -166,6 +177,7 @@ pub enum Script {
     Renew,
     Begin,
     Lag,
+    Hear,
     End,
     Bump,
     Leave,
@@ -180,11 +192,12 @@ macro_rules! script {
 }
 
 impl Script {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Join,
         Self::Renew,
         Self::Begin,
         Self::Lag,
+        Self::Hear,
         Self::End,
         Self::Bump,
         Self::Leave,
@@ -200,6 +213,7 @@ impl Script {
             Self::Renew => script!("lua/renew.lua"),
             Self::Begin => script!("lua/begin.lua"),
             Self::Lag => script!("lua/lag.lua"),
+            Self::Hear => script!("lua/hear.lua"),
             Self::End => script!("lua/end.lua"),
             Self::Bump => script!("lua/bump.lua"),
             Self::Leave => script!("lua/leave.lua"),
@@ -243,6 +257,10 @@ impl Request {
             Self::Lag { act, id, seq, all } => {
                 words.push(act).push(id).push(seq).push(u8::from(*all));
                 Script::Lag
+            }
+            Self::Hear { act, id, applied } => {
+                words.push(act).push(id).push(applied);
+                Script::Hear
             }
             Self::End { act, mark, committed, slots } => {
                 words.push(act).push(mark).push(u8::from(*committed)).all(slots);
@@ -290,6 +308,7 @@ impl Request {
             | Self::Renew(_)
             | Self::Begin { .. }
             | Self::Lag { .. }
+            | Self::Hear { .. }
             | Self::End { .. }
             | Self::Bump { .. }
             | Self::Leave { .. }
@@ -328,6 +347,7 @@ impl Request {
                 waits: words.waits()?,
             },
             Self::Lag { .. } => Answer::Lag { waits: words.waits()? },
+            Self::Hear { .. } => Answer::Heard { seq: words.number()?, slots: words.slots()? },
             Self::End { .. } | Self::Bump { .. } => Answer::Changed { slots: words.slots()? },
             Self::Leave { .. } => Answer::Left,
             Self::Members { .. } => Answer::Members { seq: words.number()?, ids: words.ids()? },

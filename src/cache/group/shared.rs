@@ -65,8 +65,8 @@ pub(super) struct State {
     pub(super) leaving: Vec<Waker>,
     /// The task, while it waits for something to do.
     task: Option<Waker>,
-    /// Somebody waits for us to have heard of a change of the catalogue.
-    pub(super) hurried: bool,
+    /// So often K is to be asked at once what has changed: somebody waits for us to have heard.
+    pub(super) hears: u8,
     pub(super) shown: Shown,
     /// All round trips.
     pub(super) rounds: Histogram,
@@ -93,6 +93,9 @@ pub struct Dropped {
     pub what: String,
     pub why: String,
 }
+
+/// Once to hear it, and once more for K to know that it has been heard.
+pub(super) const HEARS: u8 = 2;
 
 /// Of those, the latest are kept.
 const DROPS_MAX: usize = 32;
@@ -144,7 +147,7 @@ impl Group {
                 waiting: Vec::new(),
                 leaving: Vec::new(),
                 task: None,
-                hurried: false,
+                hears: 0,
                 shown: Shown::default(),
                 rounds: Histogram::default(),
             }),
@@ -220,6 +223,15 @@ impl Group {
         state.wake_task();
     }
 
+    /// Somebody waits for us in the K of that name.
+    pub fn hurry(&self, by: u32, name: &str) {
+        let mut state = self.state();
+        if by != self.id && state.name.as_deref() == Some(name) {
+            state.hears = HEARS;
+            state.wake_task();
+        }
+    }
+
     // For people.
 
     pub fn shown(&self) -> Shown {
@@ -265,11 +277,6 @@ impl Group {
     /// Whether it would join.
     pub fn wants_to_join(&self, now: Instant) -> bool {
         self.state().member.wants_to_join(self.millis(now))
-    }
-
-    /// Whether a renewal is due at once; asked once.
-    pub fn is_hurried(&self) -> bool {
-        std::mem::take(&mut self.state().hurried)
     }
 
     /// Whether commits wait for other members, who may be asked how far they are.
@@ -372,7 +379,7 @@ impl State {
     fn has_work(&self) -> bool {
         !self.waiting.is_empty()
             || self.member.has_work()
-            || (!self.bumps.is_empty() && self.member.act().is_some())
+            || ((!self.bumps.is_empty() || self.hears > 0) && self.member.act().is_some())
     }
 
     /// Whether for what this says the catalogue may be another.
@@ -391,7 +398,7 @@ impl State {
             (Request::End { mark, .. }, Answer::Changed { slots }) => {
                 among(slots, self.member.moves(mark.n, SlotName::Catalog))
             }
-            (_, Answer::Changed { slots }) => among(slots, false),
+            (_, Answer::Changed { slots } | Answer::Heard { slots, .. }) => among(slots, false),
             (Request::Check { .. }, Answer::Checked { open: Some(open), .. })
                 if !self.member.is_open() && self.member.act() == Some(*open) =>
             {
@@ -411,7 +418,7 @@ impl State {
         if name == SlotName::Catalog && moved.by_others {
             self.member.widen();
             self.hold_wide(coherence);
-            self.hurried = true;
+            self.hears = HEARS;
         }
     }
 }

@@ -56,6 +56,7 @@ impl Register {
             Request::Renew(Renew { act, .. })
             | Request::Begin { act, .. }
             | Request::Lag { act, .. }
+            | Request::Hear { act, .. }
             | Request::End { act, .. }
             | Request::Bump { act, .. }
             | Request::Leave { act, .. }
@@ -117,6 +118,11 @@ impl K {
                     return Answer::Lost;
                 }
                 Answer::Lag { waits: self.waits(*id, *seq, *all, now) }
+            }
+            Request::Hear { id, applied, .. } => {
+                let Some(member) = self.members.get_mut(id) else { return Answer::Lost };
+                member.applied = member.applied.max(*applied);
+                Answer::Heard { seq: self.seq, slots: self.news(*applied) }
             }
             Request::End { mark, committed, slots, .. } => self.end_mark(*mark, *committed, slots),
             Request::Bump { slots, .. } => {
@@ -180,14 +186,18 @@ impl K {
         } else if member.grant <= now {
             member.grant = 0;
         }
-        let changed = self.slots.iter().filter(|(_, slot)| slot.seq > renew.applied);
         Answer::Renewed(Renewed {
             open: self.open,
             seq: self.seq,
             grant: if grants { end - now } else { 0 },
             members: self.members.len() as u64,
-            slots: changed.map(|(name, slot)| (*name, slot.clone())).collect(),
+            slots: self.news(renew.applied),
         })
+    }
+
+    fn news(&self, applied: u64) -> Vec<(SlotName, Slot)> {
+        let changed = self.slots.iter().filter(|(_, slot)| slot.seq > applied);
+        changed.map(|(name, slot)| (*name, slot.clone())).collect()
     }
 
     fn drop_gone(&mut self, gone: u32, renew: &Renew, now: u64) {

@@ -215,6 +215,48 @@ local function append_slots(reply, first)
   return reply
 end
 
+local function append_changes(reply, applied)
+  local fields = redis.call('HGETALL', K)
+  for field = 1, #fields, 2 do
+    local name = string.match(fields[field], '^s:(.+)$')
+    if name and tonumber(string.match(fields[field + 1], ' (%d+)')) > applied then
+      reply[#reply + 1] = name
+      reply[#reply + 1] = fields[field + 1]
+    end
+  end
+end
+
+-- The same from the log, without a look at all of K.
+local function append_logged(reply, applied, seq)
+  local fields, told = {}, {}
+  for change = applied + 1, seq do
+    fields[#fields + 1] = 'l:' .. text(change % LOG)
+  end
+  for at, line in ipairs(redis.call('HMGET', K, unpack(fields))) do
+    local change, names = string.match(line or '', '^(%d+)(.*)$')
+    if tonumber(change) == applied + at then
+      for name in string.gmatch(names, '%S+') do
+        if not told[name] then
+          told[name] = true
+          reply[#reply + 1] = name
+          reply[#reply + 1] = get_slot(name)
+        end
+      end
+    end
+  end
+end
+
+-- What changed after `applied`, up to `seq`.
+local function append_news(reply, applied, seq)
+  save()
+  if seq > applied + LOG then
+    append_changes(reply, applied)
+  elseif seq > applied then
+    append_logged(reply, applied, seq)
+  end
+  return reply
+end
+
 local function say(word)
   return { word, text(now) }
 end

@@ -41,37 +41,6 @@ local function settle(gone, seq)
   log(seq)
 end
 
-local function append_changes(reply, applied)
-  local fields = redis.call('HGETALL', K)
-  for field = 1, #fields, 2 do
-    local name = string.match(fields[field], '^s:(.+)$')
-    if name and tonumber(string.match(fields[field + 1], ' (%d+)')) > applied then
-      reply[#reply + 1] = name
-      reply[#reply + 1] = fields[field + 1]
-    end
-  end
-end
-
--- The same from the log, without a look at all of K.
-local function append_logged(reply, applied, seq)
-  local fields, told = {}, {}
-  for change = applied + 1, seq do
-    fields[#fields + 1] = 'l:' .. text(change % LOG)
-  end
-  for at, line in ipairs(redis.call('HMGET', K, unpack(fields))) do
-    local change, names = string.match(line or '', '^(%d+)(.*)$')
-    if tonumber(change) == applied + at then
-      for name in string.gmatch(names, '%S+') do
-        if not told[name] then
-          told[name] = true
-          reply[#reply + 1] = name
-          reply[#reply + 1] = get_slot(name)
-        end
-      end
-    end
-  end
-end
-
 -- Only who did nothing since the list that the census was compared with, and hits no more.
 local gone_seq = tonumber(ARGV[at])
 for _ = 1, tonumber(ARGV[at + 1]) do
@@ -102,11 +71,6 @@ end
 
 local seq = number('seq')
 local reply = { 'ok', text(now), flag(is_open()), text(seq), text(grant), text(#ids) }
-save()
-if seq > applied + LOG then
-  append_changes(reply, applied)
-elseif seq > applied then
-  append_logged(reply, applied, seq)
-end
+append_news(reply, applied, seq)
 end_at(ends)
 return reply

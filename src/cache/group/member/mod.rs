@@ -10,70 +10,19 @@
 
 use std::collections::BTreeMap;
 
-use crate::twin::{self, Twin};
+use crate::twin;
 
 use super::slot::{Act, Mark, SlotName};
+
+mod rules;
+
+pub use rules::{Rules, Safeguard};
 
 /// Of some clock; which one, the name says.
 pub type Millis = u64;
 
 /// Slots of one commit; what writes more is said to write the whole database.
 const SLOTS_MAX: usize = 256;
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Rules {
-    /// How long a member is believed to live; also the longest delay of a write.
-    pub lease: Millis,
-    /// By how much two clocks may disagree on a lease.
-    pub margin: Millis,
-    /// Left out on purpose, to see what it is good for.
-    pub without: Option<Safeguard>,
-}
-
-/// What a model or a broken twin leaves out. In the order of `group.md`, section 6.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Safeguard {
-    /// A commit waits for the reply to BEGIN.
-    AwaitBegin,
-    /// What is not announced waits until every lease asked for is over.
-    Fence,
-    /// JOIN carries the marks of all commits under way.
-    MarksInJoin,
-    /// What is not announced waits for a JOIN that is under way.
-    AwaitJoin,
-    /// Leave to commit ends with what was joined.
-    LeaveEndsWithAct,
-    /// What is not announced waits a lease from when its server took the lock.
-    LockAge,
-    /// What is not announced in a K that is shut waits for the fence.
-    ShutWaits,
-    /// Who answers without asking is waited for.
-    AwaitGrants,
-    /// What was judged under an old catalogue is marked on the whole database.
-    Widen,
-    /// A change of the catalogue waits until the others know, whatever the time.
-    AwaitCatalog,
-    /// A grant is used for a margin less than it is given for.
-    ShortGrant,
-}
-
-impl Safeguard {
-    /// The program without it, and perhaps without others.
-    fn twin(self) -> Option<Twin> {
-        match self {
-            Self::AwaitBegin => Some(Twin::AsynchronousInvalidation),
-            Self::Fence | Self::LockAge => Some(Twin::NoLeaseCheck),
-            Self::MarksInJoin
-            | Self::AwaitJoin
-            | Self::LeaveEndsWithAct
-            | Self::ShutWaits
-            | Self::AwaitGrants
-            | Self::Widen
-            | Self::AwaitCatalog
-            | Self::ShortGrant => None,
-        }
-    }
-}
 
 /// A commit between being put in flight and its END.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -208,10 +157,14 @@ impl Member {
         under_way.map(|(&n, commit)| (self.mark(n), commit.slots.clone())).collect()
     }
 
-    /// A RENEW is about to be sent; as with JOIN. Gives up to which change K may be told that it
-    /// has been applied here.
+    /// A RENEW is about to be sent; as with JOIN. Gives what `applied` does.
     pub fn renew(&mut self, now: Millis) -> u64 {
         self.lease_until = self.lease_until.max(self.over_at(now));
+        self.applied()
+    }
+
+    /// Up to which change K may be told that it has been applied here.
+    pub fn applied(&self) -> u64 {
         self.joined.as_ref().map_or(0, |joined| joined.applied)
     }
 
@@ -337,14 +290,19 @@ impl Member {
     /// census is good before.
     pub fn on_renewed(&mut self, open: bool, seq: u64, grant: Millis, asked_at: Millis) -> bool {
         let margin = if self.has(Safeguard::ShortGrant) { self.rules.margin } else { 0 };
+        self.on_heard(seq);
         let Some(joined) = &mut self.joined else { return false };
         let opened = open && !joined.open;
         joined.open = open;
-        joined.applied = joined.applied.max(seq);
         // Nobody waits for it any longer once K's clock says that it is over.
         let grant = grant.saturating_sub(margin);
         joined.granted_until = if grant == 0 { 0 } else { asked_at + grant };
         opened
+    }
+
+    /// All changes up to `seq` have been applied here.
+    pub fn on_heard(&mut self, seq: u64) {
+        self.joined.iter_mut().for_each(|joined| joined.applied = joined.applied.max(seq));
     }
 
     /// K was seen to be open. Gives whether that is news.

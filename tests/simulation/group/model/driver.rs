@@ -13,6 +13,7 @@ pub(crate) enum Turn {
     Begins,
     Ends,
     Lag,
+    Hear,
     Join,
     Members,
     Renew,
@@ -33,6 +34,7 @@ impl State {
         }
         turns.extend((!instance.member.ends().is_empty()).then_some(Turn::Ends));
         turns.extend((!instance.member.lagging().is_empty()).then_some(Turn::Lag));
+        turns.extend(self.may_hear(setup, at).then_some(Turn::Hear));
         if !instance.member.clone().begins().is_empty() {
             // They are in front of a RENEW.
             turns.push(Turn::Begins);
@@ -58,6 +60,13 @@ impl State {
         row.until < NOW + setup.lease || !k.open || drops || is_ignorant || setup.grants
     }
 
+    /// At any time, wherever it would change something.
+    fn may_hear(&self, setup: &Setup, at: usize) -> bool {
+        let k = self.redis[self.primary].as_ref();
+        let row = k.and_then(|k| Some((k, k.rows[at]?)));
+        setup.hears && row.is_some_and(|(k, row)| row.known < k.seq)
+    }
+
     pub(crate) fn take_turn(&mut self, setup: &Setup, at: usize, turn: Turn) {
         let (run, seen) = (self.primary as u8, self.census(setup));
         let act = self.instances[at].act().unwrap_or(DEAD);
@@ -80,6 +89,10 @@ impl State {
                 for (seq, all) in self.instances[at].member.lagging() {
                     self.ask(setup, at, act, &Request::Lag { seq, all });
                 }
+            }
+            Turn::Hear => {
+                let requests = vec![Request::Hear { applied: self.instances[at].member.applied() }];
+                self.at(at).round = Some(Round { act, sent_at: 0, requests });
             }
             Turn::Join => {
                 let marks = self.at(at).member.join(NOW);
@@ -218,6 +231,10 @@ impl State {
             Reply::Begun { n, open, seq, catalog, waits } => {
                 instance.member.on_begun((n, Vec::new()), (open, seq), &waits, NOW);
                 self.apply(setup, at, [None, Some(catalog), None, None]);
+            }
+            Reply::Heard { seq, slots } => {
+                self.apply(setup, at, slots);
+                self.at(at).member.on_heard(seq);
             }
             Reply::Lag { seq, behind } => instance.member.on_lag(seq, &behind),
             Reply::Ended { n, slots } => {

@@ -58,6 +58,7 @@ pub(crate) enum Request {
     Renew { until: u64, applied: u64, seen: u8, gone_seq: u64, gone: u8 },
     Begin { n: u64, slots: u8 },
     Lag { seq: u64, all: bool },
+    Hear { applied: u64 },
     End { n: u64, committed: bool, slots: u8 },
 }
 
@@ -93,6 +94,10 @@ pub(crate) enum Reply {
         seq: u64,
         behind: Vec<u32>,
     },
+    Heard {
+        seq: u64,
+        slots: [Option<Slot>; 4],
+    },
     Ended {
         n: u64,
         slots: [Option<Slot>; 4],
@@ -108,6 +113,7 @@ impl Request {
             Self::Renew { .. } => "RENEW arrives, of",
             Self::Begin { .. } => "BEGIN arrives, of",
             Self::Lag { .. } => "LAG arrives, of",
+            Self::Hear { .. } => "HEAR arrives, of",
             Self::End { .. } => "END arrives, of",
         }
     }
@@ -117,6 +123,7 @@ impl Request {
             Self::Join { .. } => "JOIN arrives though given up, of",
             Self::Renew { .. } => "RENEW arrives though given up, of",
             Self::Begin { .. } => "BEGIN arrives though given up, of",
+            Self::Hear { .. } => "HEAR arrives though given up, of",
             Self::End { .. } => "END arrives though given up, of",
             Self::Members | Self::Lag { .. } => "nothing of note arrives, of",
         }
@@ -128,6 +135,7 @@ impl Request {
         match self {
             Self::Renew { applied, gone_seq, .. } => vec![applied, gone_seq],
             Self::Lag { seq, .. } => vec![seq],
+            Self::Hear { applied } => vec![applied],
             Self::Join { .. } | Self::Members | Self::Begin { .. } | Self::End { .. } => vec![],
         }
     }
@@ -241,7 +249,8 @@ impl K {
                 Request::Join { .. }
                 | Request::Renew { .. }
                 | Request::Begin { .. }
-                | Request::Lag { .. } => Reply::Lost,
+                | Request::Lag { .. }
+                | Request::Hear { .. } => Reply::Lost,
             };
         };
         match request {
@@ -265,8 +274,17 @@ impl K {
                 let behind = self.waits(from, seq, all).iter().map(|(id, _)| *id).collect();
                 Reply::Lag { seq, behind }
             }
+            &Request::Hear { applied } => {
+                row.known = row.known.max(applied);
+                Reply::Heard { seq: self.seq, slots: self.news(applied) }
+            }
             &Request::End { n, committed, slots } => self.end(from, n, committed, slots),
         }
+    }
+
+    /// What changed after that.
+    fn news(&self, applied: u64) -> [Option<Slot>; 4] {
+        self.slots.map(|slot| Some(slot).filter(|slot| slot.seq > applied))
     }
 
     fn list(&self, setup: &Setup) -> Reply {
@@ -314,10 +332,7 @@ impl K {
         let since = *self.since.get_or_insert(NOW);
         self.open |= NOW >= since + setup.lease || setup.lacks(Without::OpenLate);
         let grant = self.grant(setup, from);
-        let mut slots = self.slots.map(Some);
-        for slot in &mut slots {
-            *slot = slot.filter(|slot| slot.seq > applied);
-        }
+        let slots = self.news(applied);
         let seq = if setup.knows() { self.seq } else { 0 };
         Reply::Renewed { open: self.open, seq, grant, slots }
     }

@@ -33,7 +33,7 @@ impl Both {
         let change = self.below(self.k.seq + 1);
         let until = NOW + self.below(4);
         let some = |bits: u64| bits as u8 & 0b111;
-        let request = match self.below(8) {
+        let request = match self.below(9) {
             0 => Request::Join { run: 0, until, marks: vec![(mark(at, n), slots)] },
             1 => Request::Members,
             2..=4 => {
@@ -45,6 +45,7 @@ impl Both {
             }
             5 => Request::Begin { n, slots },
             6 => Request::Lag { seq: change, all: n < 3 },
+            7 => Request::Hear { applied: change },
             _ => Request::End { n, committed: n < 4, slots },
         };
         (at, request)
@@ -80,6 +81,7 @@ impl Both {
                 script::Request::Begin { act, id, mark, slots }
             }
             &Request::Lag { seq, all } => script::Request::Lag { act, id, seq, all },
+            &Request::Hear { applied } => script::Request::Hear { act, id, applied },
             &Request::End { n, committed, slots } => {
                 let (mark, slots) = (Mark { id, n }, names(slots));
                 script::Request::End { act, mark, committed, slots }
@@ -100,6 +102,7 @@ impl Both {
             | Request::Renew { .. }
             | Request::Begin { .. }
             | Request::Lag { .. }
+            | Request::Hear { .. }
             | Request::End { .. } => self.k.serve(&GRANTS, at, &request),
         };
         assert!(is_like(&answer, &expected), "{request:?}: {answer:?}, {expected:?}");
@@ -143,6 +146,9 @@ fn is_like(answer: &Reply, like: &script::Answer) -> bool {
         }
         (Reply::Lag { behind, .. }, Answer::Lag { waits }) => {
             behind.iter().copied().eq(waits.iter().map(|wait| wait.id))
+        }
+        (Reply::Heard { seq, slots: changed }, Answer::Heard { seq: other, slots: like }) => {
+            seq == other && slots(changed, like)
         }
         (Reply::Ended { slots: changed, .. }, Answer::Changed { slots: like }) => {
             slots(changed, like)

@@ -30,6 +30,8 @@ pub(crate) struct Setup {
     pub(crate) grants: bool,
     /// So does who is the only member.
     pub(crate) alone: bool,
+    /// Members hear of changes also when they do not renew.
+    pub(crate) hears: bool,
     /// A commit of `Writer::changes_catalog` makes every write of the first table write the second.
     pub(crate) catalog: bool,
     /// How many there are at the start.

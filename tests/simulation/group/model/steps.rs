@@ -235,6 +235,7 @@ impl Steps<'_> {
                 Turn::Begins => "sends BEGIN",
                 Turn::Ends => "ends its commits in K",
                 Turn::Lag => "asks who lags",
+                Turn::Hear => "sends HEAR",
                 Turn::Join => "sends JOIN",
                 Turn::Members => "asks for the members",
                 Turn::Renew => "takes a census, and sends RENEW",

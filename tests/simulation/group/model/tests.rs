@@ -29,6 +29,7 @@ const SLOW: Setup = Setup {
     readers: &[1],
     read: FIRST,
     grants: false,
+    hears: false,
     alone: false,
     catalog: false,
     members: 2,
@@ -55,6 +56,8 @@ const ALONE: Setup =
     Setup { readers: &[0], members: 1, faults: Faults { birth: 1, cut: 1, ..NONE }, ..BORN };
 
 pub(crate) const GRANTS: Setup = Setup { grants: true, ..SLOW };
+/// B hears at once of what A announces.
+const HEARD: Setup = Setup { lease: 1, hears: true, ..GRANTS };
 const GRANTS_LOST: Setup = Setup { grants: true, ..LOST };
 const GRANTS_CUT: Setup = Setup { grants: true, ..CUT };
 
@@ -121,6 +124,11 @@ fn who_answers_without_asking_hits_nothing_old() {
 }
 
 #[test]
+fn who_hears_at_once_hits_nothing_old() {
+    holds("heard", &HEARD);
+}
+
+#[test]
 fn a_promoted_replica_makes_no_hit_old() {
     if is_long() {
         holds("promoted", &PROMOTED);
@@ -139,7 +147,11 @@ fn the_larger_worlds_have_no_old_hit() {
     let clocks = Faults { slow_clock: 1, ..NONE };
     holds("a clock is slow, grants", &Setup { margin: 1, faults: clocks, ..GRANTS });
     holds("grants, K lost", &GRANTS_LOST);
+    holds("heard, for longer", &Setup { lease: 2, ..HEARD });
+    holds("heard, K lost", &Setup { hears: true, ..GRANTS_LOST });
+    holds("heard, cut off", &Setup { hears: true, ..GRANTS_CUT });
     holds("catalogue", &Setup { lease: 1, ..CATALOGS });
+    holds("catalogue, heard", &Setup { lease: 1, hears: true, ..CATALOGS });
     let control = Faults { control_cut: 1, ..NONE };
     holds("the lock's connection lost", &Setup { faults: control, ..SLOW });
     holds("one alone, then another", &ALONE);

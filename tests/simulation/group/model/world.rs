@@ -229,6 +229,7 @@ impl Instance {
             Request::Members
             | Request::Begin { .. }
             | Request::Lag { .. }
+            | Request::Hear { .. }
             | Request::End { .. } => !is_dead(*act),
         });
         self.renewal.take_if(|renewal| renewal.until <= NOW);
