@@ -89,7 +89,7 @@ impl Newcomer {
         } else if known.replication == Replication::None {
             self.admit_client(known).await
         } else {
-            self.admit_replication(known).await
+            Box::pin(self.admit_replication(known)).await
         }
     }
 
@@ -232,7 +232,8 @@ impl Newcomer {
         let entry = &registered.entry;
         startup::authenticated(&mut known.out);
         let (reported, lease) = if opened.pool.common.mode == PoolMode::Session {
-            let lease = self.take_server(&opened, &start, &registered, &mut known.out).await?;
+            let taking = self.take_server(&opened, &start, &registered, &mut known.out);
+            let lease = Box::pin(taking).await?;
             (Arc::clone(&lease.connection.reported), Some(lease))
         } else {
             (opening::reported(&opened, &settings, entry, self.patience(entry)).await?, None)

@@ -3,6 +3,7 @@
 mod admit;
 mod newcomer;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -78,10 +79,14 @@ async fn let_in(
 ) -> Result<Option<Admitted>, CloseReason> {
     let timeout = gateway.config().listen.client_login_timeout;
     let mut newcomer = Newcomer::new(stream, Arc::clone(gateway), arrival);
-    let login = newcomer.log_in(console);
-    let known = match timeout {
-        Duration::ZERO => login.await,
-        limit => tokio::time::timeout(limit, login).await.unwrap_or(Err(CloseReason::LoginTimeout)),
+    let known = {
+        let login = pin!(newcomer.log_in(console));
+        match timeout {
+            Duration::ZERO => login.await,
+            limit => {
+                tokio::time::timeout(limit, login).await.unwrap_or(Err(CloseReason::LoginTimeout))
+            }
+        }
     };
     let admitted = match known {
         Ok(Some(known)) => newcomer.admit(known).await,

@@ -82,7 +82,8 @@ impl Newcomer {
                 Packet::SslRequest => self.start_tls().await?,
                 Packet::GssencRequest => self.send(b"N").await?,
                 Packet::Cancel { pid, key } => {
-                    cancel::request(&self.gateway, pid, &key).await;
+                    // Boxed, or every login is ten times as large and moved about as such.
+                    Box::pin(cancel::request(&self.gateway, pid, &key)).await;
                     return Ok(None);
                 }
                 Packet::Startup(startup) => break startup,

@@ -32,6 +32,16 @@ pub async fn reported(
     {
         return Ok(reported);
     }
+    // Boxed: rarely has anybody to be asked, and every login has room for it.
+    Box::pin(ask(pool, settings, patience)).await
+}
+
+async fn ask(
+    pool: &Arc<Pool>,
+    settings: &Arc<Settings>,
+    patience: Option<(Instant, CloseReason)>,
+) -> Result<Reported, CloseReason> {
+    let common = &pool.common;
     // Counted from the first, or a pool could be forgotten while its first client waits.
     let _guest = pool.enter();
     let (until, expired) = patience.unzip();
