@@ -45,7 +45,7 @@ class Target:
         return cpu_us(self.tier_pid) if self.tier_pid else 0
 
     def commands(self):
-        """Calls by name. What scripts call is in it, too, and none of them calls HMGET."""
+        """Calls by name. What scripts call is in it, too: an HMGET or two each."""
         if not self.tier_port:
             return {}
         with socket.create_connection(("127.0.0.1", self.tier_port)) as connection:
