@@ -62,7 +62,9 @@ impl Home {
 
     /// The catalogue has changed, or may have; to be called before what did it leaves flight.
     pub fn catalog_changed(&self) {
+        // In this order: who is not in flight yet will see that it has.
         self.catalog_changes.fetch_add(1, Ordering::SeqCst);
+        self.coherence.widen();
     }
 
     pub fn catalog_changes(&self) -> u64 {

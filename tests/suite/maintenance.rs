@@ -113,6 +113,30 @@ fn a_write_judged_before_ddl_and_committed_after_it_is_seen() {
     assert_eq!(reader.query(READ_P), "T(k,v) D(1,1) D(3,4) C(SELECT 2) Z(I)");
 }
 
+/// Until its reply is here nobody knows whether it was.
+#[test]
+fn a_write_that_waits_beside_ddl_may_write_anything() {
+    let database = Database::with(&format!("{SETUP} CREATE TABLE held (id int)"));
+    let forebay = Forebay::with_config(&database, SLOW_POLL, &[]);
+    let (mut reader, mut admin) = (forebay.client(), forebay.client());
+    let (mut writer, mut holder) = (forebay.client(), database.admin());
+    database.until_hit(&mut reader, READ_P);
+    holder.run("BEGIN; LOCK held");
+    writer.send(&query("UPDATE later SET v = 4 WHERE NOT EXISTS (SELECT FROM held)"));
+    let mut direct = database.admin();
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'
+                 AND datname = current_database()";
+    wait_until("the write waits", || direct.one(waits) == "1");
+    let catalogues = || forebay.log().matches("catalogue read").count();
+    let before = catalogues();
+    admin.run("CREATE TABLE other (id int)");
+    wait_until("the catalogue is read again", || catalogues() > before);
+    assert!((0..4).all(|_| !database.is_hit(&mut reader, READ_P)));
+    holder.run("COMMIT");
+    assert_eq!(writer.replies(), "C(UPDATE 1) Z(I)");
+    database.until_hit(&mut reader, READ_P);
+}
+
 /// A table that hides another is no new name.
 #[test]
 fn a_table_that_hides_another_is_read_at_once() {

@@ -25,7 +25,7 @@ mod uses;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use crate::sql::verdict::TableId;
 
@@ -163,6 +163,25 @@ struct Slots {
     database: Arc<Slot>,
     tables: HashMap<TableId, Arc<Slot>>,
     epochs: Epochs,
+    era: Arc<Era>,
+}
+
+/// What is in flight, and the era in which it was put there, if it may be widened.
+type Begun = (Vec<Arc<Slot>>, Option<Arc<Era>>);
+
+/// Between two calls of [`Coherence::widen`]; held by all that was put in flight then, but for
+/// what is of the whole database.
+#[derive(Debug, Default)]
+struct Era {
+    /// Once it is over: the database, until all of it is settled.
+    wide: OnceLock<InFlight>,
+}
+
+impl Drop for Era {
+    fn drop(&mut self) {
+        // Whoever wrote more than was thought has made that known before it was settled.
+        self.wide.take().into_iter().for_each(InFlight::rolled_back);
+    }
 }
 
 impl Coherence {
@@ -172,7 +191,12 @@ impl Coherence {
         let mut epochs = Epochs(seed);
         let database = Slot::new(None, epochs.next());
         Self {
-            slots: RwLock::new(Slots { database, tables: HashMap::new(), epochs }),
+            slots: RwLock::new(Slots {
+                database,
+                tables: HashMap::new(),
+                epochs,
+                era: Arc::default(),
+            }),
             tables_max: TABLES_MAX,
             abandoned: Arc::default(),
         }
@@ -184,13 +208,25 @@ impl Coherence {
             let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
             slots.begin(scope)
         };
-        let slots = known.unwrap_or_else(|| {
+        let (slots, era) = known.unwrap_or_else(|| {
             let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
             slots.create(scope, self.tables_max);
             // Still unknown: the map is full, so the tables have only the database's slot.
             slots.begin(scope).unwrap_or_else(|| slots.begin_database())
         });
-        InFlight { slots, announced: Vec::new(), abandoned: Arc::clone(&self.abandoned) }
+        let abandoned = Arc::clone(&self.abandoned);
+        InFlight { slots, announced: Vec::new(), abandoned, era, merged: Vec::new() }
+    }
+
+    /// What is in flight now may write more than its scope, of which its owner will know only when
+    /// it is settled: until all of it is, the whole database is in flight.
+    pub fn widen(&self) {
+        let over = {
+            let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut slots.era)
+        };
+        // Nobody else ends this one.
+        let _first = over.wide.set(self.begin_write(&Scope::Database));
     }
 
     /// Makes every stamp of `scope` cease to hold: FLUSH CACHE, another server behind the address.
@@ -247,18 +283,19 @@ impl Coherence {
 
 impl Slots {
     /// Raises all counts of `scope`, or none if a slot is missing.
-    fn begin(&self, scope: &Scope) -> Option<Vec<Arc<Slot>>> {
+    fn begin(&self, scope: &Scope) -> Option<Begun> {
         let Scope::Tables(tables) = scope else {
             return Some(self.begin_database());
         };
         let slots: Vec<_> =
             tables.iter().map(|table| self.tables.get(table)).collect::<Option<_>>()?;
-        Some(slots.into_iter().inspect(|slot| slot.begin()).map(Arc::clone).collect())
+        let slots = slots.into_iter().inspect(|slot| slot.begin()).map(Arc::clone).collect();
+        Some((slots, Some(Arc::clone(&self.era))))
     }
 
-    fn begin_database(&self) -> Vec<Arc<Slot>> {
+    fn begin_database(&self) -> Begun {
         self.database.begin();
-        vec![Arc::clone(&self.database)]
+        (vec![Arc::clone(&self.database)], None)
     }
 
     /// `None` if a slot is missing or spent.
@@ -420,6 +457,9 @@ pub struct InFlight {
     slots: Vec<Arc<Slot>>,
     announced: Vec<Box<dyn Announced>>,
     abandoned: Arc<AtomicU64>,
+    /// In which a part of the database was put in flight; left when that is settled.
+    era: Option<Arc<Era>>,
+    merged: Vec<Arc<Era>>,
 }
 
 impl InFlight {
@@ -448,6 +488,8 @@ impl InFlight {
     /// way up and twice on the way down.
     pub fn merge(&mut self, mut other: Self) {
         self.slots.append(&mut other.slots);
+        self.merged.extend(other.era.take());
+        self.merged.append(&mut other.merged);
         self.announced.append(&mut other.announced);
     }
 

@@ -174,3 +174,65 @@ fn versions_of_other_processes_may_be_anything() {
         assert!(coherence.restore(&versions).is_none_or(|stamp| !stamp.holds()));
     }
 }
+
+#[test]
+fn what_is_in_flight_is_widened_until_all_of_it_is_settled() {
+    let coherence = Coherence::new(1);
+    let [written, other] = [TableId(1), TableId(2)];
+    let stamp = coherence.stamp(&[other]).unwrap();
+    let begin = |table: TableId| coherence.begin_write(&Scope::Tables([table].into()));
+    let (first, second) = (begin(written), begin(written));
+    assert!(stamp.holds());
+    coherence.widen();
+    assert!(!stamp.holds() && coherence.stamp(&[other]).is_none());
+    // What begins after it knows better.
+    let later = begin(written);
+    first.committed();
+    assert!(!stamp.holds());
+    second.rolled_back();
+    assert!(stamp.holds());
+    coherence.widen();
+    assert!(!stamp.holds());
+    let mut merged = begin(other);
+    merged.merge(later);
+    assert!(!stamp.holds());
+    merged.rolled_back();
+    assert!(stamp.holds());
+    assert_eq!(coherence.abandoned(), 0);
+}
+
+#[test]
+fn where_nothing_is_in_flight_there_is_nothing_to_widen() {
+    let coherence = Coherence::new(1);
+    let stamp = coherence.stamp(&[TableId(1)]).unwrap();
+    for _ in 0..3 {
+        coherence.widen();
+        assert!(stamp.holds());
+    }
+    // Nor is what is of the whole database.
+    let guard = coherence.begin_write(&Scope::Database);
+    coherence.widen();
+    guard.rolled_back();
+    assert!(stamp.holds());
+}
+
+#[test]
+fn one_that_settles_while_it_is_widened_leaves_nothing_in_flight() {
+    let coherence = Coherence::new(1);
+    let tables = [TableId(1)];
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            for _ in 0..10_000 {
+                coherence.begin_write(&Scope::Tables(tables.into())).rolled_back();
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        while !stop.load(Ordering::Relaxed) {
+            coherence.widen();
+        }
+        writer.join().unwrap();
+    });
+    assert!(coherence.stamp(&tables).is_some());
+    assert_eq!(coherence.abandoned(), 0);
+}
