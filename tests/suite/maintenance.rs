@@ -35,6 +35,13 @@ fn check(statements: &[&str]) {
     assert_eq!(reader.query(READ_P), database.direct().query(READ_P), "after {statements:?}");
 }
 
+fn until_a_write_waits(database: &Database<'_>) {
+    let mut direct = database.admin();
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'
+                 AND datname = current_database()";
+    wait_until("the write waits", || direct.one(waits) == "1");
+}
+
 #[test]
 fn a_new_partition_takes_its_tree_away_alone() {
     check(&["CREATE TABLE p2 PARTITION OF p FOR VALUES IN (2)", "INSERT INTO p VALUES (2, 2)"]);
@@ -102,10 +109,7 @@ fn a_write_judged_before_ddl_and_committed_after_it_is_seen() {
     admin.run("ALTER TABLE p ATTACH PARTITION later FOR VALUES IN (3)");
     writer.run("BEGIN");
     writer.send(&query("UPDATE later SET v = 4"));
-    let mut direct = database.admin();
-    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'
-                 AND datname = current_database()";
-    wait_until("the write waits", || direct.one(waits) == "1");
+    until_a_write_waits(&database);
     admin.run("COMMIT");
     assert_eq!(writer.replies(), "C(UPDATE 1) Z(T)");
     database.until_hit(&mut reader, READ_P);
@@ -123,10 +127,7 @@ fn a_write_that_waits_beside_ddl_may_write_anything() {
     database.until_hit(&mut reader, READ_P);
     holder.run("BEGIN; LOCK held");
     writer.send(&query("UPDATE later SET v = 4 WHERE NOT EXISTS (SELECT FROM held)"));
-    let mut direct = database.admin();
-    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'
-                 AND datname = current_database()";
-    wait_until("the write waits", || direct.one(waits) == "1");
+    until_a_write_waits(&database);
     let catalogues = || forebay.log().matches("catalogue read").count();
     let before = catalogues();
     admin.run("CREATE TABLE other (id int)");
