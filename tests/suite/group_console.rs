@@ -62,6 +62,11 @@ fn every_member_is_shown_wherever_it_is_asked_for() {
     let redis = Redis::start();
     let (database, mut members) = two(&redis);
     let ids = members.each_mut().map(|member| member.shown("member"));
+    // Who was alone hits unasked for a while still.
+    wait_until("all ask", || {
+        let rows = members[0].console.rows("SHOW GROUP_MEMBERS");
+        rows.iter().all(|row| row[4].as_deref() == Some("redis"))
+    });
     for (at, member) in members.iter_mut().enumerate() {
         let rows = member.console.rows("SHOW GROUP_MEMBERS ORDER BY own DESC");
         let shown: Vec<Vec<&str>> = rows
