@@ -504,6 +504,8 @@ impl Drop for InFlight {
         if self.slots.is_empty() {
             return;
         }
+        // It may have written more than it was thought to.
+        std::mem::forget((self.era.take(), std::mem::take(&mut self.merged)));
         self.abandoned.fetch_add(1, Ordering::Relaxed);
         tracing::error!(
             tables = self.slots.len(),

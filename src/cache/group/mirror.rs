@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use crate::cache::coherence::{Coherence, InFlight, Scope};
 
-use super::slot::{Slot, SlotName};
+use super::slot::{Mark, Slot, SlotName};
 
 #[derive(Debug, Default)]
 pub struct Mirror {
@@ -22,8 +22,9 @@ struct Seen {
     generation: u64,
     /// Somebody else has a commit in flight there.
     marked: bool,
-    /// It is in flight here as well.
-    guard: Option<InFlight>,
+    /// Each such commit is in flight here as well, from when it was first seen: one guard for all
+    /// of them would stay as long as there is any.
+    guards: Vec<(Mark, InFlight)>,
 }
 
 /// What a look at a slot has shown.
@@ -39,9 +40,7 @@ impl Mirror {
         coherence.invalidate(&Scope::Database);
         self.complete = false;
         for seen in std::mem::take(&mut self.slots).into_values() {
-            if let Some(guard) = seen.guard {
-                guard.committed();
-            }
+            seen.guards.into_iter().for_each(|(_, guard)| guard.committed());
         }
     }
 
@@ -53,7 +52,8 @@ impl Mirror {
         let generation = value.generation;
         // At first sight: whatever is stamped was stamped before anybody looked.
         let is_new = !self.slots.contains_key(&name);
-        let seen = self.slots.entry(name).or_insert(Seen { generation, marked, guard: None });
+        let seen =
+            self.slots.entry(name).or_insert(Seen { generation, marked, guards: Vec::new() });
         let moved = seen.generation != generation;
         let news = marked && (is_new || !seen.marked);
         (seen.generation, seen.marked) = (generation, marked);
@@ -61,11 +61,13 @@ impl Mirror {
             if moved || is_new {
                 coherence.invalidate(scope);
             }
-            if marked {
-                seen.guard.get_or_insert_with(|| coherence.begin_write(scope));
+            for mark in value.marks.iter().filter(|mark| mark.id != id) {
+                if !seen.guards.iter().any(|(held, _)| held == mark) {
+                    seen.guards.push((*mark, coherence.begin_write(scope)));
+                }
             }
         }
-        if !marked && let Some(guard) = seen.guard.take() {
+        for (_, guard) in seen.guards.extract_if(.., |(mark, _)| !value.marks.contains(mark)) {
             guard.rolled_back();
         }
         Moved { by_others: news || moved || (is_new && generation > 0) }
@@ -120,5 +122,34 @@ fn scope(name: SlotName) -> Option<Scope> {
         SlotName::Database => Some(Scope::Database),
         SlotName::Catalog => None,
         SlotName::Table(table) => Some(Scope::Tables([table].into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::verdict::TableId;
+
+    #[test]
+    fn each_commit_of_others_is_in_flight_from_when_it_was_seen() {
+        let (coherence, mut mirror) = (Coherence::new(1), Mirror::default());
+        let [table, other] = [TableId(1), TableId(2)];
+        let mut see = |marks: &[u64]| {
+            let marks = marks.iter().map(|n| Mark { id: 2, n: *n }).collect();
+            let slot = Slot { generation: 0, seq: 1, marks };
+            mirror.apply(SlotName::Table(table), &slot, 1, &coherence);
+        };
+        let is_free = |table| coherence.stamp(&[table]).is_some();
+        see(&[1]);
+        assert!(!is_free(table) && is_free(other));
+        coherence.widen();
+        see(&[1, 2]);
+        assert!(!is_free(other));
+        // There was never none of them, and the second began after the change.
+        see(&[2]);
+        assert!(!is_free(table) && is_free(other));
+        see(&[]);
+        assert!(is_free(table));
+        assert_eq!(coherence.abandoned(), 0);
     }
 }

@@ -12,7 +12,7 @@ use super::member::Millis;
 use super::process::Process;
 use super::script::{Answer, Renew, Renewed, Reply, Request};
 use super::shared::{ALL, Check, Group, State};
-use super::slot::{Act, Mark, SlotName};
+use super::slot::{Act, Mark, Slot, SlotName};
 
 /// What goes out in one round, and what it is about.
 #[derive(Debug)]
@@ -218,19 +218,10 @@ impl Group {
                 state.member.on_lag(seq, &behind);
             }
             (Request::Hear { .. }, Answer::Heard { seq, slots }) => {
-                for (name, slot) in &slots {
-                    state.apply(*name, slot, self.id, coherence);
-                }
-                state.member.on_heard(seq);
+                self.heard(state, seq, &slots, coherence);
             }
             (Request::End { mark, .. }, Answer::Changed { slots }) => {
-                for (name, slot) in &slots {
-                    if state.member.moves(mark.n, *name) {
-                        state.mirror.move_own(*name);
-                    }
-                    state.apply(*name, slot, self.id, coherence);
-                }
-                state.member.on_ended(mark.n);
+                self.ended(state, mark.n, &slots, coherence);
             }
             (Request::Bump { .. }, Answer::Changed { slots }) => {
                 for (name, slot) in &slots {
@@ -259,6 +250,29 @@ impl Group {
             // A lease that came too late changes nothing.
             (_, _) => {}
         }
+    }
+
+    fn heard(
+        &self,
+        state: &mut State,
+        seq: u64,
+        slots: &[(SlotName, Slot)],
+        coherence: &Coherence,
+    ) {
+        for (name, slot) in slots {
+            state.apply(*name, slot, self.id, coherence);
+        }
+        state.member.on_heard(seq);
+    }
+
+    fn ended(&self, state: &mut State, n: u64, slots: &[(SlotName, Slot)], coherence: &Coherence) {
+        for (name, slot) in slots {
+            if state.member.moves(n, *name) {
+                state.mirror.move_own(*name);
+            }
+            state.apply(*name, slot, self.id, coherence);
+        }
+        state.member.on_ended(n);
     }
 
     fn checked(&self, state: &mut State, heard: Millis, coherence: &Coherence, news: &News) {
