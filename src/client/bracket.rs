@@ -19,8 +19,14 @@ use super::session::{Armed, Session};
 use super::transaction::Dirty;
 
 impl Session {
-    /// Notes what the statement may write, and puts in flight what it may commit.
-    pub(super) fn bracket(&mut self, verdict: &Verdict, server: &mut Server) -> Armed {
+    /// Notes what the statement may write, and puts in flight what it may commit. `generation`: of
+    /// the catalogue that the verdict is of, which may have been another since.
+    pub(super) fn bracket(
+        &mut self,
+        verdict: &Verdict,
+        generation: u64,
+        server: &mut Server,
+    ) -> Armed {
         for control in &verdict.controls {
             if let Control::Vacate(name) = control {
                 self.work.vacate.push(name.clone());
@@ -42,7 +48,6 @@ impl Session {
             self.work.transaction.catalog && !matches!(write, Write::None | Write::Schema(_));
         self.work.transaction.dirty.add(if late { &Write::Catalog } else { write });
         if *write != Write::None {
-            let generation = self.common.database.generation();
             self.work.transaction.judged_under.get_or_insert(generation);
         }
         if *write != Write::None {

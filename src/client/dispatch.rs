@@ -137,14 +137,15 @@ impl Session {
     fn send_query(&mut self, server: &mut Server, message: &[u8], body: &[u8]) {
         self.forget_old_verdict();
         let mut judged = None;
+        let mut generation = self.work.query_generation;
         let verdict = self.work.query_verdict.take().unwrap_or_else(|| {
-            let (known, _) = self.verdict_of_text(frontend::query(body).unwrap_or_default());
+            let (known, now) = self.verdict_of_text(frontend::query(body).unwrap_or_default());
             let verdict = Arc::clone(&known.verdict);
-            judged = Some(known);
+            (judged, generation) = (Some(known), now);
             verdict
         });
         let mut armed = std::mem::take(&mut self.work.armed);
-        armed.append(self.bracket(&verdict, server));
+        armed.append(self.bracket(&verdict, generation, server));
         let extent = std::mem::take(&mut self.work.extent).and(extent(&verdict));
         let unit = Unit { extent, verdict: Some(Arc::clone(&verdict)), armed, completed: 0 };
         self.work.unsynced = false;
@@ -170,8 +171,9 @@ impl Session {
     /// FunctionCall runs a function by its OID: an opaque statement.
     fn send_function_call(&mut self, server: &mut Server, message: &[u8]) {
         let verdict = Arc::new(opaque("FUNCTION"));
+        let generation = self.common.database.generation();
         let mut armed = std::mem::take(&mut self.work.armed);
-        armed.append(self.bracket(&verdict, server));
+        armed.append(self.bracket(&verdict, generation, server));
         let extent = std::mem::take(&mut self.work.extent).and(Extent::Several);
         let unit = Unit { extent, armed, verdict: Some(verdict), completed: 0 };
         self.work.unsynced = false;
@@ -370,10 +372,10 @@ impl Session {
         let (verdict, generation) = match &statement {
             Some(statement) => self.verdict_of(statement),
             // A portal we did not see made: DECLARE makes them too.
-            None => (Arc::new(opaque("EXECUTE")), 0),
+            None => (Arc::new(opaque("EXECUTE")), self.common.database.generation()),
         };
         let stale = stale.map(|name| (name, generation));
-        let armed = self.bracket(&verdict, server);
+        let armed = self.bracket(&verdict, generation, server);
         self.work.armed.append(armed);
         self.work.extent = self.work.extent.and(extent(&verdict));
         let request = self.request(RequestKind::Execute { verdict: Arc::clone(&verdict), stale });
