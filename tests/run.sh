@@ -4,7 +4,7 @@
 #                                  page docker drivers checker group verify soak; all of them by default
 #
 # On Debian as root it installs what is missing; elsewhere it says what to install.
-# CHECKER_SECONDS=60 is how long the checker reads and writes (group: too), SOAK_SECONDS=120 how long the soak lasts.
+# CHECKER_SECONDS=60 is how long the checker reads and writes (group: half as long again), SOAK_SECONDS=120 how long the soak lasts.
 # shellcheck disable=SC2119,SC2153 # servers are started without further settings; lib.sh sets URLs
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -51,8 +51,11 @@ part_drivers() { tests/drivers/run.sh; }
 # Everything that may be read and written, and everything that goes wrong meanwhile; the long form
 # is in tests/checker.sh.
 part_checker() { tests/checker.sh "$CHECKER_SECONDS"; }
-# The same of three that answer as one; a while between two faults, so that there is something to hit.
-part_group() { CHECKER_PAUSE_MS="${CHECKER_PAUSE_MS:-1500}" tests/checker.sh "$CHECKER_SECONDS" --group --require-hits 30; }
+# The same of three that answer as one: half as long again, with a while between two faults, so that every
+# fault has its turn and there is something to hit between them.
+part_group() {
+    CHECKER_PAUSE_MS="${CHECKER_PAUSE_MS:-2500}" tests/checker.sh "$((CHECKER_SECONDS * 3 / 2))" --group --require-hits 30
+}
 
 # Every hit compared with PostgreSQL's answer, every commit asked what it wrote; `tests/verify.sh` alone
 # does so under all drivers and the whole suite too.
