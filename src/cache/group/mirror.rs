@@ -73,14 +73,11 @@ impl Mirror {
         Moved { by_others: news || moved || (is_new && generation > 0) }
     }
 
-    /// Whether applying this would show something that others did; `by_us`: we have moved it by one.
-    pub fn would_move(&self, name: SlotName, value: &Slot, (id, by_us): (u32, bool)) -> bool {
+    /// Whether applying this would show something that others did; we have moved it by `by_us`.
+    pub fn would_move(&self, name: SlotName, value: &Slot, (id, by_us): (u32, u64)) -> bool {
         let marked = value.marks.iter().any(|mark| mark.id != id);
         match self.slots.get(&name) {
-            Some(seen) => {
-                let expected = seen.generation + u64::from(by_us);
-                (marked && !seen.marked) || value.generation != expected
-            }
+            Some(seen) => (marked && !seen.marked) || value.generation != seen.generation + by_us,
             None => marked || value.generation > 0,
         }
     }

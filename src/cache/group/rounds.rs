@@ -152,12 +152,9 @@ impl Group {
         state.shown.round = now.saturating_duration_since(sent_at);
         let micros = state.shown.round.as_micros();
         state.rounds.add(u64::try_from(micros).unwrap_or(u64::MAX));
-        if round
-            .requests
-            .iter()
-            .zip(&replies)
-            .any(|(request, reply)| state.reveals(request, &reply.answer, self.id))
-        {
+        let mut by_us = 0;
+        let answers = replies.iter().map(|reply| &reply.answer);
+        if round.requests.iter().zip(answers).any(|of| state.reveals(of, self.id, &mut by_us)) {
             catalog_moved();
         }
         let mut news = News::default();

@@ -382,23 +382,29 @@ impl State {
             || ((!self.bumps.is_empty() || self.hears > 0) && self.member.act().is_some())
     }
 
-    /// Whether for what this says the catalogue may be another.
-    pub(super) fn reveals(&self, request: &Request, answer: &Answer, id: u32) -> bool {
-        let moved =
-            |slot: &Slot, by_us| self.mirror.would_move(SlotName::Catalog, slot, (id, by_us));
-        let among = |slots: &[(SlotName, Slot)], by_us| {
-            slots.iter().any(|(name, slot)| *name == SlotName::Catalog && moved(slot, by_us))
+    /// Whether for what this says the catalogue may be another than it was before the round.
+    /// `by_us`: so often an answer of the round has shown that our own ENDs moved it.
+    pub(super) fn reveals(
+        &self,
+        (request, answer): (&Request, &Answer),
+        id: u32,
+        by_us: &mut u64,
+    ) -> bool {
+        if let (Request::End { mark, .. }, Answer::Changed { .. }) = (request, answer) {
+            *by_us += u64::from(self.member.moves(mark.n, SlotName::Catalog));
+        }
+        let known = (id, *by_us);
+        let moved = |slot: &Slot| self.mirror.would_move(SlotName::Catalog, slot, known);
+        let among = |slots: &[(SlotName, Slot)]| {
+            slots.iter().any(|(name, slot)| *name == SlotName::Catalog && moved(slot))
         };
         match (request, answer) {
             (_, Answer::Joined { .. }) => !twin::is(Twin::NoIncarnationCheck),
             (_, Answer::Renewed(renewed)) => {
-                among(&renewed.slots, false) || (renewed.open && !self.member.is_open())
+                among(&renewed.slots) || (renewed.open && !self.member.is_open())
             }
-            (_, Answer::Begun { catalog, .. }) => moved(catalog, false),
-            (Request::End { mark, .. }, Answer::Changed { slots }) => {
-                among(slots, self.member.moves(mark.n, SlotName::Catalog))
-            }
-            (_, Answer::Changed { slots } | Answer::Heard { slots, .. }) => among(slots, false),
+            (_, Answer::Begun { catalog, .. }) => moved(catalog),
+            (_, Answer::Changed { slots } | Answer::Heard { slots, .. }) => among(slots),
             (Request::Check { .. }, Answer::Checked { open: Some(open), .. })
                 if !self.member.is_open() && self.member.act() == Some(*open) =>
             {
@@ -406,7 +412,7 @@ impl State {
             }
             (Request::Check { slots: names }, Answer::Checked { slots, .. }) => {
                 let at = names.iter().position(|name| *name == SlotName::Catalog);
-                at.and_then(|at| slots.get(at)).is_some_and(|slot| moved(slot, false))
+                at.and_then(|at| slots.get(at)).is_some_and(moved)
             }
             (_, _) => false,
         }
@@ -498,11 +504,11 @@ fn slots(scope: &Scope) -> Vec<SlotName> {
 #[cfg(test)]
 mod tests {
     use super::super::link;
+    use super::super::slot::Mark;
     use super::*;
     use crate::config::SecretText;
 
-    #[test]
-    fn of_what_was_dropped_the_latest_is_shown() {
+    fn group() -> Arc<Group> {
         let settings = Settings {
             name: "g".to_owned(),
             lease: Duration::from_secs(2),
@@ -514,7 +520,43 @@ mod tests {
             found: link::Found::default(),
         };
         let coherence = Arc::new(Coherence::new(1));
-        let group = Group::new(1, Arc::new(settings), coherence, Instant::now());
+        Arc::new(Group::new(1, Arc::new(settings), coherence, Instant::now()))
+    }
+
+    #[test]
+    fn a_catalogue_that_we_changed_is_not_taken_for_changed_by_others() {
+        let group = group();
+        let (act, id, at) = (Act([1; 16]), group.id, SlotName::Catalog);
+        let slot = |generation| Slot { generation, seq: 1, marks: Vec::new() };
+        {
+            let mut state = group.state();
+            state.member.take_lock(1);
+            state.member.on_joined(act, true, &[]);
+            state.mirror.apply(at, &slot(3), id, &group.coherence);
+        }
+        let commit = group.begin(&Scope::Database, true, (Some(group.started), 1));
+        let mut state = group.state();
+        let mark = Mark { id, n: commit.n };
+        for (n, slots) in state.member.begins() {
+            state.member.on_begun((n, slots), (true, 1), &[], 0);
+        }
+        state.member.settle(commit.n, true);
+        let end = Request::End { act, mark, committed: true, slots: vec![at] };
+        let ended = Answer::Changed { slots: vec![(at, slot(4))] };
+        let hear = Request::Hear { act, id, applied: 0 };
+        for (generation, by_others) in [(4, false), (5, true)] {
+            let heard = Answer::Heard { seq: 1, slots: vec![(at, slot(generation))] };
+            let mut by_us = 0;
+            assert!(!state.reveals((&end, &ended), id, &mut by_us));
+            assert_eq!(state.reveals((&hear, &heard), id, &mut by_us), by_others);
+            // Without the END it would be somebody else's.
+            assert!(state.reveals((&hear, &heard), id, &mut 0));
+        }
+    }
+
+    #[test]
+    fn of_what_was_dropped_the_latest_is_shown() {
+        let group = group();
         let last = DROPS_MAX as u64;
         for at in 0..=last {
             group.state().dropped(at, ALL, at.to_string());

@@ -37,7 +37,7 @@ struct Commit {
     marked: bool,
     /// Slots of the K of now that have its mark for sure.
     held: Vec<SlotName>,
-    /// `slots` has grown since it was announced.
+    /// `slots` has grown, and K has not said that it has all of them.
     widened: bool,
 }
 
@@ -74,8 +74,9 @@ pub enum Leave {
 struct Membership {
     act: Act,
     open: bool,
-    /// Up to which changes have been applied here, and K has not been told.
+    /// Up to which changes have been applied here, and up to which K was told so.
     applied: u64,
+    told: u64,
     /// Until when nobody has to be asked; our clock.
     granted_until: Millis,
 }
@@ -163,9 +164,16 @@ impl Member {
         self.applied()
     }
 
-    /// Up to which change K may be told that it has been applied here.
-    pub fn applied(&self) -> u64 {
-        self.joined.as_ref().map_or(0, |joined| joined.applied)
+    /// Up to which change K may be told that it has been applied here: not before K has what the
+    /// change made of commits that are sent already, as whoever waits for us goes on then.
+    pub fn applied(&mut self) -> u64 {
+        let is_lacking = |commit: &Commit| commit.widened && commit.state == State::Sent;
+        let lacks = self.commits.values().any(is_lacking) && self.has(Safeguard::MarkThenTell);
+        let Some(joined) = &mut self.joined else { return 0 };
+        if !lacks {
+            joined.told = joined.applied;
+        }
+        joined.told
     }
 
     /// Every BEGIN that is to be sent now, in the round to come and before any RENEW in it.
@@ -181,7 +189,6 @@ impl Member {
             if commit.state != State::Sent {
                 commit.state = State::Asked;
             }
-            commit.widened = false;
             commit.marked = true;
             begins.push((n, commit.slots.clone()));
         }
@@ -268,7 +275,7 @@ impl Member {
                 commit.held.clone_from(slots);
             }
         }
-        self.joined = Some(Membership { act, open, applied: 0, granted_until: 0 });
+        self.joined = Some(Membership { act, open, applied: 0, told: 0, granted_until: 0 });
         for commit in self.commits.values_mut() {
             // What is over has its mark in this K or in none; END does no harm.
             commit.marked = true;
@@ -322,6 +329,7 @@ impl Member {
         now: Millis,
     ) {
         let Some(commit) = self.commits.get_mut(&n) else { return };
+        commit.widened &= slots.len() < commit.slots.len();
         commit.held = slots;
         if commit.state != State::Asked {
             return;
@@ -410,7 +418,7 @@ impl Member {
     /// What it remembers of K's count of changes, which an explorer has to keep small, too.
     pub fn changes(&mut self) -> Vec<&mut u64> {
         let mut changes: Vec<_> =
-            self.joined.iter_mut().map(|joined| &mut joined.applied).collect();
+            self.joined.iter_mut().flat_map(|of| [&mut of.applied, &mut of.told]).collect();
         for commit in self.commits.values_mut() {
             if let State::Announced { seq, .. } = &mut commit.state {
                 changes.push(seq);

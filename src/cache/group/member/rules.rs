@@ -37,6 +37,8 @@ pub enum Safeguard {
     Widen,
     /// A change of the catalogue waits until the others know, whatever the time.
     AwaitCatalog,
+    /// K is told of a change only when it has what that made of commits already sent.
+    MarkThenTell,
     /// A grant is used for a margin less than it is given for.
     ShortGrant,
 }
@@ -54,6 +56,7 @@ impl Safeguard {
             | Self::AwaitGrants
             | Self::Widen
             | Self::AwaitCatalog
+            | Self::MarkThenTell
             | Self::ShortGrant => None,
         }
     }

@@ -59,6 +59,35 @@ fn our_own_change_of_the_catalogue_widens_what_is_under_way_beside_it() {
 }
 
 #[test]
+fn k_is_told_that_a_change_is_known_only_when_it_has_what_follows_from_it() {
+    let mut member = joined(true);
+    let [sent, held_back] =
+        [TABLE, SlotName::Table(TableId(8))].map(|slot| member.begin(vec![slot], 0, HERE));
+    announced(&mut member, sent, true);
+    assert_eq!(member.leave(sent, 0), Leave::Granted);
+    member.on_heard(7);
+    assert_eq!(member.applied(), 7);
+    // The catalogue is about to change.
+    member.widen();
+    member.on_heard(8);
+    assert_eq!(member.applied(), 7);
+    let begins = member.begins();
+    // On its way, and perhaps refused.
+    assert_eq!(member.applied(), 7);
+    for begun in begins {
+        member.on_begun(begun, (true, 9), &[], 0);
+    }
+    assert_eq!(member.applied(), 8);
+    // What is not sent yet waits for its own BEGIN.
+    member.widen();
+    let _ = member.begin(vec![TABLE], 0, HERE);
+    member.widen();
+    member.on_heard(10);
+    assert_eq!(member.applied(), 10);
+    assert_eq!(member.leave(held_back, 0), Leave::Granted);
+}
+
+#[test]
 fn in_a_k_that_is_shut_a_new_server_waits_until_nobody_can_have_missed_it() {
     for (open, locked_at, leave) in [
         (true, 5000, Leave::Granted),

@@ -4,7 +4,7 @@ use forebay::cache::group::slot::Act;
 
 use super::k::{K, Reply, Request, Slot, mark, ones};
 use super::setup::{CATALOG, DATABASE, NOW, Setup, Without};
-use super::world::{DEAD, Entry, Phase, Renewal, Round, State, bits};
+use super::world::{DEAD, Entry, Phase, Renewal, Round, State, bits, names};
 use forebay::cache::group::member::Safeguard;
 
 /// What an instance may do on its connection, when nothing is under way on it.
@@ -91,7 +91,7 @@ impl State {
                 }
             }
             Turn::Hear => {
-                let requests = vec![Request::Hear { applied: self.instances[at].member.applied() }];
+                let requests = vec![Request::Hear { applied: self.at(at).member.applied() }];
                 self.at(at).round = Some(Round { act, sent_at: 0, requests });
             }
             Turn::Join => {
@@ -228,8 +228,8 @@ impl State {
                 }
                 instance.member.on_renewed(open, seq, grant, sent_at);
             }
-            Reply::Begun { n, open, seq, catalog, waits } => {
-                instance.member.on_begun((n, Vec::new()), (open, seq), &waits, NOW);
+            Reply::Begun { n, marked, open, seq, catalog, waits } => {
+                instance.member.on_begun((n, names(marked)), (open, seq), &waits, NOW);
                 self.apply(setup, at, [None, Some(catalog), None, None]);
             }
             Reply::Heard { seq, slots } => {

@@ -85,6 +85,7 @@ pub(crate) enum Reply {
     },
     Begun {
         n: u64,
+        marked: u8,
         open: bool,
         seq: u64,
         catalog: Slot,
@@ -268,7 +269,7 @@ impl K {
                 let catalog = self.slots[1];
                 self.add_mark(mark(from, n), slots);
                 let waits = self.waits(from, self.seq, slots & CATALOG != 0);
-                Reply::Begun { n, open: self.open, seq: self.seq, catalog, waits }
+                Reply::Begun { n, marked: slots, open: self.open, seq: self.seq, catalog, waits }
             }
             &Request::Lag { seq, all } => {
                 let behind = self.waits(from, seq, all).iter().map(|(id, _)| *id).collect();

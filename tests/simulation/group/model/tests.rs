@@ -214,6 +214,8 @@ fn each_part_that_keeps_a_grant_short_is_needed() {
 #[test]
 fn a_write_judged_under_an_old_catalogue_is_widened() {
     breaks("catalogue", Member(Safeguard::Widen), &Setup { lease: 1, ..CATALOGS }, 17);
+    let heard = Setup { lease: 1, hears: true, ..CATALOGS };
+    breaks("catalogue, told", Member(Safeguard::MarkThenTell), &heard, 17);
     if is_long() {
         breaks("catalogue, known", Member(Safeguard::AwaitCatalog), &CATALOGS, 18);
     }
