@@ -5,9 +5,12 @@
 //! fewer homes than databases, which costs hits, never truth. Attacked by the suite: `names`.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
+
+use lru::LruCache;
 
 use super::asking::Asking;
 use super::coherence::{Coherence, Scope};
@@ -32,6 +35,7 @@ pub struct Home {
     pub asking: Asking,
     /// The others who answer for this database, if it is kept together with any.
     pub group: Option<Arc<Group>>,
+    pub prepared: Prepared,
     catalog_changes: AtomicU64,
 }
 
@@ -41,6 +45,7 @@ impl Home {
             coherence: Arc::new(Coherence::new(seed)),
             asking: Asking::default(),
             group: None,
+            prepared: Prepared::default(),
             catalog_changes: AtomicU64::new(0),
         }
     }
@@ -69,6 +74,35 @@ impl Home {
 
     pub fn catalog_changes(&self) -> u64 {
         self.catalog_changes.load(Ordering::SeqCst)
+    }
+}
+
+/// Prepared transactions that change nothing but tables, by name. Any session may commit them; what
+/// is not known here, or no more, may change the catalogue.
+#[derive(Debug)]
+pub struct Prepared(Mutex<LruCache<String, ()>>);
+
+/// Of one database. PostgreSQL has seldom more at once (`max_prepared_transactions`).
+const PREPARED_MAX: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
+
+impl Default for Prepared {
+    fn default() -> Self {
+        Self(Mutex::new(LruCache::new(PREPARED_MAX)))
+    }
+}
+
+impl Prepared {
+    pub fn note(&self, gid: &str, is_harmless: bool) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_harmless {
+            known.push(gid.to_owned(), ());
+        } else {
+            known.pop(gid);
+        }
+    }
+
+    pub fn is_harmless(&self, gid: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(gid)
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::cache::Mode;
 use crate::cache::coherence::Scope;
+use crate::cache::home::Home;
 use crate::pool::PoolMode;
 use crate::server::Server;
 use crate::sql::footprint::Doubt;
@@ -33,7 +34,13 @@ impl Session {
             }
         }
         self.work.unlocks |= verdict.controls.contains(&Control::DiscardAll);
-        let write = &self.effect(verdict);
+        let write = &if commits_unknown(verdict, &server.home) {
+            // What sessions start with may change as well, which the poll sees: to have all servers
+            // log in anew for each would be too dear.
+            Write::Catalog
+        } else {
+            self.effect(verdict)
+        };
         let unjudged = matches!(write, Write::Opaque { .. })
             && self.is_unjudged()
             && server.home.group.is_none();
@@ -57,6 +64,7 @@ impl Session {
             self.work.transaction.catalog = true;
         }
         self.work.transaction.defaults |= verdict.controls.contains(&Control::ChangeDefaults);
+        self.note_prepared(verdict, &server.home);
         let may_commit = if self.work.in_block {
             ends_block(verdict) || (commits_inside(verdict) && !is_atomic_in_block(verdict))
         } else {
@@ -118,6 +126,17 @@ impl Session {
             }
         }
         armed
+    }
+
+    /// Notes what is known of a transaction that leaves the session.
+    fn note_prepared(&self, verdict: &Verdict, home: &Home) {
+        let transaction = &self.work.transaction;
+        let is_plain = matches!(transaction.dirty, Dirty::Nothing | Dirty::Tables(_));
+        for control in &verdict.controls {
+            if let Control::PrepareTransaction(gid) = control {
+                home.prepared.note(gid, is_plain && !transaction.catalog);
+            }
+        }
     }
 
     /// The catalogue has changed since the first write of the transaction was judged.
@@ -203,12 +222,18 @@ fn may_read_relations(verdict: &Verdict) -> bool {
     reads || verdict.statements != 1
 }
 
+/// It commits what may change the catalogue: a prepared transaction that was not seen not to.
+fn commits_unknown(verdict: &Verdict, home: &Home) -> bool {
+    let is_unknown = |control: &Control| matches!(control, Control::CommitPrepared(gid) if !home.prepared.is_harmless(gid));
+    verdict.controls.iter().any(is_unknown)
+}
+
 /// It ends a transaction in a way that may commit.
 pub(super) fn ends_block(verdict: &Verdict) -> bool {
     verdict.controls.iter().any(|control| {
         matches!(
             control,
-            Control::Commit { .. } | Control::PrepareTransaction | Control::CommitPrepared
+            Control::Commit { .. } | Control::PrepareTransaction(_) | Control::CommitPrepared(_)
         )
     })
 }

@@ -21,7 +21,7 @@ impl Session {
             }
             Control::Commit { chain } => self.end_transaction(rolled_back, *chain, server),
             Control::Rollback { chain } => self.end_transaction(true, *chain, server),
-            Control::PrepareTransaction => self.end_transaction(rolled_back, false, server),
+            Control::PrepareTransaction(_) => self.end_transaction(rolled_back, false, server),
             Control::Savepoint(name) => {
                 let settings = Arc::clone(&self.settings);
                 self.work.transaction.savepoint(name.clone(), &settings);
@@ -63,7 +63,7 @@ impl Session {
             }
             Control::ChangeDefaults
             | Control::Vacate(_)
-            | Control::CommitPrepared
+            | Control::CommitPrepared(_)
             | Control::DiscardTemporary
             | Control::DiscardPlans
             | Control::DiscardSequences

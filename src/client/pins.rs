@@ -95,8 +95,8 @@ impl Pins {
             | Control::Savepoint(_)
             | Control::ReleaseSavepoint(_)
             | Control::RollbackToSavepoint(_)
-            | Control::PrepareTransaction
-            | Control::CommitPrepared
+            | Control::PrepareTransaction(_)
+            | Control::CommitPrepared(_)
             | Control::ChangeDefaults
             | Control::Vacate(_)
             | Control::SetTransaction { .. }

@@ -320,10 +320,11 @@ pub enum Control {
     Savepoint(String),
     ReleaseSavepoint(String),
     RollbackToSavepoint(String),
-    /// PREPARE TRANSACTION: the transaction leaves the session, its writes become visible later.
-    PrepareTransaction,
+    /// PREPARE TRANSACTION: the transaction leaves the session, its writes become visible later, by
+    /// this name.
+    PrepareTransaction(String),
     /// COMMIT PREPARED: opaque write of the whole database. ROLLBACK PREPARED is no control.
-    CommitPrepared,
+    CommitPrepared(String),
     /// DROP DATABASE and others that PostgreSQL refuses while anybody is connected to that
     /// database.
     Vacate(String),

@@ -165,6 +165,19 @@ fn run(options: &Options) -> io::Result<bool> {
     Ok(print(&world, &ended, hits(&before, &after), options.require_hits))
 }
 
+/// What PostgreSQL does, and who waits for whom; a line each.
+fn under_way(direct: &Url) -> io::Result<String> {
+    let answer = Connection::open(direct)?.simple(
+        "SELECT pid, pg_blocking_pids(pid), state, wait_event, now() - state_change, left(query, 80)
+         FROM pg_stat_activity WHERE backend_type = 'client backend'",
+    )?;
+    let line = |row: &Vec<Option<String>>| {
+        let words: Vec<_> = row.iter().map(|word| word.as_deref().unwrap_or("-")).collect();
+        format!("    {}", words.join(" | "))
+    };
+    Ok(answer.rows.iter().map(line).collect::<Vec<_>>().join("\n"))
+}
+
 /// Runs all clients for the time given; returns what ended early, and why.
 fn play(
     world: &World,
@@ -175,7 +188,13 @@ fn play(
     let ended = Mutex::new(Vec::new());
     let end = |who: String, result: io::Result<()>| {
         if let Err(error) = result {
-            ended.lock().unwrap().push(format!("{who}: {error}"));
+            let (at, fault) = (world.began.elapsed().as_secs(), *world.playing.lock().unwrap());
+            let mut story = format!("{who} after {at} s, in {fault}: {error}");
+            if error.kind() == io::ErrorKind::TimedOut {
+                let picture = under_way(&world.direct).unwrap_or_else(|error| error.to_string());
+                story = format!("{story}\n{picture}");
+            }
+            ended.lock().unwrap().push(story);
         }
     };
     let time = Duration::from_secs(options.seconds);

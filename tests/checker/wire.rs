@@ -77,6 +77,8 @@ pub(crate) struct Connection {
     pub(crate) still: Option<Arc<AtomicBool>>,
     /// Counted in `UNDER_WAY`.
     is_under_way: bool,
+    /// What was sent last, its beginning.
+    last: Vec<u8>,
 }
 
 thread_local! {
@@ -99,6 +101,7 @@ impl Connection {
             member: 0,
             still: None,
             is_under_way: false,
+            last: Vec::new(),
         };
         let mut body = 196_608_i32.to_be_bytes().to_vec();
         for word in ["user", &url.user, "database", &url.database, ""] {
@@ -169,6 +172,7 @@ impl Connection {
             thread::park_timeout(Duration::from_millis(10));
         }
         self.is_under_way(true);
+        self.last = bytes.iter().copied().take(120).collect();
         self.stream.write_all(bytes)
     }
 
@@ -246,6 +250,11 @@ impl Connection {
             let count = match self.stream.read(&mut chunk) {
                 // Whoever stops this process and lets it go on does that.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let (member, last) = (self.member, self.last.escape_ascii());
+                    let what = format!("member {member} was silent after {last}");
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, what));
+                }
                 count => count?,
             };
             if count == 0 {

@@ -95,6 +95,37 @@ fn a_transaction_prepared_is_seen_at_commit_prepared_whoever_says_it() {
 }
 
 #[test]
+fn the_catalogue_that_a_prepared_transaction_changes_is_known_when_it_is_committed() {
+    let database = Database::with(
+        "CREATE TABLE t (v int); CREATE TABLE seen (v int); INSERT INTO seen VALUES (1);
+         CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+         $$BEGIN INSERT INTO seen VALUES (new.v); RETURN NULL; END$$",
+    );
+    let config = "[cache]\ncatalog_poll = \"1h\"\n";
+    let forebay = Forebay::with_config(&database, config, &[]);
+    let (mut reader, mut writer) = (forebay.client(), forebay.client());
+    let (read, name) = ("SELECT count(*) FROM seen", &database.name);
+    let changes = || forebay.console().column("SHOW CACHE", "database_ddl");
+    database.until_hit(&mut reader, read);
+    // What it is that a session before has prepared is known, or that it is not.
+    for (sql, is_change) in [
+        ("INSERT INTO t VALUES (2)", false),
+        ("CREATE TRIGGER notes AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION note()", true),
+    ] {
+        writer.run(&format!("BEGIN; {sql}"));
+        writer.run(&format!("PREPARE TRANSACTION '{name}'"));
+        // So that it is not read only after the commit.
+        database.until_hit(&mut reader, read);
+        let before = changes();
+        writer.run(&format!("COMMIT PREPARED '{name}'"));
+        assert_eq!(changes() != before, is_change, "{sql}");
+    }
+    database.until_hit(&mut reader, read);
+    writer.run("INSERT INTO t VALUES (3)");
+    assert_eq!(reader.one(read), "2");
+}
+
+#[test]
 fn a_commit_that_is_cancelled_while_it_runs_leaves_answers_true() {
     let (database, forebay, mut reader, mut writer) = start(
         "CREATE TABLE t (v int); INSERT INTO t VALUES (1);

@@ -253,8 +253,8 @@ fn is_transaction_control(control: &Control) -> bool {
             | Control::Savepoint(_)
             | Control::ReleaseSavepoint(_)
             | Control::RollbackToSavepoint(_)
-            | Control::PrepareTransaction
-            | Control::CommitPrepared
+            | Control::PrepareTransaction(_)
+            | Control::CommitPrepared(_)
     )
 }
 

@@ -540,8 +540,8 @@ fn transactions_are_controls() {
     controls("SAVEPOINT a", &[Control::Savepoint("a".to_owned())]);
     controls("ROLLBACK TO a", &[Control::RollbackToSavepoint("a".to_owned())]);
     controls("RELEASE a", &[Control::ReleaseSavepoint("a".to_owned())]);
-    controls("PREPARE TRANSACTION 'x'", &[Control::PrepareTransaction]);
-    controls("COMMIT PREPARED 'x'", &[Control::CommitPrepared]);
+    controls("PREPARE TRANSACTION 'x'", &[Control::PrepareTransaction("x".to_owned())]);
+    controls("COMMIT PREPARED 'x'", &[Control::CommitPrepared("x".to_owned())]);
     controls("ROLLBACK PREPARED 'x'", &[]);
     controls(
         "SET transaction_isolation = 'repeatable read'",

@@ -241,6 +241,7 @@ fn leftmost_into(select: &SelectStmt) -> Option<&RangeVar> {
 fn transact(transaction: &TransactionStmt, statement: &mut Statement) -> Result<(), ParseError> {
     let chain = transaction.chain;
     let name = || transaction.savepoint_name().unwrap_or_default().to_owned();
+    let gid = || transaction.gid().unwrap_or_default().to_owned();
     let control = match transaction.kind {
         TransactionStmtKind::TRANS_STMT_BEGIN | TransactionStmtKind::TRANS_STMT_START => {
             Control::Begin { isolation: setting::isolation(transaction.options()) }
@@ -250,10 +251,10 @@ fn transact(transaction: &TransactionStmt, statement: &mut Statement) -> Result<
         TransactionStmtKind::TRANS_STMT_SAVEPOINT => Control::Savepoint(name()),
         TransactionStmtKind::TRANS_STMT_RELEASE => Control::ReleaseSavepoint(name()),
         TransactionStmtKind::TRANS_STMT_ROLLBACK_TO => Control::RollbackToSavepoint(name()),
-        TransactionStmtKind::TRANS_STMT_PREPARE => Control::PrepareTransaction,
+        TransactionStmtKind::TRANS_STMT_PREPARE => Control::PrepareTransaction(gid()),
         TransactionStmtKind::TRANS_STMT_COMMIT_PREPARED => {
             statement.kind = Kind::Opaque { commits_inside: true };
-            Control::CommitPrepared
+            Control::CommitPrepared(gid())
         }
         TransactionStmtKind::TRANS_STMT_ROLLBACK_PREPARED => return Ok(()),
         _ => return Err(ParseError::Unparsable),

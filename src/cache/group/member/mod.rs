@@ -167,7 +167,10 @@ impl Member {
     /// Up to which change K may be told that it has been applied here: not before K has what the
     /// change made of commits that are sent already, as whoever waits for us goes on then.
     pub fn applied(&mut self) -> u64 {
-        let is_lacking = |commit: &Commit| commit.widened && commit.state == State::Sent;
+        let is_lacking = |commit: &Commit| {
+            let is_sent = commit.state == State::Sent && self.locked == Some(commit.place);
+            commit.widened && is_sent
+        };
         let lacks = self.commits.values().any(is_lacking) && self.has(Safeguard::MarkThenTell);
         let Some(joined) = &mut self.joined else { return 0 };
         if !lacks {
