@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use crate::cache::group::cancel_word::{Word, Words};
-use crate::cache::group::cancels::{Hurry, Permit};
+use crate::cache::group::talk::{Hurry, Permit};
 use crate::client::cancel_key::{Route, route, without_hops};
 use crate::client::registry::Entry;
 use crate::gateway::Gateway;
@@ -42,21 +42,21 @@ async fn perform(gateway: &Gateway, entry: &Entry) {
 
 /// The client is not here, and no peer's that is known.
 async fn in_group(gateway: &Gateway, pid: u32, key: &[u8]) {
-    if let Some(cancels) = &gateway.group_cancels {
-        cancels.tell(pid, &without_hops(key)).await;
+    if let Some(talk) = &gateway.group_talk {
+        talk.tell(pid, &without_hops(key)).await;
     }
 }
 
 /// Hears what others of the group tell, for ever; ends at once if there is none.
 pub async fn listen(gateway: Arc<Gateway>) {
-    let Some(cancels) = gateway.group_cancels.clone() else { return };
-    let heard = |word: &Word, permit| heard(&gateway, &cancels.words, word, permit);
+    let Some(talk) = gateway.group_talk.clone() else { return };
+    let heard = |word: &Word, permit| heard(&gateway, &talk.words, word, permit);
     let hurried = |hurry: Hurry<'_>| {
         for (database, _) in gateway.databases() {
             database.home().group.iter().for_each(|group| group.hurry(hurry.by, hurry.key));
         }
     };
-    cancels.listen(heard, hurried).await;
+    talk.listen(heard, hurried).await;
 }
 
 fn heard(gateway: &Arc<Gateway>, words: &Words, word: &Word, permit: Permit) {
@@ -68,8 +68,8 @@ fn heard(gateway: &Arc<Gateway>, words: &Words, word: &Word, permit: Permit) {
     let Some(entry) = tried.into_iter().find(is_meant).filter(|_| words.is_new(word)) else {
         return;
     };
-    if let Some(cancels) = &gateway.group_cancels {
-        cancels.counters.heard.one();
+    if let Some(talk) = &gateway.group_talk {
+        talk.counters.heard.one();
     }
     tracing::debug!(client_id = entry.id, "cancel request heard from the group");
     let gateway = Arc::clone(gateway);

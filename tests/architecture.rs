@@ -31,7 +31,7 @@ const IO_FILES: &[&str] = &[
     "cancel.rs",
     "net/",
     "cache/group/link.rs",
-    "cache/group/cancels.rs",
+    "cache/group/talk.rs",
     "cache/redis/",
     "client/io/",
     "client/parting.rs",

@@ -73,8 +73,8 @@ impl Collector<'_> {
     }
 
     fn cancels(&self) -> Cancels {
-        let Some(cancels) = &self.gateway.group_cancels else { return Cancels::default() };
-        let counters = &cancels.counters;
+        let Some(talk) = &self.gateway.group_talk else { return Cancels::default() };
+        let counters = &talk.counters;
         Cancels {
             sent: counters.sent.value(),
             heard: counters.heard.value(),

@@ -19,7 +19,7 @@ use crate::admin::history::History;
 use crate::admin::pause::Pauses;
 use crate::auth::AllLearned;
 use crate::auth_query::AuthQueries;
-use crate::cache::group::cancels::Cancels;
+use crate::cache::group::talk::Talk;
 use crate::cache::redis::{Redis, Settings as RedisSettings};
 use crate::cache::{Cache, Limits, Mode};
 use crate::client::Shared;
@@ -87,7 +87,7 @@ pub struct Gateway {
     /// Cancel requests on their way to peers. Guards a map by peer; nothing else is locked inside.
     pub peer_cancels: Mutex<BTreeMap<u16, usize>>,
     /// What the group that this process is part of is told of others.
-    pub group_cancels: Option<Arc<Cancels>>,
+    pub group_talk: Option<Arc<Talk>>,
 }
 
 /// How far the program has got in stopping; never back.
@@ -188,7 +188,7 @@ impl Gateway {
             pauses_changed: Notify::new(),
             suspended: watch::Sender::new(false),
             peer_cancels: Mutex::default(),
-            group_cancels: running.group.as_ref().map(|group| Arc::new(Cancels::new(group))),
+            group_talk: running.group.as_ref().map(|group| Arc::new(Talk::new(group))),
             running: RwLock::new(Arc::new(running)),
         })
     }

@@ -5,6 +5,7 @@
 use std::io;
 use std::iter::repeat_n;
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::clients::{World, is_closed};
@@ -235,11 +236,22 @@ fn member_frozen(stage: &mut Stage<'_>) -> io::Result<bool> {
     let n = version();
     writer.send(&wire::query(&format!("UPDATE bustle SET v = {n} WHERE v < {n}")))?;
     let pid = members.of(member).pid();
-    let slept = Instant::now();
+    let asleep = Duration::from_millis(u64::try_from(ms).unwrap());
     let frozen = signal(pid, "-STOP")?;
-    let played = cast.bustle(ms, &others(member), &others(member));
-    let woken = signal(pid, "-CONT")?;
-    let slept = slept.elapsed() >= Duration::from_millis(u64::try_from(ms).unwrap());
+    let slept = Instant::now();
+    // In time, whatever the others wait for: what was begun through it may have locks that all their
+    // servers stand in line for.
+    let (played, woken) = thread::scope(|threads| {
+        let waking = threads.spawn(|| {
+            while slept.elapsed() < asleep {
+                thread::park_timeout(asleep.saturating_sub(slept.elapsed()));
+            }
+            signal(pid, "-CONT")
+        });
+        let played = cast.bustle(ms, &others(member), &others(member));
+        (played, waking.join())
+    });
+    let woken = woken.map_err(|_panicked| io::Error::other("nobody woke it"))??;
     played?;
     cast.read(member, "read as soon as it wakes up")?;
     match writer.answer() {
@@ -249,7 +261,7 @@ fn member_frozen(stage: &mut Stage<'_>) -> io::Result<bool> {
         Err(error) => return Err(error),
     }
     cast.bustle(HEALED_MS, &[member], &ALL)?;
-    Ok(frozen && woken && slept)
+    Ok(frozen && woken)
 }
 
 /// All that the group has agreed on is gone at once.

@@ -12,7 +12,7 @@ pub mod address;
 pub mod link;
 pub mod settings;
 pub mod cancel_word;
-pub mod cancels;
+pub mod talk;
 pub mod shared;
 pub mod rounds;
 pub mod versions;

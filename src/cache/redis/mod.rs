@@ -1,5 +1,5 @@
 //! The second tier: entries in a Redis that may be missing, slow, full, restarted or lying.
-//! With `group/link.rs` and `group/cancels.rs` the only one that knows the client library.
+//! With `group/link.rs` and `group/talk.rs` the only one that knows the client library.
 //!
 //! Nothing here is waited for longer than `redis.timeout`, and nothing found here is believed:
 //! `sealed` says whether bytes are an entry of ours, its stamp whether that is still true.

@@ -36,7 +36,7 @@ const SILENCE: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_secs(1);
 const REFUSED_RETRY: Duration = Duration::from_secs(30);
 
-pub struct Cancels {
+pub struct Talk {
     settings: Arc<Settings>,
     channel: String,
     pub words: Words,
@@ -47,7 +47,7 @@ pub struct Cancels {
     pub counters: CancelCounters,
 }
 
-impl Cancels {
+impl Talk {
     pub fn new(settings: &Arc<Settings>) -> Self {
         Self {
             // Named as K is, so that what a user may do there is said alike.
