@@ -92,17 +92,13 @@ impl Default for Prepared {
 }
 
 impl Prepared {
-    pub fn note(&self, gid: &str, is_harmless: bool) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if is_harmless {
-            known.push(gid.to_owned(), ());
-        } else {
-            known.pop(gid);
-        }
+    pub fn note(&self, gid: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(gid.to_owned(), ());
     }
 
-    pub fn is_harmless(&self, gid: &str) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(gid)
+    /// Whether it was there.
+    pub fn take(&self, gid: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop(gid).is_some()
     }
 }
 

@@ -34,13 +34,7 @@ impl Session {
             }
         }
         self.work.unlocks |= verdict.controls.contains(&Control::DiscardAll);
-        let write = &if commits_unknown(verdict, &server.home) {
-            // What sessions start with may change as well, which the poll sees: to have all servers
-            // log in anew for each would be too dear.
-            Write::Catalog
-        } else {
-            self.effect(verdict)
-        };
+        let write = &self.effect(verdict);
         let unjudged = matches!(write, Write::Opaque { .. })
             && self.is_unjudged()
             && server.home.group.is_none();
@@ -50,6 +44,9 @@ impl Session {
             server.tainted = true;
             self.tainted = true;
         }
+        // What sessions start with may change as well, which the poll sees: to have all servers log
+        // in anew for each would be too dear.
+        let write = if commits_unknown(verdict, &server.home) { &Write::Catalog } else { write };
         // What it writes was judged as if the catalogue had not been changed before.
         let late =
             self.work.transaction.catalog && !matches!(write, Write::None | Write::Schema(_));
@@ -64,7 +61,6 @@ impl Session {
             self.work.transaction.catalog = true;
         }
         self.work.transaction.defaults |= verdict.controls.contains(&Control::ChangeDefaults);
-        self.note_prepared(verdict, &server.home);
         let may_commit = if self.work.in_block {
             ends_block(verdict) || (commits_inside(verdict) && !is_atomic_in_block(verdict))
         } else {
@@ -77,7 +73,8 @@ impl Session {
         if !may_commit || self.is_bracketed_later() {
             return Armed::default();
         }
-        self.arm(server, unjudged, verdict.tag)
+        let armed = self.arm(server, unjudged, verdict.tag);
+        Armed { writes: *write != Write::None, ..armed }
     }
 
     /// Puts in flight what the transaction wrote so far; its commit may be sent from here on.
@@ -126,17 +123,6 @@ impl Session {
             }
         }
         armed
-    }
-
-    /// Notes what is known of a transaction that leaves the session.
-    fn note_prepared(&self, verdict: &Verdict, home: &Home) {
-        let transaction = &self.work.transaction;
-        let is_plain = matches!(transaction.dirty, Dirty::Nothing | Dirty::Tables(_));
-        for control in &verdict.controls {
-            if let Control::PrepareTransaction(gid) = control {
-                home.prepared.note(gid, is_plain && !transaction.catalog);
-            }
-        }
     }
 
     /// The catalogue has changed since the first write of the transaction was judged.
@@ -222,10 +208,19 @@ fn may_read_relations(verdict: &Verdict) -> bool {
     reads || verdict.statements != 1
 }
 
-/// It commits what may change the catalogue: a prepared transaction that was not seen not to.
+/// It commits what may change the catalogue: a prepared transaction that was not seen not to. Each
+/// name is believed once, as it may come again; and not in a group, where it may have come again
+/// through another member.
 fn commits_unknown(verdict: &Verdict, home: &Home) -> bool {
-    let is_unknown = |control: &Control| matches!(control, Control::CommitPrepared(gid) if !home.prepared.is_harmless(gid));
-    verdict.controls.iter().any(is_unknown)
+    let mut unknown = false;
+    for control in &verdict.controls {
+        if let Control::CommitPrepared(gid) = control {
+            unknown |= !home.prepared.take(gid) || home.group.is_some();
+        } else if let Control::PrepareTransaction(gid) | Control::RollbackPrepared(gid) = control {
+            let _not_any_more = home.prepared.take(gid);
+        }
+    }
+    unknown
 }
 
 /// It ends a transaction in a way that may commit.

@@ -21,7 +21,12 @@ impl Session {
             }
             Control::Commit { chain } => self.end_transaction(rolled_back, *chain, server),
             Control::Rollback { chain } => self.end_transaction(true, *chain, server),
-            Control::PrepareTransaction(_) => self.end_transaction(rolled_back, false, server),
+            Control::PrepareTransaction(gid) => {
+                if !rolled_back && self.work.transaction.wrote_tables_alone() {
+                    server.home.prepared.note(gid);
+                }
+                self.end_transaction(rolled_back, false, server);
+            }
             Control::Savepoint(name) => {
                 let settings = Arc::clone(&self.settings);
                 self.work.transaction.savepoint(name.clone(), &settings);
@@ -64,6 +69,7 @@ impl Session {
             Control::ChangeDefaults
             | Control::Vacate(_)
             | Control::CommitPrepared(_)
+            | Control::RollbackPrepared(_)
             | Control::DiscardTemporary
             | Control::DiscardPlans
             | Control::DiscardSequences
@@ -119,8 +125,8 @@ impl Session {
         if rolled_back && let Some(settings) = self.work.transaction.begun_with().cloned() {
             self.set(settings, server);
         }
-        let settings = Arc::clone(&self.settings);
-        self.work.transaction.end(chain, &settings);
+        let (goes_on, settings) = (self.work.goes_on_writing(), Arc::clone(&self.settings));
+        self.work.transaction.end(chain, goes_on, &settings);
     }
 
     /// SET LOCAL and its kin hold until the transaction ends; until then we do not follow them.

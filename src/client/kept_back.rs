@@ -46,7 +46,7 @@ impl Session {
             {
                 let settings = Arc::clone(&self.settings);
                 self.work.transaction.status = Status::Idle;
-                self.work.transaction.end(false, &settings);
+                self.work.transaction.end(false, false, &settings);
                 self.names.clear_portals();
                 self.transaction_over();
                 self.common.cache_counters.transactions.one();

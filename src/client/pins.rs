@@ -97,6 +97,7 @@ impl Pins {
             | Control::RollbackToSavepoint(_)
             | Control::PrepareTransaction(_)
             | Control::CommitPrepared(_)
+            | Control::RollbackPrepared(_)
             | Control::ChangeDefaults
             | Control::Vacate(_)
             | Control::SetTransaction { .. }

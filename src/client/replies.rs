@@ -485,7 +485,8 @@ impl Session {
             if unseen && let Some(scope) = self.work.transaction.dirty.scope() {
                 server.home.invalidate(&scope);
             }
-            self.work.transaction.end(false, &self.settings);
+            let goes_on = self.work.goes_on_writing();
+            self.work.transaction.end(false, goes_on, &self.settings);
             self.names.clear_portals();
         }
         if !server.tainted {

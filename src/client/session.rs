@@ -188,6 +188,8 @@ pub struct Armed {
     pub unbracketed: bool,
     /// Of the catalogue when they were put in flight.
     pub generation: Option<u64>,
+    /// They are not only the end of a transaction that wrote before.
+    pub writes: bool,
 }
 
 impl Armed {
@@ -211,6 +213,7 @@ impl Armed {
         self.database = self.database.or(other.database);
         self.unbracketed |= other.unbracketed;
         self.generation = self.generation.or(other.generation);
+        self.writes |= other.writes;
     }
 }
 

@@ -160,6 +160,16 @@ impl Transaction {
             && self.savepoints.is_empty()
     }
 
+    /// All that it wrote is known, and none of it is the catalogue.
+    pub fn wrote_tables_alone(&self) -> bool {
+        matches!(self.dirty, Dirty::Nothing | Dirty::Tables(_)) && !self.catalog
+    }
+
+    /// It wrote nothing that anybody will have to know of.
+    pub fn wrote_nothing(&self) -> bool {
+        self.dirty == Dirty::Nothing && !self.own && !self.catalog && !self.defaults
+    }
+
     /// As if new, once `is_over` has said that the rest is.
     pub fn forget(&mut self) {
         let Self {
@@ -245,12 +255,21 @@ impl Transaction {
         self.begun_with.as_ref().or(self.implicit_with.as_ref())
     }
 
-    /// A transaction ended; the next one of a chain has the same isolation.
-    pub fn end(&mut self, chain: bool, settings: &Arc<Settings>) {
+    /// A transaction ended; the next one of a chain has the same isolation. `goes_on`: some of what
+    /// it is said here to have written was sent behind its end, and is of the next.
+    pub fn end(&mut self, chain: bool, goes_on: bool, settings: &Arc<Settings>) {
         let isolation = self.isolation;
+        let written = goes_on.then(|| {
+            let flags = (self.own, self.catalog, self.defaults);
+            (std::mem::take(&mut self.dirty), self.doubt, self.judged_under, flags)
+        });
         (self.dirty, self.kept_back) = (Dirty::Nothing, None);
         (self.begun_with, self.implicit_with) = (None, None);
         self.forget();
+        if let Some((dirty, doubt, judged_under, (own, catalog, defaults))) = written {
+            (self.dirty, self.doubt, self.judged_under) = (dirty, doubt, judged_under);
+            (self.own, self.catalog, self.defaults) = (own, catalog, defaults);
+        }
         if chain {
             self.isolation = isolation;
             self.begun_with = Some(Arc::clone(settings));
@@ -309,7 +328,7 @@ mod tests {
         assert_eq!(transaction.bypass(RC), None);
         transaction.dirty.add(&Write::Plain([TableId(7)].into()));
         assert_eq!(transaction.bypass(RC), Some(BypassReason::OwnWrites));
-        transaction.end(false, &Settings::none());
+        transaction.end(false, false, &Settings::none());
         transaction.status = Status::Idle;
         assert_eq!(transaction.bypass(RC), None);
     }

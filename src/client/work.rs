@@ -20,7 +20,7 @@ use super::check::Asked;
 use super::group::Group;
 use super::moment::Moment;
 use super::revalidate::Revalidation;
-use super::session::{Armed, Ending, Extent, FillPlan, Found, Request};
+use super::session::{Armed, Ending, Extent, FillPlan, Found, Request, RequestKind};
 use super::transaction::Transaction;
 use super::underway::{Finished, Running, Underway};
 
@@ -122,6 +122,18 @@ pub struct Work {
 }
 
 impl Work {
+    /// Something that writes was sent behind what has just ended, or is part of it.
+    pub fn goes_on_writing(&self) -> bool {
+        let units = self.requests.iter().filter_map(|request| match &request.kind {
+            RequestKind::Unit(unit) => Some(&unit.armed),
+            RequestKind::Parse { .. }
+            | RequestKind::Describe(_)
+            | RequestKind::Changed { .. }
+            | RequestKind::Execute { .. } => None,
+        });
+        !self.transaction.wrote_nothing() && units.chain([&self.armed]).any(|armed| armed.writes)
+    }
+
     /// Nothing in it will be asked for again.
     fn is_over(&self) -> bool {
         let is_idle = self.transaction.is_over() && !self.unsynced && !self.in_block;

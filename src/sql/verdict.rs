@@ -323,8 +323,9 @@ pub enum Control {
     /// PREPARE TRANSACTION: the transaction leaves the session, its writes become visible later, by
     /// this name.
     PrepareTransaction(String),
-    /// COMMIT PREPARED: opaque write of the whole database. ROLLBACK PREPARED is no control.
+    /// COMMIT PREPARED: opaque write of the whole database.
     CommitPrepared(String),
+    RollbackPrepared(String),
     /// DROP DATABASE and others that PostgreSQL refuses while anybody is connected to that
     /// database.
     Vacate(String),

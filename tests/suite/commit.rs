@@ -151,3 +151,41 @@ fn a_commit_that_is_cancelled_while_it_runs_leaves_answers_true() {
     assert_eq!(writer.replies(), "E(57014) Z(I)");
     check_true(&database, &mut reader, &mut writer);
 }
+
+/// What is sent of a transaction before the end of the one before it was answered: each piece is a
+/// request of its own, and all of them go out at once.
+#[test]
+fn a_transaction_begun_in_a_pipeline_is_seen_at_its_commit() {
+    let (insert, begin) = ("INSERT INTO t VALUES (1)", "BEGIN");
+    let together = |statements: &[&str]| {
+        let each = |sql: &&str| [parse("", sql, &[]), bind("", "", &[]), execute("", 0)].concat();
+        [statements.iter().map(each).collect::<Vec<_>>().concat(), sync()].concat()
+    };
+    let queries = |statements: &[&str]| statements.iter().map(|sql| query(sql)).collect::<Vec<_>>();
+    let extended = |statements: &[&str]| statements.iter().map(|sql| together(&[sql])).collect();
+    let each = ["SELECT 1", begin, insert];
+    let after_block = ["COMMIT", begin, insert];
+    let ways: [(&[&str], Vec<Vec<u8>>); 9] = [
+        (&[], queries(&each)),
+        (&[], extended(&each)),
+        (&[], queries(&["DISCARD ALL", begin, insert])),
+        (&[], vec![query("SELECT 1; BEGIN"), query(insert)]),
+        (&[begin], queries(&after_block)),
+        (&[begin], queries(&["ROLLBACK", begin, insert])),
+        (&[begin], vec![query("COMMIT; BEGIN; INSERT INTO t VALUES (1)")]),
+        (&[begin], vec![together(&after_block)]),
+        (&[begin, insert], queries(&["COMMIT AND CHAIN", insert])),
+    ];
+    let (database, _forebay, mut reader, mut writer) = start(TABLES);
+    for (number, (before, pipeline)) in ways.iter().enumerate() {
+        before.iter().for_each(|sql| writer.run(sql));
+        writer.send(&pipeline.concat());
+        pipeline.iter().for_each(|_| drop(writer.replies()));
+        // Others are shown what was committed before, however often they ask.
+        database.until_hit(&mut reader, READ);
+        let committed: u32 = reader.one(READ).parse().unwrap();
+        assert_eq!(writer.one(READ), (committed + 1).to_string(), "{number}: its own writes");
+        assert_eq!(writer.query("COMMIT"), "C(COMMIT) Z(I)", "{number}");
+        assert_eq!(reader.one(READ), (committed + 1).to_string(), "{number}: after its commit");
+    }
+}

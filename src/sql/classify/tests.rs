@@ -542,7 +542,7 @@ fn transactions_are_controls() {
     controls("RELEASE a", &[Control::ReleaseSavepoint("a".to_owned())]);
     controls("PREPARE TRANSACTION 'x'", &[Control::PrepareTransaction("x".to_owned())]);
     controls("COMMIT PREPARED 'x'", &[Control::CommitPrepared("x".to_owned())]);
-    controls("ROLLBACK PREPARED 'x'", &[]);
+    controls("ROLLBACK PREPARED 'x'", &[Control::RollbackPrepared("x".to_owned())]);
     controls(
         "SET transaction_isolation = 'repeatable read'",
         &[Control::SetTransaction { isolation: Some(Isolation::RepeatableRead) }],

@@ -256,7 +256,7 @@ fn transact(transaction: &TransactionStmt, statement: &mut Statement) -> Result<
             statement.kind = Kind::Opaque { commits_inside: true };
             Control::CommitPrepared(gid())
         }
-        TransactionStmtKind::TRANS_STMT_ROLLBACK_PREPARED => return Ok(()),
+        TransactionStmtKind::TRANS_STMT_ROLLBACK_PREPARED => Control::RollbackPrepared(gid()),
         _ => return Err(ParseError::Unparsable),
     };
     statement.controls.push(control);
