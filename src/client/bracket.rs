@@ -11,6 +11,7 @@ use crate::cache::coherence::Scope;
 use crate::cache::home::Home;
 use crate::pool::PoolMode;
 use crate::server::Server;
+use crate::sql::classify::changes_names;
 use crate::sql::footprint::Doubt;
 use crate::sql::verdict::{BypassReason, Control, Read, Verdict, Write};
 use crate::twin::{self, Twin};
@@ -35,6 +36,7 @@ impl Session {
         }
         self.work.unlocks |= verdict.controls.contains(&Control::DiscardAll);
         let write = &self.effect(verdict);
+        self.work.transaction.renamed |= self.renames(verdict);
         let unjudged = matches!(write, Write::Opaque { .. })
             && self.is_unjudged()
             && server.home.group.is_none();
@@ -125,6 +127,14 @@ impl Session {
         armed
     }
 
+    /// What stands behind it may have to be judged by other names than those that are known now.
+    fn renames(&self, verdict: &Verdict) -> bool {
+        let returns =
+            |control: &Control| matches!(control, Control::DiscardAll | Control::ResetAll);
+        let is_back = self.in_force().id == self.startup.id;
+        verdict.controls.iter().any(|one| changes_names(one) && !(is_back && returns(one)))
+    }
+
     /// The catalogue has changed since the first write of the transaction was judged.
     pub(super) fn has_outlived_catalog(&self) -> bool {
         let generation = self.common.database.generation();
@@ -147,12 +157,16 @@ impl Session {
         let shadowed = match verdict.write {
             // A temporary table may have triggers and defaults of its own.
             Write::Plain(_) | Write::Schema(_) => {
-                self.pins.has(Pin::TemporaryObjects) || self.tainted || !self.knows_defaults()
+                self.pins.has(Pin::TemporaryObjects)
+                    || self.tainted
+                    || self.work.transaction.renamed
+                    || !self.knows_defaults()
             }
             // A temporary view may call anything; a table may not.
             Write::None => {
                 let unknown = self.tainted && self.common.mode == PoolMode::Session;
-                let names = self.temporary_code || unknown || !self.knows_defaults();
+                let renamed = self.work.transaction.renamed;
+                let names = self.temporary_code || unknown || renamed || !self.knows_defaults();
                 names && may_read_relations(verdict)
             }
             Write::Opaque { .. } | Write::Catalog => false,

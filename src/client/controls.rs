@@ -32,10 +32,17 @@ impl Session {
                 self.work.transaction.savepoint(name.clone(), &settings);
             }
             Control::ReleaseSavepoint(name) => self.work.transaction.release_savepoint(name),
-            Control::RollbackToSavepoint(name) => match self.work.transaction.roll_back_to(name) {
-                Some(settings) => self.set(settings, server),
-                None => self.forget_settings(server),
-            },
+            Control::RollbackToSavepoint(name) => {
+                match self.work.transaction.roll_back_to(name) {
+                    Some(settings) => self.set(settings, server),
+                    None => self.forget_settings(server),
+                }
+                if self.work.transaction.local_settings {
+                    // Some of it may have been taken back.
+                    self.work.transaction.set_local(None);
+                    self.work.transaction.renamed = true;
+                }
+            }
             Control::SetTransaction { isolation } => {
                 self.work.transaction.set_isolation(*isolation);
             }
@@ -44,7 +51,8 @@ impl Session {
                 // The server falls back to its own default, the client to what it started with.
                 let on_server = server.applied.reset(name, &server.initial);
                 let settings = self.settings.reset(name, &self.startup);
-                self.change(&settings, &on_server, *local, server);
+                let in_force = self.in_force().reset(name, &self.startup);
+                self.change((&settings, in_force), &on_server, *local, server);
             }
             Control::ResetAll => self.reset_all(server),
             Control::DiscardAll => {
@@ -94,10 +102,15 @@ impl Session {
 
     /// One setting more; one too many stays where it is, and the client with it.
     fn follow(&mut self, name: &str, value: &str, local: bool, server: &mut Server) {
-        if self.settings.has_room_for(name) {
+        if self.settings.has_room_for(name) && self.in_force().has_room_for(name) {
             let settings = self.settings.with(name, value);
-            self.change(&settings, &settings, local, server);
+            let in_force = self.in_force().with(name, value);
+            self.change((&settings, in_force), &settings, local, server);
             return;
+        }
+        if self.work.transaction.local_settings {
+            self.work.transaction.set_local(None);
+            self.work.transaction.renamed = true;
         }
         server.tainted = true;
         self.tainted = true;
@@ -114,7 +127,7 @@ impl Session {
             None => settings.reset("role", &Settings::none()),
         };
         let (settings, on_server) = (keep(&self.startup), keep(&server.initial));
-        self.change(&settings, &on_server, false, server);
+        self.change((&settings, Arc::clone(&settings)), &on_server, false, server);
     }
 
     pub(super) fn default_isolation(&self) -> Isolation {
@@ -129,18 +142,25 @@ impl Session {
         self.work.transaction.end(chain, goes_on, &settings);
     }
 
-    /// SET LOCAL and its kin hold until the transaction ends; until then we do not follow them.
+    /// The settings that PostgreSQL goes by now, as far as they were followed.
+    pub(super) fn in_force(&self) -> &Arc<Settings> {
+        self.work.transaction.local().unwrap_or(&self.settings)
+    }
+
+    /// SET LOCAL and its kin hold until the transaction ends: by them its statements are judged.
     /// What the client should have and the server has not is replayed before its next statement,
     /// which must not be inside a transaction that could take it back.
     fn change(
         &mut self,
-        settings: &Arc<Settings>,
+        (settings, in_force): (&Arc<Settings>, Arc<Settings>),
         on_server: &Arc<Settings>,
         local: bool,
         server: &mut Server,
     ) {
+        if local || self.work.transaction.local().is_some() {
+            self.work.transaction.set_local(Some(in_force));
+        }
         if local {
-            self.work.transaction.local_settings = true;
             return;
         }
         if !self.work.transaction.is_block() {

@@ -126,10 +126,10 @@ impl Session {
     pub fn refresh_facts(&mut self) -> FactsNow {
         let base_id = self.base.as_ref().map_or_else(|| self.common.base_id(), |base| base.id);
         let flushes = self.common.cache.roles.flushes();
-        let is_now = |facts: &Facts| facts.is_of(base_id, &self.settings, flushes);
+        let is_now = |facts: &Facts| facts.is_of(base_id, self.in_force(), flushes);
         if !self.facts.as_deref().is_some_and(is_now) {
             let base = self.base.clone().unwrap_or_else(|| self.common.base());
-            self.facts = Some(Facts::of(&self.common, &base, &self.settings));
+            self.facts = Some(Facts::of(&self.common, &base, self.in_force()));
         }
         let key = self.facts.as_ref().map_or_else(Default::default, |facts| facts.key);
         FactsNow { key, generation: self.common.database.generation() }

@@ -489,6 +489,9 @@ impl Session {
             self.work.transaction.end(false, goes_on, &self.settings);
             self.names.clear_portals();
         }
+        if self.work.requests.is_empty() && !self.work.unsynced {
+            self.work.transaction.settle_names();
+        }
         if !server.tainted {
             self.tainted = false;
         }

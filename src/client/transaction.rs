@@ -114,6 +114,10 @@ pub struct Transaction {
     pub defaults: bool,
     /// SET LOCAL is in force.
     pub local_settings: bool,
+    /// The settings that it has led to, if they are known.
+    local: Option<Arc<Settings>>,
+    /// What names mean may change, or has changed, by what was sent; it is not known to what.
+    pub renamed: bool,
     /// Nothing of it has been sent to PostgreSQL.
     pub kept_back: Option<KeptBack>,
     /// It was served from the cache, which PostgreSQL does not know.
@@ -140,6 +144,8 @@ impl Default for Transaction {
             judged_under: None,
             defaults: false,
             local_settings: false,
+            local: None,
+            renamed: false,
             kept_back: None,
             served: false,
             begun_with: None,
@@ -158,6 +164,7 @@ impl Transaction {
             && self.kept_back.is_none()
             && self.dirty == Dirty::Nothing
             && self.savepoints.is_empty()
+            && !self.renamed
     }
 
     /// All that it wrote is known, and none of it is the catalogue.
@@ -182,6 +189,8 @@ impl Transaction {
             judged_under,
             defaults,
             local_settings,
+            local,
+            renamed: _,
             kept_back: _,
             served,
             begun_with: _,
@@ -190,7 +199,24 @@ impl Transaction {
         } = self;
         (*isolation, *doubt, *judged_under) = (None, None, None);
         (*own, *catalog, *defaults, *local_settings, *served) = (false, false, false, false, false);
-        *savepoints = Vec::new();
+        (*savepoints, *local) = (Vec::new(), None);
+    }
+
+    /// The settings in force, if they are not the session's.
+    pub fn local(&self) -> Option<&Arc<Settings>> {
+        self.local.as_ref()
+    }
+
+    /// SET LOCAL has been confirmed; `None`: it is not known what is in force now.
+    pub fn set_local(&mut self, settings: Option<Arc<Settings>>) {
+        self.local = settings;
+        self.local_settings = true;
+    }
+
+    /// All that was sent has been answered; what it did to names is known, or over.
+    pub fn settle_names(&mut self) {
+        let is_unknown = self.local_settings && self.local.is_none();
+        self.renamed &= is_unknown && self.status != Status::Idle;
     }
 
     pub fn begin(&mut self, isolation: Isolation, settings: &Arc<Settings>) {

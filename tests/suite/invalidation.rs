@@ -3,7 +3,7 @@
 
 use crate::support::forebay::Forebay;
 use crate::support::postgres::{Database, USER};
-use crate::support::raw::{copy_data, copy_done, query};
+use crate::support::raw::{bind, copy_data, copy_done, execute, parse, query, sync};
 
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, v text);
                      INSERT INTO t VALUES (1, 'one'), (2, 'two')";
@@ -368,6 +368,59 @@ fn a_prepared_transaction_is_seen_when_it_is_committed() {
     database.until_hit(&mut reader, READ);
     forebay.client().run(&format!("COMMIT PREPARED '{name}'"));
     assert_eq!(reader.one(READ), "new");
+}
+
+/// Two tables of one name: which one is written depends on what was said just before.
+#[test]
+fn a_write_is_of_the_schema_that_is_in_force_when_it_runs() {
+    let setup = "CREATE TABLE t (v int); INSERT INTO t VALUES (0);
+                 CREATE SCHEMA b; CREATE TABLE b.t (v int); INSERT INTO b.t VALUES (0)";
+    let database = Database::with(setup);
+    let forebay = Forebay::start(&database, &[]);
+    let (mut reader, mut writer) = (forebay.client(), forebay.client());
+    let (update, read) = ("UPDATE t SET v = v + 1", "SELECT v FROM b.t");
+    let together = |statements: &[&str]| {
+        let each = |sql: &&str| [parse("", sql, &[]), bind("", "", &[]), execute("", 0)].concat();
+        vec![[statements.iter().map(each).collect::<Vec<_>>().concat(), sync()].concat()]
+    };
+    let queries = |statements: &[&str]| statements.iter().map(|sql| query(sql)).collect::<Vec<_>>();
+    let local = "SET LOCAL search_path = b";
+    let savepoint = ["BEGIN", local, "SAVEPOINT a", "SET LOCAL search_path = public"];
+    let ways: [Vec<Vec<Vec<u8>>>; 8] = [
+        vec![queries(&["BEGIN"]), queries(&[local]), queries(&[update]), queries(&["COMMIT"])],
+        vec![together(&["BEGIN", local]), together(&[update]), together(&["COMMIT"])],
+        vec![queries(&["BEGIN", local, update, "COMMIT"])],
+        vec![together(&["BEGIN", local, update, "COMMIT"])],
+        vec![
+            queries(&savepoint),
+            queries(&["ROLLBACK TO a"]),
+            queries(&[update]),
+            queries(&["COMMIT"]),
+        ],
+        vec![
+            queries(&["BEGIN"]),
+            queries(&[local]),
+            queries(&["SET statement_timeout = 0"]),
+            queries(&[update]),
+            queries(&["COMMIT"]),
+        ],
+        vec![queries(&["SET search_path = b", update, "RESET search_path"])],
+        vec![queries(&["SET search_path = b"]), queries(&[update]), queries(&["DISCARD ALL"])],
+    ];
+    for (number, way) in ways.iter().enumerate() {
+        let number = u32::try_from(number).unwrap();
+        database.until_hit(&mut reader, read);
+        assert_eq!(reader.one(read), number.to_string());
+        for pieces in way {
+            writer.send(&pieces.concat());
+            pieces.iter().for_each(|_| drop(writer.replies()));
+        }
+        assert_eq!(reader.one(read), (number + 1).to_string(), "way {number}");
+    }
+    // And by the one of the session again.
+    database.until_hit(&mut reader, "SELECT v FROM t");
+    writer.run(update);
+    assert_eq!(reader.one("SELECT v FROM t"), "1");
 }
 
 #[test]

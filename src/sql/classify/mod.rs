@@ -231,7 +231,7 @@ fn touches_nothing(facts: &Facts) -> bool {
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "no other control concerns names")]
-fn changes_names(control: &Control) -> bool {
+pub fn changes_names(control: &Control) -> bool {
     match control {
         Control::Set { name, .. } | Control::Reset { name, .. } => {
             matches!(name.as_str(), "search_path" | "role" | "standard_conforming_strings")
