@@ -334,6 +334,8 @@ impl Session {
                 self.end_block(server, "COMMIT", unit);
             }
             (Way::Query, Status::Idle | Status::Failed) => {
+                // What the client was told is that it failed.
+                moment.held.clear();
                 let unit = moment.unit.take().unwrap_or_default();
                 self.end_block(server, "ROLLBACK", unit);
             }

@@ -354,12 +354,14 @@ impl Session {
         if inserted_parse {
             server.unnamed = None;
         }
+        // An error in front of it is not its answer.
+        let is_unanswered = self.revalidation_failed(&skipped.requests);
         for request in skipped.requests {
             if let Some(RequestKind::Parse { name, statement }) = self.take_request(request) {
                 self.names.remove(&name, statement.id);
             }
         }
-        if self.revalidation_failed() {
+        if is_unanswered {
             // Its Sync has not been sent, and is the client's own.
             self.work.moment = None;
         }

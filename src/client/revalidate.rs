@@ -330,9 +330,12 @@ impl Session {
         ours
     }
 
-    /// An error has come; whether a group waited for a statement.
-    pub(super) fn revalidation_failed(&mut self) -> bool {
-        let Some(asked) = &mut self.work.revalidation else { return false };
+    /// An error has come by which these are not answered; whether a group waits for one of them.
+    pub(super) fn revalidation_failed(&mut self, skipped: &[u64]) -> bool {
+        let asked = self.work.revalidation.as_mut();
+        let Some(asked) = asked.filter(|asked| skipped.contains(&asked.request)) else {
+            return false;
+        };
         asked.phase = Phase::Failed;
         true
     }

@@ -189,3 +189,30 @@ fn a_transaction_begun_in_a_pipeline_is_seen_at_its_commit() {
         assert_eq!(reader.one(READ), (committed + 1).to_string(), "{number}: after its commit");
     }
 }
+
+#[test]
+fn a_statement_is_not_told_to_have_completed_when_its_commit_could_not_be_asked_for() {
+    let (database, forebay, mut reader, mut writer) = start(
+        "CREATE TABLE t (v int); INSERT INTO t VALUES (1);
+         CREATE FUNCTION adds() RETURNS int LANGUAGE plpgsql AS
+         $$BEGIN INSERT INTO t VALUES (1); RETURN 7; END$$",
+    );
+    let adds = "SELECT adds()";
+    database.until_hit(&mut reader, READ);
+    // Everything that it needs is known to the server, and to the one that is asked.
+    writer.run(adds);
+    writer.run(adds);
+    database.until_hit(&mut reader, READ);
+    let (mut holder, mut admin) = (database.admin(), database.admin());
+    let waits =
+        "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'pg_trigger'::regclass";
+    assert_eq!(admin.one(waits), "0");
+    holder.run("BEGIN");
+    holder.run("LOCK TABLE pg_catalog.pg_trigger IN ACCESS EXCLUSIVE MODE");
+    writer.send(&query(adds));
+    wait_until("the question waits", || admin.one(waits) == "1");
+    RawClient::connect(forebay.port).send(&cancel(writer.pid, &writer.key));
+    assert_eq!(writer.replies(), "T(adds) D(7) E(57014) Z(I)");
+    holder.run("ROLLBACK");
+    check_true(&database, &mut reader, &mut writer);
+}

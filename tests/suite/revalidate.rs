@@ -71,6 +71,21 @@ fn each_statement_of_a_pipeline_is_answered_in_its_turn() {
 }
 
 #[test]
+fn an_error_in_front_of_it_is_not_the_answer_to_the_question() {
+    let mut both = Both::start();
+    both.ask(&[parse("t", "SELECT * FROM t", &[]), sync()]);
+    both.ask(&[run("t"), sync()]);
+    both.change("ALTER TABLE t ADD w int DEFAULT 2");
+    let fails = "SELECT 1 / (count(*) - count(*)) FROM generate_series(1, 100000)";
+    for client in [&mut both.through, &mut both.direct] {
+        client.send(&[query(fails), run("t"), sync()].concat());
+        client.expect("T(?column?) E(22012) Z(I)");
+        client.expect("E(0A000) Z(I)");
+    }
+    both.ask(&[run("t"), sync()]);
+}
+
+#[test]
 fn what_was_parsed_stays_though_the_defaults_of_sessions_have_just_changed() {
     let mut both = Both::start();
     both.ask(&[query("BEGIN")]);
