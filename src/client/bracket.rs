@@ -34,6 +34,9 @@ impl Session {
                 self.work.vacate.push(name.clone());
             }
         }
+        let discards =
+            |control: &Control| matches!(control, Control::DiscardAll | Control::Deallocate(None));
+        self.work.discards |= verdict.controls.iter().any(discards);
         self.work.unlocks |= verdict.controls.contains(&Control::DiscardAll);
         let write = &self.effect(verdict);
         self.work.transaction.renamed |= self.renames(verdict);

@@ -43,7 +43,7 @@ impl Session {
         }
         self.forget_revalidation();
         if let Some(hit) = self.work.early_hit.take() {
-            server.outstanding.push(Owed::Invented(hit.leak()));
+            server.outstanding.push(Owed::Invented(hit.leak(), 0));
             self.work.group.clear();
             return;
         }
@@ -203,7 +203,14 @@ impl Session {
             self.owe_parse(server, parse.name, &statement);
             server.to_server.extend_from_slice(message);
         } else if server.statements.get(&statement.id).is_some() {
-            server.outstanding.push(Owed::Invented(backend::PARSE_COMPLETE_MESSAGE));
+            // With nothing in front of it that may fail it is as good as done.
+            let request = if server.outstanding.is_empty() {
+                0
+            } else {
+                let (name, statement) = (parse.name.into(), Arc::clone(&statement));
+                self.request(RequestKind::Parse { name, statement })
+            };
+            server.outstanding.push(Owed::Invented(backend::PARSE_COMPLETE_MESSAGE, request));
         } else {
             server.make_room(self.common.limits.server_statements_max());
             server.statements.put(statement.id, ());
@@ -396,8 +403,12 @@ impl Session {
         }
         match frontend::target(body) {
             Ok((Target::Statement, name)) if !name.is_empty() => {
-                self.names.close(name);
-                server.outstanding.push(Owed::Invented(backend::CLOSE_COMPLETE_MESSAGE));
+                let closed = self.names.close(name).filter(|_| !server.outstanding.is_empty());
+                let request = closed.map_or(0, |closed| {
+                    let (name, closed) = (name.into(), Box::new(closed));
+                    self.request(RequestKind::Close { name, closed })
+                });
+                server.outstanding.push(Owed::Invented(backend::CLOSE_COMPLETE_MESSAGE, request));
             }
             Ok((target, name)) => {
                 if target == Target::Portal {

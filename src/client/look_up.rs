@@ -294,7 +294,7 @@ impl Session {
             [Control::Deallocate(Some(name))]
                 if verdict.statements == 1 && self.status() != Status::Failed =>
             {
-                self.names.close(name.as_bytes())
+                self.names.close(name.as_bytes()).is_some()
             }
             _ => false,
         }

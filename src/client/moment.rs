@@ -82,9 +82,11 @@ pub(super) fn is_question(server: &Server) -> bool {
 }
 
 impl Session {
-    /// Whether the client is read, and messages of it are taken: not while a commit waits.
+    /// Whether the client is read, and messages of it are taken: not while a commit waits, nor
+    /// while all names are taken from it, as those that it gives meanwhile are new.
     pub fn takes_messages(&self) -> bool {
-        self.work.moment.is_none() && self.work.revalidation.is_none()
+        let discards = self.work.discards && !self.work.unsynced && !self.work.requests.is_empty();
+        self.work.moment.is_none() && self.work.revalidation.is_none() && !discards
     }
 
     /// Whether its end may be noticed. Who has sent COMMIT and goes has it committed.

@@ -48,7 +48,7 @@ impl Session {
         now: Instant,
         out: &mut Vec<u8>,
     ) -> Result<(), ServerFault> {
-        invented(server, out);
+        self.invented(server, out);
         loop {
             if server.partial > 0 {
                 let len = server.partial.min(input.len());
@@ -93,7 +93,7 @@ impl Session {
             }
             self.reply(server, header.tag, message, forward, now, out)?;
             input.advance(header.total);
-            invented(server, out);
+            self.invented(server, out);
         }
     }
 
@@ -300,6 +300,7 @@ impl Session {
         match self.request_of(id)? {
             RequestKind::Unit(unit) => Some(unit),
             RequestKind::Parse { .. }
+            | RequestKind::Close { .. }
             | RequestKind::Describe(_)
             | RequestKind::Changed { .. }
             | RequestKind::Execute { .. } => None,
@@ -356,9 +357,20 @@ impl Session {
         }
         // An error in front of it is not its answer.
         let is_unanswered = self.revalidation_failed(&skipped.requests);
-        for request in skipped.requests {
-            if let Some(RequestKind::Parse { name, statement }) = self.take_request(request) {
-                self.names.remove(&name, statement.id);
+        // The last first: a name may have been closed and given anew.
+        for request in skipped.requests.into_iter().rev() {
+            match self.take_request(request) {
+                Some(RequestKind::Parse { name, statement }) => {
+                    self.names.remove(&name, statement.id);
+                }
+                Some(RequestKind::Close { name, closed }) => self.names.reopen(name, *closed),
+                Some(
+                    RequestKind::Describe(_)
+                    | RequestKind::Changed { .. }
+                    | RequestKind::Execute { .. }
+                    | RequestKind::Unit(_),
+                )
+                | None => {}
             }
         }
         if is_unanswered {
@@ -368,7 +380,7 @@ impl Session {
         if !told_before && !unasked {
             let boundary = match server.outstanding.front() {
                 Some(Owed::Expect { request, .. }) => *request,
-                Some(Owed::Invented(_)) | None => u64::MAX,
+                Some(Owed::Invented(..)) | None => u64::MAX,
             };
             self.statement_failed(error_class(body), boundary, now);
         }
@@ -438,6 +450,7 @@ impl Session {
                     RequestKind::Execute { verdict, .. } => Some(verdict),
                     RequestKind::Unit(unit) => unit.verdict.as_ref(),
                     RequestKind::Parse { .. }
+                    | RequestKind::Close { .. }
                     | RequestKind::Describe(_)
                     | RequestKind::Changed { .. } => None,
                 }
@@ -468,6 +481,16 @@ impl Session {
         }
     }
 
+    /// What needs no further byte from the server.
+    fn invented(&mut self, server: &mut Server, out: &mut Vec<u8>) {
+        while let Some((bytes, request)) = server.outstanding.pop_invented() {
+            out.extend_from_slice(bytes);
+            if request != 0 {
+                let _done = self.take_request(request);
+            }
+        }
+    }
+
     fn end_of_unit(&mut self, unit: Unit, ending: Ending, status: Status, server: &mut Server) {
         let proven_rollback = status == Status::Idle && unit.extent.proves_rollback(ending);
         let unseen = unit.armed.is_empty() && ending == Ending::Fine;
@@ -493,6 +516,7 @@ impl Session {
         }
         if self.work.requests.is_empty() && !self.work.unsynced {
             self.work.transaction.settle_names();
+            self.work.discards = false;
         }
         if !server.tainted {
             self.tainted = false;
@@ -555,13 +579,6 @@ impl Session {
         for guard in armed.guards {
             if proven_rollback { guard.rolled_back() } else { guard.committed() }
         }
-    }
-}
-
-/// What needs no further byte from the server.
-fn invented(server: &mut Server, out: &mut Vec<u8>) {
-    while let Some(bytes) = server.outstanding.pop_invented() {
-        out.extend_from_slice(bytes);
     }
 }
 

@@ -27,7 +27,7 @@ use super::close::CloseReason;
 use super::facts::Facts;
 use super::pins::Pins;
 use super::revalidate::Described;
-use super::statements::Names;
+use super::statements::{Closed, Names};
 use super::work::Lent;
 
 /// Everything one client is, between two messages.
@@ -96,6 +96,8 @@ pub struct Request {
 pub enum RequestKind {
     /// The client's own Parse; undone if it fails.
     Parse { name: Box<[u8]>, statement: Arc<Statement> },
+    /// The client's own Close, of a name that there was; undone if it is not done.
+    Close { name: Box<[u8]>, closed: Box<Closed> },
     /// Describe of a statement.
     Describe(Box<Described>),
     /// What PostgreSQL is made to refuse, for it would not by itself; to Describe it tells the types

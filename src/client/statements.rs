@@ -16,6 +16,13 @@ pub struct Prepared {
     pub generation: u64,
 }
 
+/// What a name stood for.
+#[derive(Debug)]
+pub struct Closed {
+    prepared: Prepared,
+    told: Option<Arc<Statement>>,
+}
+
 /// A portal and the statement it runs.
 #[derive(Clone, Debug)]
 pub struct Portal {
@@ -144,10 +151,18 @@ impl Names {
         }
     }
 
-    /// Forgets a name that the client has given; whether there was one.
-    pub fn close(&mut self, name: &[u8]) -> bool {
-        self.told.remove(name);
-        self.prepared.remove(name).is_some()
+    /// Forgets a name that the client has given, if there was one.
+    pub fn close(&mut self, name: &[u8]) -> Option<Closed> {
+        let told = self.told.remove(name);
+        Some(Closed { prepared: self.prepared.remove(name)?, told })
+    }
+
+    /// It was not closed after all.
+    pub fn reopen(&mut self, name: Box<[u8]>, closed: Closed) {
+        if let Some(told) = closed.told {
+            self.told.insert(name.clone(), told);
+        }
+        self.prepared.insert(name, closed.prepared);
     }
 
     pub fn insert(&mut self, name: &[u8], prepared: Prepared) {

@@ -110,6 +110,8 @@ pub struct Work {
     pub awaited_catalog: bool,
     /// What was sent lets go of all locks of its session, that of the group too.
     pub unlocks: bool,
+    /// What was sent forgets all prepared statements.
+    pub discards: bool,
     /// What the group was asked about for this request, and whether it could say.
     pub asked: Asked,
     /// Databases that nobody may be connected to when what was just dispatched is run; taken by
@@ -127,6 +129,7 @@ impl Work {
         let units = self.requests.iter().filter_map(|request| match &request.kind {
             RequestKind::Unit(unit) => Some(&unit.armed),
             RequestKind::Parse { .. }
+            | RequestKind::Close { .. }
             | RequestKind::Describe(_)
             | RequestKind::Changed { .. }
             | RequestKind::Execute { .. } => None,
@@ -203,6 +206,7 @@ impl Work {
             returned,
             awaited_catalog,
             unlocks,
+            discards,
             asked,
             vacate,
             finished,
@@ -214,7 +218,7 @@ impl Work {
         requests.shrink_to(BUFFER_BYTES_MAX / size_of::<Request>());
         *armed = Armed::default();
         (*describing, *may_await_fill, *awaited_catalog) = (false, false, false);
-        (*unlocks, *asked) = (false, Asked::default());
+        (*unlocks, *discards, *asked) = (false, false, Asked::default());
         key.empty(BUFFER_BYTES_MAX);
         *found = Found::default();
         empty(text);

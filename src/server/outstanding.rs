@@ -34,12 +34,13 @@ pub enum Owed {
         /// The client's request this belongs to; what is to be done on completion is kept there.
         request: u64,
     },
-    /// Sent to the client when all before it has been.
-    Invented(&'static [u8]),
+    /// Sent to the client when all before it has been. With the request to be undone if an error
+    /// has PostgreSQL ignore what this answers; 0: there is none.
+    Invented(&'static [u8], u64),
 }
 
 /// Where CopyDone or CopyFail stands among the messages.
-const COPY_END: Owed = Owed::Invented(b"");
+const COPY_END: Owed = Owed::Invented(b"", 0);
 
 impl Owed {
     pub fn expect(reply: Reply, deliver: Deliver) -> Self {
@@ -97,12 +98,11 @@ impl Outstanding {
     }
 
     /// What may be told the client now without another byte from the server.
-    pub fn pop_invented(&mut self) -> Option<&'static [u8]> {
+    pub fn pop_invented(&mut self) -> Option<(&'static [u8], u64)> {
         match self.queue.front() {
-            Some(Owed::Invented(bytes)) => {
-                let bytes = *bytes;
+            Some(&Owed::Invented(bytes, request)) => {
                 self.queue.pop_front();
-                Some(bytes)
+                Some((bytes, request))
             }
             Some(Owed::Expect { .. }) | None => None,
         }
@@ -126,7 +126,8 @@ impl Outstanding {
                         skipped.requests.push(*request);
                     }
                 }
-                Some(Owed::Invented(_)) => {}
+                Some(Owed::Invented(_, 0)) => {}
+                Some(Owed::Invented(_, request)) => skipped.requests.push(*request),
             }
             self.queue.pop_front();
         }
@@ -187,12 +188,13 @@ mod tests {
     fn an_error_skips_all_that_precedes_the_next_sync() {
         let mut outstanding = Outstanding::default();
         outstanding.push(Owed::prepare(7, Deliver::Swallow));
-        outstanding.push(Owed::Invented(b"1"));
+        outstanding.push(Owed::Invented(b"1", 0));
+        outstanding.push(Owed::Invented(b"3", 2));
         outstanding.push(Owed::forward(Reply::Execute, 3));
         outstanding.push(forward(Reply::Sync));
         outstanding.push(forward(Reply::Parse));
         let skipped = outstanding.skip_to_sync();
-        assert_eq!(skipped, Skipped { statements: vec![7], requests: vec![3] });
+        assert_eq!(skipped, Skipped { statements: vec![7], requests: vec![2, 3] });
         assert_eq!(outstanding.front(), Some(&forward(Reply::Sync)));
         assert_eq!(outstanding.len(), 2);
     }
@@ -220,10 +222,10 @@ mod tests {
     fn an_invented_reply_waits_for_what_is_before_it() {
         let mut outstanding = Outstanding::default();
         outstanding.push(forward(Reply::Bind));
-        outstanding.push(Owed::Invented(b"1"));
+        outstanding.push(Owed::Invented(b"1", 0));
         assert_eq!(outstanding.pop_invented(), None);
         outstanding.pop();
-        assert_eq!(outstanding.pop_invented(), Some(&b"1"[..]));
+        assert_eq!(outstanding.pop_invented(), Some((&b"1"[..], 0)));
         assert!(outstanding.is_empty());
     }
 
@@ -235,7 +237,7 @@ mod tests {
         outstanding.push(Owed::forward(Reply::Sync, 9));
         assert_eq!(outstanding.ignore_sync_in_copy(), None);
         outstanding.pop();
-        assert_eq!(outstanding.pop_invented(), Some(&b""[..]));
+        assert_eq!(outstanding.pop_invented(), Some((&b""[..], 0)));
         assert_eq!(outstanding.len(), 1);
     }
 

@@ -161,6 +161,61 @@ fn an_error_in_a_pipeline_skips_to_its_sync_and_no_further() {
     assert_eq!(client.one("SELECT string_agg(v::text, ' ') FROM t"), "3");
 }
 
+/// Of one client at each of both; the steps are pieces that are sent at once.
+fn check_steps(steps: &[&[Vec<u8>]]) {
+    let database = Database::with("");
+    let forebay = Forebay::start(&database, &[]);
+    // The servers know the texts already.
+    forebay.client().ask(&[parse("x", "SELECT 1", &[]), parse("y", "SELECT 2", &[]), sync()]);
+    let (mut through, mut direct) = (forebay.client(), database.direct());
+    for (number, step) in steps.iter().enumerate() {
+        let syncs = step.iter().filter(|message| [b'S', b'Q'].contains(&message[0])).count();
+        for client in [&mut through, &mut direct] {
+            client.send(&step.concat());
+        }
+        for _ in 0..syncs {
+            assert_eq!(through.replies(), direct.replies(), "step {number}");
+        }
+    }
+}
+
+#[test]
+fn a_name_that_was_not_given_or_not_closed_because_of_an_error_is_as_it_was() {
+    let run = |name: &str| [bind("", name, &[]), execute("", 0)].concat();
+    let bad = || parse("bad", "SELECT FROM nowhere", &[]);
+    let (one, two) = (|name| parse(name, "SELECT 1", &[]), |name| parse(name, "SELECT 2", &[]));
+    check_steps(&[
+        &[bad(), one("s"), sync()],
+        &[run("s"), sync()],
+        &[one("s"), run("s"), sync()],
+        &[bad(), close_statement("s"), sync()],
+        &[run("s"), sync()],
+        &[bad(), close_statement("s"), two("s"), run("s"), sync()],
+        &[run("s"), sync()],
+        &[run("s"), close_statement("s"), bad(), sync()],
+        &[run("s"), sync()],
+        &[two("s"), bad(), one("t"), sync()],
+        &[run("s"), sync()],
+        &[run("t"), sync()],
+    ]);
+}
+
+#[test]
+fn what_is_prepared_behind_discard_all_stays() {
+    let run = |name: &str| [bind("", name, &[]), execute("", 0)].concat();
+    let (one, new) = (|name| parse(name, "SELECT 1", &[]), |name| parse(name, "SELECT 3", &[]));
+    for all in ["DISCARD ALL", "DEALLOCATE ALL"] {
+        check_steps(&[
+            &[query(all), one("s"), sync(), run("s"), sync()],
+            &[run("s"), sync()],
+            &[query(all), new("n"), describe_statement("n"), sync()],
+            &[run("n"), sync(), run("s"), sync()],
+            &[query(all), run("n"), sync(), new("n"), sync()],
+            &[run("n"), sync()],
+        ]);
+    }
+}
+
 #[test]
 fn flush_gives_the_replies_so_far_without_ready_for_query() {
     let (mut client, _forebay) = client_after("");
