@@ -11,6 +11,7 @@ use crate::cache::coherence::Scope;
 use crate::cache::home::Home;
 use crate::pool::PoolMode;
 use crate::server::Server;
+use crate::server::settings::defaults_changed;
 use crate::sql::classify::changes_names;
 use crate::sql::footprint::Doubt;
 use crate::sql::verdict::{BypassReason, Control, Read, Verdict, Write};
@@ -136,6 +137,65 @@ impl Session {
             |control: &Control| matches!(control, Control::DiscardAll | Control::ResetAll);
         let is_back = self.in_force().id == self.startup.id;
         verdict.controls.iter().any(|one| changes_names(one) && !(is_back && returns(one)))
+    }
+
+    /// For broken twins: invalidates without having been in flight, at once or after the writer
+    /// has been told.
+    fn settle_late(&mut self, scopes: Vec<Scope>) {
+        if twin::is(Twin::AckBeforeInvalidation) {
+            self.work.unsettled.extend(scopes);
+        } else {
+            for scope in scopes {
+                self.common.database.home().coherence.invalidate(&scope);
+            }
+        }
+    }
+
+    /// Lets go of what was in flight, as its outcome is known.
+    pub(super) fn settle(&mut self, armed: Armed, proven_rollback: bool) {
+        if armed.is_empty() {
+            return;
+        }
+        let home = armed.home;
+        let moved =
+            armed.generation.is_some_and(|before| before != self.common.database.generation());
+        if let Some(home) = home.as_ref().filter(|_| moved && !proven_rollback) {
+            home.invalidate(&Scope::Database);
+            self.common.cache_counters.invalidated_database.one();
+            self.common.cache_counters.doubt(Doubt::Ddl);
+        }
+        if let Some(home) = home.as_ref().filter(|_| armed.catalog && !proven_rollback) {
+            self.common.database.catalog_changed(home);
+        }
+        if armed.defaults && !proven_rollback {
+            defaults_changed();
+        }
+        if armed.unbracketed {
+            let home =
+                home.filter(|_| self.common.main_cache.mode() != Mode::Off && !proven_rollback);
+            if let Some(home) = home {
+                home.invalidate(&Scope::Database);
+            }
+            if armed.guards.is_empty() && armed.late.is_empty() {
+                return;
+            }
+        }
+        let counters = &self.common.cache_counters;
+        if !proven_rollback {
+            match armed.database {
+                Some(doubt) => {
+                    counters.invalidated_database.one();
+                    counters.doubt(doubt);
+                }
+                None => counters.invalidated_tables.one(),
+            }
+        }
+        if !proven_rollback {
+            self.settle_late(armed.late);
+        }
+        for guard in armed.guards {
+            if proven_rollback { guard.rolled_back() } else { guard.committed() }
+        }
     }
 
     /// The catalogue has changed since the first write of the transaction was judged.

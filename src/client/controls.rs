@@ -32,17 +32,7 @@ impl Session {
                 self.work.transaction.savepoint(name.clone(), &settings);
             }
             Control::ReleaseSavepoint(name) => self.work.transaction.release_savepoint(name),
-            Control::RollbackToSavepoint(name) => {
-                match self.work.transaction.roll_back_to(name) {
-                    Some(settings) => self.set(settings, server),
-                    None => self.forget_settings(server),
-                }
-                if self.work.transaction.local_settings {
-                    // Some of it may have been taken back.
-                    self.work.transaction.set_local(None);
-                    self.work.transaction.renamed = true;
-                }
-            }
+            Control::RollbackToSavepoint(name) => self.roll_back_to(name, server),
             Control::SetTransaction { isolation } => {
                 self.work.transaction.set_isolation(*isolation);
             }
@@ -55,15 +45,7 @@ impl Session {
                 self.change((&settings, in_force), &on_server, *local, server);
             }
             Control::ResetAll => self.reset_all(server),
-            Control::DiscardAll => {
-                self.names.prepared.clear();
-                self.names.unnamed = None;
-                self.tainted = false;
-                server.forget_client();
-                let startup = Arc::clone(&self.startup);
-                self.report_returned(&startup, server);
-                self.settings = Arc::clone(&self.startup);
-            }
+            Control::DiscardAll => self.discard_all(server),
             Control::Deallocate(None) => {
                 self.names.prepared.clear();
                 server.statements.clear();
@@ -97,6 +79,28 @@ impl Session {
         }
         if self.common.pin_policy != crate::pool::PinPolicy::Ignore {
             self.pins.apply(control);
+        }
+    }
+
+    fn discard_all(&mut self, server: &mut Server) {
+        self.names.prepared.clear();
+        self.names.unnamed = None;
+        self.tainted = false;
+        server.forget_client();
+        let startup = Arc::clone(&self.startup);
+        self.report_returned(&startup, server);
+        self.settings = startup;
+    }
+
+    fn roll_back_to(&mut self, name: &str, server: &mut Server) {
+        match self.work.transaction.roll_back_to(name) {
+            Some(settings) => self.set(settings, server),
+            None => self.forget_settings(server),
+        }
+        if self.work.transaction.local_settings {
+            // Some of it may have been taken back.
+            self.work.transaction.set_local(None);
+            self.work.transaction.renamed = true;
         }
     }
 

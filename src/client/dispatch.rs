@@ -135,6 +135,10 @@ impl Session {
     }
 
     fn send_query(&mut self, server: &mut Server, message: &[u8], body: &[u8]) {
+        if server.outstanding.is_skipping() {
+            self.work.query_verdict = None;
+            return;
+        }
         self.forget_old_verdict();
         let mut judged = None;
         let mut generation = self.work.query_generation;
@@ -170,6 +174,9 @@ impl Session {
 
     /// FunctionCall runs a function by its OID: an opaque statement.
     fn send_function_call(&mut self, server: &mut Server, message: &[u8]) {
+        if server.outstanding.is_skipping() {
+            return;
+        }
         let verdict = Arc::new(opaque("FUNCTION"));
         let generation = self.common.database.generation();
         let mut armed = std::mem::take(&mut self.work.armed);

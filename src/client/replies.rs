@@ -6,13 +6,9 @@ use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 
-use crate::cache::Mode;
-use crate::cache::coherence::Scope;
 use crate::pool::PoolMode;
 use crate::server::Server;
 use crate::server::outstanding::{Deliver, Owed, Reply};
-use crate::server::settings::defaults_changed;
-use crate::sql::footprint::Doubt;
 use crate::sql::verdict::Control;
 use crate::twin::{self, Twin};
 use crate::wire::backend::{self, Status};
@@ -364,11 +360,15 @@ impl Session {
                     self.names.remove(&name, statement.id);
                 }
                 Some(RequestKind::Close { name, closed }) => self.names.reopen(name, *closed),
+                // A Query that is ignored as well, and with it all before it was rolled back.
+                Some(RequestKind::Unit(unit)) => {
+                    self.settle(unit.armed, false);
+                    self.work.unsynced |= server.outstanding.is_skipping();
+                }
                 Some(
                     RequestKind::Describe(_)
                     | RequestKind::Changed { .. }
-                    | RequestKind::Execute { .. }
-                    | RequestKind::Unit(_),
+                    | RequestKind::Execute { .. },
                 )
                 | None => {}
             }
@@ -520,64 +520,6 @@ impl Session {
         }
         if !server.tainted {
             self.tainted = false;
-        }
-    }
-
-    /// For broken twins: invalidates without having been in flight, at once or after the writer
-    /// has been told.
-    fn settle_late(&mut self, scopes: Vec<Scope>) {
-        if twin::is(Twin::AckBeforeInvalidation) {
-            self.work.unsettled.extend(scopes);
-        } else {
-            for scope in scopes {
-                self.common.database.home().coherence.invalidate(&scope);
-            }
-        }
-    }
-
-    fn settle(&mut self, armed: super::session::Armed, proven_rollback: bool) {
-        if armed.is_empty() {
-            return;
-        }
-        let home = armed.home;
-        let moved =
-            armed.generation.is_some_and(|before| before != self.common.database.generation());
-        if let Some(home) = home.as_ref().filter(|_| moved && !proven_rollback) {
-            home.invalidate(&Scope::Database);
-            self.common.cache_counters.invalidated_database.one();
-            self.common.cache_counters.doubt(Doubt::Ddl);
-        }
-        if let Some(home) = home.as_ref().filter(|_| armed.catalog && !proven_rollback) {
-            self.common.database.catalog_changed(home);
-        }
-        if armed.defaults && !proven_rollback {
-            defaults_changed();
-        }
-        if armed.unbracketed {
-            let home =
-                home.filter(|_| self.common.main_cache.mode() != Mode::Off && !proven_rollback);
-            if let Some(home) = home {
-                home.invalidate(&Scope::Database);
-            }
-            if armed.guards.is_empty() && armed.late.is_empty() {
-                return;
-            }
-        }
-        let counters = &self.common.cache_counters;
-        if !proven_rollback {
-            match armed.database {
-                Some(doubt) => {
-                    counters.invalidated_database.one();
-                    counters.doubt(doubt);
-                }
-                None => counters.invalidated_tables.one(),
-            }
-        }
-        if !proven_rollback {
-            self.settle_late(armed.late);
-        }
-        for guard in armed.guards {
-            if proven_rollback { guard.rolled_back() } else { guard.committed() }
         }
     }
 }

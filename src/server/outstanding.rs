@@ -79,7 +79,7 @@ impl Outstanding {
     /// Records what has been appended to the server's bytes.
     /// False if PostgreSQL will ignore the message because it skips to the next Sync.
     pub fn push(&mut self, owed: Owed) -> bool {
-        let is_sync = matches!(owed, Owed::Expect { reply: Reply::Sync | Reply::Query, .. });
+        let is_sync = matches!(owed, Owed::Expect { reply: Reply::Sync, .. });
         if self.skipping && !is_sync {
             return false;
         }
@@ -109,13 +109,16 @@ impl Outstanding {
     }
 
     /// An ErrorResponse has come: in the extended protocol everything up to the next Sync will
-    /// stay unanswered; a Query is still answered by its ReadyForQuery.
+    /// stay unanswered, a Query too; one that has failed itself is answered by its ReadyForQuery.
     pub fn skip_to_sync(&mut self) -> Skipped {
         self.copying = false;
         let mut skipped = Skipped::default();
+        if matches!(self.queue.front(), Some(Owed::Expect { reply: Reply::Query, .. })) {
+            return skipped;
+        }
         loop {
             match self.queue.front() {
-                Some(Owed::Expect { reply: Reply::Sync | Reply::Query, .. }) => return skipped,
+                Some(Owed::Expect { reply: Reply::Sync, .. }) => return skipped,
                 None => {
                     self.skipping = true;
                     return skipped;
@@ -216,6 +219,21 @@ mod tests {
         outstanding.push(forward(Reply::Query));
         assert_eq!(outstanding.skip_to_sync(), Skipped::default());
         assert_eq!(outstanding.len(), 1);
+    }
+
+    #[test]
+    fn a_query_behind_an_error_is_skipped_too() {
+        let mut outstanding = Outstanding::default();
+        outstanding.push(Owed::forward(Reply::Parse, 1));
+        outstanding.push(Owed::forward(Reply::Query, 2));
+        outstanding.push(forward(Reply::Sync));
+        assert_eq!(outstanding.skip_to_sync().requests, [1, 2]);
+        assert_eq!(outstanding.front(), Some(&forward(Reply::Sync)));
+        outstanding.pop();
+        outstanding.push(forward(Reply::Parse));
+        outstanding.skip_to_sync();
+        assert!(!outstanding.push(forward(Reply::Query)));
+        assert!(outstanding.is_skipping() && outstanding.push(forward(Reply::Sync)));
     }
 
     #[test]

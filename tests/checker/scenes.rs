@@ -4,7 +4,7 @@
 
 use std::io;
 use std::iter::repeat_n;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -241,14 +241,17 @@ fn member_frozen(stage: &mut Stage<'_>) -> io::Result<bool> {
     let slept = Instant::now();
     // In time, whatever the others wait for: what was begun through it may have locks that all their
     // servers stand in line for.
+    let is_played = AtomicBool::new(false);
     let (played, woken) = thread::scope(|threads| {
         let waking = threads.spawn(|| {
-            while slept.elapsed() < asleep {
-                thread::park_timeout(asleep.saturating_sub(slept.elapsed()));
+            while slept.elapsed() < 2 * asleep && !is_played.load(Ordering::Relaxed) {
+                thread::park_timeout((2 * asleep).saturating_sub(slept.elapsed()));
             }
             signal(pid, "-CONT")
         });
         let played = cast.bustle(ms, &others(member), &others(member));
+        is_played.store(true, Ordering::Relaxed);
+        waking.thread().unpark();
         (played, waking.join())
     });
     let woken = woken.map_err(|_panicked| io::Error::other("nobody woke it"))??;

@@ -201,6 +201,40 @@ fn a_name_that_was_not_given_or_not_closed_because_of_an_error_is_as_it_was() {
 }
 
 #[test]
+fn a_query_behind_an_error_is_ignored_up_to_sync() {
+    let database = Database::with("CREATE TABLE t (v int); INSERT INTO t VALUES (1)");
+    let config = "[pool]\ndefault_pool_size = 1\n";
+    let forebay = Forebay::with_config(&database, config, &[]);
+    let (mut through, mut direct) = (forebay.client(), database.direct());
+    let bad = || parse("", "SELECT FROM nowhere", &[]);
+    let call = || message(b'F', &[&1598_u32.to_be_bytes()[..], &[0; 6]].concat());
+    let add = "INSERT INTO t VALUES (2)";
+    for (step, ends) in [
+        (vec![bad(), query(add), sync()], 1),
+        (vec![bad(), query(add), query(add), sync(), query("SELECT 1"), sync()], 3),
+        (vec![bad(), call(), sync(), query("SELECT 2")], 2),
+        (vec![query("BEGIN"), bad(), query(add), sync(), query("ROLLBACK")], 3),
+    ] {
+        for client in [&mut through, &mut direct] {
+            client.send(&step.concat());
+        }
+        for _ in 0..ends {
+            assert_eq!(through.replies(), direct.replies());
+        }
+    }
+    for client in [&mut through, &mut direct] {
+        client.send(&[bad(), flush()].concat());
+        client.expect("E(42P01)");
+        client.send(&[query(add), sync()].concat());
+        client.expect("Z(I)");
+    }
+    // The only server is there for others, and nothing is in flight.
+    let mut other = forebay.client();
+    database.until_hit(&mut other, "SELECT count(*) FROM t");
+    assert_eq!(other.one("SELECT count(*) FROM t"), "1");
+}
+
+#[test]
 fn what_is_prepared_behind_discard_all_stays() {
     let run = |name: &str| [bind("", name, &[]), execute("", 0)].concat();
     let (one, new) = (|name| parse(name, "SELECT 1", &[]), |name| parse(name, "SELECT 3", &[]));

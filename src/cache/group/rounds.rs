@@ -89,7 +89,8 @@ impl Group {
                 requests.push(Request::Bump { act, slots: bumps });
             }
             if state.hears > 0 {
-                state.hears -= 1;
+                // What is held back now is told in the next.
+                state.hears -= u8::from(!state.member.holds_back());
                 self.counters.hears.one();
                 requests.push(Request::Hear { act, id, applied: state.member.applied() });
             }

@@ -167,16 +167,21 @@ impl Member {
     /// Up to which change K may be told that it has been applied here: not before K has what the
     /// change made of commits that are sent already, as whoever waits for us goes on then.
     pub fn applied(&mut self) -> u64 {
+        let holds_back = self.holds_back();
+        let Some(joined) = &mut self.joined else { return 0 };
+        if !holds_back {
+            joined.told = joined.applied;
+        }
+        joined.told
+    }
+
+    /// Whether K may be told less than has been applied here.
+    pub fn holds_back(&self) -> bool {
         let is_lacking = |commit: &Commit| {
             let is_sent = commit.state == State::Sent && self.locked == Some(commit.place);
             commit.widened && is_sent
         };
-        let lacks = self.commits.values().any(is_lacking) && self.has(Safeguard::MarkThenTell);
-        let Some(joined) = &mut self.joined else { return 0 };
-        if !lacks {
-            joined.told = joined.applied;
-        }
-        joined.told
+        self.commits.values().any(is_lacking) && self.has(Safeguard::MarkThenTell)
     }
 
     /// Every BEGIN that is to be sent now, in the round to come and before any RENEW in it.
