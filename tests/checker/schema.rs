@@ -144,8 +144,8 @@ const OF_TENANT: &str = "
 ";
 
 const COMMON: &str = "
-    DROP SCHEMA IF EXISTS checker CASCADE;
-    CREATE SCHEMA checker;
+    DROP SCHEMA IF EXISTS checker, decoy CASCADE;
+    CREATE SCHEMA checker; CREATE SCHEMA decoy;
     SET search_path TO checker;
     CREATE TABLE filler (x int);
     INSERT INTO filler SELECT generate_series(1, 38);
@@ -177,6 +177,7 @@ const COMMON: &str = "
 /// Each kind of write finds here what it needs; all of it ends in one of the registers.
 const OF_WRITER: &str = "
     CREATE TABLE r{w} (id serial PRIMARY KEY, v bigint NOT NULL);
+    CREATE TABLE decoy.r{w} AS SELECT 1 AS id, 0::bigint AS v;
     INSERT INTO r{w} (v) VALUES (0);
     CREATE VIEW rv{w} AS SELECT id, v FROM r{w};
     CREATE TABLE t{w} (id int PRIMARY KEY, v bigint);

@@ -52,6 +52,14 @@ pub(crate) const KINDS: &[Kind] = &[
         write.sql("UPDATE r{w} SET v = {n} - 1 WHERE id = 1; UPDATE r{w} SET v = {n} WHERE id = 1; SELECT 1")
     }),
     kind("transaction", Place::Row, 12, transaction),
+    kind("pipelined_block", Place::Row, 12, pipelined_block),
+    kind("local_path", Place::Row, 12, |write| {
+        write.sql("SET search_path = decoy")?;
+        let update = "UPDATE r{w} SET v = {n} WHERE id = 1";
+        let outcome = write.block(&["SET LOCAL search_path = checker", update])?;
+        write.sql("SET search_path = checker")?;
+        Ok(outcome)
+    }),
     kind("savepoint", Place::Row, 8, savepoint),
     kind("rollback", Place::Row, 12, rollback),
     kind("failing_group", Place::Row, 8, failing_group),
@@ -183,6 +191,20 @@ fn transaction(write: &mut Write<'_>) -> io::Result<Outcome> {
     write.sql("BEGIN")?;
     write.sql("SELECT max(v) FROM r{w}")?;
     write.sql("UPDATE r{w} SET v = {n} WHERE id = 1")?;
+    write.reads_own(write.n)?;
+    write.sql("COMMIT")
+}
+
+/// All but its end is sent before the answer to what stands in front of it has come.
+fn pipelined_block(write: &mut Write<'_>) -> io::Result<Outcome> {
+    let update = write.fill("UPDATE r{w} SET v = {n} WHERE id = 1");
+    let pieces = ["SELECT 1", "BEGIN", &update];
+    write.connection.send(&pieces.map(wire::query).concat())?;
+    for _ in pieces {
+        if let Some((sqlstate, message)) = write.connection.answer()?.error {
+            return Err(refused(&sqlstate, &message));
+        }
+    }
     write.reads_own(write.n)?;
     write.sql("COMMIT")
 }
