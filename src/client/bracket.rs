@@ -39,8 +39,11 @@ impl Session {
             |control: &Control| matches!(control, Control::DiscardAll | Control::Deallocate(None));
         self.work.discards |= verdict.controls.iter().any(discards);
         self.work.unlocks |= verdict.controls.contains(&Control::DiscardAll);
+        let renames = self.renames(verdict);
+        // In one string what renames may be in front of what is named.
+        self.work.transaction.renamed |= renames && verdict.statements > 1;
         let write = &self.effect(verdict);
-        self.work.transaction.renamed |= self.renames(verdict);
+        self.work.transaction.renamed |= renames;
         let unjudged = matches!(write, Write::Opaque { .. })
             && self.is_unjudged()
             && server.home.group.is_none();
@@ -136,7 +139,19 @@ impl Session {
         let returns =
             |control: &Control| matches!(control, Control::DiscardAll | Control::ResetAll);
         let is_back = self.in_force().id == self.startup.id;
-        verdict.controls.iter().any(|one| changes_names(one) && !(is_back && returns(one)))
+        let ends = |control: &Control| {
+            matches!(
+                control,
+                Control::Commit { .. }
+                    | Control::Rollback { .. }
+                    | Control::RollbackToSavepoint(_)
+                    | Control::PrepareTransaction(_)
+            )
+        };
+        let goes_back = self.work.transaction.ends_names(&self.settings);
+        verdict.controls.iter().any(|one| {
+            (changes_names(one) && !(is_back && returns(one))) || (goes_back && ends(one))
+        })
     }
 
     /// For broken twins: invalidates without having been in flight, at once or after the writer

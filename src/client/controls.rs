@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::server::Server;
 use crate::server::settings::Settings;
+use crate::sql::classify::looks_up_names;
 use crate::sql::verdict::{Control, Isolation};
 use crate::wire::backend::Status;
 
@@ -41,8 +42,11 @@ impl Session {
                 // The server falls back to its own default, the client to what it started with.
                 let on_server = server.applied.reset(name, &server.initial);
                 let settings = self.settings.reset(name, &self.startup);
-                let in_force = self.in_force().reset(name, &self.startup);
-                self.change((&settings, in_force), &on_server, *local, server);
+                if self.concerns_names(name, *local) {
+                    let in_force = self.in_force().reset(name, &self.startup);
+                    self.work.transaction.set_local(in_force);
+                }
+                self.change(&settings, &on_server, *local, server);
             }
             Control::ResetAll => self.reset_all(server),
             Control::DiscardAll => self.discard_all(server),
@@ -97,10 +101,9 @@ impl Session {
             Some(settings) => self.set(settings, server),
             None => self.forget_settings(server),
         }
-        if self.work.transaction.local_settings {
+        if self.work.transaction.local().is_some() {
             // Some of it may have been taken back.
-            self.work.transaction.set_local(None);
-            self.work.transaction.renamed = true;
+            self.work.transaction.lose_local();
         }
     }
 
@@ -108,13 +111,15 @@ impl Session {
     fn follow(&mut self, name: &str, value: &str, local: bool, server: &mut Server) {
         if self.settings.has_room_for(name) && self.in_force().has_room_for(name) {
             let settings = self.settings.with(name, value);
-            let in_force = self.in_force().with(name, value);
-            self.change((&settings, in_force), &settings, local, server);
+            if self.concerns_names(name, local) {
+                let in_force = self.in_force().with(name, value);
+                self.work.transaction.set_local(in_force);
+            }
+            self.change(&settings, &settings, local, server);
             return;
         }
-        if self.work.transaction.local_settings {
-            self.work.transaction.set_local(None);
-            self.work.transaction.renamed = true;
+        if local || self.work.transaction.local().is_some() {
+            self.work.transaction.lose_local();
         }
         server.tainted = true;
         self.tainted = true;
@@ -131,7 +136,10 @@ impl Session {
             None => settings.reset("role", &Settings::none()),
         };
         let (settings, on_server) = (keep(&self.startup), keep(&server.initial));
-        self.change((&settings, Arc::clone(&settings)), &on_server, false, server);
+        if self.work.transaction.local().is_some() {
+            self.work.transaction.set_local(Arc::clone(&settings));
+        }
+        self.change(&settings, &on_server, false, server);
     }
 
     pub(super) fn default_isolation(&self) -> Isolation {
@@ -146,25 +154,29 @@ impl Session {
         self.work.transaction.end(chain, goes_on, &settings);
     }
 
-    /// The settings that PostgreSQL goes by now, as far as they were followed.
+    /// The settings that PostgreSQL looks up names by now.
     pub(super) fn in_force(&self) -> &Arc<Settings> {
         self.work.transaction.local().unwrap_or(&self.settings)
     }
 
-    /// SET LOCAL and its kin hold until the transaction ends: by them its statements are judged.
+    /// Whether names of the transaction are looked up by other settings than the session's from
+    /// here on. Other settings of its own concern reads alone, which are not served meanwhile.
+    fn concerns_names(&self, name: &str, local: bool) -> bool {
+        looks_up_names(name) && (local || self.work.transaction.local().is_some())
+    }
+
+    /// SET LOCAL and its kin hold until the transaction ends; until then we do not follow them.
     /// What the client should have and the server has not is replayed before its next statement,
     /// which must not be inside a transaction that could take it back.
     fn change(
         &mut self,
-        (settings, in_force): (&Arc<Settings>, Arc<Settings>),
+        settings: &Arc<Settings>,
         on_server: &Arc<Settings>,
         local: bool,
         server: &mut Server,
     ) {
-        if local || self.work.transaction.local().is_some() {
-            self.work.transaction.set_local(Some(in_force));
-        }
         if local {
+            self.work.transaction.local_settings = true;
             return;
         }
         if !self.work.transaction.is_block() {

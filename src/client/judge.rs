@@ -148,9 +148,16 @@ pub(super) fn age(verdict: &Verdict, hint: Hint, now: Instant) -> Age {
 
 /// Rule R29: a literal or a text parameter that may be read as a moment.
 pub(super) fn has_time_word(statement: &Statement, bind: &Bind<'_>) -> bool {
+    // What is declared to be text is its letters in binary, too.
+    let declared = || Parse::type_oids(&statement.types).any(|oid| !NO_LETTERS.contains(&oid));
+    let may_be_text = bind.values_may_be_text() || declared();
     statement.lexed.as_ref().is_none_or(|lexed| lexed.time_word)
-        || (bind.values_may_be_text() && contains_time_word(bind.values))
+        || (may_be_text && contains_time_word(bind.values))
 }
+
+/// Types that are no text in binary: bool, bytea, numbers, dates and times, uuid; 0: not declared.
+const NO_LETTERS: [u32; 18] =
+    [0, 16, 17, 20, 21, 23, 26, 700, 701, 1082, 1083, 1114, 1184, 1186, 1266, 1700, 2950, 2278];
 
 pub struct FactsNow {
     pub key: SessionKey,

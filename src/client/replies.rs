@@ -210,6 +210,8 @@ impl Session {
 
     /// PostgreSQL ignores a Sync it was sent together with the statement that began a copy.
     fn copy_in(&mut self, server: &mut Server) {
+        // The client has to say more.
+        self.work.discards = false;
         let ignored = server.outstanding.ignore_sync_in_copy();
         if let Some(RequestKind::Unit(unit)) = ignored.and_then(|id| self.take_request(id)) {
             self.work.armed.append(unit.armed);
@@ -303,6 +305,32 @@ impl Session {
         }
     }
 
+    /// What PostgreSQL ignores because of an error in front of it is as if it had not been sent.
+    fn undo(&mut self, requests: Vec<u64>, server: &mut Server, now: Instant) {
+        // The last first: a name may have been closed and given anew.
+        for request in requests.into_iter().rev() {
+            // A lock behind a DISCARD ALL that is ignored, too: it was not let go of.
+            server.swallowed(request, now);
+            match self.take_request(request) {
+                Some(RequestKind::Parse { name, statement }) => {
+                    self.names.remove(&name, statement.id);
+                }
+                Some(RequestKind::Close { name, closed }) => self.names.reopen(name, *closed),
+                // A Query that is ignored as well, and with it all before it was rolled back.
+                Some(RequestKind::Unit(unit)) => {
+                    self.settle(unit.armed, false);
+                    self.work.unsynced |= server.outstanding.is_skipping();
+                }
+                Some(
+                    RequestKind::Describe(_)
+                    | RequestKind::Changed { .. }
+                    | RequestKind::Execute { .. },
+                )
+                | None => {}
+            }
+        }
+    }
+
     /// Gives whether the client sees it.
     fn error(
         &mut self,
@@ -353,26 +381,7 @@ impl Session {
         }
         // An error in front of it is not its answer.
         let is_unanswered = self.revalidation_failed(&skipped.requests);
-        // The last first: a name may have been closed and given anew.
-        for request in skipped.requests.into_iter().rev() {
-            match self.take_request(request) {
-                Some(RequestKind::Parse { name, statement }) => {
-                    self.names.remove(&name, statement.id);
-                }
-                Some(RequestKind::Close { name, closed }) => self.names.reopen(name, *closed),
-                // A Query that is ignored as well, and with it all before it was rolled back.
-                Some(RequestKind::Unit(unit)) => {
-                    self.settle(unit.armed, false);
-                    self.work.unsynced |= server.outstanding.is_skipping();
-                }
-                Some(
-                    RequestKind::Describe(_)
-                    | RequestKind::Changed { .. }
-                    | RequestKind::Execute { .. },
-                )
-                | None => {}
-            }
-        }
+        self.undo(skipped.requests, server, now);
         if is_unanswered {
             // Its Sync has not been sent, and is the client's own.
             self.work.moment = None;

@@ -94,7 +94,7 @@ fn list_or_literal(name: &str, value: &str) -> String {
         .map(|element| {
             match element.strip_prefix('"').and_then(|element| element.strip_suffix('"')) {
                 Some(quoted) => literal(&quoted.replace("\"\"", "\"")),
-                None => literal(&element.to_lowercase()),
+                None => literal(&element.to_ascii_lowercase()),
             }
         })
         .collect();

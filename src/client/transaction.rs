@@ -114,8 +114,10 @@ pub struct Transaction {
     pub defaults: bool,
     /// SET LOCAL is in force.
     pub local_settings: bool,
-    /// The settings that it has led to, if they are known.
+    /// The settings that names are looked up by, if some of them were SET LOCAL.
     local: Option<Arc<Settings>>,
+    /// Some were, and it is not known any more what they are.
+    lost_local: bool,
     /// What names mean may change, or has changed, by what was sent; it is not known to what.
     pub renamed: bool,
     /// Nothing of it has been sent to PostgreSQL.
@@ -145,6 +147,7 @@ impl Default for Transaction {
             defaults: false,
             local_settings: false,
             local: None,
+            lost_local: false,
             renamed: false,
             kept_back: None,
             served: false,
@@ -190,6 +193,7 @@ impl Transaction {
             defaults,
             local_settings,
             local,
+            lost_local,
             renamed: _,
             kept_back: _,
             served,
@@ -199,24 +203,37 @@ impl Transaction {
         } = self;
         (*isolation, *doubt, *judged_under) = (None, None, None);
         (*own, *catalog, *defaults, *local_settings, *served) = (false, false, false, false, false);
-        (*savepoints, *local) = (Vec::new(), None);
+        (*savepoints, *local, *lost_local) = (Vec::new(), None, false);
     }
 
-    /// The settings in force, if they are not the session's.
+    /// The settings that names are looked up by, if they are not the session's.
     pub fn local(&self) -> Option<&Arc<Settings>> {
         self.local.as_ref()
     }
 
-    /// SET LOCAL has been confirmed; `None`: it is not known what is in force now.
-    pub fn set_local(&mut self, settings: Option<Arc<Settings>>) {
-        self.local = settings;
-        self.local_settings = true;
+    /// By these names are looked up until it ends.
+    pub fn set_local(&mut self, settings: Arc<Settings>) {
+        if !self.lost_local {
+            self.local = Some(settings);
+        }
+    }
+
+    /// By which is not known, until it ends.
+    pub fn lose_local(&mut self) {
+        (self.local, self.lost_local, self.renamed) = (None, true, true);
+    }
+
+    /// Whether names will be looked up by other settings if it ends, or goes back, now.
+    pub fn ends_names(&self, settings: &Settings) -> bool {
+        let begun_with = self.begun_with();
+        self.local.is_some()
+            || self.lost_local
+            || begun_with.is_some_and(|begun_with| begun_with.id != settings.id)
     }
 
     /// All that was sent has been answered; what it did to names is known, or over.
     pub fn settle_names(&mut self) {
-        let is_unknown = self.local_settings && self.local.is_none();
-        self.renamed &= is_unknown && self.status != Status::Idle;
+        self.renamed &= self.lost_local && self.status != Status::Idle;
     }
 
     pub fn begin(&mut self, isolation: Isolation, settings: &Arc<Settings>) {

@@ -207,7 +207,7 @@ impl Connection {
         if let Some(beginning) = connection.server.beginning() {
             connection.query(&beginning).await?;
         }
-        let base = connection.read_base(reported).await?;
+        let base = connection.read_base(reported, &target.parameters).await?;
         let home = find_home(&base, target.group.as_ref()).or(Err(ServerError::Ambiguous))?;
         connection.server.place = place(&base);
         if let Some(group) = &home.group {
@@ -227,9 +227,17 @@ impl Connection {
     }
 
     /// The defaults of this session: every setting it may change, and who and where it is.
-    async fn read_base(&mut self, reported: Vec<(String, String)>) -> Result<Base, ServerError> {
+    /// Settings of an application that it started with are among `parameters` alone: PostgreSQL
+    /// does not list them.
+    async fn read_base(
+        &mut self,
+        reported: Vec<(String, String)>,
+        parameters: &[(String, String)],
+    ) -> Result<Base, ServerError> {
         let results = self.query(BASE_QUERY).await?;
-        let mut values = BTreeMap::new();
+        let own = parameters.iter().filter(|(name, _)| name.contains('.') || name == "options");
+        let own = own.map(|(name, value)| (format!("forebay start {name}"), value.clone()));
+        let mut values: BTreeMap<_, _> = own.collect();
         for row in results.into_iter().flatten() {
             let mut row = row.into_iter();
             if let (Some(Some(name)), Some(value)) = (row.next(), row.next()) {
@@ -465,7 +473,10 @@ UNION ALL SELECT 'forebay started', \
 (extract(epoch FROM pg_catalog.pg_postmaster_start_time()) * 1000000)::bigint::text \
 UNION ALL SELECT 'forebay identity', pg_catalog.concat_ws(' ', d.oid, r.oid, r.rolsuper, \
 pg_catalog.pg_postmaster_start_time(), pg_catalog.inet_server_addr(), \
-pg_catalog.inet_server_port()) \
+pg_catalog.inet_server_port(), SESSION_USER, (SELECT pg_catalog.string_agg( \
+s.setconfig::text, ' ' ORDER BY s.setdatabase, s.setrole) \
+FROM pg_catalog.pg_db_role_setting s WHERE s.setdatabase IN (0, d.oid) AND s.setrole IN (0, \
+(SELECT u.oid FROM pg_catalog.pg_roles u WHERE u.rolname = SESSION_USER)))) \
 FROM pg_catalog.pg_database d, pg_catalog.pg_roles r \
 WHERE d.datname = pg_catalog.current_database() AND r.rolname = CURRENT_USER";
 

@@ -1,5 +1,8 @@
 //! The text of `search_path`, and of other settings that are lists of names.
 
+/// Longer names are cut.
+const NAMEDATALEN: usize = 64;
+
 /// The schemas of a `search_path` setting as SHOW prints it, `$user` replaced; `None` if the
 /// text is no such list.
 pub fn parse_search_path(value: &str, user: &str) -> Option<Vec<String>> {
@@ -29,8 +32,13 @@ pub fn split_list(value: &str) -> Option<Vec<String>> {
             if name.is_empty() || name.contains(['"', ' ', '\t', '\n']) {
                 return None;
             }
-            (name.to_lowercase(), rest)
+            // PostgreSQL folds other letters only where a character is a byte.
+            (name.to_ascii_lowercase(), rest)
         };
+        if name.len() >= NAMEDATALEN {
+            // It would be cut.
+            return None;
+        }
         names.push(name);
         rest = rest.trim_start();
         if rest.is_empty() {

@@ -251,6 +251,18 @@ fn what_is_prepared_behind_discard_all_stays() {
 }
 
 #[test]
+fn rows_are_taken_behind_deallocate_all_in_one_string() {
+    let (mut client, _forebay) = client_after("CREATE TABLE t (v int)");
+    for sql in ["DEALLOCATE ALL; COPY t FROM STDIN", "COPY t FROM STDIN; DEALLOCATE ALL"] {
+        client.send(&query(sql));
+        client.until(b'G');
+        client.send(&[copy_data("1\n"), copy_done()].concat());
+        assert!(client.replies().ends_with("Z(I)"));
+    }
+    assert_eq!(client.one("SELECT count(*) FROM t"), "2");
+}
+
+#[test]
 fn flush_gives_the_replies_so_far_without_ready_for_query() {
     let (mut client, _forebay) = client_after("");
     client.send(&[parse("", "SELECT 7 AS v", &[]), describe_statement(""), flush()].concat());

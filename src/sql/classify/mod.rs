@@ -230,12 +230,15 @@ fn touches_nothing(facts: &Facts) -> bool {
         && !facts.unknown_syntax
 }
 
+/// A setting that says what names, or texts, mean.
+pub fn looks_up_names(setting: &str) -> bool {
+    matches!(setting, "search_path" | "role" | "standard_conforming_strings")
+}
+
 #[expect(clippy::wildcard_enum_match_arm, reason = "no other control concerns names")]
 pub fn changes_names(control: &Control) -> bool {
     match control {
-        Control::Set { name, .. } | Control::Reset { name, .. } => {
-            matches!(name.as_str(), "search_path" | "role" | "standard_conforming_strings")
-        }
+        Control::Set { name, .. } | Control::Reset { name, .. } => looks_up_names(name),
         Control::ResetAll
         | Control::Unreplayable
         | Control::DiscardAll

@@ -588,6 +588,10 @@ fn settings_made_beside_other_columns_are_followed() {
         &[Control::Set { name: "jit".to_owned(), value: "'off'".to_owned(), local: false }],
     );
     controls("SELECT set_config('jit', $1, false)", &[Control::NeutralSetting]);
+    controls(
+        "SELECT set_config('app.max_cost', '5', false)",
+        &[Control::Set { name: "app.max_cost".to_owned(), value: "'5'".to_owned(), local: false }],
+    );
 }
 
 #[test]
@@ -596,6 +600,10 @@ fn settings_that_cannot_be_followed_are_not_replayed() {
     controls("SELECT upper(set_config('work_mem', '1', false))", &[Control::Unreplayable]);
     controls("SELECT set_config('a' || 'b', '1', false)", &[Control::Unreplayable]);
     controls("SELECT set_config(name, '1', false) FROM users", &[Control::Unreplayable]);
+    let copied = [Control::Copy, Control::Unreplayable];
+    controls("COPY (SELECT set_config('search_path', 'b', false)) TO STDOUT", &copied);
+    let declared = [Control::DeclareCursor { hold: false }, Control::Unreplayable];
+    controls("DECLARE c CURSOR FOR SELECT set_config('search_path', 'b', false)", &declared);
     controls("SET SESSION AUTHORIZATION alice", &[Control::Unreplayable]);
     controls("RESET SESSION AUTHORIZATION", &[Control::Unreplayable]);
     controls("SET TIME ZONE INTERVAL '1' HOUR TO MINUTE", &[Control::Unreplayable]);

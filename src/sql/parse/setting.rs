@@ -92,11 +92,13 @@ fn set_config(target: &Node<'_>) -> Option<Control> {
 /// Settings of the planner and the executor, which choose how an answer is computed and never
 /// what it is (hazard F23).
 fn is_neutral(name: &str) -> bool {
-    name == "jit"
+    let is_planners = name == "jit"
         || name.starts_with("jit_")
         || name.starts_with("enable_")
         || name.ends_with("_cost")
-        || matches!(name, "work_mem" | "statement_timeout" | "lock_timeout" | "application_name")
+        || matches!(name, "work_mem" | "statement_timeout" | "lock_timeout" | "application_name");
+    // Those of an application may have any name behind their dot.
+    is_planners && !name.contains('.')
 }
 
 /// The isolation level in the options of BEGIN or SET TRANSACTION.

@@ -207,7 +207,8 @@ fn fill_select(select: &SelectStmt, statement: &mut Statement) -> Result<(), Par
 fn note_calls(statement: &mut Statement) {
     let facts = &statement.facts;
     // The forms that can be followed are among the controls already.
-    let followed = statement.controls.len();
+    let is_select = matches!(statement.kind, Kind::Select);
+    let followed = if is_select { statement.controls.len() } else { 0 };
     let calls = facts.calls.iter().filter(|call| call.name.name == "set_config").count();
     if calls > followed {
         statement.controls.push(Control::Unreplayable);
