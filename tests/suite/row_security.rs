@@ -166,3 +166,41 @@ fn policies_that_ask_for_anything_else_are_not_served() {
         }
     }
 }
+
+#[test]
+fn who_logged_in_is_told_apart_behind_one_role_and_one_user() {
+    let postgres = postgres();
+    let (database, forebay, [ann, bob]) =
+        start(&postgres, "CREATE POLICY own ON doc USING (owner = session_user)");
+    let shared = format!("{}_shared", database.name);
+    let mut admin = database.admin();
+    admin.run(&format!("CREATE ROLE {shared}; GRANT SELECT ON doc TO {shared}"));
+    for role in [&ann, &bob] {
+        admin.run(&format!("GRANT {shared} TO {role}; ALTER ROLE {role} SET role = '{shared}'"));
+    }
+    for _ in 0..2 {
+        for (role, id) in [(&ann, "1"), (&bob, "2")] {
+            let mut client = forebay.log_in(&Login::new(role, PASSWORD, "direct")).unwrap();
+            assert_eq!(client.one("SELECT current_user"), shared);
+            check(&database, &mut client, &ids(&[id]));
+        }
+    }
+    drop(forebay);
+    // And by what the way to the database sets.
+    admin.run("DROP POLICY own ON doc");
+    admin.run("CREATE POLICY own ON doc USING (tenant = current_setting('app.tenant')::int)");
+    let entry = |name: &str, tenant: &str| {
+        let (port, dbname) = (database.postgres.port, &database.name);
+        format!(
+            "[databases.{name}]\nhost = \"127.0.0.1\"\nport = {port}\ndbname = \"{dbname}\"\n\
+             options = \"-c app.tenant={tenant}\"\n"
+        )
+    };
+    let toml =
+        format!("[auth]\nauth_user = \"postgres\"\n{}{}", entry("one", "1"), entry("two", "2"));
+    let forebay = Forebay::with_config(&database, &toml, &[]);
+    for (name, id) in [("one", "1"), ("two", "2"), ("one", "1")] {
+        let mut client = forebay.log_in(&Login::new(&ann, PASSWORD, name)).unwrap();
+        check(&database, &mut client, &ids(&[id]));
+    }
+}
