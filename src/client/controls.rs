@@ -165,7 +165,8 @@ impl Session {
         looks_up_names(name) && (local || self.work.transaction.local().is_some())
     }
 
-    /// SET LOCAL and its kin hold until the transaction ends; until then we do not follow them.
+    /// SET LOCAL and its kin hold until the transaction ends; of them only what names are looked up
+    /// by is followed, by the caller.
     /// What the client should have and the server has not is replayed before its next statement,
     /// which must not be inside a transaction that could take it back.
     fn change(
