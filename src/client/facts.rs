@@ -36,6 +36,9 @@ pub struct Facts {
     pub readable: bool,
     /// Where only a backslash keeps a text from being read.
     pub readable_without_backslash: bool,
+    /// PostgreSQL takes texts for UTF-8, as we do (hazard F7). Any other encoding may mean other
+    /// names by the same bytes.
+    pub reads_utf8: bool,
 }
 
 thread_local! {
@@ -101,6 +104,10 @@ impl Facts {
             },
             readable: plain_strings && search_path.is_some(),
             readable_without_backslash: search_path.is_some(),
+            reads_utf8: is_utf8(
+                &value("client_encoding").unwrap_or_default(),
+                base.reported_value("server_encoding").unwrap_or_default(),
+            ),
             search_path: search_path.unwrap_or_default(),
             patience: Patience::read(value),
             isolation: default.map_or(Isolation::ReadCommitted, |value| {
@@ -131,6 +138,18 @@ fn unquoted(value: &str) -> String {
     }
 }
 
+/// What is not converted on its way in is as the database keeps it.
+fn is_utf8(client: &str, server: &str) -> bool {
+    // As PostgreSQL compares them: letters and digits alone.
+    let is = |name: &str, other: &str| {
+        let letters = name.bytes().filter(u8::is_ascii_alphanumeric);
+        letters.map(|letter| letter.to_ascii_lowercase()).eq(other.bytes())
+    };
+    let utf8 = |name: &str| is(name, "utf8") || is(name, "unicode");
+    let as_is = |name: &str| is(name, "sqlascii");
+    utf8(client) || (as_is(client) && (utf8(server) || as_is(server)))
+}
+
 /// A list of string constants as the list of identifiers that it means in `search_path`.
 fn identifiers(value: &str) -> String {
     value.replace('"', "\"\"").replace('\'', "\"")
@@ -145,5 +164,16 @@ mod tests {
         assert_eq!(unquoted("'repeatable read'"), "repeatable read");
         assert_eq!(unquoted("on"), "on");
         assert_eq!(identifiers("'Tenant', public"), "\"Tenant\", public");
+    }
+
+    #[test]
+    fn what_is_utf8_to_postgresql_is_known_by_any_of_its_names() {
+        for name in ["UTF8", "utf-8", "Unicode", "UTF_8"] {
+            assert!(is_utf8(name, "UTF8") && is_utf8(name, "LATIN1"), "{name}");
+        }
+        assert!(is_utf8("SQL_ASCII", "UTF8") && is_utf8("sql_ascii", "SQL_ASCII"));
+        for (client, server) in [("SQL_ASCII", "LATIN1"), ("LATIN1", "UTF8"), ("", "UTF8")] {
+            assert!(!is_utf8(client, server), "{client} {server}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use crate::pool::statements::{Known, Statement};
 use crate::sql::classify::{Context, classify};
 use crate::sql::hint::Hint;
 use crate::sql::lex::{contains_time_word, lex};
-use crate::sql::verdict::{BypassReason, Read, Restriction, TableId, Verdict, Write};
+use crate::sql::verdict::{BypassReason, Control, Read, Restriction, TableId, Verdict, Write};
 use crate::wire::frontend::{Bind, Parse};
 
 use super::facts::Facts;
@@ -72,14 +72,14 @@ impl Session {
     ) -> (Arc<database::Known>, u64) {
         self.refresh_facts();
         let snapshot = self.common.database.snapshot();
-        let unreadable = || database::Known::unshaped(unreadable());
+        let unreadable = || database::Known::unshaped(unreadable(sql));
         let Some(facts) = &self.facts else { return (unreadable(), 0) };
         let plain = || facts.readable_without_backslash && !sql.contains(&b'\\');
         if !facts.readable && !plain() {
             return (unreadable(), snapshot.generation);
         }
         // Nearly all are, and that is seen sooner than that they are UTF-8.
-        let is_text = sql.is_ascii() || std::str::from_utf8(sql).is_ok();
+        let is_text = sql.is_ascii() || (facts.reads_utf8 && std::str::from_utf8(sql).is_ok());
         if !is_text {
             return (unreadable(), snapshot.generation);
         }
@@ -159,21 +159,66 @@ pub(super) fn has_time_word(statement: &Statement, bind: &Bind<'_>) -> bool {
 const NO_LETTERS: [u32; 18] =
     [0, 16, 17, 20, 21, 23, 26, 700, 701, 1082, 1083, 1114, 1184, 1186, 1266, 1700, 2950, 2278];
 
+/// Whether a text that we cannot read has the words by which state is left in a session.
+fn leaves_state(sql: &[u8]) -> bool {
+    let is = |letters: &[u8], word: &str| letters.eq_ignore_ascii_case(word.as_bytes());
+    let has = |word: &str| sql.windows(word.len()).any(|letters| is(letters, word));
+    // Behind a line's end stands a statement, or the SET of an UPDATE.
+    let between: &[u8] = if has("update") { b";/" } else { b";/\n" };
+    let mut statements = sql.split(|letter| between.contains(letter));
+    has("set_config")
+        || has("advisory_lock")
+        || (has("create") && has("temp"))
+        || (has("declare") && has("hold"))
+        || statements.any(|statement| {
+            let statement = statement.trim_ascii_start();
+            let begins = |word: &&str| statement.get(..word.len()).is_some_and(|at| is(at, word));
+            ["set", "reset", "listen", "prepare", "load"].iter().any(begins)
+        })
+}
+
 pub struct FactsNow {
     pub key: SessionKey,
     pub generation: u64,
 }
 
-/// A text that we cannot read may do anything.
-pub(super) fn unreadable() -> Verdict {
+/// A text that we cannot read may do anything. What it leaves in its session would be lost to the
+/// client with its server, so the client stays where it may have left something.
+pub(super) fn unreadable(sql: &[u8]) -> Verdict {
+    let controls: Vec<_> = leaves_state(sql).then_some(Control::Unreplayable).into_iter().collect();
     Verdict {
-        controls: Vec::new(),
-        ends: Box::default(),
+        // Of its first statement, as of all that follow nothing is known.
+        ends: Box::new([controls.len()]),
+        controls,
         write: Write::Opaque { commits_inside: true, taints: true },
         read: Read::Bypass(BypassReason::Unparsable),
         statements: 2,
         tag: "UNKNOWN",
         exact_text: true,
         restriction: Restriction::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::leaves_state;
+
+    #[test]
+    fn what_may_leave_state_is_told_by_its_words() {
+        for sql in [
+            "SET app.x = '\u{fffd}'",
+            "select 1; /* a */set a = 1",
+            "-- why\n  Set a = 1",
+            "SELECT pg_catalog.Set_Config('a', 'b', false)",
+            "SELECT pg_try_advisory_lock(1)",
+            "CREATE LOCAL TEMP TABLE t (v int)",
+            "DECLARE c CURSOR WITH HOLD FOR SELECT 1",
+        ] {
+            assert!(leaves_state(sql.as_bytes()), "{sql}");
+        }
+        for sql in ["UPDATE t\nSET a = 1", "INSERT INTO templates VALUES (1)", "SELECT 'household'"]
+        {
+            assert!(!leaves_state(sql.as_bytes()), "{sql}");
+        }
     }
 }

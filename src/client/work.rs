@@ -339,7 +339,7 @@ mod tests {
         work.material = b"material".to_vec();
         work.arrived_at = Some(Instant::now());
         work.unasked = BypassReason::Hint;
-        work.query_verdict = Some(Arc::new(unreadable()));
+        work.query_verdict = Some(Arc::new(unreadable(b"")));
         assert!(work.is_over());
         work.clear();
         assert_eq!(format!("{work:?}"), format!("{:?}", Work::default()));

@@ -27,7 +27,7 @@ use super::Server;
 use super::hosts::Hosts;
 use super::link::{Ends, Link};
 use super::login::{LoggedIn, Login, LoginError, Step};
-use super::settings::{Base, defaults_changes};
+use super::settings::{Base, beyond_ascii, defaults_changes};
 use super::start::Start;
 
 /// Longest message of an answer to a question of our own.
@@ -244,6 +244,14 @@ impl Connection {
                 values.insert(name.to_ascii_lowercase(), value.unwrap_or_default());
             }
         }
+        let defaults = match values.remove(MAY_ASK_DEFAULTS).as_deref() {
+            Some("true") => {
+                self.query(DEFAULTS_QUERY).await?.into_iter().flatten().flatten().next().flatten()
+            }
+            // What was committed through us makes sessions different, then.
+            Some(_) | None => Some(defaults_changes().to_string()),
+        };
+        values.extend(defaults.map(|defaults| ("forebay defaults".to_owned(), defaults)));
         if values.remove(MAY_ASK_CLUSTER).as_deref() == Some("true") {
             let cluster = match self.query(CLUSTER_QUERY).await {
                 Ok(results) => results.into_iter().flatten().flatten().next().flatten(),
@@ -259,6 +267,15 @@ impl Connection {
     /// Asks a question of our own, simple protocol, and gives the rows of each statement. The
     /// server must be clean; it is again afterwards unless this fails, and then it must be closed.
     pub async fn query(&mut self, sql: &str) -> Result<Vec<Rows>, ServerError> {
+        if let Some((before, sql)) = beyond_ascii(sql) {
+            self.ask(before).await?;
+            // It begins with a statement of ours.
+            return Ok(self.ask(&sql).await?.into_iter().skip(1).collect());
+        }
+        self.ask(sql).await
+    }
+
+    async fn ask(&mut self, sql: &str) -> Result<Vec<Rows>, ServerError> {
         let mut message = Vec::new();
         frontend::write_query(&mut message, sql);
         // A Query ends the unnamed statement.
@@ -447,6 +464,7 @@ const IDENTITY: &str = "forebay identity";
 const STARTED: &str = "forebay started";
 const CLUSTER: &str = "forebay cluster";
 const MAY_ASK_CLUSTER: &str = "forebay may ask";
+const MAY_ASK_DEFAULTS: &str = "forebay may ask for defaults";
 
 /// A question of its own: PostgreSQL refuses the whole of one that names a forbidden function.
 const CLUSTER_QUERY: &str = "SELECT system_identifier::text FROM pg_catalog.pg_control_system()";
@@ -460,6 +478,8 @@ AND name NOT IN ('application_name', 'transaction_isolation', 'transaction_read_
 UNION ALL SELECT 'role', pg_catalog.current_setting('role') \
 UNION ALL SELECT 'forebay may ask', \
 pg_catalog.has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')::text \
+UNION ALL SELECT 'forebay may ask for defaults', \
+pg_catalog.has_table_privilege('pg_catalog.pg_db_role_setting', 'SELECT')::text \
 UNION ALL SELECT 'forebay may see writes', (pg_catalog.bool_and( \
 pg_catalog.has_function_privilege('public', p.oid, 'EXECUTE')) \
 AND pg_catalog.has_table_privilege('public', 'pg_catalog.pg_class', 'SELECT') \
@@ -473,12 +493,17 @@ UNION ALL SELECT 'forebay started', \
 (extract(epoch FROM pg_catalog.pg_postmaster_start_time()) * 1000000)::bigint::text \
 UNION ALL SELECT 'forebay identity', pg_catalog.concat_ws(' ', d.oid, r.oid, r.rolsuper, \
 pg_catalog.pg_postmaster_start_time(), pg_catalog.inet_server_addr(), \
-pg_catalog.inet_server_port(), SESSION_USER, (SELECT pg_catalog.string_agg( \
-s.setconfig::text, ' ' ORDER BY s.setdatabase, s.setrole) \
-FROM pg_catalog.pg_db_role_setting s WHERE s.setdatabase IN (0, d.oid) AND s.setrole IN (0, \
-(SELECT u.oid FROM pg_catalog.pg_roles u WHERE u.rolname = SESSION_USER)))) \
+pg_catalog.inet_server_port(), SESSION_USER) \
 FROM pg_catalog.pg_database d, pg_catalog.pg_roles r \
 WHERE d.datname = pg_catalog.current_database() AND r.rolname = CURRENT_USER";
+
+/// The settings with which its role and database make sessions start, those of an application among
+/// them, which `pg_settings` does not list.
+const DEFAULTS_QUERY: &str = "\
+SELECT pg_catalog.string_agg(s.setconfig::text, ' ' ORDER BY s.setdatabase, s.setrole) \
+FROM pg_catalog.pg_db_role_setting s WHERE s.setdatabase IN (0, (SELECT d.oid \
+FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())) \
+AND s.setrole IN (0, (SELECT u.oid FROM pg_catalog.pg_roles u WHERE u.rolname = SESSION_USER))";
 
 /// The home of a session that starts like this.
 fn find_home(

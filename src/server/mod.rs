@@ -217,10 +217,19 @@ impl Server {
 
     /// A query of our own whose replies nobody sees; its failure closes the server.
     pub fn swallow_query(&mut self, sql: &str) {
-        frontend::write_query(&mut self.to_server, sql);
+        let mut swallow = |sql: &str| {
+            frontend::write_query(&mut self.to_server, sql);
+            self.outstanding.push(Owed::expect(Reply::Query, Deliver::Swallow));
+        };
+        match settings::beyond_ascii(sql) {
+            None => swallow(sql),
+            Some((before, sql)) => {
+                swallow(before);
+                swallow(&sql);
+            }
+        }
         // A Query ends the unnamed statement.
         self.unnamed = None;
-        self.outstanding.push(Owed::expect(Reply::Query, Deliver::Swallow));
     }
 
     /// Makes sure that a shared statement is prepared here; at most one more message or two in

@@ -25,6 +25,12 @@ impl Base {
         self.values.get(name).map(String::as_str)
     }
 
+    /// As ParameterStatus told it at login.
+    pub fn reported_value(&self, name: &str) -> Option<&str> {
+        let mut reported = self.reported.iter().filter(|(known, _)| known == name);
+        reported.next().map(|(_, value)| value.as_str())
+    }
+
     /// What makes its id.
     pub fn key_values(&self) -> impl Iterator<Item = (&str, &str)> {
         self.values.iter().map(|(name, value)| (name.as_str(), value.as_str()))
@@ -209,6 +215,17 @@ pub fn replay(from: &Arc<Settings>, to: &Arc<Settings>) -> Option<String> {
         let _infallible = write!(sql, "SET ROLE {role};");
     }
     (!sql.is_empty()).then_some(sql)
+}
+
+/// A text of ours is UTF-8, and PostgreSQL reads each Query in the encoding that is set when it
+/// arrives: what goes in front of one beyond ASCII, as a Query of its own, and that Query with the
+/// encoding put back first. `None`: it is the same in any encoding.
+pub fn beyond_ascii(sql: &str) -> Option<(&'static str, String)> {
+    const READ_UTF8: &str = "SELECT pg_catalog.set_config('forebay.encoding', \
+         pg_catalog.current_setting('client_encoding'), false); SET client_encoding TO 'UTF8'";
+    const BACK: &str = "SELECT pg_catalog.set_config('client_encoding', \
+         pg_catalog.current_setting('forebay.encoding'), false);";
+    (!sql.is_ascii()).then(|| (READ_UTF8, format!("{BACK}{sql}")))
 }
 
 /// A setting's name as SQL; `app.tenant` is two names with a dot between them.

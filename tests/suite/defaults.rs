@@ -163,3 +163,11 @@ fn time_outs_of_sessions_are_not_those_of_the_catalogue() {
     });
     database.until_hit(&mut client, READ);
 }
+
+#[test]
+fn who_may_not_read_the_defaults_is_served_all_the_same() {
+    let database = Database::with(TABLE);
+    database.admin().run("REVOKE SELECT ON pg_db_role_setting FROM PUBLIC");
+    let forebay = Forebay::start(&database, &[]);
+    assert_eq!(forebay.client().one("SELECT count(*) FROM t"), "1");
+}

@@ -2,7 +2,7 @@
 
 use crate::support::forebay::Forebay;
 use crate::support::postgres::Database;
-use crate::support::raw::{RawClient, bind, execute, parse, query, sync};
+use crate::support::raw::{RawClient, bind, execute, message, parse, query, sync};
 
 const PID: &str = "SELECT pg_backend_pid()";
 
@@ -466,4 +466,67 @@ fn settings_follow_a_client_whose_strings_have_escapes() {
     one.run("SET TimeZone = 'Europe/Rome'");
     assert_eq!(two.one("SHOW TimeZone"), "UTC");
     assert_eq!(one.one("SHOW TimeZone"), "Europe/Rome");
+}
+
+/// A Query whose text is not UTF-8.
+fn latin1(text: &str) -> Vec<u8> {
+    let one_byte = |letter: char| u8::try_from(u32::from(letter)).unwrap();
+    let body: Vec<u8> = text.chars().map(one_byte).chain([0]).collect();
+    message(b'Q', &body)
+}
+
+#[test]
+fn a_setting_beyond_ascii_follows_its_client_whatever_the_encoding_before() {
+    let (_database, forebay) = start("", &["--pool-size", "1"]);
+    let options = [("options", "-c app.city=Düren")];
+    let (mut one, mut two) = (forebay.client(), forebay.client_with(&options));
+    one.run("SET client_encoding = 'LATIN1'");
+    two.run("SET app.tenant = 'Zürich'");
+    for _ in 0..2 {
+        assert_eq!(one.one("SHOW client_encoding"), "LATIN1");
+        assert_eq!(one.one("SELECT coalesce(current_setting('app.tenant', true), '')"), "");
+        assert_eq!(two.one("SHOW app.tenant"), "Zürich");
+        assert_eq!(two.one("SHOW app.city"), "Düren");
+        assert_eq!(two.one("SHOW client_encoding"), "UTF8");
+    }
+}
+
+#[test]
+fn what_is_set_in_another_encoding_is_not_lost() {
+    // In UTF-8 the second is one letter.
+    for (tenant, length) in [("Zürich", "6"), ("Ã¼", "2")] {
+        for setting in [
+            format!("SET app.tenant = '{tenant}'"),
+            format!("SELECT set_config('app.tenant', '{tenant}', false)"),
+        ] {
+            let (_database, forebay) = start("", &["--pool-size", "2"]);
+            let (mut one, mut two) = (forebay.client(), forebay.client());
+            one.run("SET client_encoding = 'LATIN1'");
+            one.send(&latin1(&setting));
+            one.until(b'Z');
+            // It gets the server that was used last, if it can.
+            two.hold_server();
+            assert_eq!(
+                one.one("SELECT length(current_setting('app.tenant'))"),
+                length,
+                "{setting}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_table_is_known_by_its_name_in_the_clients_encoding() {
+    let tables = "CREATE TABLE \"é\" (v int); CREATE TABLE \"Ã©\" (v int)";
+    let (_database, forebay) = start(tables, &[]);
+    let (mut one, mut two) = (forebay.client(), forebay.client());
+    one.run("SET client_encoding = 'LATIN1'");
+    let count = "SELECT count(*) FROM \"Ã©\"";
+    for expected in ["0", "1", "2"] {
+        for _ in 0..3 {
+            assert_eq!(two.one(count), expected);
+        }
+        one.send(&latin1("INSERT INTO \"Ã©\" VALUES (1)"));
+        assert_eq!(one.replies(), "C(INSERT 0 1) Z(I)");
+    }
 }
