@@ -18,8 +18,8 @@ use crate::cache::group::script::Request;
 use crate::cache::group::shared::{Group, Seat};
 use crate::cache::group::slot::Act;
 use crate::cache::home::Home;
+use crate::server::base::defaults_changed;
 use crate::server::io::{Connection, ServerError, Target};
-use crate::server::settings::defaults_changed;
 use crate::twin::{self, Twin};
 
 /// Between attempts to reach a PostgreSQL or a Redis that cannot be reached.

@@ -17,9 +17,9 @@ use crate::cache::{Cache, Mode};
 use crate::config;
 use crate::membership;
 use crate::pool::database::Database;
+use crate::server::base::defaults_changed;
 use crate::server::io::{Connection, Rows, ServerError, Target};
 use crate::server::login::LoginError;
-use crate::server::settings::defaults_changed;
 use crate::sql::catalog::{Catalog, FINGERPRINT_QUERY, SETUP_QUERIES, SNAPSHOT_QUERIES};
 use crate::wire::sqlstate::{ADMIN_SHUTDOWN, TOO_MANY_CONNECTIONS, UNDEFINED_DATABASE};
 

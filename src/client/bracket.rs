@@ -11,7 +11,7 @@ use crate::cache::coherence::Scope;
 use crate::cache::home::Home;
 use crate::pool::PoolMode;
 use crate::server::Server;
-use crate::server::settings::defaults_changed;
+use crate::server::base::defaults_changed;
 use crate::sql::classify::changes_names;
 use crate::sql::footprint::Doubt;
 use crate::sql::verdict::{BypassReason, Control, Read, Verdict, Write};

@@ -8,7 +8,8 @@ use crate::cache::digests::Digest;
 use crate::cache::key::SessionKey;
 use crate::cache::warm::Asker;
 use crate::pool::Common;
-use crate::server::settings::{Base, STANDBY, Settings};
+use crate::server::base::{Base, STANDBY};
+use crate::server::settings::Settings;
 use crate::sql::classify::parse_search_path;
 use crate::sql::verdict::{BypassReason, Isolation};
 

@@ -18,7 +18,8 @@ use crate::metrics::StatementCounters;
 use crate::pool::Common;
 use crate::pool::statements::Statement;
 use crate::server::Server;
-use crate::server::settings::{Base, Settings, defaults_changes};
+use crate::server::base::{Base, defaults_changes};
+use crate::server::settings::Settings;
 use crate::sql::footprint::Doubt;
 use crate::sql::verdict::{TableId, Verdict};
 use crate::wire::backend::Status;
@@ -38,7 +39,7 @@ pub struct Session {
     pub settings: Arc<Settings>,
     /// How the server it has started; without one, statements are judged as the newest started.
     pub base: Option<Arc<Base>>,
-    /// `settings::defaults_changes` when that server was connected.
+    /// `base::defaults_changes` when that server was connected.
     pub base_defaults: u64,
     pub pins: Pins,
     pub names: Names,

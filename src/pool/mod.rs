@@ -17,8 +17,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::cache::Cache;
 use crate::metrics::{CacheCounters, PoolCounters};
+use crate::server::base::{Base, defaults_changes};
 use crate::server::io::Reported;
-use crate::server::settings::{Base, defaults_changes};
 use database::Database;
 
 /// When a server goes back to its pool.

@@ -1,22 +1,19 @@
 //! The socket of a server: connect, log in, ask our own questions, cancel.
 
-use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Waker};
 use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 use tokio::time::Sleep;
 
-use xxhash_rust::xxh3::xxh3_64;
-
 use crate::auth::{Knowledge, Learned, Secret, certificate};
 use crate::cache::group;
 use crate::cache::group::shared::Group;
-use crate::cache::home::{Ambiguous, Home, Homes, Identity};
+use crate::cache::home::Home;
 use crate::net::{ConnectError, SslMode, Stream, TlsClientConfig};
 use crate::wire::backend::{self, Status};
 use crate::wire::frame::{self, HEADER_BYTES};
@@ -24,10 +21,11 @@ use crate::wire::startup::Replication;
 use crate::wire::{frontend, sqlstate, startup};
 
 use super::Server;
+use super::base::{self, Base, WHICH_CLUSTER, WHICH_DEFAULTS, defaults_changes};
 use super::hosts::Hosts;
 use super::link::{Ends, Link};
 use super::login::{LoggedIn, Login, LoginError, Step};
-use super::settings::{Base, beyond_ascii, defaults_changes};
+use super::settings::beyond_ascii;
 use super::start::Start;
 
 /// Longest message of an answer to a question of our own.
@@ -208,14 +206,15 @@ impl Connection {
             connection.query(&beginning).await?;
         }
         let base = connection.read_base(reported, &target.parameters).await?;
-        let home = find_home(&base, target.group.as_ref()).or(Err(ServerError::Ambiguous))?;
-        connection.server.place = place(&base);
+        let home = base::find_home(&base, target.group.as_ref(), Instant::now())
+            .or(Err(ServerError::Ambiguous))?;
+        connection.server.place = base::place(&base);
         if let Some(group) = &home.group {
             // Before it serves anybody: while the lock is there, others know that we may commit.
             connection.take_lock(group).await?;
         }
         connection.server.home = home;
-        connection.server.base = intern_base(base);
+        connection.server.base = base::intern(base);
         Ok(connection)
     }
 
@@ -227,41 +226,32 @@ impl Connection {
     }
 
     /// The defaults of this session: every setting it may change, and who and where it is.
-    /// Settings of an application that it started with are among `parameters` alone: PostgreSQL
-    /// does not list them.
     async fn read_base(
         &mut self,
         reported: Vec<(String, String)>,
         parameters: &[(String, String)],
     ) -> Result<Base, ServerError> {
-        let results = self.query(BASE_QUERY).await?;
-        let own = parameters.iter().filter(|(name, _)| name.contains('.') || name == "options");
-        let own = own.map(|(name, value)| (format!("forebay start {name}"), value.clone()));
-        let mut values: BTreeMap<_, _> = own.collect();
-        for row in results.into_iter().flatten() {
-            let mut row = row.into_iter();
-            if let (Some(Some(name)), Some(value)) = (row.next(), row.next()) {
-                values.insert(name.to_ascii_lowercase(), value.unwrap_or_default());
-            }
-        }
-        let defaults = match values.remove(MAY_ASK_DEFAULTS).as_deref() {
-            Some("true") => {
-                self.query(DEFAULTS_QUERY).await?.into_iter().flatten().flatten().next().flatten()
-            }
+        let rows = self.query(base::QUERY).await?.into_iter().flatten().collect();
+        let mut base = Base::read(rows, reported, parameters);
+        if base.may_ask(&WHICH_DEFAULTS) {
+            let defaults = first_value(self.query(WHICH_DEFAULTS.query).await?);
+            base.add(&WHICH_DEFAULTS, defaults.unwrap_or_default());
+        } else {
             // What was committed through us makes sessions different, then.
-            Some(_) | None => Some(defaults_changes().to_string()),
-        };
-        values.extend(defaults.map(|defaults| ("forebay defaults".to_owned(), defaults)));
-        if values.remove(MAY_ASK_CLUSTER).as_deref() == Some("true") {
-            let cluster = match self.query(CLUSTER_QUERY).await {
-                Ok(results) => results.into_iter().flatten().flatten().next().flatten(),
+            base.add(&WHICH_DEFAULTS, defaults_changes().to_string());
+        }
+        if base.may_ask(&WHICH_CLUSTER) {
+            let cluster = match self.query(WHICH_CLUSTER.query).await {
+                Ok(results) => first_value(results),
                 // Some services refuse it to everybody, whatever the privileges say.
                 Err(ServerError::Query { .. }) => None,
                 Err(error) => return Err(error),
             };
-            values.extend(cluster.map(|cluster| (CLUSTER.to_owned(), cluster)));
+            if let Some(cluster) = cluster {
+                base.add(&WHICH_CLUSTER, cluster);
+            }
         }
-        Ok(Base { id: 0, values, reported })
+        Ok(base)
     }
 
     /// Asks a question of our own, simple protocol, and gives the rows of each statement. The
@@ -439,6 +429,10 @@ async fn log_in(
     }
 }
 
+fn first_value(results: Vec<Rows>) -> Option<String> {
+    results.into_iter().flatten().flatten().next().flatten()
+}
+
 async fn next_message(
     stream: &mut Stream,
     input: &mut BytesMut,
@@ -457,99 +451,4 @@ async fn next_message(
             return Err(ServerError::Closed);
         }
     }
-}
-
-/// Names, beside those of settings, of what a server says it is.
-const IDENTITY: &str = "forebay identity";
-const STARTED: &str = "forebay started";
-const CLUSTER: &str = "forebay cluster";
-const MAY_ASK_CLUSTER: &str = "forebay may ask";
-const MAY_ASK_DEFAULTS: &str = "forebay may ask for defaults";
-
-/// A question of its own: PostgreSQL refuses the whole of one that names a forbidden function.
-const CLUSTER_QUERY: &str = "SELECT system_identifier::text FROM pg_catalog.pg_control_system()";
-
-/// Everything a session may set, as it is before anybody did, and the identity that decides what
-/// it may see. `role` is hidden from `pg_settings`.
-const BASE_QUERY: &str = "\
-SELECT name, setting FROM pg_catalog.pg_settings WHERE context IN ('user', 'superuser') \
-AND name NOT IN ('application_name', 'transaction_isolation', 'transaction_read_only', \
-'transaction_deferrable') \
-UNION ALL SELECT 'role', pg_catalog.current_setting('role') \
-UNION ALL SELECT 'forebay may ask', \
-pg_catalog.has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')::text \
-UNION ALL SELECT 'forebay may ask for defaults', \
-pg_catalog.has_table_privilege('pg_catalog.pg_db_role_setting', 'SELECT')::text \
-UNION ALL SELECT 'forebay may see writes', (pg_catalog.bool_and( \
-pg_catalog.has_function_privilege('public', p.oid, 'EXECUTE')) \
-AND pg_catalog.has_table_privilege('public', 'pg_catalog.pg_class', 'SELECT') \
-AND pg_catalog.has_table_privilege('public', 'pg_catalog.pg_trigger', 'SELECT'))::text \
-FROM pg_catalog.pg_proc p WHERE p.pronamespace = 'pg_catalog'::pg_catalog.regnamespace \
-AND p.proname IN ('txid_current_if_assigned', 'pg_cursor', 'pg_lock_status', \
-'pg_stat_get_xact_tuples_inserted', 'pg_stat_get_xact_tuples_updated', \
-'pg_stat_get_xact_tuples_deleted') \
-UNION ALL SELECT 'forebay standby', pg_catalog.pg_is_in_recovery()::text \
-UNION ALL SELECT 'forebay started', \
-(extract(epoch FROM pg_catalog.pg_postmaster_start_time()) * 1000000)::bigint::text \
-UNION ALL SELECT 'forebay identity', pg_catalog.concat_ws(' ', d.oid, r.oid, r.rolsuper, \
-pg_catalog.pg_postmaster_start_time(), pg_catalog.inet_server_addr(), \
-pg_catalog.inet_server_port(), SESSION_USER) \
-FROM pg_catalog.pg_database d, pg_catalog.pg_roles r \
-WHERE d.datname = pg_catalog.current_database() AND r.rolname = CURRENT_USER";
-
-/// The settings with which its role and database make sessions start, those of an application among
-/// them, which `pg_settings` does not list.
-const DEFAULTS_QUERY: &str = "\
-SELECT pg_catalog.string_agg(s.setconfig::text, ' ' ORDER BY s.setdatabase, s.setrole) \
-FROM pg_catalog.pg_db_role_setting s WHERE s.setdatabase IN (0, (SELECT d.oid \
-FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())) \
-AND s.setrole IN (0, (SELECT u.oid FROM pg_catalog.pg_roles u WHERE u.rolname = SESSION_USER))";
-
-/// The home of a session that starts like this.
-fn find_home(
-    base: &Base,
-    group: Option<&Arc<group::settings::Settings>>,
-) -> Result<Arc<Home>, Ambiguous> {
-    /// Guards the homes of this process; a slot's lock may be taken inside.
-    static HOMES: Mutex<Option<Homes>> = Mutex::new(None);
-    let first_word = |value: &str| value.split(' ').next()?.parse().ok();
-    let identity = Identity {
-        cluster: base.value(CLUSTER).map(str::to_owned),
-        database_oid: base.value(IDENTITY).and_then(first_word).unwrap_or_default(),
-    };
-    let mut guard = HOMES.lock().unwrap_or_else(PoisonError::into_inner);
-    let make = || match group {
-        // 31 bits, as a lock's number and a member's.
-        Some(group) => {
-            Home::in_group(rand::random(), rand::random::<u32>() >> 1, group, Instant::now())
-        }
-        None => Home::new(rand::random()),
-    };
-    guard.get_or_insert_with(Homes::default).find(&identity, make)
-}
-
-/// One life of one PostgreSQL, by the microsecond in which it began: not every role may ask for the
-/// cluster, and all have to agree.
-fn place(base: &Base) -> u64 {
-    xxh3_64(base.value(STARTED).unwrap_or_default().as_bytes())
-}
-
-type Bases = HashMap<BTreeMap<String, String>, Arc<Base>>;
-
-/// Equal bases share one id, so that a pool's servers do.
-fn intern_base(base: Base) -> Arc<Base> {
-    /// Guards the bases seen in this process; nothing else is locked inside.
-    static BASES: Mutex<Option<Bases>> = Mutex::new(None);
-    /// Beyond it the oldest knowledge is dropped, which only loses hits.
-    const BASES_MAX: usize = 10_000;
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    let mut guard = BASES.lock().unwrap_or_else(PoisonError::into_inner);
-    let bases = guard.get_or_insert_with(HashMap::new);
-    if bases.len() >= BASES_MAX {
-        bases.clear();
-    }
-    let known = bases
-        .entry(base.values.clone())
-        .or_insert_with(|| Arc::new(Base { id: NEXT.fetch_add(1, Ordering::Relaxed), ..base }));
-    Arc::clone(known)
 }

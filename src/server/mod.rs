@@ -3,6 +3,7 @@
 //! The socket is in `io.rs`, and `hosts.rs` connects it; everything else here is pure.
 
 pub mod settings;
+pub mod base;
 pub mod start;
 pub mod outstanding;
 pub mod reading;
@@ -23,9 +24,10 @@ use crate::cache::group::shared::Commit;
 use crate::cache::home::Home;
 use crate::wire::backend::Status;
 use crate::wire::frontend::{self, Target};
+use base::Base;
 use outstanding::{Deliver, Outstanding, Owed, Reply};
 use reading::Reading;
-use settings::{Base, Settings};
+use settings::Settings;
 
 /// What is known of one server connection.
 #[derive(Debug)]
@@ -36,7 +38,7 @@ pub struct Server {
     pub cancel_key: Vec<u8>,
     /// Settings as they were before any client: the role's and database's defaults.
     pub base: Arc<Base>,
-    /// `settings::defaults_changes` before it was connected.
+    /// `base::defaults_changes` before it was connected.
     pub defaults: u64,
     /// The database it is connected to; what it commits is put in flight there.
     pub home: Arc<Home>,

@@ -3,58 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-
-/// How a session starts before any client touches it; read once at login (hazard R5).
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Base {
-    /// Never reused in this process; part of every key. 0: not read yet.
-    pub id: u64,
-    /// Settings that can change an answer, by name, with the identity of the session among them.
-    pub values: BTreeMap<String, String>,
-    /// As ParameterStatus told them at login, in order.
-    pub reported: Vec<(String, String)>,
-}
-
-/// The name, beside those of settings, of whether the server is in recovery.
-pub const STANDBY: &str = "forebay standby";
-
-impl Base {
-    pub fn value(&self, name: &str) -> Option<&str> {
-        self.values.get(name).map(String::as_str)
-    }
-
-    /// As ParameterStatus told it at login.
-    pub fn reported_value(&self, name: &str) -> Option<&str> {
-        let mut reported = self.reported.iter().filter(|(known, _)| known == name);
-        reported.next().map(|(_, value)| value.as_str())
-    }
-
-    /// What makes its id.
-    pub fn key_values(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.values.iter().map(|(name, value)| (name.as_str(), value.as_str()))
-    }
-
-    /// Whether every role may ask what a transaction wrote: a refusal would fail the very
-    /// transaction.
-    pub fn may_see_writes(&self) -> bool {
-        self.value("forebay may see writes") == Some("true")
-    }
-}
-
-/// Changes of what sessions start with, anywhere: they are rare, and a server too many that is
-/// connected anew costs little.
-static DEFAULTS_CHANGES: AtomicU64 = AtomicU64::new(1);
-
-/// Sessions that start from now on may start otherwise; called when the change is committed.
-pub fn defaults_changed() {
-    DEFAULTS_CHANGES.fetch_add(1, Ordering::SeqCst);
-}
-
-pub fn defaults_changes() -> u64 {
-    DEFAULTS_CHANGES.load(Ordering::SeqCst)
-}
 
 /// A set of settings: lower-case name to SQL that may follow `SET name TO`. Interned.
 #[derive(Debug)]

@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use crate::server::Server;
+use crate::server::base::defaults_changes;
 use crate::server::io::{Connection, ServerError, Target};
-use crate::server::settings::defaults_changes;
 use crate::server::start::Start;
 
 use super::Common;
