@@ -11,7 +11,7 @@ use crate::pool::io::Lease;
 use crate::server::Server;
 use crate::server::io::{Connection, ServerError};
 use crate::server::link::Link;
-use crate::service::Lost;
+use crate::service::lost::Lost;
 use crate::wire::backend::Status;
 
 use super::close::CloseReason;

@@ -165,3 +165,32 @@ fn a_server_that_breaks_the_protocol_is_not_used_again() {
     assert_eq!(two.query("SELECT 2"), "C(SELECT 0) Z(I)");
     assert!(!broken.load(Ordering::SeqCst));
 }
+
+#[test]
+fn a_write_whose_client_has_gone_is_waited_for_longer_than_answers_live() {
+    let database = Database::with(&format!("{TABLE}; CREATE TABLE clock AS SELECT 1 AS v"));
+    let forebay = Forebay::with_config(&database, "[cache]\nmax_age = \"1s\"\n", &[]);
+    let mut client = forebay.client();
+    database.until_hit(&mut client, READ);
+    let mut locker = database.admin();
+    locker.run("BEGIN; SELECT * FROM t FOR UPDATE");
+    let mut writer = forebay.client();
+    writer.send(&query("UPDATE t SET v = 'new'"));
+    let mut admin = database.admin();
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'
+        AND datname = current_database()";
+    wait_until("the write waits", || admin.one(waits) == "1");
+    drop(writer);
+    forebay.log_contains("server lost with a commit on the wire");
+    // An answer lives and dies twice.
+    for _ in 0..2 {
+        database.until_hit(&mut client, "SELECT v FROM clock");
+        wait_until("it is too old", || !database.is_hit(&mut client, "SELECT v FROM clock"));
+    }
+    assert_eq!(client.one(READ), "old");
+    assert!(!database.is_hit(&mut client, READ));
+    locker.run("COMMIT");
+    wait_until("the write is done", || admin.one("SELECT v FROM t") == "new");
+    assert_eq!(client.one(READ), "new");
+    database.until_hit(&mut client, READ);
+}

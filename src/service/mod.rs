@@ -4,6 +4,8 @@
 //! Not `tokio-postgres`: our servers need a login with every kind of TLS and secret anyway, and
 //! one way to log in is better than two.
 
+pub mod lost;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,7 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 
 use crate::analyst::Analyst;
-use crate::cache::coherence::{InFlight, Scope};
+use crate::cache::coherence::Scope;
 use crate::cache::home::Home;
 use crate::cache::{Cache, Mode};
 use crate::config;
@@ -23,35 +25,22 @@ use crate::server::login::LoginError;
 use crate::sql::catalog::{Catalog, FINGERPRINT_QUERY, SETUP_QUERIES, SNAPSHOT_QUERIES};
 use crate::wire::sqlstate::{ADMIN_SHUTDOWN, TOO_MANY_CONNECTIONS, UNDEFINED_DATABASE};
 
+use lost::{Backend, Lost, Missing};
+
 /// Between attempts to reach a database that refuses.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// The same to a database that does not exist.
 const MISSING_RETRY: Duration = Duration::from_secs(5);
 
-/// Between two looks at whether a lost backend is gone.
+/// Between two looks at whether a lost backend is gone; nearly all are at once.
 const LOST_POLL: Duration = Duration::from_millis(50);
+
+/// The same where the newest has been there for as long as this.
+const LOST_POLL_SLOW: Duration = Duration::from_secs(1);
 
 /// A question that takes longer means the connection is dead.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// A server that was lost with a commit on the wire (rule R19).
-pub struct Lost {
-    pub pid: u32,
-    pub home: Option<Arc<Home>>,
-    pub guards: Vec<InFlight>,
-    /// It changed the catalogue.
-    pub catalog: bool,
-    /// Of the catalogue by which it was judged.
-    pub generation: Option<u64>,
-}
-
-impl Lost {
-    /// Whether it was of the database that this home is of.
-    fn is_of(&self, home: &Arc<Home>) -> bool {
-        self.home.as_ref().is_none_or(|of_lost| Arc::ptr_eq(of_lost, home))
-    }
-}
 
 #[derive(Clone)]
 struct Settings {
@@ -63,7 +52,7 @@ struct Settings {
 #[derive(Clone, Copy)]
 pub struct Times {
     catalog_poll: Duration,
-    /// After it no entry of before is served, so a lost backend needs no more watching.
+    /// After it no entry of before is served.
     max_age: Duration,
     serve_while_down: Duration,
 }
@@ -101,8 +90,7 @@ pub struct Service {
     /// Guards what a reload replaces; nothing else is locked inside.
     settings: Mutex<Settings>,
     wake: Arc<Notify>,
-    /// Guards the servers whose end is not known yet; nothing else is locked inside.
-    lost: Mutex<Vec<(Instant, Lost)>>,
+    missing: Missing,
     /// How many want it to be connected no longer.
     away: watch::Sender<usize>,
     /// It is connected, or tries to be.
@@ -130,7 +118,7 @@ impl Service {
             ended: AtomicBool::new(false),
             settings: Mutex::new(Settings { target, times }),
             wake,
-            lost: Mutex::default(),
+            missing: Missing::default(),
             away: watch::Sender::new(0),
             connected: watch::Sender::new(false),
             tried: watch::Sender::new(0),
@@ -220,9 +208,7 @@ impl Service {
             server_pid = lost.pid,
             "server lost with a commit on the wire"
         );
-        let mut all = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
-        all.push((Instant::now(), lost));
-        drop(all);
+        self.missing.add(lost, Instant::now());
         self.wake.notify_one();
     }
 
@@ -244,7 +230,7 @@ impl Service {
 
     /// How many lost servers are not known to be gone.
     pub fn lost_count(&self) -> usize {
-        self.lost.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.missing.count()
     }
 
     /// Has it close its connection and not come back while the guard lives.
@@ -274,7 +260,7 @@ impl Service {
             };
             self.connected.send_replace(false);
             self.tried.send_modify(|count| *count += 1);
-            self.settle_lost(&[], None);
+            self.settle_old(None);
             seen.fingerprint = None;
             let Some(failed) = failed.filter(|_| !self.has_ended() && !self.is_idle()) else {
                 continue;
@@ -318,7 +304,7 @@ impl Service {
     /// settled by its age.
     async fn rest(&self) {
         self.tried.send_modify(|count| *count += 1);
-        self.settle_lost(&[], None);
+        self.settle_old(None);
         let wait = if self.lost_count() > 0 { RETRY } else { Duration::MAX };
         tokio::select! {
             () = self.wake.notified() => {}
@@ -377,8 +363,7 @@ impl Service {
             if self.has_ended() || self.is_idle() {
                 return ServerError::Closed;
             }
-            let misses_some = self.misses_some(&connection.server.home);
-            let pause = if misses_some { LOST_POLL } else { self.settings().times.catalog_poll };
+            let pause = self.pause(&connection.server.home, Instant::now());
             let until = tokio::time::Instant::now() + pause;
             loop {
                 tokio::select! {
@@ -399,13 +384,23 @@ impl Service {
         }
     }
 
+    /// Until there is something to ask for again.
+    fn pause(&self, home: &Arc<Home>, now: Instant) -> Duration {
+        let poll = self.settings().times.catalog_poll;
+        match self.missing.newest_of(home) {
+            None => poll,
+            Some(since) if now.saturating_duration_since(since) < LOST_POLL_SLOW => LOST_POLL,
+            Some(_) => poll.min(LOST_POLL_SLOW),
+        }
+    }
+
     async fn round(
         &self,
         connection: &mut Connection,
         answers: &mut Vec<Rows>,
         seen: &mut Seen,
     ) -> Result<(), ServerError> {
-        if self.misses_some(&connection.server.home) {
+        if self.missing.count() > 0 {
             self.look_for_lost(connection).await?;
         }
         let home = &Arc::clone(&connection.server.home);
@@ -484,36 +479,24 @@ impl Service {
         Ok(())
     }
 
-    /// Whether a server of this home was lost, and its backend may be there still.
-    fn misses_some(&self, home: &Arc<Home>) -> bool {
-        let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
-        lost.iter().any(|(_, lost)| lost.is_of(home))
-    }
-
     async fn look_for_lost(&self, connection: &mut Connection) -> Result<(), ServerError> {
-        let question = "SELECT pid FROM pg_catalog.pg_stat_activity";
-        let rows = ask(connection, &[question]).await?;
-        let alive: Vec<u32> =
-            rows.iter().flatten().filter_map(|row| row.first()?.as_ref()?.parse().ok()).collect();
-        self.settle_lost(&alive, Some(&connection.server.home));
+        let rows = ask(connection, &[lost::QUERY]).await?;
+        let backends: Vec<Backend> =
+            rows.iter().flatten().filter_map(|row| Backend::read(row)).collect();
+        let (home, now) = (&connection.server.home, Instant::now());
+        self.settle(self.missing.take_gone(home, &backends, now));
+        self.settle_old(Some(home));
         Ok(())
     }
 
-    /// Settles the lost whose backend is gone from `home`, or whose time has passed.
-    fn settle_lost(&self, alive: &[u32], home: Option<&Arc<Home>>) {
-        let now = Instant::now();
+    /// Settles those that cannot be looked at, and are old or too many.
+    fn settle_old(&self, home: Option<&Arc<Home>>) {
         let max_age = self.settings().times.max_age;
-        let over: Vec<(Instant, Lost)> = {
-            let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
-            lost.extract_if(.., |(since, lost)| {
-                let grouped = lost.home.as_ref().is_some_and(|home| home.group.is_some());
-                let old = !grouped && now.saturating_duration_since(*since) > max_age;
-                let looked = home.is_some_and(|home| lost.is_of(home));
-                old || (looked && !alive.contains(&lost.pid))
-            })
-            .collect()
-        };
-        for (_, lost) in over {
+        self.settle(self.missing.take_old(home, max_age, Instant::now()));
+    }
+
+    fn settle(&self, over: Vec<Lost>) {
+        for lost in over {
             let moved = lost.generation.is_some_and(|then| then != self.database.generation());
             if let Some(home) = &lost.home {
                 if moved {

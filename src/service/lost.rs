@@ -1,0 +1,178 @@
+//! Servers that were lost with a commit on the wire (rule R19): what they may commit stays in flight
+//! until PostgreSQL says that their backends are gone.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::cache::coherence::InFlight;
+use crate::cache::home::Home;
+
+/// More than PostgreSQL has backends; beyond it, while nobody can look, the oldest are believed to
+/// be gone after `max_age`.
+const LOST_MAX: usize = 1000;
+
+/// A server that was lost with a commit on the wire.
+pub struct Lost {
+    pub pid: u32,
+    pub home: Option<Arc<Home>>,
+    pub guards: Vec<InFlight>,
+    /// It changed the catalogue.
+    pub catalog: bool,
+    /// Of the catalogue by which it was judged.
+    pub generation: Option<u64>,
+}
+
+impl Lost {
+    /// Whether it was of the database that this home is of.
+    fn is_of(&self, home: &Arc<Home>) -> bool {
+        self.home.as_ref().is_none_or(|of_lost| Arc::ptr_eq(of_lost, home))
+    }
+
+    fn is_grouped(&self) -> bool {
+        self.home.as_ref().is_some_and(|home| home.group.is_some())
+    }
+}
+
+/// A backend that is there.
+#[derive(Clone, Copy, Debug)]
+pub struct Backend {
+    pub pid: u32,
+    /// Since when; `None`: not every role may see that.
+    pub age: Option<Duration>,
+}
+
+impl Backend {
+    /// What `QUERY` has answered.
+    pub fn read(row: &[Option<String>]) -> Option<Self> {
+        let pid = row.first()?.as_ref()?.parse().ok()?;
+        let seconds = row.get(1).and_then(|age| age.as_ref()?.parse().ok());
+        Some(Self { pid, age: seconds.map(Duration::from_secs) })
+    }
+
+    /// Whether it may be the one of a server lost so long ago. Ages are in whole seconds.
+    fn may_be(self, lost: &Lost, ago: Duration) -> bool {
+        let was_there = self.age.is_none_or(|age| age + Duration::from_secs(1) >= ago);
+        self.pid == lost.pid && was_there
+    }
+}
+
+/// Which backends there are.
+pub const QUERY: &str = "SELECT pid, \
+     extract(epoch FROM clock_timestamp() - backend_start)::bigint \
+     FROM pg_catalog.pg_stat_activity";
+
+/// Those whose end is not known yet, and since when.
+#[derive(Default)]
+pub struct Missing {
+    /// Nothing else is locked inside.
+    servers: Mutex<Vec<(Instant, Lost)>>,
+}
+
+impl Missing {
+    fn lock(&self) -> MutexGuard<'_, Vec<(Instant, Lost)>> {
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn add(&self, lost: Lost, now: Instant) {
+        self.lock().push((now, lost));
+    }
+
+    pub fn count(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Since when the newest of this home is missing.
+    pub fn newest_of(&self, home: &Arc<Home>) -> Option<Instant> {
+        self.lock().iter().filter(|(_, lost)| lost.is_of(home)).map(|(since, _)| *since).max()
+    }
+
+    /// Takes those of `home` whose backends are not among those that are there. One that is may
+    /// commit at any time, however long that takes.
+    pub fn take_gone(&self, home: &Arc<Home>, there: &[Backend], now: Instant) -> Vec<Lost> {
+        self.take(|since, lost| {
+            let ago = now.saturating_duration_since(since);
+            lost.is_of(home) && !there.iter().any(|backend| backend.may_be(lost, ago))
+        })
+    }
+
+    /// Takes those of other homes than `home` after `max_age`: their database is served no longer,
+    /// and no answer of theirs is either. `None`: nobody can look at any of them, so only those are
+    /// taken that are too many.
+    pub fn take_old(&self, home: Option<&Arc<Home>>, max_age: Duration, now: Instant) -> Vec<Lost> {
+        let mut too_many = self.count().saturating_sub(LOST_MAX);
+        self.take(|since, lost| {
+            let left = match home {
+                Some(home) => !lost.is_of(home),
+                None => too_many > 0,
+            };
+            let taken =
+                left && !lost.is_grouped() && now.saturating_duration_since(since) > max_age;
+            too_many -= usize::from(taken && too_many > 0);
+            taken
+        })
+    }
+
+    fn take(&self, mut is_over: impl FnMut(Instant, &Lost) -> bool) -> Vec<Lost> {
+        let mut servers = self.lock();
+        let over = servers.extract_if(.., |(since, lost)| is_over(*since, lost));
+        over.map(|(_, lost)| lost).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn lost(pid: u32, home: &Arc<Home>) -> Lost {
+        let home = Some(Arc::clone(home));
+        Lost { pid, home, guards: Vec::new(), catalog: false, generation: None }
+    }
+
+    fn pids(lost: Vec<Lost>) -> Vec<u32> {
+        lost.into_iter().map(|lost| lost.pid).collect()
+    }
+
+    #[test]
+    fn a_backend_that_is_there_is_waited_for_however_long_it_takes() {
+        let (home, other) = (Arc::new(Home::new(1)), Arc::new(Home::new(2)));
+        let (missing, start) = (Missing::default(), Instant::now());
+        for pid in [1, 2, 3] {
+            missing.add(lost(pid, &home), start);
+        }
+        missing.add(lost(4, &other), start);
+        let now = start + 1000 * SECOND;
+        let there = [
+            Backend { pid: 1, age: Some(999 * SECOND) },
+            // Somebody else has its number.
+            Backend { pid: 2, age: Some(998 * SECOND) },
+            Backend { pid: 3, age: None },
+        ];
+        assert_eq!(pids(missing.take_gone(&home, &there, now)), [2]);
+        assert!(missing.take_old(None, SECOND, now).is_empty());
+        assert_eq!(pids(missing.take_old(Some(&home), SECOND, now)), [4]);
+        assert_eq!(pids(missing.take_gone(&home, &[], now)), [1, 3]);
+    }
+
+    #[test]
+    fn while_nobody_can_look_there_are_not_too_many() {
+        let (home, start) = (Arc::new(Home::new(1)), Instant::now());
+        let missing = Missing::default();
+        for pid in 0..u32::try_from(LOST_MAX).unwrap() + 2 {
+            missing.add(lost(pid, &home), start);
+        }
+        assert!(missing.take_old(None, SECOND, start + SECOND).is_empty());
+        assert_eq!(pids(missing.take_old(None, SECOND, start + 2 * SECOND)), [0, 1]);
+        assert_eq!(missing.count(), LOST_MAX);
+    }
+
+    #[test]
+    fn a_row_is_a_backend() {
+        let row = |age: Option<&str>| vec![Some("7".to_owned()), age.map(str::to_owned)];
+        let known = Backend::read(&row(Some("12"))).unwrap();
+        assert_eq!((known.pid, known.age), (7, Some(12 * SECOND)));
+        assert_eq!(Backend::read(&row(None)).unwrap().age, None);
+        assert!(Backend::read(&[None]).is_none());
+    }
+}
