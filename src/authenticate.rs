@@ -124,11 +124,13 @@ fn refused(error: &AskError, database: &str, auth_user: &str) -> CloseReason {
     }
 }
 
-/// The address that rules are about; `None`: a Unix socket.
-pub fn address(stream: &Stream) -> Option<IpAddr> {
+/// The address that rules are about; `None`: a Unix socket. Who is gone has none, and is not taken
+/// for a neighbour.
+pub fn address(stream: &Stream) -> Result<Option<IpAddr>, CloseReason> {
     match stream.peer() {
-        Ok(Peer::Tcp(address)) => Some(address.ip()),
-        Ok(Peer::Unix) | Err(_) => None,
+        Ok(Peer::Tcp(address)) => Ok(Some(address.ip())),
+        Ok(Peer::Unix) => Ok(None),
+        Err(_) => Err(CloseReason::ClientLost),
     }
 }
 

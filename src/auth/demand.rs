@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     fn asking<'a>() -> Asking<'a> {
-        Asking { address: None, tls: false, replication: false, database: "app", user: "ann" }
+        Asking { address: None, tls: false, replication: false, databases: &["app"], user: "ann" }
     }
 
     fn hba(text: &str) -> Hba {

@@ -20,8 +20,8 @@ use crate::config::{AuthType, Config};
 /// What its clients are shown to be connected to.
 pub const DATABASE: &str = "pgbouncer";
 
-/// Names under which it is reached on the main port.
-const NAMES: [&str; 2] = [DATABASE, "forebay"];
+/// Names under which it is reached on the main port, and by which rules mean it.
+pub const NAMES: [&str; 2] = [DATABASE, "forebay"];
 
 /// Whether this name means the console. A database of that name in the configuration wins;
 /// the entry for all other names does not.

@@ -105,6 +105,8 @@ impl Newcomer {
         let named = startup.parameter("database").filter(|name| !name.is_empty());
         let database = named.map_or_else(|| default.unwrap_or_else(|| user.clone()), str::to_owned);
         let console = console || console::is_named(&config, &database);
+        // Whatever its own port was asked for, it is one thing to who looks users up.
+        let database = if console { console::DATABASE.to_owned() } else { database };
         if !console && stop::refuses(&self.gateway, self.arrival.as_ref()) {
             return Err(CloseReason::ShuttingDown);
         }
@@ -218,10 +220,10 @@ impl Newcomer {
         let candidate = Box::pin(finding).await?;
         let stream = self.stream.as_ref().ok_or(CloseReason::ClientLost)?;
         let asking = Asking {
-            address: authenticate::address(stream),
+            address: authenticate::address(stream)?,
             tls: stream.is_tls(),
             replication,
-            database,
+            databases: if console { &console::NAMES } else { &[database] },
             user: &candidate.user,
         };
         let demand = running

@@ -1,9 +1,12 @@
 //! Who gets in, how it proves itself, and what TLS says about both ends.
 
+use socket2::SockRef;
+
 use crate::support::forebay::Forebay;
 use crate::support::postgres::{Database, PASSWORD, Postgres, USER, scratch};
 use crate::support::psql::psql;
-use crate::support::raw::{Login, Refused};
+use crate::support::raw::{Login, RawClient, Refused};
+use crate::support::wait_until;
 
 fn tls(file: &str) -> String {
     format!("{}/tests/suite/support/tls/{file}", env!("CARGO_MANIFEST_DIR"))
@@ -293,6 +296,62 @@ fn rules_of_the_hba_file_decide_and_a_reload_reads_them_again() {
     std::fs::write(&rules, "host all app 127.0.0.1/32 reject\n").unwrap();
     console.run("RELOAD");
     assert_eq!(refused(&forebay, USER, PASSWORD, &database.name).message, "login rejected");
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn who_has_reset_its_connection_is_not_taken_for_a_neighbour() {
+    let database = Database::with("CREATE TABLE t (v int)");
+    let directory = scratch();
+    let rules = directory.join("hba");
+    std::fs::write(&rules, "host all all all trust\n").unwrap();
+    let toml = format!("[auth]\nauth_type = \"hba\"\nauth_hba_file = \"{}\"\n", rules.display());
+    let forebay = Forebay::with_config(&database, &toml, &[]);
+    std::fs::write(&rules, "local all all trust\nhost all all all reject\n").unwrap();
+    forebay.console().run("RELOAD");
+    let login = Login::new(USER, PASSWORD, &database.name);
+    forebay.daemon.signal("STOP");
+    let mut client = RawClient::connect(forebay.port);
+    let insert = crate::support::raw::query("INSERT INTO t VALUES (1)");
+    client.send(&[login.startup(), insert].concat());
+    let stream = client.into_stream();
+    SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+    drop(stream);
+    forebay.daemon.signal("CONT");
+    let named = format!("database={} ", database.name);
+    let is_closed = |line: &str| line.contains("closing because") && line.contains(&named);
+    wait_until("it is closed", || forebay.log().lines().any(is_closed));
+    assert!(!forebay.log().contains(&format!("login attempt: db={}", database.name)));
+    let neighbour = refused(&forebay, USER, PASSWORD, &database.name);
+    assert_eq!(neighbour.message, "login rejected");
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn a_rule_for_the_console_is_for_all_its_names_and_its_port() {
+    let database = Database::with("");
+    let directory = scratch();
+    let rules = directory.join("hba");
+    let toml = format!("[auth]\nauth_type = \"hba\"\nauth_hba_file = \"{}\"\n", rules.display());
+    let refused_at = |port: u16, asked: &str| {
+        let login = Login::new(USER, PASSWORD, asked);
+        RawClient::log_in(port, &login).err().expect("a refusal").message
+    };
+    for name in ["pgbouncer", "forebay"] {
+        let text = format!("host {name} all all reject\nhost all all all trust\n");
+        std::fs::write(&rules, text).unwrap();
+        let forebay = Forebay::with_config(&database, &toml, &[]);
+        assert_eq!(forebay.client().one("SELECT 1"), "1");
+        for asked in ["pgbouncer", "forebay"] {
+            assert_eq!(refused_at(forebay.port, asked), "login rejected", "{name} {asked}");
+            assert_eq!(refused_at(forebay.admin_port, asked), "login rejected", "{name} {asked}");
+        }
+        assert_eq!(refused_at(forebay.admin_port, &database.name), "login rejected", "{name}");
+    }
+    std::fs::write(&rules, format!("host {} all all trust\n", database.name)).unwrap();
+    let forebay = Forebay::with_config(&database, &toml, &[]);
+    let refused = refused_at(forebay.admin_port, &database.name);
+    assert_eq!(refused, "no authentication method is found");
     std::fs::remove_dir_all(directory).unwrap();
 }
 

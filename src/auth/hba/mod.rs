@@ -80,7 +80,8 @@ pub struct Asking<'a> {
     pub tls: bool,
     /// Physical replication, which is of no database.
     pub replication: bool,
-    pub database: &'a str,
+    /// Its names: the console has several.
+    pub databases: &'a [&'a str],
     pub user: &'a str,
 }
 
@@ -196,9 +197,10 @@ impl Rule {
         let database = if asking.replication {
             self.databases.replication
         } else {
-            self.databases.fits(asking.database, asking.user)
+            asking.databases.iter().any(|name| self.databases.fits(name, asking.user))
         };
-        connection && database && self.users.fits(asking.user, asking.database)
+        let user = || asking.databases.iter().any(|name| self.users.fits(asking.user, name));
+        connection && database && user()
     }
 }
 

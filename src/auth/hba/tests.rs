@@ -27,7 +27,7 @@ fn check_with(rules: &str, cases: &[(&str, &str, &str, &str)], read: Read<'_>) {
             address: (plain != "unix").then(|| plain.parse().expect("an address")),
             tls: plain != *from,
             replication: false,
-            database,
+            databases: &[database],
             user,
         };
         let found = hba.rule(&asking).map_or("none", |rule| word(rule.method));
@@ -114,7 +114,7 @@ fn replication_is_of_no_database_but_its_own_word() {
     let hba = hba.expect("the rules are in order");
     let find = |user: &str, replication: bool, database: &str| {
         let address = Some("::1".parse().expect("an address"));
-        let asking = Asking { address, tls: false, replication, database, user };
+        let asking = Asking { address, tls: false, replication, databases: &[database], user };
         hba.rule(&asking).map(|rule| rule.line)
     };
     assert_eq!(find("ann", true, "app"), Some(2));
