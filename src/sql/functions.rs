@@ -5,8 +5,9 @@
 
 /// STABLE, because of `TimeZone`, `DateStyle`, output settings, encoding, enum order or the default
 /// text search configuration. Settings are in the key, and catalogue changes empty the cache.
-/// Missing on purpose: whatever reads the clock, the session or a catalogue, and whatever turns
-/// text into values of time types (`json_to_record`, `timestamptz`), where `now` may stand.
+/// Missing on purpose: whatever reads the clock, the session or a catalogue, whatever turns
+/// text into values of time types (`json_to_record`, `timestamptz`), where `now` may stand, and
+/// whatever gives a time of day the offset of today (`jsonb_path_query_tz`).
 const STABLE: &[&str] = &[
     "array_to_json",
     "array_to_string",
@@ -40,11 +41,6 @@ const STABLE: &[&str] = &[
     "jsonb_object_agg_strict",
     "jsonb_object_agg_unique",
     "jsonb_object_agg_unique_strict",
-    "jsonb_path_exists_tz",
-    "jsonb_path_match_tz",
-    "jsonb_path_query_array_tz",
-    "jsonb_path_query_first_tz",
-    "jsonb_path_query_tz",
     "jsonb_to_tsvector",
     "length",
     "make_timestamptz",
@@ -89,11 +85,14 @@ const RUNS_CODE: &[&str] = &[
     "json_populate_record",
     "json_populate_recordset",
     "jsonb_populate_record",
+    "jsonb_populate_record_valid",
     "jsonb_populate_recordset",
     "multirange_in",
     "multirange_recv",
     "pg_extension_config_dump",
     "pg_import_system_collations",
+    "pg_input_error_info",
+    "pg_input_is_valid",
     "pg_logical_slot_get_binary_changes",
     "pg_logical_slot_get_changes",
     "pg_logical_slot_peek_binary_changes",

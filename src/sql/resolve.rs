@@ -51,6 +51,7 @@ pub(super) fn resolve(
         path: Path::new(catalog, search_path),
         ranges: Vec::new(),
         values: Values::default(),
+        seen: HashSet::new(),
         followed: HashSet::new(),
         restrictions,
         resolved: Resolved::default(),
@@ -86,6 +87,7 @@ pub(super) fn resolve_stored(
         path: Path::new(catalog, &[]),
         ranges: Vec::new(),
         values: Values::default(),
+        seen: HashSet::new(),
         followed: HashSet::new(),
         restrictions,
         resolved: Resolved::default(),
@@ -105,6 +107,8 @@ struct Resolver<'a> {
     /// The relations that a name in a FROM list may stand for.
     ranges: Vec<(&'a Range, Vec<&'a Relation>)>,
     values: Values,
+    /// Relations that FROM lists have named.
+    seen: HashSet<u32>,
     /// Views and policies that have been looked at.
     followed: HashSet<u32>,
     restrictions: &'a Restrictions,
@@ -163,6 +167,9 @@ impl<'a> Resolver<'a> {
             self.outside(BypassReason::UnknownRelation);
         }
         for relation in &relations {
+            if !self.seen.insert(relation.oid) {
+                continue;
+            }
             self.read(relation);
             if reading_runs_code(relation.oid, self.catalog) {
                 self.outside(BypassReason::UserObject);
@@ -262,7 +269,9 @@ impl<'a> Resolver<'a> {
         if SYSTEM_COLUMNS.iter().any(|name| used.contains(name)) {
             self.refuse(BypassReason::SystemColumn);
         }
-        let names_row = facts.columns.iter().any(|column| self.names_a_row(column));
+        let ranges: HashSet<&str> =
+            self.ranges.iter().map(|(range, _)| range_name(range)).collect();
+        let names_row = facts.columns.iter().any(|column| self.names_a_row(column, &ranges));
         self.values.any |= facts.whole_rows || names_row;
         let all = facts.stars || facts.natural_join || self.values.any;
         let mut classes: Vec<TypeClass> = parameter_types
@@ -282,13 +291,13 @@ impl<'a> Resolver<'a> {
     }
 
     /// `SELECT t FROM t`: the name of a FROM item is its whole row, unless it is a column.
-    fn names_a_row(&self, column: &[String]) -> bool {
+    fn names_a_row(&self, column: &[String], ranges: &HashSet<&str>) -> bool {
         let Some(name) = column.last() else {
             return true;
         };
         self.facts.derived.contains(name)
             || self.facts.ctes.contains(name)
-            || self.ranges.iter().any(|(range, _)| range_name(range) == name)
+            || ranges.contains(name.as_str())
     }
 
     fn note_value(&mut self, class: TypeClass) {
@@ -357,7 +366,7 @@ impl<'a> Resolver<'a> {
         }
         let moment = match source {
             Source::Given => true,
-            Source::Column(column) => self.holds_moments(column),
+            Source::Column { qualifier, name } => self.holds_moments(qualifier.as_deref(), name),
             Source::Call(call) => functions::returns_moment(&call.name),
             Source::Other => false,
         };
@@ -366,31 +375,57 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// Every column of that name holds dates or times, so a cast of it reads no text.
-    fn holds_moments(&self, name: &str) -> bool {
+    /// Every column that may be meant holds dates or times, so a cast of it reads no text. Where
+    /// something else than tables stands in a FROM list, that may have a column of any name.
+    fn holds_moments(&self, qualifier: Option<&str>, name: &str) -> bool {
+        let facts = self.facts;
+        let is_of_tables = match qualifier {
+            Some(qualifier) => self.is_column(qualifier, name),
+            None => {
+                facts.derived.is_empty() && facts.ctes.is_empty() && !facts.outputs.contains(name)
+            }
+        };
+        let is_meant = |range: &Range| qualifier.is_none_or(|of| range_name(range) == of);
         let mut columns = self
             .ranges
             .iter()
+            .filter(|(range, _)| is_meant(range))
             .flat_map(|(_, relations)| relations)
             .filter_map(|relation| relation.column(name))
             .peekable();
-        !self.facts.outputs.contains(name)
+        is_of_tables
             && columns.peek().is_some()
             && columns.all(|column| column.class == TypeClass::Moment)
     }
 
-    /// `a.b` is a column, or else the function b of the row a; `(a).b` likewise.
+    /// `a.b` is a column, or else the function b of the row a. In `(a).b` a may be any value, and b
+    /// a type that it is cast to.
     fn columns(&mut self) {
         let facts = self.facts;
-        for column in &facts.columns {
-            if let [.., qualifier, name] = column.as_slice()
+        let columns: HashSet<&[String]> = facts.columns.iter().map(Vec::as_slice).collect();
+        for column in columns {
+            if let [.., qualifier, name] = column
                 && !self.is_column(qualifier, name)
             {
-                self.attribute(name);
+                self.attribute(name, true);
             }
         }
         for name in &facts.attributes {
-            self.attribute(name);
+            self.attribute(name, false);
+            self.cast_by_call(&Name { schema: None, name: name.clone() }, &Source::Other);
+        }
+    }
+
+    /// Whatever has the form of a call with one argument may be a cast to a type of that name.
+    fn cast_by_call(&mut self, name: &Name, source: &Source) {
+        let wanted = name.schema.as_deref().map(|schema| self.catalog.schema(schema));
+        let is_meant = |schema| match wanted {
+            Some(wanted) => wanted == Some(schema),
+            None => self.path.holds(schema),
+        };
+        let types = self.catalog.types_named(&name.name);
+        if types.iter().any(|candidate| !candidate.row && is_meant(candidate.schema)) {
+            self.type_use(&TypeUse { name: name.clone(), source: source.clone() });
         }
     }
 
@@ -408,12 +443,12 @@ impl<'a> Resolver<'a> {
             })
     }
 
-    fn attribute(&mut self, name: &str) {
+    fn attribute(&mut self, name: &str, of_row: bool) {
         if self.catalog.functions(name).iter().any(|overload| self.path.holds(overload.schema)) {
             self.outside(BypassReason::UnknownName);
         }
         if let Some(built_in) = self.catalog.built_in(name)
-            && built_in.takes_row
+            && (built_in.takes_row || !of_row)
         {
             if functions::runs_code(name) {
                 self.resolved.code = true;
@@ -425,6 +460,9 @@ impl<'a> Resolver<'a> {
     }
 
     fn call(&mut self, call: &Call) {
+        if let (1, Some((source, _))) = (call.arguments.len(), &call.first) {
+            self.cast_by_call(&call.name, source);
+        }
         let name = &call.name.name;
         let mut overloads = Cow::Borrowed(self.catalog.functions(name));
         if self.restrictions.has_functions() {
@@ -468,8 +506,11 @@ impl<'a> Resolver<'a> {
     fn is_harmless(&self, call: &Call) -> bool {
         match (call.name.name.as_str(), &call.first) {
             ("current_setting", Some((_, Some(name)))) => functions::is_own_setting(name),
-            (name, Some((Source::Column(column), _))) if call.arguments.len() == 1 => {
-                functions::converts_moments(name) && self.holds_moments(column)
+            (function, Some((Source::Column { qualifier, name }, _)))
+                if call.arguments.len() == 1 =>
+            {
+                functions::converts_moments(function)
+                    && self.holds_moments(qualifier.as_deref(), name)
             }
             (_, _) => false,
         }

@@ -329,7 +329,8 @@ pub enum Control {
     /// DROP DATABASE and others that PostgreSQL refuses while anybody is connected to that
     /// database.
     Vacate(String),
-    /// ALTER ROLE or DATABASE … SET: what sessions start with, once committed.
+    /// ALTER ROLE or DATABASE … SET and changes of roles: what sessions of any database start
+    /// with, or may see, once committed.
     ChangeDefaults,
     /// SET TRANSACTION ISOLATION LEVEL …, SET TRANSACTION SNAPSHOT (isolation `None`).
     SetTransaction {

@@ -294,6 +294,7 @@ fn named_types(types: &Types<'_>) -> HashMap<Box<str>, Vec<NamedType>> {
             schema: row.schema,
             class: types.class(*oid),
             domain: row.kind == "d",
+            row: row.kind == "c",
         });
     }
     named
@@ -415,6 +416,8 @@ struct Casts {
     outside: HashSet<u32>,
     /// A cast between two built-in types was added that changes what we know of them.
     between_built_ins: bool,
+    /// Numbers become text or the like by themselves.
+    of_numbers: bool,
     /// A cast from an outside type runs a function from outside.
     code: bool,
 }
@@ -424,21 +427,25 @@ fn casts(answer: Answer<'_>, types: &Types<'_>) -> Result<Casts, CatalogError> {
         reachable: HashSet::new(),
         outside: HashSet::new(),
         between_built_ins: false,
+        of_numbers: false,
         code: false,
     };
     for row in answer.rows::<4>() {
         let [source, target, context, code] = row?;
         let target_oid = answer.number(target)?;
+        let is_number = types.rows.get(&answer.number(source)?).is_some_and(is_number);
         let source = types.outside(answer.number(source)?);
         let target = types.outside(target_oid);
         casts.code |= source.is_some() && answer.yes(code)?;
         casts.outside.extend(source);
         casts.outside.extend(target);
         match (source, target) {
-            // One that runs built-in code, towards a type of which we assume nothing, is harmless.
+            // One that runs built-in code makes a type of which we assume nothing, or no more than
+            // that it is not a number's.
             (None, None) => {
                 casts.between_built_ins |=
                     answer.yes(code)? || types.class(target_oid) != TypeClass::Plain;
+                casts.of_numbers |= is_number && context == "i";
             }
             (None, Some(target)) if context == "i" => {
                 casts.reachable.insert(target);
@@ -447,6 +454,10 @@ fn casts(answer: Answer<'_>, types: &Types<'_>) -> Result<Casts, CatalogError> {
         }
     }
     Ok(casts)
+}
+
+fn is_number(row: &TypeRow<'_>) -> bool {
+    NUMBERS.contains(&row.name)
 }
 
 fn demand(types: &Types<'_>, casts: &Casts, oid: u32) -> Demand {
@@ -459,8 +470,11 @@ fn demand(types: &Types<'_>, casts: &Casts, oid: u32) -> Demand {
     }
     match types.rows.get(&oid) {
         // An array of numbers is no number; pseudo-types and domains may be anything.
-        Some(row) if row.kind == "b" && row.element != 0 => Demand::NoNumber,
-        Some(row) if row.kind == "b" && !NUMBERS.contains(&row.name) && !is_reg(row.name) => {
+        Some(row)
+            if row.kind == "b"
+                && !casts.of_numbers
+                && (row.element != 0 || !(is_number(row) || is_reg(row.name))) =>
+        {
             Demand::NoNumber
         }
         Some(_) | None => Demand::Anything,

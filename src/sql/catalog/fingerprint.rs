@@ -79,6 +79,7 @@ pub const FINGERPRINT_QUERY: &str = concat!(
         "enumtypid NOT IN (SELECT t.oid FROM pg_type t JOIN temporary n ON n.oid = t.typnamespace)"
     ),
     rows!("pg_collation"),
+    rows!("pg_statistic_ext"),
     rows!("pg_language"),
     rows!("pg_event_trigger"),
     rows!("pg_foreign_server"),

@@ -147,6 +147,8 @@ pub struct NamedType {
     pub class: TypeClass,
     /// A domain; a cast to it runs its checks.
     pub domain: bool,
+    /// Of rows: nothing is cast to it by the form of a call.
+    pub row: bool,
 }
 
 /// The snapshot. All look-ups are by name or object id, none fails.

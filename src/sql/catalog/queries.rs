@@ -50,15 +50,18 @@ pub const SETUP_QUERIES: &[&str] = &[
 /// One text result set each, in this order, inside one REPEATABLE READ READ ONLY transaction.
 pub const SNAPSHOT_QUERIES: &[&str] = &[
     // One row: database, version, event triggers, code in the support of operator classes, and
-    // in the expressions of indexes, and what may write by a connection of its own.
+    // in the expressions of indexes and statistics, and what may write by a connection of its own.
     "SELECT (SELECT oid FROM pg_database WHERE datname = current_database())::text, \
      current_setting('server_version_num'), \
      (SELECT count(*) FROM pg_event_trigger WHERE evtenabled <> 'D')::text, \
      (SELECT count(*) FROM pg_amproc a JOIN pg_proc p ON p.oid = a.amproc::oid \
       WHERE p.oid >= 16384 AND p.prolang NOT IN (12, 13))::text, \
-     (SELECT count(*) FROM pg_index i JOIN pg_depend d ON d.classid = 'pg_class'::regclass \
+     ((SELECT count(*) FROM pg_index i JOIN pg_depend d ON d.classid = 'pg_class'::regclass \
       AND d.objid = i.indexrelid AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass) \
-      WHERE d.refobjid >= 16384)::text, \
+      WHERE d.refobjid >= 16384) \
+      + (SELECT count(*) FROM pg_depend d WHERE d.classid = 'pg_statistic_ext'::regclass \
+      AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass) \
+      AND d.refobjid >= 16384))::text, \
      ((SELECT count(*) FROM pg_foreign_server) \
       + (SELECT count(*) FROM pg_language WHERE lanispl AND NOT lanpltrusted) \
       + (SELECT count(*) FROM pg_proc p WHERE p.oid >= 16384 AND p.prolang = 13 \
@@ -68,7 +71,8 @@ pub const SNAPSHOT_QUERIES: &[&str] = &[
     // Relations. Indexes and composite types are no relation that a query may name.
     "SELECT c.oid::text, c.relname::text, c.relnamespace::text, c.relkind::text, \
      c.relpersistence::text, c.relrowsecurity::text, \
-     EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal)::text, \
+     EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid \
+      AND (NOT t.tgisinternal OR t.tgfoid >= 16384))::text, \
      EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = c.oid AND r.rulename <> '_RETURN')::text \
      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
      WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND c.relpersistence <> 't' \

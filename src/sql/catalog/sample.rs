@@ -141,6 +141,7 @@ const TYPES: &str = "
 1266 timetz 11 b 0 0
 1700 numeric 11 b 0 0
 2205 regclass 11 b 0 0
+3912 daterange 11 r 0 0
 18000 citext 2200 b 0 0
 18001 mood 2200 e 0 0
 18002 positive 2200 d 0 23
@@ -183,4 +184,8 @@ pg_advisory_unlock_all v false 819 1
 bernoulli v false 820 1
 percentile_cont i false 821 1
 concat s true 822 1
+daterange i false 823 2
+ts_stat v false 824 1
+pg_input_is_valid s false 825 2
+jsonb_path_query_tz s false 826 2
 ";

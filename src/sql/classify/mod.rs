@@ -71,10 +71,11 @@ fn judge(statements: Vec<Statement>, context: &Context<'_>) -> Verdict {
     // An earlier statement of the string has changed what the names in later ones mean.
     let mut other_names = false;
     let mut restriction = Restriction::default();
-    let temporary_first = context.search_path.first().is_some_and(|s| s.starts_with("pg_temp"));
+    // Those before it may be missing, or not for this role.
+    let temporary = context.search_path.iter().any(|schema| schema.starts_with("pg_temp"));
     for mut statement in statements {
         let (mut write, read) = effect(&statement, context, &mut restriction);
-        if temporary_first && matches!(write, Write::Catalog | Write::Schema(_)) {
+        if temporary && matches!(write, Write::Catalog | Write::Schema(_)) {
             // What it creates may be the session's own.
             write = Write::Catalog;
             statement.controls.push(Control::CreateTemporary { code: true });

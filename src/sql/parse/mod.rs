@@ -137,8 +137,11 @@ pub struct TypeUse {
 pub enum Source {
     /// A literal or parameter: its text is at hand. Also where a type is only declared.
     Given,
-    /// A column of that name.
-    Column(String),
+    /// A column of that name, and of what.
+    Column {
+        qualifier: Option<String>,
+        name: String,
+    },
     Call(Name),
     Other,
 }

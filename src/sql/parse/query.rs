@@ -118,7 +118,10 @@ fn visit(node: Node<'_>, facts: &mut Facts) -> Step {
         }
         Node::ColumnDef(column) => facts.outputs.extend(column.colname().map(str::to_owned)),
         Node::CommonTableExpr(cte) => visit_cte(cte, facts),
-        Node::RangeSubselect(range) => derive(range.alias().and_then(|a| a.aliasname()), facts),
+        // As of version 16 it needs no name.
+        Node::RangeSubselect(range) => {
+            derive(range.alias().and_then(|a| a.aliasname()).or(Some("")), facts);
+        }
         Node::RangeFunction(range) => visit_range_function(range, facts),
         Node::RangeTableFunc(range) => {
             facts.special_syntax = true;
@@ -352,7 +355,7 @@ fn visit_cte(cte: &CommonTableExpr, facts: &mut Facts) {
 }
 
 fn visit_range_function(range: &RangeFunction, facts: &mut Facts) {
-    derive(range.alias().and_then(|alias| alias.aliasname()), facts);
+    derive(range.alias().and_then(|alias| alias.aliasname()).or(Some("")), facts);
     // Without an alias the function's own name stands for its rows.
     for function in range.functions() {
         if let Node::NodeList(pair) = function

@@ -84,9 +84,10 @@ pub(super) fn source_of(node: Node<'_>) -> Source {
     match node {
         Node::A_Const(_) | Node::ParamRef(_) => Source::Given,
         Node::ColumnRef(column) => {
-            match column.fields().iter().next_back().and_then(Node::as_str) {
-                Some(name) => Source::Column(name.to_owned()),
-                None => Source::Other,
+            let mut parts = column.fields().iter().rev().map(Node::as_str);
+            match (parts.next().flatten(), parts.next().flatten().map(str::to_owned)) {
+                (Some(name), qualifier) => Source::Column { qualifier, name: name.to_owned() },
+                (None, _) => Source::Other,
             }
         }
         Node::FuncCall(call) => Source::Call(name_of(call.funcname().iter())),

@@ -19,6 +19,9 @@ const TEMPORARY: u8 = b't';
 /// DECLARE … WITH HOLD, `CURSOR_OPT_HOLD` in PostgreSQL's sources.
 const HOLD: i32 = 0x20;
 
+/// Names in FROM lists times what is looked for in each: bounds the time to resolve them.
+const COMPARISONS_MAX: usize = 10_000_000;
+
 pub(super) fn statement(node: Node<'_>) -> Result<Statement, ParseError> {
     let mut statement = Statement {
         tag: tag(node),
@@ -28,6 +31,11 @@ pub(super) fn statement(node: Node<'_>) -> Result<Statement, ParseError> {
         facts: Facts::default(),
     };
     fill(node, &mut statement)?;
+    let facts = &statement.facts;
+    let looked_up = facts.columns.len() + facts.types.len() + facts.calls.len();
+    if facts.relations.len().saturating_mul(looked_up) > COMPARISONS_MAX {
+        return Err(ParseError::TooLong);
+    }
     note_calls(&mut statement);
     Ok(statement)
 }
@@ -134,6 +142,10 @@ fn fill(node: Node<'_>, statement: &mut Statement) -> Result<(), ParseError> {
             Kind::Opaque { commits_inside: false }
         }
         Node::DoStmt(_) | Node::CallStmt(_) => Kind::Opaque { commits_inside: true },
+        Node::RenameStmt(rename) if rename.rename_type == ObjectType::OBJECT_ROLE => {
+            controls.push(Control::ChangeDefaults);
+            Kind::Catalog
+        }
         Node::DropdbStmt(drop) => vacate(drop.dbname(), controls),
         Node::RenameStmt(rename) if rename.rename_type == ObjectType::OBJECT_DATABASE => {
             vacate(rename.subname(), controls)
@@ -147,7 +159,12 @@ fn fill(node: Node<'_>, statement: &mut Statement) -> Result<(), ParseError> {
             let template = setting::option(create.options(), "template");
             vacate(Some(template.as_deref().unwrap_or("template1")), controls)
         }
-        Node::AlterRoleSetStmt(_) | Node::AlterDatabaseSetStmt(_) => {
+        // Roles are those of all databases.
+        Node::AlterRoleSetStmt(_)
+        | Node::AlterDatabaseSetStmt(_)
+        | Node::AlterRoleStmt(_)
+        | Node::DropRoleStmt(_)
+        | Node::GrantRoleStmt(_) => {
             controls.push(Control::ChangeDefaults);
             Kind::Catalog
         }
@@ -213,8 +230,9 @@ fn note_calls(statement: &mut Statement) {
     if calls > followed {
         statement.controls.push(Control::Unreplayable);
     }
-    for call in &facts.calls {
-        let name = call.name.name.as_str();
+    // `(value).function` is a call, too.
+    let calls = facts.calls.iter().map(|call| &call.name.name).chain(&facts.attributes);
+    for name in calls.map(String::as_str) {
         // The name it asks for decides.
         statement.exact_text |= name == "current_setting";
         if takes_advisory_lock(name) {
