@@ -159,6 +159,10 @@ impl Homes {
         Ok(home)
     }
 
+    pub fn all(&self) -> Vec<Arc<Home>> {
+        self.by_oid.values().flatten().map(|known| Arc::clone(&known.home)).collect()
+    }
+
     /// Nobody can move in meanwhile. What is still stamped with their versions must not hold when
     /// the database comes back to a home of other versions.
     fn sweep(&mut self) {

@@ -11,7 +11,7 @@ use crate::cache::coherence::Scope;
 use crate::cache::home::Home;
 use crate::pool::PoolMode;
 use crate::server::Server;
-use crate::server::base::defaults_changed;
+use crate::server::base::{self, defaults_changed};
 use crate::sql::classify::changes_names;
 use crate::sql::footprint::Doubt;
 use crate::sql::verdict::{BypassReason, Control, Read, Verdict, Write};
@@ -47,9 +47,8 @@ impl Session {
         let unjudged = matches!(write, Write::Opaque { .. })
             && self.is_unjudged()
             && server.home.group.is_none();
-        if let Write::Opaque { taints: true, .. } = write
-            && !unjudged
-        {
+        // What changes the catalogue may run code, too: DEFAULT, USING, AS SELECT, rules of a view.
+        if matches!(write, Write::Opaque { taints: true, .. } | Write::Catalog) && !unjudged {
             server.tainted = true;
             self.tainted = true;
         }
@@ -184,6 +183,9 @@ impl Session {
         }
         if armed.defaults && !proven_rollback {
             defaults_changed();
+            for home in base::homes() {
+                home.invalidate(&Scope::Database);
+            }
         }
         if armed.unbracketed {
             let home =

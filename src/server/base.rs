@@ -149,14 +149,21 @@ pg_catalog.inet_server_port(), SESSION_USER) \
 FROM pg_catalog.pg_database d, pg_catalog.pg_roles r \
 WHERE d.datname = pg_catalog.current_database() AND r.rolname = CURRENT_USER";
 
+/// Guards the homes of this process; a slot's lock may be taken inside.
+static HOMES: Mutex<Option<Homes>> = Mutex::new(None);
+
+/// All databases that this process has been connected to.
+pub fn homes() -> Vec<Arc<Home>> {
+    let guard = HOMES.lock().unwrap_or_else(PoisonError::into_inner);
+    guard.as_ref().map(Homes::all).unwrap_or_default()
+}
+
 /// The home of a session that starts like this.
 pub fn find_home(
     base: &Base,
     group: Option<&Arc<group::settings::Settings>>,
     now: Instant,
 ) -> Result<Arc<Home>, Ambiguous> {
-    /// Guards the homes of this process; a slot's lock may be taken inside.
-    static HOMES: Mutex<Option<Homes>> = Mutex::new(None);
     let first_word = |value: &str| value.split(' ').next()?.parse().ok();
     let identity = Identity {
         cluster: base.value(CLUSTER).map(str::to_owned),

@@ -502,3 +502,43 @@ fn statements_that_write_no_table_leave_the_cache_as_it_was() {
         check_kept(TABLE, READ, &[statement]);
     }
 }
+
+/// As extensions for incremental views make them.
+#[test]
+fn a_trigger_of_users_code_that_is_marked_internal_is_seen() {
+    let database = Database::with(
+        "CREATE TABLE t (v int); CREATE TABLE log (v int);
+         CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN INSERT INTO log VALUES (1); RETURN NEW; END';
+         CREATE TRIGGER note AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION note()",
+    );
+    database.admin().run("UPDATE pg_trigger SET tgisinternal = true WHERE tgname = 'note'");
+    let forebay = Forebay::start(&database, &[]);
+    let (mut one, mut two) = (forebay.client(), forebay.client());
+    let count = "SELECT count(*) FROM log";
+    database.until_hit(&mut one, count);
+    two.run("INSERT INTO t VALUES (1)");
+    assert_eq!(one.one(count), "1");
+}
+
+#[test]
+fn a_role_that_is_changed_through_one_database_is_another_in_all() {
+    let database = Database::with("CREATE TABLE t AS SELECT 1 AS v");
+    let other = Database::with("");
+    let (reader, readers) = (format!("reader_{}", database.name), format!("of_{}", database.name));
+    let user = USER;
+    database.admin().run(&format!(
+        "CREATE ROLE {reader}; GRANT {reader} TO {user}; CREATE ROLE {readers};
+         GRANT {readers} TO {user} WITH ADMIN OPTION; GRANT {readers} TO {reader};
+         GRANT SELECT ON t TO {readers}"
+    ));
+    let config = "[cache]\ncatalog_poll = \"1h\"\n";
+    let forebay = Forebay::with_config(&database, config, &[]);
+    let mut client = forebay.client();
+    client.run(&format!("SET ROLE {reader}"));
+    database.until_hit(&mut client, "SELECT v FROM t");
+    let login =
+        crate::support::raw::Login::new(user, crate::support::postgres::PASSWORD, &other.name);
+    forebay.log_in(&login).unwrap().run(&format!("REVOKE {readers} FROM {reader}"));
+    assert_eq!(client.query("SELECT v FROM t"), "E(42501) Z(I)");
+}

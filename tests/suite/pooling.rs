@@ -530,3 +530,42 @@ fn a_table_is_known_by_its_name_in_the_clients_encoding() {
         assert_eq!(one.replies(), "C(INSERT 0 1) Z(I)");
     }
 }
+
+/// Statements that change the catalogue, or are taken for that, and run code that changes the
+/// session.
+#[test]
+fn what_code_behind_ddl_has_set_does_not_reach_the_next_client() {
+    let setit = "CREATE FUNCTION setit() RETURNS int LANGUAGE sql AS
+        'SELECT set_config(''work_mem'', ''5MB'', false); SELECT 1'";
+    for sql in [
+        "UPDATE pg_settings SET setting = '5MB' WHERE name = 'work_mem'",
+        "CREATE TABLE x AS SELECT setit() AS v",
+        "SELECT setit() AS v INTO x",
+        "ALTER TABLE t ADD w int DEFAULT setit()",
+        "ALTER TABLE t ALTER v TYPE bigint USING setit()",
+        "SELECT setit(); ALTER TABLE t ADD w int",
+        "BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT setit(); COMMIT; CLOSE ALL",
+    ] {
+        let (_database, forebay) =
+            start(&format!("{setit}; CREATE TABLE t (v int)"), &["--pool-size", "1"]);
+        let (mut one, mut two) = (forebay.client(), forebay.client());
+        let default = two.one("SHOW work_mem");
+        one.run("INSERT INTO t VALUES (1)");
+        one.run(sql);
+        assert_eq!(two.one("SHOW work_mem"), default, "{sql}");
+    }
+}
+
+#[test]
+fn a_table_made_where_the_path_is_temporary_stays_with_its_client() {
+    for path in ["pg_temp, public", "nosuch, pg_temp"] {
+        let (_database, forebay) = start("CREATE TABLE users AS SELECT 1 AS v", &[]);
+        let (mut one, mut two) = (forebay.client(), forebay.client());
+        one.run(&format!("SET search_path = {path}"));
+        one.run("CREATE TABLE users AS SELECT 2 AS v");
+        for _ in 0..3 {
+            assert_eq!(two.one("SELECT v FROM users"), "1", "{path}");
+        }
+        assert_eq!(one.one("SELECT v FROM users"), "2", "{path}");
+    }
+}
