@@ -2,11 +2,12 @@
 //! connections that no client ever has. Nothing it says is kept: it is asked at each log-in.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::auth::Secret;
 use crate::server::io::{Connection, Rows, ServerError, Target};
@@ -22,10 +23,68 @@ type Key = (String, String, String);
 pub struct AuthQueries {
     /// Guards the connections' homes; a home's own lock may be taken inside.
     desks: Mutex<HashMap<Key, Arc<Desk>>>,
+    /// Guards how many have a turn at each place; nothing else is locked inside.
+    asking: Mutex<HashMap<(String, String), usize>>,
+}
+
+/// The right to ask one question, over one connection.
+pub struct Turn<'a> {
+    queries: &'a AuthQueries,
+    place: (String, String),
+    target: Arc<Target>,
+    desk: Arc<Desk>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut asking = self.queries.lock_asking();
+        if let Entry::Occupied(mut here) = asking.entry(self.place.clone()) {
+            *here.get_mut() -= 1;
+            if *here.get() == 0 {
+                here.remove();
+            }
+        }
+    }
+}
+
+impl Turn<'_> {
+    /// `None`: there is no such user.
+    pub async fn ask(
+        self,
+        query: &str,
+        user: &str,
+        connect_timeout: Duration,
+    ) -> Result<Option<Found>, AskError> {
+        let (target, desk) = (&self.target, &self.desk);
+        let (mut connection, is_old) = match desk.take() {
+            Some(connection) => (connection, true),
+            None => (open(target, connect_timeout).await?, false),
+        };
+        let answer = match connection.query_with(query, user).await {
+            // It may have been gone before we asked.
+            Err(ServerError::Io(_) | ServerError::Closed) if is_old => {
+                connection = open(target, connect_timeout).await?;
+                connection.query_with(query, user).await
+            }
+            answer => answer,
+        };
+        match answer {
+            Ok(results) => {
+                desk.give_back(connection);
+                read(results)
+            }
+            Err(ServerError::Query { message, .. }) => {
+                desk.give_back(connection);
+                Err(AskError::Query(message))
+            }
+            Err(error) => Err(AskError::Server(error)),
+        }
+    }
 }
 
 struct Desk {
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
     /// Guards connections that nobody uses, and since when; nothing else is locked inside.
     idle: Mutex<Vec<(Connection, Instant)>>,
 }
@@ -57,40 +116,24 @@ impl fmt::Display for AskError {
 }
 
 impl AuthQueries {
-    /// `None`: there is no such user.
-    pub async fn ask(
-        &self,
-        target: &Arc<Target>,
-        query: &str,
-        user: &str,
-        connect_timeout: Duration,
-    ) -> Result<Option<Found>, AskError> {
+    /// Waits until so few ask there that one more may. Cancel-safe.
+    pub async fn turn(&self, target: &Arc<Target>) -> Result<Turn<'_>, AskError> {
         let desk = self.desk(target);
-        let _turn =
-            desk.turns.acquire().await.map_err(|_closed| AskError::Server(ServerError::Closed))?;
-        let (mut connection, is_old) = match desk.take() {
-            Some(connection) => (connection, true),
-            None => (open(target, connect_timeout).await?, false),
-        };
-        let answer = match connection.query_with(query, user).await {
-            // It may have been gone before we asked.
-            Err(ServerError::Io(_) | ServerError::Closed) if is_old => {
-                connection = open(target, connect_timeout).await?;
-                connection.query_with(query, user).await
-            }
-            answer => answer,
-        };
-        match answer {
-            Ok(results) => {
-                desk.give_back(connection);
-                read(results)
-            }
-            Err(ServerError::Query { message, .. }) => {
-                desk.give_back(connection);
-                Err(AskError::Query(message))
-            }
-            Err(error) => Err(AskError::Server(error)),
-        }
+        let permit = Arc::clone(&desk.turns).acquire_owned().await;
+        let permit = permit.map_err(|_closed| AskError::Server(ServerError::Closed))?;
+        let place = target.place();
+        *self.lock_asking().entry(place.clone()).or_default() += 1;
+        Ok(Turn { queries: self, place, target: Arc::clone(target), desk, _permit: permit })
+    }
+
+    fn lock_asking(&self) -> MutexGuard<'_, HashMap<(String, String), usize>> {
+        self.asking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether somebody has a turn at this place; at any, if there is none.
+    pub fn is_asking(&self, place: Option<&(String, String)>) -> bool {
+        let asking = self.lock_asking();
+        place.map_or_else(|| !asking.is_empty(), |place| asking.contains_key(place))
     }
 
     fn desk(&self, target: &Target) -> Arc<Desk> {
@@ -98,7 +141,7 @@ impl AuthQueries {
         let key = (hosts, target.database.clone(), target.user.clone());
         let mut desks = self.desks.lock().unwrap_or_else(PoisonError::into_inner);
         let desk = || {
-            let turns = Semaphore::new(QUESTIONS_MAX);
+            let turns = Arc::new(Semaphore::new(QUESTIONS_MAX));
             Arc::new(Desk { turns, idle: Mutex::default() })
         };
         Arc::clone(desks.entry(key).or_insert_with(desk))

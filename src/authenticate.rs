@@ -66,11 +66,13 @@ pub async fn find(
         tracing::error!("authentication database \"{auth_database}\" is not configured");
         CloseReason::PoolerConfig
     })?;
-    gateway.resumed(auth_database).await;
     let own = entry.and_then(|entry| entry.auth.auth_query.as_deref());
     let query = own.unwrap_or(&config.auth.auth_query);
     let timeout = config.server.server_connect_timeout;
-    match gateway.auth_queries.ask(&target, query, user, timeout).await {
+    let asking = async {
+        gateway.turn_to_look_up(auth_database, &target).await?.ask(query, user, timeout).await
+    };
+    match asking.await {
         Ok(Some(Found { user, secret })) => {
             candidate.user = user;
             candidate.secret = Some(secret);

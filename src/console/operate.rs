@@ -150,6 +150,10 @@ pub fn reconnect(gateway: &Gateway, name: Option<&str>) -> Result<(), Refused> {
     for opened in pools(gateway, name) {
         opened.pool.retire_all();
     }
+    match name {
+        None => gateway.auth_queries.clear(),
+        Some(name) => gateway.leave_auth_database(name),
+    }
     Ok(())
 }
 
@@ -246,6 +250,7 @@ fn is_paused(gateway: &Gateway, name: Option<&str>) -> bool {
         }),
     };
     services_away
+        && !gateway.is_looking_up(name)
         && pools.iter().all(|opened| opened.pool.total() == 0)
         && with_server(gateway, name).is_empty()
 }

@@ -1,5 +1,6 @@
 //! Other settings for the running program: RELOAD, and SET on the console.
 
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
@@ -11,9 +12,10 @@ use crate::net::set_socket_options;
 use crate::plan;
 use crate::pool::io::{Pool, limit};
 use crate::running::{GatewayError, Running, socket_options};
+use crate::server::io::Target;
 use crate::service::Times;
 
-use super::{Gateway, Made, PoolKey, limits, mode, read_file, timeouts};
+use super::{Databases, Gateway, Made, Opened, PoolKey, limits, mode, read_file, timeouts};
 
 impl Gateway {
     /// Makes the running program that of these settings, and gives what the operator should hear.
@@ -45,7 +47,7 @@ impl Gateway {
             self.server_tls.set(new.tls.server.clone());
         }
         self.auth_queries.clear();
-        let mut replaced = Vec::new();
+        let (mut replaced, mut renewed) = (Vec::new(), Vec::new());
         let Made { databases, pools, database_quotas, user_quotas, .. } = &mut *made;
         for (name, quota) in database_quotas {
             limit(quota, plan::database_servers(&new.config, name));
@@ -64,17 +66,14 @@ impl Gateway {
                 }
                 return true;
             }
-            if let Some(entry) = entry {
-                let target = self.target(&new, entry, &name.0, &name.1);
-                let key = (format!("{:?}", target.hosts.addresses), target.database.clone());
-                if let Some((_, service)) = databases.get(&key) {
-                    service.set_target(Arc::new(target));
-                }
-            }
+            renewed.extend(entry.map(|entry| self.target(&new, entry, &name.0, &name.1)));
             opened.pool.retire_all();
             replaced.push(name.clone());
             false
         });
+        if !replaced.is_empty() {
+            ask_as(databases, pools, &renewed);
+        }
         for (_, service) in databases.values() {
             // The cache may have been switched on.
             service.wake();
@@ -128,6 +127,17 @@ impl Gateway {
         self.shared.fast_close.store(server.server_fast_close, Ordering::Relaxed);
         self.shared.insight.slow.set(Arc::clone(&new.config));
         self.shared.insight.set(&new.config.insight);
+    }
+}
+
+/// Has databases asked as users that there are: those of pools that stay, and of those that will be
+/// made anew.
+fn ask_as(databases: &Databases, pools: &HashMap<PoolKey, Opened>, renewed: &[Target]) {
+    for (key, (_, service)) in databases {
+        let of_it = |opened: &&Opened| Arc::ptr_eq(&opened.service, service);
+        let kept = pools.values().filter(of_it).map(|opened| Arc::clone(&opened.pool.target));
+        let new = renewed.iter().filter(|target| target.place() == *key);
+        service.set_targets(kept.chain(new.map(|target| Arc::new(target.clone()))).collect());
     }
 }
 

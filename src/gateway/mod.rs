@@ -106,7 +106,7 @@ type OnReload = Box<dyn Fn(&Config) + Send + Sync>;
 #[derive(Default)]
 struct Made {
     /// By address and PostgreSQL's name of the database.
-    databases: HashMap<(String, String), (Arc<Database>, Arc<Service>)>,
+    databases: Databases,
     /// By the client's name of the database, and the user that servers log in as.
     pools: HashMap<PoolKey, Opened>,
     /// Servers counted over pools, by the client's name of the database and by servers' user.
@@ -115,6 +115,8 @@ struct Made {
     /// Databases without an entry of their own, and when each was last in use.
     auto_databases: HashMap<String, Instant>,
 }
+
+type Databases = HashMap<(String, String), (Arc<Database>, Arc<Service>)>;
 
 /// The client's name of the database, and the user that servers log in as.
 type PoolKey = (String, String);
@@ -231,11 +233,11 @@ impl Gateway {
             tracing::info!(%database, "registered new auto-database: {database}");
         }
         let target = self.target(&running, entry, database, user);
-        let address = format!("{:?}", target.hosts.addresses);
         let Made { databases, database_quotas, user_quotas, .. } = &mut *made;
         let behind = databases
-            .entry((address, target.database.clone()))
+            .entry(target.place())
             .or_insert_with(|| self.make_database(&running.config, &target));
+        behind.1.offer(&target);
         let (behind, service) = (Arc::clone(&behind.0), Arc::clone(&behind.1));
         let config = &running.config;
         let (of_database, of_user) =

@@ -4,7 +4,9 @@ use std::collections::HashSet;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use crate::admin::pause::{Activity, Pauses};
+use crate::auth_query::{AskError, Turn};
 use crate::pool::state::Hold;
+use crate::server::io::Target;
 
 use super::{Gateway, Made, Stage};
 
@@ -18,14 +20,31 @@ impl Gateway {
         result
     }
 
-    /// Resolves when a database may be connected to, as far as its operator is concerned.
-    pub async fn resumed(&self, database: &str) {
+    /// A turn to look users up in a database, once its operator lets anybody be connected to it.
+    pub async fn turn_to_look_up(
+        &self,
+        database: &str,
+        target: &Arc<Target>,
+    ) -> Result<Turn<'_>, AskError> {
         loop {
             let changed = self.pauses_changed.notified();
+            // Taken before it is looked: who pauses waits for those that have one.
+            let turn = self.auth_queries.turn(target).await?;
             if self.pauses().hold(database) != Some(Hold::Paused) {
-                return;
+                return Ok(turn);
             }
+            drop(turn);
             changed.await;
+        }
+    }
+
+    /// Whether users are being looked up in this database, or in any.
+    pub fn is_looking_up(&self, database: Option<&str>) -> bool {
+        match database {
+            None => self.auth_queries.is_asking(None),
+            Some(name) => self
+                .auth_target(&self.running(), name, "")
+                .is_some_and(|target| self.auth_queries.is_asking(Some(&target.place()))),
         }
     }
 

@@ -67,13 +67,16 @@ impl Gateway {
             }
             !over
         });
-        if gone.is_empty() {
-            return;
+        if !gone.is_empty() {
+            pools.retain(|(database, _), _| !gone.contains(database));
         }
-        pools.retain(|(database, _), _| !gone.contains(database));
+        let of_pools: HashSet<_> =
+            pools.values().map(|opened| Arc::as_ptr(&opened.service)).collect();
         databases.retain(|_, (_, service)| {
-            let used = pools.values().any(|opened| Arc::ptr_eq(&opened.service, service))
-                || service.lost_count() > 0;
+            // Here, and with its own task: clients of a pool that was replaced may still be there.
+            let used = of_pools.contains(&Arc::as_ptr(service))
+                || service.lost_count() > 0
+                || Arc::strong_count(service) > 2;
             if !used {
                 service.end();
             }

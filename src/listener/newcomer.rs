@@ -229,6 +229,19 @@ impl Newcomer {
         let demand = running
             .demand(&asking)
             .map_err(|refusal| CloseReason::NotAdmitted(refusal.sentence(None)))?;
+        // Settings that came while it was asked count as if they had been there before.
+        let stands = || {
+            let now = gateway.running();
+            let same_secret = match (running.secret(user), now.secret(user)) {
+                (Some(one), Some(other)) => one.is_same(&other),
+                (one, other) => one.is_none() && other.is_none(),
+            };
+            if same_secret && now.demand(&asking).as_ref() == Ok(&demand) {
+                Ok(())
+            } else {
+                Err(CloseReason::Reconfigured)
+            }
+        };
         let learn = |keys| {
             if !console && gateway.knows_database(database) {
                 let learned = gateway.learned.of(database, &candidate.user);
@@ -247,6 +260,7 @@ impl Newcomer {
         loop {
             match proof {
                 Proof::Proven(keys) => {
+                    stands()?;
                     learn(keys);
                     return Ok(candidate.user);
                 }

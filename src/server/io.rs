@@ -68,6 +68,11 @@ pub struct Target {
 }
 
 impl Target {
+    /// Which database it is: where, and by what name.
+    pub fn place(&self) -> (String, String) {
+        (format!("{:?}", self.hosts.addresses), self.database.clone())
+    }
+
     /// A secret of the settings counts before one that was learned.
     fn knowledge(&self) -> Knowledge {
         let learned = self.learned.as_ref().map(|learned| learned.get()).unwrap_or_default();

@@ -6,8 +6,9 @@
 
 pub mod lost;
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
@@ -42,10 +43,33 @@ const LOST_POLL_SLOW: Duration = Duration::from_secs(1);
 /// A question that takes longer means the connection is dead.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-#[derive(Clone)]
 struct Settings {
+    /// As whom to ask, and others who may be able to where that one is refused.
     target: Arc<Target>,
+    others: VecDeque<Arc<Target>>,
     times: Times,
+}
+
+/// Users of a database by whom it may be asked.
+const TARGETS_MAX: usize = 16;
+
+impl Settings {
+    /// One more to try, unless its user is among them: the newest of many are as good as any.
+    fn offer(&mut self, target: Arc<Target>) {
+        let is_known = self.target.user == target.user
+            || self.others.iter().any(|other| other.user == target.user);
+        if !is_known {
+            self.others.truncate(TARGETS_MAX - 2);
+            self.others.push_front(target);
+        }
+    }
+
+    /// That one was refused.
+    fn turn(&mut self) {
+        if let Some(next) = self.others.pop_front() {
+            self.others.push_back(std::mem::replace(&mut self.target, next));
+        }
+    }
 }
 
 /// What of the `[cache]` section is for us.
@@ -116,7 +140,7 @@ impl Service {
             database,
             cache,
             ended: AtomicBool::new(false),
-            settings: Mutex::new(Settings { target, times }),
+            settings: Mutex::new(Settings { target, others: VecDeque::new(), times }),
             wake,
             missing: Missing::default(),
             away: watch::Sender::new(0),
@@ -128,17 +152,34 @@ impl Service {
         service
     }
 
-    fn settings(&self) -> Settings {
-        self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn settings(&self) -> MutexGuard<'_, Settings> {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Where and as whom to ask, from the next connection on.
-    pub fn set_target(&self, target: Arc<Target>) {
-        self.settings.lock().unwrap_or_else(PoisonError::into_inner).target = target;
+    fn target(&self) -> Arc<Target> {
+        Arc::clone(&self.settings().target)
+    }
+
+    /// Somebody else as whom to ask, if those known so far are refused.
+    pub fn offer(&self, target: &Target) {
+        self.settings().offer(Arc::new(target.clone()));
+    }
+
+    /// As whom to ask, from the next connection on: as before if that is among them, and rather as
+    /// one who has a secret.
+    pub fn set_targets(&self, mut targets: Vec<Arc<Target>>) {
+        let mut settings = self.settings();
+        targets
+            .sort_by_key(|target| (target.secret.is_none(), target.user != settings.target.user));
+        let mut targets = targets.into_iter();
+        if let Some(first) = targets.next() {
+            (settings.target, settings.others) = (first, VecDeque::new());
+            targets.for_each(|target| settings.offer(target));
+        }
     }
 
     pub fn set_times(&self, times: Times) {
-        self.settings.lock().unwrap_or_else(PoisonError::into_inner).times = times;
+        self.settings().times = times;
     }
 
     /// Has it look at once whether there is anything to do.
@@ -154,7 +195,7 @@ impl Service {
 
     fn is_idle(&self) -> bool {
         // In a group others have to know what is written, though nothing is kept here.
-        let unused = self.cache.mode() == Mode::Off && self.settings().target.group.is_none();
+        let unused = self.cache.mode() == Mode::Off && self.target().group.is_none();
         unused || *self.away.borrow() > 0
     }
 
@@ -282,6 +323,9 @@ impl Service {
                 // Perhaps only this connection was ended.
                 continue;
             }
+            if is_refused(&failed) {
+                self.settings().turn();
+            }
             self.note_silence(&failed, seen.answered_at);
             tokio::time::sleep(RETRY).await;
         }
@@ -313,7 +357,7 @@ impl Service {
     }
 
     async fn connect_and_serve(&self, seen: &mut Seen) -> ServerError {
-        let target = self.settings().target;
+        let target = self.target();
         let opening = Connection::open_uncounted(&target);
         let opened = tokio::time::timeout(ANSWER_TIMEOUT, opening).await;
         match opened.unwrap_or(Err(ServerError::Closed)) {
@@ -346,7 +390,7 @@ impl Service {
             Err(error) => return error,
         };
         self.database.move_to(&connection.server.home);
-        let user = self.settings().target.user.clone();
+        let user = self.target().user.clone();
         let mut analyst = match Analyst::begin(connection, user, &self.database, &self.cache).await
         {
             Ok(analyst) => analyst,
@@ -530,6 +574,21 @@ impl Away {
 impl Drop for Away {
     fn drop(&mut self) {
         self.service.come_back();
+    }
+}
+
+/// This user may not log in; another may.
+fn is_refused(error: &ServerError) -> bool {
+    match error {
+        ServerError::Login(LoginError::Refused { sqlstate, .. }) => sqlstate.starts_with("28"),
+        ServerError::Login(LoginError::Auth(_)) => true,
+        ServerError::Login(LoginError::UnexpectedMessage { .. } | LoginError::Malformed { .. })
+        | ServerError::Connect(_)
+        | ServerError::Io(_)
+        | ServerError::Closed
+        | ServerError::Protocol
+        | ServerError::Ambiguous
+        | ServerError::Query { .. } => false,
     }
 }
 

@@ -1,11 +1,13 @@
 //! Who gets in, how it proves itself, and what TLS says about both ends.
 
+use std::io::Read as _;
+
 use socket2::SockRef;
 
 use crate::support::forebay::Forebay;
 use crate::support::postgres::{Database, PASSWORD, Postgres, USER, scratch};
 use crate::support::psql::psql;
-use crate::support::raw::{Login, RawClient, Refused};
+use crate::support::raw::{Login, RawClient, Refused, message, query};
 use crate::support::wait_until;
 
 fn tls(file: &str) -> String {
@@ -277,6 +279,103 @@ fn a_question_that_postgres_refuses_is_the_operators_mistake() {
 }
 
 #[test]
+fn users_are_not_looked_up_in_a_database_that_is_paused_nor_by_old_connections() {
+    let database = Database::with("");
+    let ann = role(&database, "PASSWORD 'pencil'");
+    let toml = format!(
+        "[databases.direct]\nhost = \"127.0.0.1\"\nport = {}\ndbname = \"{}\"\n\
+         auth_user = \"postgres\"\nauth_query = \"SELECT usename, passwd FROM pg_shadow \
+         WHERE usename = $1 AND (SELECT pg_advisory_xact_lock_shared(7)) IS NOT NULL\"\n",
+        database.postgres.port, database.name
+    );
+    let forebay = Forebay::with_config(&database, &toml, &[]);
+    let login = Login::new(&ann, "pencil", "direct");
+    let mut admin = database.postgres.admin("postgres");
+    let asking = format!(
+        "SELECT coalesce(string_agg(pid::text, ','), '') FROM pg_stat_activity
+         WHERE usename = 'postgres' AND datname = '{}' AND query LIKE '%pg_shadow%'",
+        database.name
+    );
+    forebay.log_in(&login).unwrap();
+    let before = admin.one(&asking);
+    forebay.log_in(&login).unwrap();
+    assert_eq!(admin.one(&asking), before);
+    forebay.console().run("RECONNECT direct");
+    forebay.log_in(&login).unwrap();
+    assert_ne!(admin.one(&asking), before);
+
+    let mut locker = database.admin();
+    locker.run("SELECT pg_advisory_lock(7)");
+    let mut waiting = RawClient::connect(forebay.port);
+    waiting.send(&login.startup());
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory'";
+    wait_until("it is looked up", || locker.one(waits) == "1");
+    let (mut console, mut other) = (forebay.console(), forebay.console());
+    console.send(&query("PAUSE direct"));
+    wait_until("it is paused", || {
+        other
+            .rows("SHOW DATABASES")
+            .iter()
+            .any(|row| row[0].as_deref() == Some("direct") && row.contains(&Some("1".to_owned())))
+            && other.column("SHOW DATABASES", "paused").contains('1')
+    });
+    let mut stream = console.into_stream();
+    stream.set_nonblocking(true).unwrap();
+    assert!(stream.peek(&mut [0]).is_err(), "the pause is answered");
+    stream.set_nonblocking(false).unwrap();
+    locker.run("SELECT pg_advisory_unlock(7)");
+    let mut answer = [0];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(answer, *b"C");
+}
+
+#[test]
+fn a_secret_that_was_changed_while_it_was_asked_for_lets_nobody_in() {
+    let database = Database::with("");
+    let directory = scratch();
+    let list = directory.join("users");
+    std::fs::write(&list, format!("\"{USER}\" \"{PASSWORD}\"\n\"ann\" \"old\"\n")).unwrap();
+    let toml = format!("[auth]\nauth_type = \"plain\"\nauth_file = \"{}\"\n", list.display());
+    let forebay = Forebay::with_config(&database, &toml, &[]);
+    let mut clients = ["ann", USER].map(|user| {
+        let mut client = RawClient::connect(forebay.port);
+        client.send(&Login::new(user, "", &database.name).startup());
+        client.until(b'R');
+        client
+    });
+    std::fs::write(&list, format!("\"{USER}\" \"{PASSWORD}\"\n\"ann\" \"new\"\n")).unwrap();
+    forebay.console().run("RELOAD");
+    let [ann, app] = &mut clients;
+    ann.send(&message(b'p', b"old\0"));
+    assert_eq!(ann.until_closed(), "E(57P01)");
+    app.send(&message(b'p', format!("{PASSWORD}\0").as_bytes()));
+    app.until(b'Z');
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn a_user_whom_postgres_does_not_know_costs_others_no_hits() {
+    let database = Database::with("CREATE TABLE t AS SELECT 1 AS v");
+    let directory = scratch();
+    let list = directory.join("users");
+    std::fs::write(&list, format!("\"{USER}\" \"{PASSWORD}\"\n\"ghost\" \"x\"\n")).unwrap();
+    let toml = format!(
+        "[auth]\nauth_file = \"{}\"\n[databases.direct]\nhost = \"127.0.0.1\"\nport = {}\n\
+         dbname = \"{}\"\n",
+        list.display(),
+        database.postgres.port,
+        database.name
+    );
+    let other = Database::with("");
+    let forebay = Forebay::with_config(&other, &toml, &[]);
+    // The first to come.
+    refused(&forebay, "ghost", "x", "direct");
+    let mut client = forebay.log_in(&Login::new(USER, PASSWORD, "direct")).unwrap();
+    database.until_hit(&mut client, "SELECT v FROM t");
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
 fn rules_of_the_hba_file_decide_and_a_reload_reads_them_again() {
     let database = Database::with("");
     let directory = scratch();
@@ -290,7 +389,7 @@ fn rules_of_the_hba_file_decide_and_a_reload_reads_them_again() {
     assert_eq!(stranger.message, "no authentication method is found");
     let mut console = forebay.console();
     std::fs::write(&rules, "host all all all ldap\n").unwrap();
-    console.send(&crate::support::raw::query("RELOAD"));
+    console.send(&query("RELOAD"));
     let told = console.until(b'Z')[0].field(b'M');
     assert!(told.ends_with("hba: line 1: method ldap is not supported"), "{told}");
     std::fs::write(&rules, "host all app 127.0.0.1/32 reject\n").unwrap();
@@ -312,7 +411,7 @@ fn who_has_reset_its_connection_is_not_taken_for_a_neighbour() {
     let login = Login::new(USER, PASSWORD, &database.name);
     forebay.daemon.signal("STOP");
     let mut client = RawClient::connect(forebay.port);
-    let insert = crate::support::raw::query("INSERT INTO t VALUES (1)");
+    let insert = query("INSERT INTO t VALUES (1)");
     client.send(&[login.startup(), insert].concat());
     let stream = client.into_stream();
     SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
