@@ -26,7 +26,7 @@ pub(super) async fn read(gateway: &Gateway, database: &Database) -> bool {
     true
 }
 
-/// For every database, with what is there already: another member may know more.
+/// For every database, with what others have put there meanwhile.
 pub(super) async fn write(gateway: &Gateway) {
     let Some(redis) = gateway.cache.redis.as_ref().filter(|_| is_kept(gateway)) else { return };
     for (database, _) in gateway.databases() {
@@ -34,7 +34,11 @@ pub(super) async fn write(gateway: &Gateway) {
         if let Some(group) = &home.group
             && read(gateway, &database).await
         {
-            redis.write_list(group, &gateway.cache.warm_ups.hottest(database.id)).await;
+            let warm_ups = &gateway.cache.warm_ups;
+            let recipes = warm_ups.hottest(database.id);
+            if redis.write_list(group, &recipes).await.is_some() {
+                warm_ups.note_list(database.id, &recipes);
+            }
         }
     }
 }

@@ -252,6 +252,29 @@ fn one_that_is_started_again_is_warm_before_it_has_a_client() {
 }
 
 #[test]
+fn what_fails_at_one_that_is_started_again_is_not_asked_by_the_next() {
+    let (database, redis) = (Database::with(TABLES), Redis::start());
+    let stop = |forebay: Forebay| {
+        forebay.daemon.signal("INT");
+        wait_until("it has stopped", || !forebay.daemon.runs());
+    };
+    let (forebay, mut console) = member(&database, &redis, SECRET);
+    let mut client = forebay.client();
+    database.until_hit(&mut client, READ);
+    database.until_hit(&mut client, "SELECT 10 / v FROM w");
+    wait_until("its Redis is up", || console.column("SHOW CACHE", "redis") == "up");
+    stop(forebay);
+    database.admin().run("UPDATE w SET v = 0");
+    for failed in ["1", "0"] {
+        let (forebay, mut console) = member(&database, &redis, SECRET);
+        wait_until("it is warm", || console.column("SHOW CACHE", "warmed") == "1");
+        forebay.log_contains("warm-up over");
+        assert_eq!(console.column("SHOW CACHE", "warm_failed"), failed);
+        stop(forebay);
+    }
+}
+
+#[test]
 fn a_list_that_no_member_stored_is_ignored_and_counted() {
     let (database, redis) = after_one(SECRET);
     let changed = redis.number(

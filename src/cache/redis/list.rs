@@ -35,16 +35,15 @@ impl Redis {
         Some(recipes)
     }
 
-    /// The first of these, as many as fit. Takes no longer than the time-out.
-    pub async fn write_list(&self, group: &Group, recipes: &[Recipe]) {
-        let Some(sharing) = self.sharing.as_ref().filter(|_| self.is_where(group)) else { return };
-        let Some(k) = group.name() else { return };
-        let Some(sealed) = sharing.seal.seal_list(&k, list::encode(recipes, LIST_BYTES_MAX)) else {
-            return;
-        };
+    /// The first of these, as many as fit; `None` if they were not, or perhaps not, stored.
+    /// Takes no longer than the time-out.
+    pub async fn write_list(&self, group: &Group, recipes: &[Recipe]) -> Option<()> {
+        let sharing = self.sharing.as_ref().filter(|_| self.is_where(group))?;
+        let k = group.name()?;
+        let sealed = sharing.seal.seal_list(&k, list::encode(recipes, LIST_BYTES_MAX))?;
         let mut command = redis::cmd("SET");
         command.arg(SharedSeal::list_name(&k)).arg(sealed).arg("EX").arg(LIFE.as_secs());
-        let _stored: Option<String> = self.one(&command).await;
+        self.one::<String>(&command).await.map(drop)
     }
 
     async fn one<T: FromRedisValue>(&self, command: &Cmd) -> Option<T> {

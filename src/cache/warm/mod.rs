@@ -106,6 +106,9 @@ pub struct WarmUps {
     askers: Mutex<LruCache<(u64, u64, u64), Arc<Asker>>>,
     /// By database. Inside, `askers` and parts of the memory may be locked.
     recipes: Mutex<HashMap<u64, Known128>>,
+    /// By database: what the list of the group held when it was last read or written here, with
+    /// what each had saved. Nothing else is locked inside.
+    listed: Mutex<HashMap<u64, HashMap<u128, u64>>>,
     pub counters: WarmUpCounters,
 }
 
@@ -116,6 +119,7 @@ impl Default for WarmUps {
             recipes_max: AtomicUsize::new(0),
             askers: Mutex::new(LruCache::new(ASKERS_MAX)),
             recipes: Mutex::default(),
+            listed: Mutex::default(),
             counters: WarmUpCounters::default(),
         }
     }
@@ -129,6 +133,7 @@ impl WarmUps {
         let was_on = self.on.swap(on, Ordering::Relaxed);
         if !on {
             self.recipes().clear();
+            self.listed().clear();
             self.askers().clear();
         }
         on && !was_on
@@ -164,6 +169,7 @@ impl WarmUps {
     /// Called now and then: what is long past counts for less. Of databases that are no more all
     /// is forgotten. `since`: as of the walks from now on.
     pub fn fade(&self, databases: &HashSet<u64>, since: Option<Instant>) {
+        self.listed().retain(|database, _| databases.contains(database));
         let mut recipes = self.recipes();
         recipes.retain(|database, _| databases.contains(database));
         for known in recipes.values_mut() {
@@ -175,16 +181,28 @@ impl WarmUps {
         }
     }
 
-    /// What is known of elsewhere, and may be known here.
-    pub fn merge(&self, database: u64, found: Vec<Recipe>) {
+    /// The list of the group holds this: what is new there, or has grown since it was last read or
+    /// written here, counts as much as there or here, whichever is more. The rest was known here
+    /// then, and has faded or been forgotten since: it would come back for ever.
+    pub fn merge(&self, database: u64, list: Vec<Recipe>) {
+        let before = self.note_list(database, &list);
         let mut walk = self.walk();
-        for recipe in found {
+        for recipe in list {
+            let id = recipe.id();
+            if before.get(&id).is_some_and(|saved| recipe.saved <= *saved) {
+                continue;
+            }
             let known = walk.recipes.entry(database).or_default();
-            let here = known
-                .entry(recipe.id())
-                .or_insert_with(|| Known { recipe: recipe.clone(), counted: None });
+            let here =
+                known.entry(id).or_insert_with(|| Known { recipe: recipe.clone(), counted: None });
             here.recipe.saved = here.recipe.saved.max(recipe.saved);
         }
+    }
+
+    /// The list of the group holds this. Gives what it held before.
+    pub fn note_list(&self, database: u64, list: &[Recipe]) -> HashMap<u128, u64> {
+        let saved = list.iter().map(|recipe| (recipe.id(), recipe.saved)).collect();
+        self.listed().insert(database, saved).unwrap_or_default()
     }
 
     /// What has saved most first.
@@ -212,6 +230,10 @@ impl WarmUps {
 
     fn recipes(&self) -> MutexGuard<'_, HashMap<u64, Known128>> {
         self.recipes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn listed(&self) -> MutexGuard<'_, HashMap<u64, HashMap<u128, u64>>> {
+        self.listed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

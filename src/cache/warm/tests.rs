@@ -154,6 +154,60 @@ fn what_is_known_from_elsewhere_counts_as_much_as_there_or_here() {
 }
 
 #[test]
+fn what_stands_in_the_list_as_before_takes_back_no_fading_and_no_forgetting() {
+    let (here, there) = (World::new(10), World::new(10));
+    there.walk(&[&there.entry(SESSION, "faded", 16, 10), &there.entry(SESSION, "gone", 10, 1)]);
+    let list = there.warm_ups.hottest(1);
+    here.warm_ups.merge(1, list.clone());
+    here.warm_ups.forget(1, &list[1]);
+    here.warm_ups.fade(&HashSet::from([1]), None);
+    here.warm_ups.merge(1, list);
+    assert_eq!(here.hottest(), named(&[("faded", 150)]));
+}
+
+#[test]
+fn what_nobody_asks_for_any_more_fades_from_a_list_of_several() {
+    let (one, other) = (World::new(10), World::new(10));
+    one.walk(&[&one.entry(SESSION, "q", 1000, 1)]);
+    let mut list = Vec::new();
+    let databases = HashSet::from([1]);
+    for _ in 0..100 {
+        for world in [&one, &other] {
+            world.warm_ups.fade(&databases, None);
+            world.warm_ups.merge(1, list);
+            list = world.warm_ups.hottest(1);
+            world.warm_ups.note_list(1, &list);
+        }
+    }
+    assert_eq!(list, []);
+}
+
+#[test]
+fn what_another_member_has_saved_since_counts_and_one_that_knows_nothing_takes_nothing_away() {
+    let (one, other) = (World::new(10), World::new(10));
+    let mut list = Vec::new();
+    let mut minute = |world: &World| {
+        world.warm_ups.merge(1, std::mem::take(&mut list));
+        list = world.warm_ups.hottest(1);
+        world.warm_ups.note_list(1, &list);
+    };
+    let entry = one.entry(SESSION, "q", 10, 2);
+    one.walk(&[&entry]);
+    minute(&one);
+    minute(&other);
+    assert_eq!(other.hottest(), named(&[("q", 20)]));
+    other.warm_ups.forget(1, &other.warm_ups.hottest(1)[0]);
+    minute(&other);
+    minute(&one);
+    assert_eq!(one.hottest(), named(&[("q", 20)]));
+    entry.hits.one();
+    one.walk(&[&entry]);
+    minute(&one);
+    minute(&other);
+    assert_eq!(other.hottest(), named(&[("q", 30)]));
+}
+
+#[test]
 fn turned_off_it_remembers_nothing() {
     let world = World::new(10);
     world.walk(&[&world.entry(SESSION, "q", 10, 1)]);
