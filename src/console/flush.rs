@@ -3,7 +3,7 @@
 use crate::admin::conversation::Outcome;
 use crate::cache::coherence::Scope;
 use crate::gateway::Gateway;
-use crate::sql::verdict::TableId;
+use crate::sql::reading::tables_shown;
 use crate::wire::sqlstate;
 
 pub(super) fn database(gateway: &Gateway, name: &str) -> Outcome {
@@ -28,6 +28,7 @@ pub(super) fn role(gateway: &Gateway, name: &str) -> Outcome {
     done(1, "role", name)
 }
 
+/// A view goes with the tables whose rows it shows; with the whole database if they are not known.
 pub(super) fn table(gateway: &Gateway, schema: Option<&str>, name: &str) -> Outcome {
     let mut flushed = 0;
     for (database, _) in gateway.databases() {
@@ -37,14 +38,16 @@ pub(super) fn table(gateway: &Gateway, schema: Option<&str>, name: &str) -> Outc
             continue;
         };
         let wanted = schema.map(|schema| catalog.schema(schema));
-        let tables: Vec<TableId> = catalog
+        let named = catalog
             .relations_named(name)
-            .filter(|(schema, _)| wanted.is_none_or(|wanted| wanted == Some(*schema)))
-            .map(|(_, relation)| catalog.root(relation.oid))
-            .collect();
-        flushed += tables.len();
-        if !tables.is_empty() {
-            snapshot.home.invalidate(&Scope::Tables(tables.into()));
+            .filter(|(schema, _)| wanted.is_none_or(|wanted| wanted == Some(*schema)));
+        for (_, relation) in named {
+            let scope = match tables_shown(relation.oid, catalog) {
+                Some(tables) => Scope::Tables(tables.into_iter().collect()),
+                None => Scope::Database,
+            };
+            snapshot.home.invalidate(&scope);
+            flushed += 1;
         }
     }
     done(flushed, "table", name)

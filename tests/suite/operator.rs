@@ -100,6 +100,38 @@ fn a_table_or_a_database_is_flushed_without_the_rest() {
 }
 
 #[test]
+fn a_view_is_flushed_with_what_it_shows_and_a_tree_as_a_whole() {
+    let (database, forebay, mut client) = start();
+    client.run(
+        "CREATE VIEW above AS SELECT v FROM w; CREATE MATERIALIZED VIEW copy AS SELECT v FROM t; \
+         CREATE TABLE parts (id int) PARTITION BY LIST (id); \
+         CREATE TABLE part PARTITION OF parts DEFAULT; \
+         CREATE TABLE parent (id int); CREATE TABLE child () INHERITS (parent)",
+    );
+    let names = ["t", "w", "above", "copy", "parts", "part", "parent", "child"];
+    let all = names.map(|name| format!("SELECT * FROM {name}"));
+    let mut console = forebay.console();
+    for (flushed, gone) in [
+        ("w", &["t", "w", "above"][..]),
+        ("public.above", &["t", "w", "above"]),
+        ("copy", &["copy"]),
+        ("parts", &["parts", "part"]),
+        ("part", &["parts", "part"]),
+        ("parent", &["parent", "child"]),
+        ("child", &["parent", "child"]),
+    ] {
+        for sql in &all {
+            database.until_hit(&mut client, sql);
+        }
+        assert_eq!(console.query(&format!("FLUSH CACHE TABLE {flushed}")), "C(FLUSH) Z(I)");
+        for (name, sql) in names.iter().zip(&all) {
+            let is_hit = database.is_hit(&mut client, sql);
+            assert_eq!(is_hit, !gone.contains(name), "{name} after {flushed}");
+        }
+    }
+}
+
+#[test]
 fn drivers_ask_by_the_extended_protocol() {
     let (database, forebay, mut client) = start();
     database.until_hit(&mut client, READ);
