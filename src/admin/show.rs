@@ -268,8 +268,8 @@ pub const CONFIG: Columns = &[text("key"), text("value"), text("default"), text(
 
 pub fn config(config: &Config) -> Table {
     let mut table = Table::new(CONFIG);
-    for Shown { name, value: shown, default, reloadable } in config.show() {
-        let changeable = if reloadable { "yes" } else { "no" };
+    for Shown { name, value: shown, default, changeable } in config.show() {
+        let changeable = if changeable { "yes" } else { "no" };
         table.push(vec![value(name), Some(shown), Some(default), value(changeable)]);
     }
     table

@@ -84,8 +84,12 @@ pub fn set(
         let unknown = || format!("unknown setting {}", key.escape_debug());
         return accepted.then(|| config.clone()).ok_or_else(unknown);
     };
-    if setting.applies == Applies::AtStart {
-        return Err(format!("{key} cannot be changed without a restart"));
+    match setting.applies {
+        Applies::OnReload => {}
+        Applies::OnReloadAlone => {
+            return Err(format!("{key} cannot be changed by SET: write it in the file and RELOAD"));
+        }
+        Applies::AtStart => return Err(format!("{key} cannot be changed without a restart")),
     }
     let mut checker = Checker {
         config: config.clone(),
@@ -251,6 +255,7 @@ impl Checker {
 
     fn userlist(&mut self, read_file: &dyn Fn(&Path) -> io::Result<String>) {
         let Some(path) = &self.config.auth.auth_file else {
+            self.config.userlist = None;
             return;
         };
         match read_file(path) {

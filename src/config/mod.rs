@@ -103,8 +103,8 @@ pub struct Shown {
     pub name: &'static str,
     pub value: String,
     pub default: String,
-    /// A reload applies it.
-    pub reloadable: bool,
+    /// SET applies it.
+    pub changeable: bool,
 }
 
 /// A configuration to run with, and what the operator should hear about it.
@@ -202,13 +202,13 @@ impl Config {
             name: setting.shown_name(),
             value: setting.shown_value(self),
             default: setting.shown_value(&defaults),
-            reloadable: setting.applies == Applies::OnReload,
+            changeable: setting.applies == Applies::OnReload,
         });
         let without_effect = WITHOUT_EFFECT.iter().map(|(name, default)| Shown {
             name,
             value: (*default).to_owned(),
             default: (*default).to_owned(),
-            reloadable: false,
+            changeable: false,
         });
         let mut rows: Vec<Shown> = effective.chain(without_effect).collect();
         rows.sort_by_key(|row| row.name);

@@ -22,7 +22,10 @@ pub enum Origin {
 /// When a changed value takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applies {
+    /// By RELOAD, or by SET on the console.
     OnReload,
+    /// By RELOAD alone: other settings follow from it, together with what the files say.
+    OnReloadAlone,
     AtStart,
 }
 
@@ -294,7 +297,7 @@ settings! {
         /// host, as that user; the one named is for clients that name none. The query takes
         /// host (a directory for Unix sockets), port, sslmode, sslrootcert, sslcert, sslkey,
         /// `application_name`, options and `connect_timeout`. Empty where `[databases]` says all.
-        url: SecretText = SecretText::default(), Forebay, Range::Any, OnReload;
+        url: SecretText = SecretText::default(), Forebay, Range::Any, OnReloadAlone;
         /// Give up connecting and logging in after this time. 0 never does.
         server_connect_timeout: Duration = Duration::from_secs(15), PgBouncer, TIMEOUT, OnReload;
         /// After a failed connection or login, try no other one of that pool for this long; who

@@ -817,9 +817,9 @@ fn show_config_is_sorted_complete_and_without_repeats() {
 #[test]
 fn show_config_speaks_as_pgbouncer_does_of_its_settings() {
     let config = good(&["pgbouncer.ini"], PGBOUNCER_FILES);
-    let row = |name: &'static str, value: &str, default: &str, reloadable| {
+    let row = |name: &'static str, value: &str, default: &str, changeable| {
         let expected =
-            Shown { name, value: value.to_owned(), default: default.to_owned(), reloadable };
+            Shown { name, value: value.to_owned(), default: default.to_owned(), changeable };
         assert_eq!(shown(&config, name), Some(expected));
     };
     row("max_client_conn", "2000", "100", true);
@@ -869,6 +869,51 @@ fn help_version_and_defaults_succeed_and_other_options_do_not() {
     assert!(help.text.contains("Usage: forebay [OPTIONS]"), "{}", help.text);
     assert_eq!(load_with(&["--banana"], &[]).unwrap_err().code, 2);
     assert_eq!(load_with(&[URL, "--cache=on", "--no-cache"], &[]).unwrap_err().code, 2);
+}
+
+// SET.
+
+/// `key` becomes `value`, or what is told instead.
+fn set_to(config: &Config, key: &str, value: &str) -> Result<Config, String> {
+    let read = |path: &Path| match path.to_str() {
+        Some("u") => Ok("\"ann\" \"secret\"".to_owned()),
+        _ => Err(io::Error::from(io::ErrorKind::NotFound)),
+    };
+    set(config, key, value, &read)
+}
+
+#[test]
+fn what_databases_follow_from_is_not_set_but_reloaded() {
+    let running = good(&[URL], &[]);
+    for value in ["postgres://other@other/", "rubbish", ""] {
+        let refusal = "server.url cannot be changed by SET: write it in the file and RELOAD";
+        assert_eq!(set_to(&running, "server.url", value).unwrap_err(), refusal);
+    }
+    assert!(!shown(&running, "server.url").unwrap().changeable);
+    let new = good(&["postgres://other@other/"], &[]);
+    assert_eq!(running.changed_without_restart(&new), [""; 0]);
+    assert_eq!(running.reloaded(&new).databases[0].user.as_deref(), Some("other"));
+}
+
+#[test]
+fn what_is_called_changeable_is_set_and_nothing_else() {
+    let running = good(&[URL], &[]);
+    for setting in SETTINGS {
+        let name = setting.shown_name();
+        // Secrets are not shown, and may all be empty.
+        let value = if setting.secret { String::new() } else { setting.shown_value(&running) };
+        let is_set = set_to(&running, name, &value).is_ok();
+        assert_eq!(is_set, shown(&running, name).unwrap().changeable, "{name} = {value}");
+    }
+}
+
+#[test]
+fn without_an_auth_file_nobody_is_listed_any_more() {
+    let running = good(&[URL], &[]);
+    let listed = set_to(&running, "auth_file", "u").unwrap();
+    assert_eq!(listed.userlist.as_ref().unwrap().reveal(), "\"ann\" \"secret\"");
+    assert!(set_to(&listed, "auth_file", "").unwrap().userlist.is_none());
+    assert!(set_to(&listed, "auth_file", "gone").is_err());
 }
 
 // Reload.
