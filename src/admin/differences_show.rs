@@ -24,13 +24,15 @@ pub const CACHE_DIFFERENCES: Columns = &[
     text("now"),
 ];
 
-/// In the order given: newest first. Each with the time of day when it was found.
-pub fn differences(differences: &[(SystemTime, Difference)]) -> Table {
+/// In the order given: newest first. Each with the time of day when it was found, and with its
+/// `values` if they may be seen.
+pub fn differences(differences: &[(SystemTime, Difference)], values: bool) -> Table {
     let mut table = Table::new(CACHE_DIFFERENCES);
     for (at, difference) in differences {
         let age = difference.at.saturating_duration_since(difference.filled_at);
-        let excerpts = difference.excerpts.clone().map(|[kept, now]| (kept, now));
-        let (kept, now) = excerpts.unzip();
+        let text = difference.text.as_ref().filter(|_| values);
+        let excerpts = difference.excerpts.clone().filter(|_| values);
+        let (kept, now) = excerpts.map(|[kept, now]| (kept, now)).unzip();
         table.push(vec![
             value(time(*at)),
             value(&difference.database),
@@ -43,8 +45,8 @@ pub fn differences(differences: &[(SystemTime, Difference)]) -> Table {
             value(&difference.tables),
             value(&difference.settings),
             value(difference.server_pid),
-            value(&difference.statement),
-            difference.parameters.clone(),
+            value(text.unwrap_or(&difference.statement)),
+            difference.parameters.clone().filter(|_| values),
             kept,
             now,
         ]);
@@ -60,7 +62,7 @@ mod tests {
     use crate::cache::verify::Kind;
 
     #[test]
-    fn a_difference_is_a_row_and_hides_values_unless_it_has_them() {
+    fn a_difference_is_a_row_and_hides_values_unless_it_has_them_and_they_may_be_seen() {
         let filled_at = Instant::now();
         let difference = Difference {
             at: filled_at + Duration::from_millis(250),
@@ -69,7 +71,8 @@ mod tests {
             database: "app".into(),
             user: "ann".into(),
             settings: "role = 'bob'".into(),
-            statement: "SELECT v FROM t".into(),
+            statement: "SELECT v FROM t WHERE v <> $1".into(),
+            text: None,
             parameters: None,
             tables: "(database)@1, public.t@4".into(),
             first_byte: Some(12),
@@ -80,18 +83,23 @@ mod tests {
         };
         let shown = Difference {
             excerpts: Some(["one".into(), "two".into()]),
+            text: Some("SELECT v FROM t WHERE v <> 'x'".into()),
             parameters: Some("'7'".into()),
             ..difference.clone()
         };
         let at = SystemTime::UNIX_EPOCH;
-        let table = differences(&[(at, difference), (at, shown)]);
-        let row = |index: usize| -> Vec<&str> {
-            table.rows[index].iter().map(|value| value.as_deref().unwrap_or("NULL")).collect()
+        let both = [(at, difference), (at, shown)];
+        let row = |index: usize, values| {
+            let table = differences(&both, values);
+            assert_eq!(table.rows[index].len(), CACHE_DIFFERENCES.len());
+            let row = table.rows[index][1..].iter();
+            row.map(|value| value.as_deref().unwrap_or("NULL")).collect::<Vec<_>>().join("|")
         };
         let expected = "app|ann|error 42501|250|12|30|0|(database)@1, public.t@4|role = 'bob'|77|\
-                        SELECT v FROM t|";
-        assert_eq!(row(0)[1..].join("|"), format!("{expected}NULL|NULL|NULL"));
-        assert_eq!(row(1)[1..].join("|"), format!("{expected}'7'|one|two"));
-        assert_eq!(row(0).len(), CACHE_DIFFERENCES.len());
+                        SELECT v FROM t WHERE v <> ";
+        for (index, values) in [(0, true), (0, false), (1, false)] {
+            assert_eq!(row(index, values), format!("{expected}$1|NULL|NULL|NULL"));
+        }
+        assert_eq!(row(1, true), format!("{expected}'x'|'7'|one|two"));
     }
 }

@@ -53,8 +53,10 @@ pub struct Difference {
     pub user: String,
     /// The settings in its key.
     pub settings: String,
-    /// Its shape, or its text where values may be shown.
+    /// Its shape.
     pub statement: String,
+    /// As it was sent, where values may be shown.
+    pub text: Option<String>,
     pub parameters: Option<String>,
     /// The tables with the generation that held from the fill until now.
     pub tables: String,
@@ -384,6 +386,7 @@ mod tests {
             user: String::new(),
             settings: String::new(),
             statement: number.to_string(),
+            text: None,
             parameters: None,
             tables: String::new(),
             first_byte: None,

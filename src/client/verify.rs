@@ -104,7 +104,7 @@ impl Session {
         let excerpts = first_byte
             .filter(|_| shows_values)
             .map(|at| [excerpt(entry.rows(), at), excerpt(fill.recorded(), at)]);
-        let shape = || self.work.underway.first().map(shape_text);
+        let shape = self.work.underway.first().map(shape_text);
         let text = asked.as_ref().filter(|_| shows_values).map(|asked| printable(asked.text));
         let difference = Difference {
             at: now,
@@ -113,7 +113,8 @@ impl Session {
             database: self.common.database.name.clone(),
             user: self.common.user.clone(),
             settings: cut(self.key_settings()),
-            statement: cut(text.or_else(shape).unwrap_or_default()),
+            statement: cut(shape.unwrap_or_default()),
+            text: text.map(cut),
             parameters: asked.filter(|_| shows_values).map(|asked| cut(parameters(&asked))),
             tables: cut(self.versions(witness)),
             first_byte,
@@ -158,7 +159,7 @@ fn log(difference: &Difference) {
         parameters = difference.parameters.as_deref(),
         kept = difference.excerpts.as_ref().map(|[kept, _]| kept.as_str()),
         now = difference.excerpts.as_ref().map(|[_, now]| now.as_str()),
-        statement = %difference.statement,
+        statement = %difference.text.as_ref().unwrap_or(&difference.statement),
         "a hit would have differed from what PostgreSQL answered"
     );
 }

@@ -169,7 +169,9 @@ pub fn table(gateway: &Gateway, what: Show, access: Access, at: Instant) -> Tabl
             show::sockets(&sockets)
         }
         Show::Cache => cache_show::cache(&now.cache()),
-        Show::CacheDifferences => differences_show::differences(&now.differences()),
+        Show::CacheDifferences => {
+            differences_show::differences(&now.differences(), access == Access::All)
+        }
         Show::CacheReasons => cache_show::reasons(gateway.cache_counters.bypasses()),
         Show::CacheTables => tables_show::cache_tables(now.cache_tables()),
         Show::Group => group_show::group(&now.group()),

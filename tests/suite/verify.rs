@@ -143,6 +143,22 @@ fn a_report_hides_values_unless_they_are_asked_for() {
 }
 
 #[test]
+fn who_may_only_look_is_not_shown_the_values_of_a_report() {
+    let verify = format!("{VERIFY}verify_values = true\n");
+    let mut stage = Stage::new(TABLE, &verify);
+    stage.until_verified(READ);
+    stage.database.admin().run("UPDATE t SET v = 'secret' WHERE id = 2");
+    stage.moves(DIFFERENT, READ);
+    assert_eq!(stage.reported("statement"), READ);
+    assert!(stage.reported("now").contains("secret"));
+    let look = "[admin]\nadmin_users = [\"root\"]\nstats_users = [\"app\"]\n";
+    stage.forebay.reload(&format!("{verify}{look}"));
+    stage.console = stage.forebay.console();
+    assert_eq!(stage.reported("statement"), "SELECT v FROM t WHERE v <> $1 ORDER BY id");
+    assert_eq!(stage.console.rows("SHOW CACHE_DIFFERENCES")[0][12..], [None, None, None]);
+}
+
+#[test]
 fn rows_in_another_order_differ_only_where_the_statement_fixes_one() {
     let mut stage = Stage::new(TABLE, VERIFY);
     let (free, fixed) = ("SELECT v FROM t", "SELECT v FROM t ORDER BY length(v)");
