@@ -107,7 +107,8 @@ fn of_cache(out: &mut Exposition, gateway: &Gateway, now: Instant) {
     out.family("forebay_cache_max_age_seconds", Kind::Gauge, "No answer is served when older.");
     out.sample(&[], text(&cache, row, "max_age").trim_end_matches('s'));
     out.family("forebay_redis_up", Kind::Gauge, "1 if there is a Redis and it answers.");
-    out.sample(&[], u8::from(text(&cache, row, "redis") == "up"));
+    let is_up = gateway.cache.redis.as_ref().is_some_and(|redis| redis.is_up());
+    out.sample(&[], u8::from(is_up));
 
     let name = "forebay_cache_verified_total";
     out.family(name, Kind::Counter, "Hits compared with PostgreSQL's answer, by what it was.");

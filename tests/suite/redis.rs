@@ -7,6 +7,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::support::forebay::Forebay;
+use crate::support::http::get;
 use crate::support::postgres::Database;
 use crate::support::raw::RawClient;
 use crate::support::redis::Redis;
@@ -351,8 +352,10 @@ fn a_cache_switched_on_by_a_reload_has_its_redis() {
 
 #[test]
 fn a_full_redis_gives_what_it_has_and_takes_nothing() {
-    let redis = Redis::with(&["--maxmemory-policy", "noeviction"]);
-    let mut world = World::new(&redis.url(), PATIENT);
+    let mut redis = Redis::with(&["--maxmemory-policy", "noeviction"]);
+    let port = free_port();
+    let settings = format!("{PATIENT}\n[admin]\nhttp_listen = \"127.0.0.1:{port}\"\n");
+    let mut world = World::new(&redis.url(), &settings);
     world.until_redis_hit();
     redis.set_memory("1");
     // A read that Redis has not.
@@ -360,6 +363,8 @@ fn a_full_redis_gives_what_it_has_and_takes_nothing() {
     world.until_state("up, takes no entries");
     let error = world.shown("redis_error");
     assert!(error.contains("OOM"), "{error}");
+    let is_up = || get(port, "/metrics").body.contains("\nforebay_redis_up 1\n");
+    assert!(is_up(), "it answers");
     assert!(world.hits_redis(), "what it has is given");
     let before = world.count("redis_stores");
     world.check("new");
@@ -369,6 +374,10 @@ fn a_full_redis_gives_what_it_has_and_takes_nothing() {
     world.until_redis_hit();
     assert_eq!(world.read(), "new");
     assert_eq!(world.shown("redis"), "up");
+    assert!(is_up());
+    redis.stop();
+    world.until_state("down");
+    assert!(!is_up());
 }
 
 #[test]
