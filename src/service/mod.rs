@@ -5,8 +5,8 @@
 //! one way to log in is better than two.
 
 pub mod lost;
+mod targets;
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -27,6 +27,7 @@ use crate::sql::catalog::{Catalog, FINGERPRINT_QUERY, SETUP_QUERIES, SNAPSHOT_QU
 use crate::wire::sqlstate::{ADMIN_SHUTDOWN, TOO_MANY_CONNECTIONS, UNDEFINED_DATABASE};
 
 use lost::{Backend, Lost, Missing};
+use targets::Targets;
 
 /// Between attempts to reach a database that refuses.
 const RETRY: Duration = Duration::from_secs(1);
@@ -44,32 +45,8 @@ const LOST_POLL_SLOW: Duration = Duration::from_secs(1);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 struct Settings {
-    /// As whom to ask, and others who may be able to where that one is refused.
-    target: Arc<Target>,
-    others: VecDeque<Arc<Target>>,
+    targets: Targets,
     times: Times,
-}
-
-/// Users of a database by whom it may be asked.
-const TARGETS_MAX: usize = 16;
-
-impl Settings {
-    /// One more to try, unless its user is among them: the newest of many are as good as any.
-    fn offer(&mut self, target: Arc<Target>) {
-        let is_known = self.target.user == target.user
-            || self.others.iter().any(|other| other.user == target.user);
-        if !is_known {
-            self.others.truncate(TARGETS_MAX - 2);
-            self.others.push_front(target);
-        }
-    }
-
-    /// That one was refused.
-    fn turn(&mut self) {
-        if let Some(next) = self.others.pop_front() {
-            self.others.push_back(std::mem::replace(&mut self.target, next));
-        }
-    }
 }
 
 /// What of the `[cache]` section is for us.
@@ -140,7 +117,7 @@ impl Service {
             database,
             cache,
             ended: AtomicBool::new(false),
-            settings: Mutex::new(Settings { target, others: VecDeque::new(), times }),
+            settings: Mutex::new(Settings { targets: Targets::new(target), times }),
             wake,
             missing: Missing::default(),
             away: watch::Sender::new(0),
@@ -157,25 +134,17 @@ impl Service {
     }
 
     fn target(&self) -> Arc<Target> {
-        Arc::clone(&self.settings().target)
+        self.settings().targets.now()
     }
 
     /// Somebody else as whom to ask, if those known so far are refused.
     pub fn offer(&self, target: &Target) {
-        self.settings().offer(Arc::new(target.clone()));
+        self.settings().targets.offer(Arc::new(target.clone()));
     }
 
-    /// As whom to ask, from the next connection on: as before if that is among them, and rather as
-    /// one who has a secret.
-    pub fn set_targets(&self, mut targets: Vec<Arc<Target>>) {
-        let mut settings = self.settings();
-        targets
-            .sort_by_key(|target| (target.secret.is_none(), target.user != settings.target.user));
-        let mut targets = targets.into_iter();
-        if let Some(first) = targets.next() {
-            (settings.target, settings.others) = (first, VecDeque::new());
-            targets.for_each(|target| settings.offer(target));
-        }
+    /// As whom to ask, from the next connection on.
+    pub fn set_targets(&self, targets: Vec<Arc<Target>>) {
+        self.settings().targets.set(targets);
     }
 
     pub fn set_times(&self, times: Times) {
@@ -323,8 +292,8 @@ impl Service {
                 // Perhaps only this connection was ended.
                 continue;
             }
-            if is_refused(&failed) {
-                self.settings().turn();
+            if targets::is_refused(&failed) {
+                self.settings().targets.turn();
             }
             self.note_silence(&failed, seen.answered_at);
             tokio::time::sleep(RETRY).await;
@@ -574,21 +543,6 @@ impl Away {
 impl Drop for Away {
     fn drop(&mut self) {
         self.service.come_back();
-    }
-}
-
-/// This user may not log in; another may.
-fn is_refused(error: &ServerError) -> bool {
-    match error {
-        ServerError::Login(LoginError::Refused { sqlstate, .. }) => sqlstate.starts_with("28"),
-        ServerError::Login(LoginError::Auth(_)) => true,
-        ServerError::Login(LoginError::UnexpectedMessage { .. } | LoginError::Malformed { .. })
-        | ServerError::Connect(_)
-        | ServerError::Io(_)
-        | ServerError::Closed
-        | ServerError::Protocol
-        | ServerError::Ambiguous
-        | ServerError::Query { .. } => false,
     }
 }
 
