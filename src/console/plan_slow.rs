@@ -9,9 +9,8 @@ use crate::admin::plan_show::{self, Plan};
 use crate::gateway::Gateway;
 use crate::insight::{Kept, Slow};
 use crate::pool::io::Pool;
-use crate::server::Server;
 use crate::server::io::{Connection, Rows, ServerError};
-use crate::server::settings::{CLEAN, Settings, replay};
+use crate::server::settings::Settings;
 use crate::sql::{analysis, plan};
 use crate::wire::sqlstate;
 
@@ -54,9 +53,7 @@ fn pool_of(gateway: &Gateway, slow: &Slow, kept: &Kept) -> Option<Arc<Pool>> {
 }
 
 async fn ask(connection: &mut Connection, kept: &Kept) -> Result<Plan, ServerError> {
-    for sql in steps(&connection.server, &Settings::intern(kept.settings.clone())) {
-        connection.query(&sql).await?;
-    }
+    connection.assume(&Settings::intern(kept.settings.clone())).await?;
     connection.query(&plan::opening()).await?;
     let explain = if kept.parameters > 0 {
         let declared = match analysis::type_names(&kept.types) {
@@ -71,15 +68,6 @@ async fn ask(connection: &mut Connection, kept: &Kept) -> Result<Plan, ServerErr
     let lines = first_column(connection.query(&explain).await?);
     connection.query("ROLLBACK").await?;
     Ok(lines)
-}
-
-/// From what the server is to what the statement's session was.
-fn steps(server: &Server, wanted: &Arc<Settings>) -> Vec<String> {
-    let unknown = server.tainted || server.untidy;
-    let back =
-        if unknown { Some(CLEAN.to_owned()) } else { replay(&server.applied, &server.initial) };
-    let beginning = back.as_ref().and_then(|_| server.beginning());
-    [back, beginning, replay(&server.initial, wanted)].into_iter().flatten().collect()
 }
 
 fn first_column(answers: Vec<Rows>) -> Vec<String> {

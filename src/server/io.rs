@@ -25,7 +25,7 @@ use super::base::{self, Base, WHICH_CLUSTER, WHICH_DEFAULTS, defaults_changes};
 use super::hosts::Hosts;
 use super::link::{Ends, Link};
 use super::login::{LoggedIn, Login, LoginError, Step};
-use super::settings::beyond_ascii;
+use super::settings::{CLEAN, Settings, beyond_ascii, replay};
 use super::start::Start;
 
 /// Longest message of an answer to a question of our own.
@@ -228,6 +228,45 @@ impl Connection {
         self.query(&group.settings.lock(group.id)).await?;
         (self.server.locked_at, self.server.taking_lock) = (Some(Instant::now()), false);
         Ok(())
+    }
+
+    /// Makes its settings those of a client, whatever was left here, and gives what PostgreSQL reports
+    /// of them. It does so at the end of a Query, of what is not as it was reported last: what was
+    /// left is taken back in one of its own, or what is set again would not be told.
+    pub async fn assume(
+        &mut self,
+        wanted: &Arc<Settings>,
+    ) -> Result<Vec<(String, String)>, ServerError> {
+        let is_unknown = self.server.is_unknown();
+        let back = if is_unknown {
+            Some(CLEAN.to_owned())
+        } else {
+            replay(&self.server.applied, &self.server.initial)
+        };
+        self.heard.clear();
+        if let Some(back) = back {
+            self.query(&back).await?;
+            if is_unknown && let Some(group) = self.server.home.group.clone() {
+                // That let go of all locks.
+                self.take_lock(&group).await?;
+            }
+            if let Some(beginning) = self.server.beginning() {
+                self.query(&beginning).await?;
+            }
+        }
+        if let Some(sql) = replay(&self.server.initial, wanted) {
+            self.query(&sql).await?;
+        }
+        self.server.applied = Arc::clone(wanted);
+        (self.server.tainted, self.server.untidy) = (false, false);
+        let mut reported = self.server.base.reported.clone();
+        for (name, value) in self.heard.drain(..) {
+            match reported.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, known)) => *known = value,
+                None => reported.push((name, value)),
+            }
+        }
+        Ok(reported)
     }
 
     /// The defaults of this session: every setting it may change, and who and where it is.

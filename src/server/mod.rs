@@ -173,9 +173,14 @@ impl Server {
         }
     }
 
+    /// Whether it may have been left otherwise than `applied` says.
+    pub(super) fn is_unknown(&self) -> bool {
+        self.tainted || self.untidy
+    }
+
     /// Brings a server that another client ran unknown code on back to its login state.
     pub fn clean(&mut self) {
-        if self.tainted || self.untidy {
+        if self.is_unknown() {
             self.swallow_query(settings::CLEAN);
             self.take_lock_again();
             self.begin_again();

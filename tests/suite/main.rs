@@ -53,6 +53,7 @@ mod protocol;
 mod redis;
 mod reload;
 mod replication;
+mod reported;
 mod retry;
 mod revalidate;
 mod routes;

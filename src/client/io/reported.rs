@@ -7,7 +7,7 @@ use crate::client::close::CloseReason;
 use crate::client::deadline::Timeouts;
 use crate::pool::io::Pool;
 use crate::server::io::{Reported, ServerError};
-use crate::server::settings::{Settings, replay};
+use crate::server::settings::Settings;
 
 use super::close_reason;
 
@@ -48,31 +48,8 @@ async fn ask(
     let acquired = pool.acquire(until).await;
     let mut lease = acquired.map_err(|error| close_reason(&error, expired))?;
     let connection = &mut lease.connection;
-    connection.server.clean();
-    let mut values: Vec<(String, String)> = connection.server.base.reported.clone();
-    // Whatever the last client left is taken back first, so that only these settings show.
-    let back = replay(&connection.server.applied, &Settings::none());
-    let again = connection.server.connect_query.as_deref().filter(|_| back.is_some());
-    let again = again.map(|query| format!("{query};"));
-    let wanted = replay(&Settings::none(), settings);
-    let sql = [back, again, wanted].map(Option::unwrap_or_default).concat();
-    connection.heard.clear();
-    if !sql.is_empty() {
-        let base_id = connection.server.base.id;
-        connection.query(&sql).await.map_err(|error| refused(&error))?;
-        connection.server.applied = Arc::clone(settings);
-        for (name, value) in connection.heard.drain(..) {
-            match values.iter_mut().find(|(known, _)| *known == name) {
-                Some((_, known)) => *known = value,
-                None => values.push((name, value)),
-            }
-        }
-        let reported: Reported = values.into();
-        common.set_reported(base_id, settings.id, Arc::clone(&reported));
-        lease.release(Instant::now());
-        return Ok(reported);
-    }
-    let reported: Reported = values.into();
+    let reported = connection.assume(settings).await.map_err(|error| refused(&error))?;
+    let reported: Reported = reported.into();
     common.set_reported(connection.server.base.id, settings.id, Arc::clone(&reported));
     lease.release(Instant::now());
     Ok(reported)
