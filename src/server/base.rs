@@ -121,10 +121,22 @@ FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())) 
 AND s.setrole IN (0, (SELECT u.oid FROM pg_catalog.pg_roles u WHERE u.rolname = SESSION_USER))",
 };
 
+/// In front of a question at login, in one Query with it: the time-outs that a session starts with are
+/// its client's. They are off at the end of these statements until that of the Query. The first may
+/// be short, so it goes without a look at the catalogue; the last is not in every version.
+pub const UNTIMED: [&str; 3] = [
+    "SET LOCAL statement_timeout TO 0",
+    "SET LOCAL lock_timeout TO 0",
+    "SELECT pg_catalog.set_config(name, '0', true) \
+     FROM pg_catalog.pg_settings WHERE name = 'transaction_timeout'",
+];
+
 /// Everything a session may set, as it is before anybody did, and the identity that decides what
-/// it may see. `role` is hidden from `pg_settings`.
+/// it may see. `role` is hidden from `pg_settings`. The time-outs are off while this is asked;
+/// what RESET returns to is what they are, but for a `connect_query`, behind which nothing is kept.
 pub const QUERY: &str = "\
-SELECT name, setting FROM pg_catalog.pg_settings WHERE context IN ('user', 'superuser') \
+SELECT name, CASE WHEN name IN ('statement_timeout', 'lock_timeout', 'transaction_timeout') \
+THEN reset_val ELSE setting END FROM pg_catalog.pg_settings WHERE context IN ('user', 'superuser') \
 AND name NOT IN ('application_name', 'transaction_isolation', 'transaction_read_only', \
 'transaction_deferrable') \
 UNION ALL SELECT 'role', pg_catalog.current_setting('role') \

@@ -21,7 +21,7 @@ use crate::wire::startup::Replication;
 use crate::wire::{frontend, sqlstate, startup};
 
 use super::Server;
-use super::base::{self, Base, WHICH_CLUSTER, WHICH_DEFAULTS, defaults_changes};
+use super::base::{self, Base, UNTIMED, WHICH_CLUSTER, WHICH_DEFAULTS, defaults_changes};
 use super::hosts::Hosts;
 use super::link::{Ends, Link};
 use super::login::{LoggedIn, Login, LoginError, Step};
@@ -225,7 +225,7 @@ impl Connection {
 
     /// Takes the lock by which others see that this server may commit.
     pub async fn take_lock(&mut self, group: &Group) -> Result<(), ServerError> {
-        self.query(&group.settings.lock(group.id)).await?;
+        self.query_untimed(&group.settings.lock(group.id)).await?;
         (self.server.locked_at, self.server.taking_lock) = (Some(Instant::now()), false);
         Ok(())
     }
@@ -275,17 +275,17 @@ impl Connection {
         reported: Vec<(String, String)>,
         parameters: &[(String, String)],
     ) -> Result<Base, ServerError> {
-        let rows = self.query(base::QUERY).await?.into_iter().flatten().collect();
+        let rows = self.query_untimed(base::QUERY).await?.into_iter().flatten().collect();
         let mut base = Base::read(rows, reported, parameters);
         if base.may_ask(&WHICH_DEFAULTS) {
-            let defaults = first_value(self.query(WHICH_DEFAULTS.query).await?);
+            let defaults = first_value(self.query_untimed(WHICH_DEFAULTS.query).await?);
             base.add(&WHICH_DEFAULTS, defaults.unwrap_or_default());
         } else {
             // What was committed through us makes sessions different, then.
             base.add(&WHICH_DEFAULTS, defaults_changes().to_string());
         }
         if base.may_ask(&WHICH_CLUSTER) {
-            let cluster = match self.query(WHICH_CLUSTER.query).await {
+            let cluster = match self.query_untimed(WHICH_CLUSTER.query).await {
                 Ok(results) => first_value(results),
                 // Some services refuse it to everybody, whatever the privileges say.
                 Err(ServerError::Query { .. }) => None,
@@ -296,6 +296,12 @@ impl Connection {
             }
         }
         Ok(base)
+    }
+
+    /// The same as `query`, whatever time-outs the session has.
+    async fn query_untimed(&mut self, sql: &str) -> Result<Vec<Rows>, ServerError> {
+        let results = self.query(&format!("{}; {sql}", UNTIMED.join("; "))).await?;
+        Ok(results.into_iter().skip(UNTIMED.len()).collect())
     }
 
     /// Asks a question of our own, simple protocol, and gives the rows of each statement. The

@@ -142,3 +142,50 @@ fn a_server_that_started_otherwise_makes_room() {
     forebay.log_contains("closing because: evicted");
     assert_eq!(database.servers().len(), 2, "one for the client, one for the catalogue");
 }
+
+#[test]
+fn the_time_outs_that_a_client_starts_with_are_not_those_of_our_questions() {
+    let database = Database::with("");
+    let toml = format!("[cache]\nmode = \"off\"\n{}", SESSION.replace("300ms", "30s"));
+    let forebay = Forebay::with_config(&database, &toml, &[]);
+    let mut holder = database.admin();
+    holder.run("BEGIN; LOCK TABLE pg_proc");
+    let mut client = RawClient::connect(forebay.port);
+    let login = Login::new(USER, PASSWORD, &database.name)
+        .with(&[("statement_timeout", "100ms"), ("lock_timeout", "100ms")]);
+    client.send(&login.startup());
+    let waits = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'
+         AND datname = '{}' AND clock_timestamp() - query_start > '200ms'",
+        database.name
+    );
+    std::thread::scope(|threads| {
+        let logging_in = threads.spawn(|| client.authenticate(&login).unwrap());
+        let mut admin = database.postgres.admin("postgres");
+        wait_until("the question waits", || logging_in.is_finished() || admin.one(&waits) == "1");
+        holder.run("COMMIT");
+        logging_in.join().unwrap();
+    });
+    assert_eq!(client.one("SHOW statement_timeout"), "100ms");
+    client.run("SET lock_timeout = 0");
+    client.run("RESET lock_timeout");
+    assert_eq!(client.one("SHOW lock_timeout"), "100ms");
+}
+
+#[test]
+fn a_time_out_of_one_clients_start_refuses_nobody_else() {
+    let database = Database::with("");
+    let toml = format!(
+        "{SESSION}[databases]\n{name} = {{ host = \"127.0.0.1\", port = {port}, \
+         connect_query = \"SELECT pg_sleep(0.1)\" }}\n",
+        name = database.name,
+        port = database.postgres.port
+    );
+    let toml = toml.replace("300ms", "30s");
+    let forebay = Forebay::with_config(&database, &toml, &[]);
+    let login = Login::new(USER, PASSWORD, &database.name);
+    let hasty = login.with(&[("statement_timeout", "10ms")]);
+    let refused = forebay.log_in(&hasty).err().unwrap();
+    assert!(refused.message.contains("statement timeout"), "{}", refused.message);
+    assert_eq!(forebay.client().one("SELECT 1"), "1");
+}

@@ -74,10 +74,17 @@ impl Pool {
             let (database, user) = (&self.name, &self.common.user);
             tracing::info!(%database, %user, "closing because: {message} (age=0s)");
         }
-        let of_client = matches!(
-            &error,
-            ServerError::Login(LoginError::Refused { sqlstate, .. }) if start.may_cause(sqlstate)
-        );
+        let of_client = match &error {
+            ServerError::Login(LoginError::Refused { sqlstate, .. }) => start.may_cause(sqlstate),
+            // It was let in, and what failed then did so in the session that its client wanted.
+            ServerError::Query { .. } => !start.is_plain(),
+            ServerError::Login(_)
+            | ServerError::Connect(_)
+            | ServerError::Io(_)
+            | ServerError::Closed
+            | ServerError::Protocol
+            | ServerError::Ambiguous => false,
+        };
         if !of_client && !self.rules().login_retry.is_zero() {
             let failure = Failure::new(&error, Instant::now());
             *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
