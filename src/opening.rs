@@ -92,15 +92,20 @@ pub async fn take_server(
 }
 
 /// What PostgreSQL reports to a session with these settings, for a client whose servers change.
+/// `gone` resolves when there is no such client any more.
 pub async fn reported(
     opened: &Opened,
     settings: &Arc<Settings>,
     entry: &Entry,
     patience: Patience,
+    gone: impl Future<Output = ()>,
 ) -> Result<Reported, CloseReason> {
     show_wait(entry, Some(Instant::now()));
     let reported = tokio::select! {
+        // Mostly nobody has to be asked, nor looked for.
+        biased;
         reported = ask_reported(&opened.pool, settings, patience) => reported?,
+        () = gone => return Err(CloseReason::ClientLost),
         leave = entry.asked_to_leave() => return Err(leave.reason()),
     };
     show_wait(entry, None);

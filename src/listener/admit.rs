@@ -236,7 +236,10 @@ impl Newcomer {
             let lease = Box::pin(taking).await?;
             (Arc::clone(&lease.connection.reported), Some(lease))
         } else {
-            (opening::reported(&opened, &settings, entry, self.patience(entry)).await?, None)
+            let patience = self.patience(entry);
+            let stream = self.stream.as_mut().ok_or(CloseReason::ClientLost)?;
+            let gone = client_io::client_gone(stream, &mut self.input);
+            (opening::reported(&opened, &settings, entry, patience, gone).await?, None)
         };
         opened.service.tried().await;
         let notice = &config.listen.login_notify_message;

@@ -1,6 +1,7 @@
 //! A client of this process's own, for one question: let in without a log-in, in nobody's place,
 //! and from then on as any other.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -120,7 +121,7 @@ async fn enter(
     entry.set_timeouts(gateway.shared.registry.share(timeouts));
     let login = gateway.config().listen.client_login_timeout;
     let patience = login_patience(&entry.timeouts.get(), login);
-    opening::reported(opened, &settings, entry, patience).await?;
+    opening::reported(opened, &settings, entry, patience, pending()).await?;
     let (theirs, ours) = UnixStream::pair().or(Err(CloseReason::ClientLost))?;
     let guest = opened.pool.enter();
     let mut task = Task::new(Beginning {

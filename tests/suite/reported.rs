@@ -1,8 +1,13 @@
 //! What a client is told of its session when it logs in, and the server that is asked for it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use crate::support::forebay::Forebay;
 use crate::support::postgres::{Database, PASSWORD, USER};
 use crate::support::raw::{Login, RawClient};
+use crate::support::scripted::{Reply, ScriptedServer, complete, ready};
+use crate::support::wait_until;
 
 /// Where all clients use one server.
 fn start(toml: &str) -> (Database<'static>, Forebay) {
@@ -53,4 +58,46 @@ fn a_client_is_told_its_settings_on_a_server_that_code_has_changed() {
         check_told(&database, &forebay, parameters);
     }
     assert_eq!(other.one("SELECT pg_backend_pid()"), pid, "the server goes on being used");
+}
+
+/// In front of a PostgreSQL that never answers when a time zone is set, and how often one was.
+fn start_silent(toml: &str) -> (Forebay, Arc<AtomicUsize>) {
+    let asked: Arc<AtomicUsize> = Arc::default();
+    let seen = Arc::clone(&asked);
+    let server = ScriptedServer::start(move |tag, body| match tag {
+        b'Q' if String::from_utf8_lossy(body).starts_with("SET \"timezone\"") => {
+            seen.fetch_add(1, Ordering::SeqCst);
+            Reply::Send(Vec::new())
+        }
+        b'Q' => Reply::Send([complete("SELECT 0"), ready()].concat()),
+        _ => Reply::Send(Vec::new()),
+    });
+    let toml = format!("{toml}[cache]\nmode = \"off\"\n");
+    (Forebay::launch(&server.url(), "app", &toml, &["--pool-size", "1"]), asked)
+}
+
+/// The only server of the pool has not been handed on.
+fn check_closed(forebay: &Forebay, asked: &AtomicUsize) {
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    assert_eq!(forebay.client().query("SELECT 1"), "C(SELECT 0) Z(I)");
+}
+
+#[test]
+fn a_login_is_given_up_in_time_while_its_server_is_silent_and_so_is_the_server() {
+    let (forebay, asked) = start_silent("[listen]\nclient_login_timeout = \"300ms\"\n");
+    let login = Login::new(USER, PASSWORD, "app").with(&[("TimeZone", "Asia/Tokyo")]);
+    let refused = forebay.log_in(&login).err().unwrap();
+    assert_eq!(refused.message, "client_login_timeout");
+    check_closed(&forebay, &asked);
+}
+
+#[test]
+fn a_client_that_leaves_while_its_server_is_silent_takes_the_server_along() {
+    let (forebay, asked) = start_silent("[auth]\nauth_type = \"any\"\n");
+    let login = Login::new(USER, PASSWORD, "app").with(&[("TimeZone", "Asia/Tokyo")]);
+    let mut client = RawClient::connect(forebay.port);
+    client.send(&login.startup());
+    wait_until("the server is asked", || asked.load(Ordering::SeqCst) == 1);
+    drop(client);
+    check_closed(&forebay, &asked);
 }

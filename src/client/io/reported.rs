@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::time::timeout_at;
+
 use crate::client::close::CloseReason;
 use crate::client::deadline::Timeouts;
 use crate::pool::io::Pool;
@@ -33,20 +35,20 @@ pub async fn reported(
         return Ok(reported);
     }
     // Boxed: rarely has anybody to be asked, and every login has room for it.
-    Box::pin(ask(pool, settings, patience)).await
+    let asking = Box::pin(ask(pool, settings));
+    match patience {
+        None => asking.await,
+        Some((until, expired)) => timeout_at(until.into(), asking).await.unwrap_or(Err(expired)),
+    }
 }
 
-async fn ask(
-    pool: &Arc<Pool>,
-    settings: &Arc<Settings>,
-    patience: Option<(Instant, CloseReason)>,
-) -> Result<Reported, CloseReason> {
+/// Cancel-safe: a server that has not answered is closed.
+async fn ask(pool: &Arc<Pool>, settings: &Arc<Settings>) -> Result<Reported, CloseReason> {
     let common = &pool.common;
     // Counted from the first, or a pool could be forgotten while its first client waits.
     let _guest = pool.enter();
-    let (until, expired) = patience.unzip();
-    let acquired = pool.acquire(until).await;
-    let mut lease = acquired.map_err(|error| close_reason(&error, expired))?;
+    let acquired = pool.acquire(None).await;
+    let mut lease = acquired.map_err(|error| close_reason(&error, None))?;
     let connection = &mut lease.connection;
     let reported = connection.assume(settings).await.map_err(|error| refused(&error))?;
     let reported: Reported = reported.into();
