@@ -91,8 +91,6 @@ pub struct Connection {
     pub(super) hold_alarm: Option<Pin<Box<Sleep>>>,
     /// What it reported at login, in order.
     pub reported: Reported,
-    /// ParameterStatus heard during `query`.
-    pub heard: Vec<(String, String)>,
     pub link: Arc<Link>,
 }
 
@@ -140,6 +138,15 @@ pub type Reported = Arc<[(String, String)]>;
 
 /// Rows of one result: text values.
 pub type Rows = Vec<Vec<Option<String>>>;
+
+/// What came of a question of our own.
+#[derive(Default)]
+struct Answer {
+    /// Of each statement.
+    results: Vec<Rows>,
+    /// As ParameterStatus told it meanwhile, in order.
+    reported: Vec<(String, String)>,
+}
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
@@ -198,7 +205,6 @@ impl Connection {
             written: 0,
             hold_alarm: None,
             reported: reported.as_slice().into(),
-            heard: Vec::new(),
             link,
         };
         if start.replication != Replication::None {
@@ -243,29 +249,22 @@ impl Connection {
         } else {
             replay(&self.server.applied, &self.server.initial)
         };
-        self.heard.clear();
+        let mut reported = self.server.base.reported.clone();
         if let Some(back) = back {
-            self.query(&back).await?;
+            hear(&mut reported, self.question(&back).await?.reported);
             if is_unknown && let Some(group) = self.server.home.group.clone() {
                 // That let go of all locks.
                 self.take_lock(&group).await?;
             }
             if let Some(beginning) = self.server.beginning() {
-                self.query(&beginning).await?;
+                hear(&mut reported, self.question(&beginning).await?.reported);
             }
         }
         if let Some(sql) = replay(&self.server.initial, wanted) {
-            self.query(&sql).await?;
+            hear(&mut reported, self.question(&sql).await?.reported);
         }
         self.server.applied = Arc::clone(wanted);
         (self.server.tainted, self.server.untidy) = (false, false);
-        let mut reported = self.server.base.reported.clone();
-        for (name, value) in self.heard.drain(..) {
-            match reported.iter_mut().find(|(known, _)| *known == name) {
-                Some((_, known)) => *known = value,
-                None => reported.push((name, value)),
-            }
-        }
         Ok(reported)
     }
 
@@ -307,15 +306,20 @@ impl Connection {
     /// Asks a question of our own, simple protocol, and gives the rows of each statement. The
     /// server must be clean; it is again afterwards unless this fails, and then it must be closed.
     pub async fn query(&mut self, sql: &str) -> Result<Vec<Rows>, ServerError> {
-        if let Some((before, sql)) = beyond_ascii(sql) {
-            self.ask(before).await?;
-            // It begins with a statement of ours.
-            return Ok(self.ask(&sql).await?.into_iter().skip(1).collect());
-        }
-        self.ask(sql).await
+        Ok(self.question(sql).await?.results)
     }
 
-    async fn ask(&mut self, sql: &str) -> Result<Vec<Rows>, ServerError> {
+    /// The same with what PostgreSQL reports meanwhile.
+    async fn question(&mut self, sql: &str) -> Result<Answer, ServerError> {
+        let Some((before, sql)) = beyond_ascii(sql) else { return self.ask(sql).await };
+        let mut reported = self.ask(before).await?.reported;
+        let mut answer = self.ask(&sql).await?;
+        reported.append(&mut answer.reported);
+        // It begins with a statement of ours.
+        Ok(Answer { results: answer.results.into_iter().skip(1).collect(), reported })
+    }
+
+    async fn ask(&mut self, sql: &str) -> Result<Answer, ServerError> {
         let mut message = Vec::new();
         frontend::write_query(&mut message, sql);
         // A Query ends the unnamed statement.
@@ -339,13 +343,13 @@ impl Connection {
             out.extend(0_i32.to_be_bytes());
         });
         frontend::write_sync(&mut message);
-        self.answers(&message).await
+        Ok(self.answers(&message).await?.results)
     }
 
-    async fn answers(&mut self, message: &[u8]) -> Result<Vec<Rows>, ServerError> {
+    async fn answers(&mut self, message: &[u8]) -> Result<Answer, ServerError> {
         // Who has ended the connection may have said why before.
         let unsent = self.stream.write_all(message).await.err();
-        let mut results = Vec::new();
+        let mut answer = Answer::default();
         let mut rows = Rows::new();
         let mut failure = None;
         loop {
@@ -359,7 +363,7 @@ impl Connection {
                     let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
                     rows.push(values.into_iter().map(|value| value.map(text)).collect());
                 }
-                backend::COMMAND_COMPLETE => results.push(std::mem::take(&mut rows)),
+                backend::COMMAND_COMPLETE => answer.results.push(std::mem::take(&mut rows)),
                 backend::ERROR_RESPONSE => {
                     let field = |field| {
                         let text = backend::error_field(&body, field).unwrap_or_default();
@@ -372,11 +376,11 @@ impl Connection {
                     let (name, value) =
                         backend::parameter_status(&body).or(Err(ServerError::Protocol))?;
                     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-                    self.heard.push((text(name), text(value)));
+                    answer.reported.push((text(name), text(value)));
                 }
                 backend::READY_FOR_QUERY => {
                     self.server.status = Status::read(&body).or(Err(ServerError::Protocol))?;
-                    return failure.map_or(Ok(results), Err);
+                    return failure.map_or(Ok(answer), Err);
                 }
                 _ => {}
             }
@@ -475,6 +479,16 @@ async fn log_in(
                 stream.write_all(&message).await?;
             }
             Step::Done(logged_in) => return Ok(logged_in),
+        }
+    }
+}
+
+/// What was reported later takes the place of what is known.
+fn hear(known: &mut Vec<(String, String)>, reported: Vec<(String, String)>) {
+    for (name, value) in reported {
+        match known.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, known)) => *known = value,
+            None => known.push((name, value)),
         }
     }
 }

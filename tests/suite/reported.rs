@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::support::forebay::Forebay;
 use crate::support::postgres::{Database, PASSWORD, USER};
-use crate::support::raw::{Login, RawClient};
+use crate::support::raw::{Login, RawClient, message};
 use crate::support::scripted::{Reply, ScriptedServer, complete, ready};
 use crate::support::wait_until;
 
@@ -100,4 +100,25 @@ fn a_client_that_leaves_while_its_server_is_silent_takes_the_server_along() {
     wait_until("the server is asked", || asked.load(Ordering::SeqCst) == 1);
     drop(client);
     check_closed(&forebay, &asked);
+}
+
+#[test]
+fn what_a_server_reports_beside_its_answers_is_not_kept() {
+    let report = message(b'S', format!("application_name\0{}\0", "x".repeat(1 << 20)).as_bytes());
+    let server = ScriptedServer::start(move |tag, body| match tag {
+        b'Q' if body.starts_with(b"SELECT 'there'") => {
+            Reply::Send([complete("SELECT 0"), report.clone(), ready()].concat())
+        }
+        b'Q' => Reply::Send([complete("SELECT 0"), ready()].concat()),
+        _ => Reply::Send(Vec::new()),
+    });
+    let toml = "[server]\nserver_check_delay = 0\nserver_check_query = \"SELECT 'there'\"\n\
+                [cache]\nmode = \"off\"\n";
+    let forebay = Forebay::launch(&server.url(), "app", toml, &["--pool-size", "1"]);
+    let mut client = forebay.client();
+    client.run("SELECT 1");
+    let before = forebay.daemon.resident_kb();
+    (0..50).for_each(|_| client.run("SELECT 1"));
+    let after = forebay.daemon.resident_kb();
+    assert!(after < before + 20_000, "{before} kB before, {after} kB after");
 }
