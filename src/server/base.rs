@@ -18,7 +18,7 @@ pub struct Base {
     pub id: u64,
     /// Settings that can change an answer, by name, with the identity of the session among them.
     pub values: BTreeMap<String, String>,
-    /// As ParameterStatus told them at login, in order.
+    /// As ParameterStatus has told them, in order.
     pub reported: Vec<(String, String)>,
 }
 
@@ -58,7 +58,7 @@ impl Base {
         self.values.get(name).map(String::as_str)
     }
 
-    /// As ParameterStatus told it at login.
+    /// As ParameterStatus has told it.
     pub fn reported_value(&self, name: &str) -> Option<&str> {
         let mut reported = self.reported.iter().filter(|(known, _)| known == name);
         reported.next().map(|(_, value)| value.as_str())

@@ -89,7 +89,7 @@ pub struct Connection {
     pub written: usize,
     /// Wakes whoever waits to send what is held back until a moment.
     pub(super) hold_alarm: Option<Pin<Box<Sleep>>>,
-    /// What it reported at login, in order.
+    /// What it reported until it was ready for a client, in order.
     pub reported: Reported,
     pub link: Arc<Link>,
 }
@@ -192,7 +192,7 @@ impl Connection {
     ) -> Result<Self, ServerError> {
         let defaults = defaults_changes();
         let Greeted { stream, host, input, logged_in } = greet(target, tls, start).await?;
-        let reported = logged_in.reported.clone();
+        let mut reported = logged_in.reported.clone();
         // Nothing is committed before the true home is known.
         let home = Arc::new(Home::new(0));
         let server = Server::new(id, logged_in, defaults, home, &start.settings, Instant::now());
@@ -214,7 +214,8 @@ impl Connection {
         }
         connection.server.connect_query.clone_from(&target.connect_query);
         if let Some(beginning) = connection.server.beginning() {
-            connection.query(&beginning).await?;
+            hear(&mut reported, connection.question(&beginning).await?.reported);
+            connection.reported = reported.as_slice().into();
         }
         let base = connection.read_base(reported, &target.parameters).await?;
         let home = base::find_home(&base, target.group.as_ref(), Instant::now())

@@ -122,3 +122,25 @@ fn what_a_server_reports_beside_its_answers_is_not_kept() {
     let after = forebay.daemon.resident_kb();
     assert!(after < before + 20_000, "{before} kB before, {after} kB after");
 }
+
+#[test]
+fn a_client_is_told_what_a_connect_query_sets() {
+    for mode in ["session", "transaction"] {
+        let database = Database::with("");
+        let toml = format!(
+            "[pool]\npool_mode = \"{mode}\"\n[databases]\n{name} = {{ host = \"127.0.0.1\", \
+             port = {port}, connect_query = \"SET timezone = 'Asia/Tokyo'\" }}\n",
+            name = database.name,
+            port = database.postgres.port
+        );
+        let forebay = Forebay::with_config(&database, &toml, &[]);
+        for (parameters, zone) in [
+            (&[][..], "S(TimeZone=Asia/Tokyo)"),
+            (&[("application_name", "one")], "S(TimeZone=Asia/Tokyo)"),
+            (&[("TimeZone", "Europe/Rome")], "S(TimeZone=Europe/Rome)"),
+        ] {
+            let told = told(&forebay.client_with(parameters));
+            assert!(told.iter().any(|told| told == zone), "{mode} {parameters:?} {told:?}");
+        }
+    }
+}
