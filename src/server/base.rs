@@ -1,7 +1,9 @@
 //! How a session starts before any client touches it, whose it is and where: read at login (hazard
 //! R5), and part of the key of every answer.
 
-use std::collections::{BTreeMap, HashMap};
+use std::borrow::Borrow;
+use std::collections::{BTreeMap, HashSet};
+use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -67,6 +69,15 @@ impl Base {
     /// What makes its id.
     pub fn key_values(&self) -> impl Iterator<Item = (&str, &str)> {
         self.values.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// Of memory, about.
+    fn bytes(&self) -> usize {
+        /// Of a text, beside its letters.
+        const TEXT_BYTES: usize = 40;
+        let reported = self.reported.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let texts = self.key_values().chain(reported);
+        texts.map(|(name, value)| name.len() + value.len() + 2 * TEXT_BYTES).sum()
     }
 
     /// Whether every role may ask what a transaction wrote: a refusal would fail the very
@@ -196,22 +207,92 @@ pub fn place(base: &Base) -> u64 {
     xxh3_64(base.value(STARTED).unwrap_or_default().as_bytes())
 }
 
-type Bases = HashMap<BTreeMap<String, String>, Arc<Base>>;
-
 /// Equal bases share one id, so that a pool's servers do.
 pub fn intern(base: Base) -> Arc<Base> {
     /// Guards the bases seen in this process; nothing else is locked inside.
     static BASES: Mutex<Option<Bases>> = Mutex::new(None);
-    /// Beyond it the oldest knowledge is dropped, which only loses hits.
-    const BASES_MAX: usize = 10_000;
-    static NEXT: AtomicU64 = AtomicU64::new(1);
     let mut guard = BASES.lock().unwrap_or_else(PoisonError::into_inner);
-    let bases = guard.get_or_insert_with(HashMap::new);
-    if bases.len() >= BASES_MAX {
-        bases.clear();
+    guard.get_or_insert_with(Bases::default).intern(base)
+}
+
+/// Beyond it those are forgotten that no session and no pool starts with any more.
+const BASES_BYTES_MAX: usize = 32 << 20;
+
+#[derive(Default)]
+struct Bases {
+    known: HashSet<Known>,
+    bytes: usize,
+    /// Ids are never reused, so forgetting only loses hits.
+    newest_id: u64,
+}
+
+impl Bases {
+    fn intern(&mut self, base: Base) -> Arc<Base> {
+        if let Some(known) = self.known.get(&base.values) {
+            return Arc::clone(&known.base);
+        }
+        if self.bytes > BASES_BYTES_MAX {
+            self.known.retain(|known| Arc::strong_count(&known.base) > 1);
+            self.bytes = self.known.iter().map(|known| known.bytes).sum();
+        }
+        self.newest_id += 1;
+        let known =
+            Known { bytes: base.bytes(), base: Arc::new(Base { id: self.newest_id, ..base }) };
+        self.bytes += known.bytes;
+        let base = Arc::clone(&known.base);
+        self.known.insert(known);
+        base
     }
-    let known = bases
-        .entry(base.values.clone())
-        .or_insert_with(|| Arc::new(Base { id: NEXT.fetch_add(1, Ordering::Relaxed), ..base }));
-    Arc::clone(known)
+}
+
+/// Found by its values.
+struct Known {
+    base: Arc<Base>,
+    bytes: usize,
+}
+
+impl Borrow<BTreeMap<String, String>> for Known {
+    fn borrow(&self) -> &BTreeMap<String, String> {
+        &self.base.values
+    }
+}
+
+impl PartialEq for Known {
+    fn eq(&self, other: &Self) -> bool {
+        self.base.values == other.base.values
+    }
+}
+
+impl Eq for Known {}
+
+impl Hash for Known {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.base.values.hash(state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn base(number: u32) -> Base {
+        let value = format!("{number} {}", "x".repeat(100_000));
+        Base { values: BTreeMap::from([("work_mem".to_owned(), value)]), ..Base::default() }
+    }
+
+    #[test]
+    fn bases_of_no_session_take_bounded_memory_and_their_ids_are_not_given_again() {
+        let kept = intern(base(0));
+        let others: Vec<_> = (1..=1000)
+            .map(|number| {
+                let other = intern(base(number));
+                (other.id, Arc::downgrade(&other))
+            })
+            .collect();
+        let known = others.iter().filter(|(_, other)| other.strong_count() > 0).count();
+        assert!(known <= 400, "{known} of 100 kB each");
+        assert_eq!(intern(base(0)).id, kept.id);
+        let again = intern(base(1)).id;
+        assert!(others.iter().all(|(id, _)| *id != again && *id != kept.id));
+    }
 }
