@@ -8,7 +8,7 @@ use crate::cache::digests::Digest;
 use crate::cache::key::SessionKey;
 use crate::cache::warm::Asker;
 use crate::pool::Common;
-use crate::server::base::{Base, STANDBY};
+use crate::server::base::Base;
 use crate::server::settings::Settings;
 use crate::sql::classify::parse_search_path;
 use crate::sql::verdict::{BypassReason, Isolation};
@@ -101,7 +101,7 @@ impl Facts {
             kept_out: if declined {
                 Some(BypassReason::CacheOff)
             } else {
-                (base.value(STANDBY) == Some("true")).then_some(BypassReason::Standby)
+                base.is_standby().then_some(BypassReason::Standby)
             },
             readable: plain_strings && search_path.is_some(),
             readable_without_backslash: search_path.is_some(),

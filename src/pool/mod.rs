@@ -9,6 +9,7 @@ pub mod state;
 pub mod quota;
 pub mod rules;
 pub mod failure;
+pub mod starts;
 pub mod io;
 
 use std::collections::HashMap;

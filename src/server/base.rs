@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::cache::group;
 use crate::cache::home::{Ambiguous, Home, Homes, Identity};
@@ -80,6 +80,22 @@ impl Base {
         texts.map(|(name, value)| name.len() + value.len() + 2 * TEXT_BYTES).sum()
     }
 
+    /// A digest of all that sessions start with, but for the address by which they were reached.
+    pub fn start(&self) -> u128 {
+        let mut hash = Xxh3::new();
+        for (name, value) in self.key_values().filter(|(name, _)| *name != ADDRESS) {
+            for text in [name, value] {
+                hash.update(&text.len().to_be_bytes());
+                hash.update(text.as_bytes());
+            }
+        }
+        hash.digest128()
+    }
+
+    pub fn is_standby(&self) -> bool {
+        self.value(STANDBY) == Some("true")
+    }
+
     /// Whether every role may ask what a transaction wrote: a refusal would fail the very
     /// transaction.
     pub fn may_see_writes(&self) -> bool {
@@ -102,6 +118,7 @@ pub fn defaults_changes() -> u64 {
 
 /// Names, beside those of settings, of what a server says it is.
 const IDENTITY: &str = "forebay identity";
+const ADDRESS: &str = "forebay address";
 const STARTED: &str = "forebay started";
 const CLUSTER: &str = "forebay cluster";
 
@@ -166,9 +183,10 @@ AND p.proname IN ('txid_current_if_assigned', 'pg_cursor', 'pg_lock_status', \
 UNION ALL SELECT 'forebay standby', pg_catalog.pg_is_in_recovery()::text \
 UNION ALL SELECT 'forebay started', \
 (extract(epoch FROM pg_catalog.pg_postmaster_start_time()) * 1000000)::bigint::text \
+UNION ALL SELECT 'forebay address', \
+pg_catalog.concat_ws(' ', pg_catalog.inet_server_addr(), pg_catalog.inet_server_port()) \
 UNION ALL SELECT 'forebay identity', pg_catalog.concat_ws(' ', d.oid, r.oid, r.rolsuper, \
-pg_catalog.pg_postmaster_start_time(), pg_catalog.inet_server_addr(), \
-pg_catalog.inet_server_port(), SESSION_USER) \
+pg_catalog.pg_postmaster_start_time(), SESSION_USER) \
 FROM pg_catalog.pg_database d, pg_catalog.pg_roles r \
 WHERE d.datname = pg_catalog.current_database() AND r.rolname = CURRENT_USER";
 

@@ -1,6 +1,8 @@
 //! Defaults of sessions that change: ALTER ROLE and ALTER DATABASE … SET, and the settings file
 //! of PostgreSQL. New clients see them, and answers given under the old ones are not theirs.
 
+use std::collections::BTreeSet;
+
 use crate::support::forebay::Forebay;
 use crate::support::postgres::{Database, PASSWORD, Postgres, USER};
 use crate::support::raw::{Login, RawClient};
@@ -170,4 +172,32 @@ fn who_may_not_read_the_defaults_is_served_all_the_same() {
     database.admin().run("REVOKE SELECT ON pg_db_role_setting FROM PUBLIC");
     let forebay = Forebay::start(&database, &[]);
     assert_eq!(forebay.client().one("SELECT count(*) FROM t"), "1");
+}
+
+#[test]
+fn servers_at_several_addresses_of_one_database_are_used_side_by_side() {
+    let postgres = Postgres::private("listen_addresses = '127.0.0.1,127.0.0.2'");
+    let database = postgres.database();
+    let toml = format!(
+        "[databases]\n{} = {{ host = \"127.0.0.1,127.0.0.2\", port = {} }}\n",
+        database.name, postgres.port
+    );
+    let forebay = Forebay::with_config(&database, &toml, &[]);
+    let mut clients = [forebay.client(), forebay.client(), forebay.client()];
+    let mut servers = BTreeSet::new();
+    for _ in 0..5 {
+        for client in &mut clients {
+            client.run("BEGIN");
+        }
+        for client in &mut clients {
+            let rows = client.rows("SELECT pg_backend_pid(), inet_server_addr()");
+            servers.insert(rows[0].clone());
+        }
+        for client in &mut clients {
+            client.run("COMMIT");
+        }
+    }
+    assert_eq!(servers.len(), 3, "{servers:?}");
+    let addresses: BTreeSet<_> = servers.iter().map(|row| &row[1]).collect();
+    assert_eq!(addresses.len(), 2, "{servers:?}");
 }

@@ -93,14 +93,17 @@ impl Pool {
         AcquireError::Server(error)
     }
 
-    /// The newest server says how sessions start now; older ones that start otherwise go.
+    /// The newest server says how sessions start now; older ones go if that says so of them.
     fn learn_base(&self, connection: &Connection) {
-        let known = self.common.base();
-        if known.id != connection.server.base.id {
-            if known.id != 0 {
-                self.retired.fetch_max(connection.server.id, Ordering::Relaxed);
-            }
-            let server = &connection.server;
+        let server = &connection.server;
+        let outdated = {
+            let mut starts = self.starts.lock().unwrap_or_else(PoisonError::into_inner);
+            starts.learn(&server.home, server.place, &server.base)
+        };
+        if outdated {
+            self.retired.fetch_max(server.id, Ordering::Relaxed);
+        }
+        if self.common.base().id != server.base.id {
             self.common.set_base(Arc::clone(&server.base), server.defaults);
         }
     }

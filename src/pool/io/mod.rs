@@ -18,6 +18,7 @@ use crate::server::start::Start;
 use super::Common;
 use super::failure::Failure;
 use super::rules::{Retirement, Rules};
+use super::starts::Starts;
 use super::state::{Acquire, Connecting, Handed, Released, State};
 pub use claim::{Claim, Quotas, limit};
 pub use connect::server_login_failed;
@@ -46,6 +47,8 @@ pub struct Pool {
     quotas: Arc<Quotas>,
     /// Servers with a smaller id are closed once free: their defaults are out of date.
     retired: AtomicU64,
+    /// Guards what new servers are compared with for that; nothing else is locked inside.
+    starts: Mutex<Starts>,
     /// Guards the last failure to connect, until one succeeds; nothing else is locked inside.
     failure: Mutex<Option<Failure>>,
     /// Servers being connected.
@@ -146,6 +149,7 @@ impl Pool {
             rules: RwLock::new(Arc::new(rules.clone())),
             quotas: Arc::new(quotas),
             retired: AtomicU64::new(0),
+            starts: Mutex::default(),
             failure: Mutex::default(),
             connecting: AtomicUsize::new(0),
             clients: AtomicUsize::new(0),
