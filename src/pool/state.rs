@@ -259,6 +259,11 @@ impl<S, W> State<S, W> {
         self.connecting
     }
 
+    /// Whether somebody waits because a limit over several pools is reached.
+    pub fn is_starved(&self) -> bool {
+        self.connecting == Connecting::Starved && self.hold.is_none() && !self.waiting.is_empty()
+    }
+
     /// Other sizes: who waits gets what they add. What is too much is closed when free, by
     /// `surplus`. As `closed` for the result.
     #[must_use]
@@ -578,8 +583,10 @@ mod tests {
         let mut pool = pool(2);
         assert_eq!(pool.acquire(none), Acquire::Busy);
         assert_eq!(pool.connecting(), Connecting::Starved);
+        assert!(!pool.is_starved(), "nobody waits");
         pool.wait('a');
         pool.wait('b');
+        assert!(pool.is_starved());
         let mut served = Served::new();
         let mut room = 1;
         let claim = || {

@@ -89,6 +89,21 @@ fn who_finds_every_server_of_the_user_busy_gets_the_next_that_is_free() {
 }
 
 #[test]
+fn an_idle_server_of_another_pool_gives_way_when_a_paused_one_resumes() {
+    let users = format!("[users]\n{USER} = {{ max_user_connections = 1 }}\n");
+    let world = World::start(&users, &[("one", ""), ("two", "")]);
+    let (mut one, mut two) = (world.client("one"), world.client("two"));
+    let mut console = world.forebay.console();
+    console.run("PAUSE one");
+    one.send(&query("SELECT 1"));
+    world.waiting(1);
+    assert_eq!(two.one("SELECT 2"), "2");
+    assert_eq!(world.servers("two"), 1);
+    console.run("RESUME one");
+    assert_eq!(one.replies(), "T(?column?) D(1) C(SELECT 1) Z(I)");
+}
+
+#[test]
 fn a_higher_limit_serves_who_waits_for_it_at_once() {
     let entries = [("one", ", max_db_connections = 1"), ("two", "")];
     let world = World::start("", &entries);
@@ -100,6 +115,23 @@ fn a_higher_limit_serves_who_waits_for_it_at_once() {
     world.forebay.reload(&toml(&world.database, "", &entries));
     assert_eq!(other.replies(), "T(?column?) D(2) C(SELECT 1) Z(I)");
     assert_eq!(world.servers("one"), 2);
+}
+
+#[test]
+fn who_gets_past_one_limit_finds_room_at_the_next() {
+    let users = format!("[users]\n{USER} = {{ max_user_connections = 2 }}\n");
+    let entries = [("one", ", max_db_connections = 1"), ("two", "")];
+    let world = World::start(&users, &entries);
+    let (mut holder, mut other) = (world.client("one"), world.client("one"));
+    begin(&mut holder);
+    other.send(&query("SELECT 2"));
+    world.waiting(1);
+    assert_eq!(world.client("two").one("SELECT 3"), "3");
+    assert_eq!(world.servers("two"), 1);
+    let entries = [("one", ", max_db_connections = 2"), ("two", "")];
+    world.forebay.reload(&toml(&world.database, &users, &entries));
+    assert_eq!(other.replies(), "T(?column?) D(2) C(SELECT 1) Z(I)");
+    assert_eq!((world.servers("one"), world.servers("two")), (2, 0));
 }
 
 #[test]

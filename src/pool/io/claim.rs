@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use crate::pool::quota::Quota;
 use crate::pool::rules::Retirement;
 
-use super::Pool;
+use super::{Idle, Pool};
 
 /// What the pool shares with others: servers of its database, and of its user.
 pub struct Quotas {
@@ -16,13 +16,23 @@ pub struct Quotas {
 
 /// One server counted in both quotas. When dropped, pools that wait are told; so it is never
 /// dropped while a pool is locked.
-pub struct Claim(Arc<Quotas>);
+pub struct Claim(Option<Arc<Quotas>>);
+
+impl Claim {
+    /// Gives it back; the caller tells pools that wait.
+    fn give_back(mut self) -> Option<Arc<Quotas>> {
+        let quotas = self.0.take()?;
+        quotas.give_back();
+        Some(quotas)
+    }
+}
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.0.database.give_back();
-        self.0.user.give_back();
-        self.0.feed();
+        if let Some(quotas) = self.0.take() {
+            quotas.give_back();
+            quotas.feed();
+        }
     }
 }
 
@@ -45,13 +55,27 @@ impl Quotas {
             *returned = true;
             return None;
         }
-        Some(Claim(Arc::clone(self)))
+        Some(Claim(Some(Arc::clone(self))))
+    }
+
+    fn give_back(&self) {
+        self.database.give_back();
+        self.user.give_back();
+    }
+
+    fn both(&self) -> [Arc<Quota<Pool>>; 2] {
+        [Arc::clone(&self.database), Arc::clone(&self.user)]
     }
 
     /// Tells pools that wait for what has become free.
     pub(super) fn feed(&self) {
-        feed(&self.database);
-        feed(&self.user);
+        feed(self.both().into());
+    }
+
+    /// Closes an idle server of another pool for each limit that is reached; pools that wait are
+    /// told.
+    pub(super) fn make_room(&self) {
+        feed(self.evict());
     }
 
     /// Whether a pool that found no room still has somebody waiting; it may have served them by
@@ -66,9 +90,11 @@ impl Quotas {
         self.database.is_full() || self.user.is_full()
     }
 
-    /// Closes an idle server of another pool for each limit that is reached.
-    pub(super) fn evict(&self) {
-        for quota in [&self.database, &self.user] {
+    /// Closes an idle server of another pool for each limit that is reached, and gives what has
+    /// become free.
+    fn evict(&self) -> Vec<Arc<Quota<Pool>>> {
+        let mut free = Vec::new();
+        for quota in self.both() {
             if !quota.is_full() {
                 continue;
             }
@@ -79,22 +105,33 @@ impl Quotas {
             let found = pools.iter().filter_map(|pool| Some((oldest(pool)?, pool)));
             if let Some((_, pool)) = found.min_by_key(|(since, _)| *since) {
                 let evicted = pool.state().take_oldest(|idle| idle.connection.server.idle_since);
-                if let Some(idle) = evicted {
-                    pool.log_end(&idle.connection, Retirement::Evicted);
+                if let Some(Idle { connection, claim }) = evicted {
+                    pool.log_end(&connection, Retirement::Evicted);
+                    // The place is free only when the server is gone.
+                    drop(connection);
+                    free.extend(claim.give_back().iter().flat_map(|quotas| quotas.both()));
                 }
             }
         }
+        free
     }
 }
 
 /// Another limit; pools that wait are told.
-pub fn limit(quota: &Quota<Pool>, max: usize) {
+pub fn limit(quota: &Arc<Quota<Pool>>, max: usize) {
     quota.set_max(max);
-    feed(quota);
+    feed(vec![Arc::clone(quota)]);
 }
 
-fn feed(quota: &Quota<Pool>) {
-    while let Some(pool) = quota.next() {
-        pool.feed();
+/// Tells pools that wait for one of these, in which something has become free. Who still finds no
+/// room, in another of its limits or for others of its line, is made some. A loop, for that frees
+/// something again, as often as there are idle servers.
+fn feed(mut free: Vec<Arc<Quota<Pool>>>) {
+    while let Some(quota) = free.pop() {
+        while let Some(pool) = quota.next() {
+            if pool.feed() {
+                free.extend(pool.quotas.evict());
+            }
+        }
     }
 }

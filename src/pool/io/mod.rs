@@ -315,9 +315,6 @@ impl Pool {
             let failing = matches!(connecting, Connecting::Unreachable | Connecting::Refused);
             let resumed =
                 failing && !matches!(next, Next::Handed(_)) && self.resume_if_due(Instant::now());
-            if connecting == Connecting::Starved {
-                self.quotas.evict();
-            }
             if !(resumed && matches!(next, Next::Failing)) {
                 return next;
             }
@@ -468,19 +465,20 @@ impl Pool {
         let released = state.release(idle, hand);
         drop(state);
         if released == Released::Idle && self.quotas.is_wanted() {
-            self.quotas.evict();
+            self.quotas.make_room();
         }
     }
 
-    /// Another pool has given up something of what they share.
-    fn feed(&self) {
-        self.change(|state, claim| ((), state.feed(claim, hand)));
+    /// Another pool has given up something of what they share. Says whether somebody waits still
+    /// for want of it.
+    fn feed(&self) -> bool {
+        self.change_only(|state, claim| ((), state.feed(claim, hand))).1
     }
 
     fn take_reserve(&self) -> Option<Claim> {
         let claimed = self.change(|state, claim| (state.take_reserve(claim), None));
         if claimed.is_none() && self.quotas.is_full() {
-            self.quotas.evict();
+            self.quotas.make_room();
         }
         claimed
     }
@@ -496,7 +494,8 @@ impl Pool {
     }
 
     /// The one way to change who has which server where a claim may be needed: what nobody took
-    /// is dropped, and other pools are told, after the lock is gone.
+    /// is dropped, and other pools are told, after the lock is gone. Who waits because a limit is
+    /// reached is made room.
     fn change<T>(
         &self,
         change: impl FnOnce(
@@ -504,13 +503,31 @@ impl Pool {
             &mut dyn FnMut() -> Option<Claim>,
         ) -> (T, Option<Claim>),
     ) -> T {
+        let (result, starved) = self.change_only(change);
+        if starved {
+            self.quotas.make_room();
+        }
+        result
+    }
+
+    /// The same without making room. Gives whether somebody waits for that.
+    fn change_only<T>(
+        &self,
+        change: impl FnOnce(
+            &mut State<Idle, Waiter>,
+            &mut dyn FnMut() -> Option<Claim>,
+        ) -> (T, Option<Claim>),
+    ) -> (T, bool) {
         let mut returned = false;
         let mut claim = || self.quotas.claim(Some(&self.me), &mut returned);
-        let (result, _spare) = change(&mut self.state(), &mut claim);
+        let ((result, _spare), starved) = {
+            let mut state = self.state();
+            (change(&mut state, &mut claim), state.is_starved())
+        };
         if returned {
             self.quotas.feed();
         }
-        result
+        (result, starved)
     }
 
     fn state(&self) -> MutexGuard<'_, State<Idle, Waiter>> {
