@@ -49,8 +49,8 @@ pub struct Newcomer<'a> {
     pub out: &'a mut Vec<u8>,
 }
 
-/// A server that starts as the client wants, after waiting in line. From then on the client is
-/// that server to others: it has its process id, and its cancel key.
+/// A server that starts as the client wants, after waiting in line. From then on the client has its
+/// process id.
 pub async fn take_server(
     opened: &Opened,
     start: &Start,
@@ -86,8 +86,7 @@ pub async fn take_server(
     opened.pool.common.counters.wait_time.add(waited);
     entry.group.wait_time.add(waited);
     let lease = acquired.map_err(|error| close_reason(&error, expired))?;
-    let server = &lease.connection.server;
-    registered.become_server(server.pid, &server.cancel_key);
+    registered.take_pid(lease.connection.server.pid);
     Ok(lease)
 }
 

@@ -464,11 +464,11 @@ pub struct Registered {
 }
 
 impl Registered {
-    /// From now on the client is who its server is. A key too long for the client's protocol
-    /// leaves it the one it has.
+    /// From now on the client has its server's process id. Its key stays its own: the server's
+    /// next client has the same process id, and a late cancel request must not reach it.
     ///
-    /// Where there are peers it keeps its own, which says whose client it is.
-    pub fn become_server(&self, pid: u32, key: &[u8]) {
+    /// Where there are peers it keeps its own process id too, which says whose client it is.
+    pub fn take_pid(&self, pid: u32) {
         if self.entry.peer_id > 0 {
             return;
         }
@@ -477,9 +477,6 @@ impl Registered {
         let mut identity = entry.identity.lock().unwrap_or_else(PoisonError::into_inner);
         connected.entries.remove(&(identity.pid, entry.id));
         identity.pid = pid;
-        if key.len() <= identity.key.len() && !key.is_empty() {
-            identity.key = key.into();
-        }
         connected.entries.insert((pid, entry.id), Arc::clone(entry));
     }
 }
@@ -546,6 +543,23 @@ mod tests {
         );
         drop(one);
         assert!(registry.enter(hello("app", "ann"), room).is_ok());
+    }
+
+    #[test]
+    fn clients_that_have_had_one_server_are_told_apart_by_their_keys() {
+        let registry = Arc::new(Registry::default());
+        let enter = || {
+            let entered = registry.enter(hello("app", "ann"), Room::UNLIMITED).unwrap();
+            entered.take_pid(7);
+            entered
+        };
+        let found = |key: &[u8]| registry.find(7, key).map(|entry| entry.id);
+        let (one, two) = (enter(), enter());
+        let (of_one, of_two) = (one.entry.identity().key, two.entry.identity().key);
+        assert_ne!(of_one, of_two);
+        assert_eq!([found(&of_one), found(&of_two)], [Some(one.entry.id), Some(two.entry.id)]);
+        drop(one);
+        assert_eq!([found(&of_one), found(&of_two)], [None, Some(two.entry.id)]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ fn start(database: &Database<'_>, options: &[&str]) -> Forebay {
 }
 
 #[test]
-fn a_client_has_the_process_id_and_the_cancel_key_of_its_server() {
+fn a_client_has_the_process_id_of_its_server_and_a_cancel_key_of_its_own() {
     let database = Database::with("");
     let forebay = start(&database, &[]);
     let mut clients = [forebay.client(), forebay.client()];
@@ -103,6 +103,23 @@ fn a_new_client_finds_nothing_that_the_last_one_left() {
         assert_eq!(two.one(sql), nothing, "{sql}");
     }
     assert!(two.query("SELECT currval('s')").contains("E(55000)"));
+}
+
+#[test]
+fn a_cancel_of_who_has_gone_does_not_reach_who_has_its_server_now() {
+    let database = Database::with("");
+    let forebay = start(&database, &["--pool-size", "1"]);
+    let one = forebay.client();
+    let (pid, key) = (one.pid, one.key.clone());
+    one.close();
+    let mut two = forebay.client();
+    assert_eq!(two.pid, pid, "the server is used again");
+    two.send(&query("SELECT pg_sleep(0.5)"));
+    let mut late = RawClient::connect(forebay.port);
+    late.send(&cancel(pid, &key));
+    assert_eq!(late.until_closed(), "");
+    assert_eq!(two.replies(), "T(pg_sleep) D C(SELECT 1) Z(I)");
+    assert_ne!(two.key, key);
 }
 
 #[test]
