@@ -33,10 +33,9 @@ async fn here(gateway: &Gateway, pid: u32, key: &[u8]) {
 
 async fn perform(gateway: &Gateway, entry: &Entry) {
     let Some(cancelling) = entry.begin_cancel() else { return };
-    let link = &cancelling.link;
-    let sent = link.cancel();
-    if tokio::time::timeout(cancel_wait(gateway), sent).await.is_err() {
-        tracing::info!(server_pid = link.pid, "closing because: cancel_wait_timeout");
+    let server_pid = cancelling.pid();
+    if tokio::time::timeout(cancel_wait(gateway), cancelling.send()).await.is_err() {
+        tracing::info!(server_pid, "closing because: cancel_wait_timeout");
     }
 }
 

@@ -1,7 +1,8 @@
 //! The clients of this process: for cancel requests, the console and the limit on their number.
 //!
-//! Invariant: a server with a cancel under way is not handed on, so a cancel never reaches the
-//! next client's query. Kept by `Link`; attacked by the suite's cancel race.
+//! Invariant: a server with a cancel under way is not handed on, nor one with a cancel that was given
+//! up, so a cancel never reaches the next client's query. Kept by `Link`; attacked by the suite's
+//! cancel race.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::poll_fn;

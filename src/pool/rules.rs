@@ -44,6 +44,8 @@ pub enum Retirement {
     Evicted,
     /// The operator wants no connection to the database.
     Paused,
+    /// A cancel request may still arrive that was meant for its last client.
+    StrayCancel,
 }
 
 impl Retirement {
@@ -58,6 +60,7 @@ impl Retirement {
             Self::TestFailed => "test query failed",
             Self::Evicted => "evicted",
             Self::Paused => "pause mode",
+            Self::StrayCancel => "a cancel request may still arrive",
         }
     }
 }

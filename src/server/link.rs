@@ -1,7 +1,7 @@
 //! A server as others than its client see it, and the cancels that are on their way to it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use bytes::BytesMut;
@@ -29,11 +29,15 @@ pub struct Link {
     pub prepared_statements: AtomicUsize,
     cancels: AtomicUsize,
     done: Notify,
+    /// A cancel was given up that may still arrive.
+    stray_cancel: AtomicBool,
 }
 
 /// A cancel on its way; counted until dropped.
 pub struct Cancelling {
-    pub link: Arc<Link>,
+    link: Arc<Link>,
+    /// It has arrived, or never will.
+    settled: bool,
 }
 
 /// Both ends of the connection, for people.
@@ -48,7 +52,7 @@ pub struct Ends {
 
 impl Link {
     /// Asks PostgreSQL, by a connection of its own, to cancel what this backend does.
-    pub async fn cancel(&self) -> Result<(), ServerError> {
+    async fn cancel(&self) -> Result<(), ServerError> {
         let address = self.target.hosts.addresses.get(self.host).ok_or(ServerError::Closed)?;
         // Which nobody is refused for.
         let tls = self.target.tls.get().first_try();
@@ -74,13 +78,14 @@ impl Link {
             prepared_statements: AtomicUsize::new(0),
             cancels: AtomicUsize::new(0),
             done: Notify::new(),
+            stray_cancel: AtomicBool::new(false),
         }
     }
 
     /// Counts a cancel; the caller sees to it that the server is still the client's.
     pub fn begin_cancel(self: &Arc<Self>) -> Cancelling {
         self.cancels.fetch_add(1, Ordering::SeqCst);
-        Cancelling { link: Arc::clone(self) }
+        Cancelling { link: Arc::clone(self), settled: false }
     }
 
     /// Resolves when no cancel is on its way any more. Cancel-safe.
@@ -97,10 +102,34 @@ impl Link {
     pub fn has_cancel(&self) -> bool {
         self.cancels.load(Ordering::SeqCst) > 0
     }
+
+    /// Whether a cancel that nobody waits for any more may still arrive.
+    pub fn has_stray_cancel(&self) -> bool {
+        self.stray_cancel.load(Ordering::SeqCst)
+    }
+}
+
+impl Cancelling {
+    /// The process id of the backend.
+    pub fn pid(&self) -> u32 {
+        self.link.pid
+    }
+
+    /// Returns when PostgreSQL has dealt with it. If it is not waited for until then it may arrive
+    /// whenever it likes, so the server is not handed on.
+    pub async fn send(mut self) -> Result<(), ServerError> {
+        let sent = self.link.cancel().await;
+        // Where there was no connection nothing was sent.
+        self.settled = matches!(sent, Ok(()) | Err(ServerError::Connect(_)));
+        sent
+    }
 }
 
 impl Drop for Cancelling {
     fn drop(&mut self) {
+        if !self.settled {
+            self.link.stray_cancel.store(true, Ordering::SeqCst);
+        }
         self.link.cancels.fetch_sub(1, Ordering::SeqCst);
         self.link.done.notify_waiters();
     }

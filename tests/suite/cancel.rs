@@ -1,9 +1,13 @@
 //! A cancel request stops the query it was meant for and no other.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+
 use crate::support::forebay::Forebay;
 use crate::support::postgres::Database;
 use crate::support::raw::{RawClient, cancel, query};
-use crate::support::wait_until;
+use crate::support::scripted::{Reply, ScriptedServer, complete, ready};
+use crate::support::{DEADLINE, wait_until};
 
 const SLEEP: &str = "SELECT pg_sleep(60)";
 
@@ -114,4 +118,48 @@ fn a_client_that_waits_for_a_server_can_be_cancelled() {
     // PgBouncer disconnects it; whatever it is told, it must not be left waiting.
     assert_ne!(two.message().tag, b'T');
     assert_eq!(one.query("COMMIT"), "C(COMMIT) Z(I)");
+}
+
+/// A PostgreSQL that never says that it has dealt with a cancel request. Its connections tell their
+/// numbers; one that is asked for `held` says so to `held` and answers when `go` says so.
+fn deaf_to_cancels(held: mpsc::Sender<()>, go: mpsc::Receiver<()>) -> ScriptedServer {
+    let go = Arc::new(Mutex::new(go));
+    let connections = AtomicUsize::new(0);
+    ScriptedServer::start_each(move || {
+        let (held, go) = (held.clone(), Arc::clone(&go));
+        let number = connections.fetch_add(1, Ordering::SeqCst);
+        Box::new(move |tag, body| match tag {
+            b'Q' => {
+                if body.starts_with(b"SELECT held") {
+                    held.send(()).unwrap();
+                    go.lock().unwrap().recv_timeout(DEADLINE).unwrap();
+                }
+                Reply::Send([complete(&format!("SELECT {number}")), ready()].concat())
+            }
+            _ => Reply::Cut,
+        })
+    })
+}
+
+/// A cancel request that is given up, as these settings say, may still arrive.
+fn check_given_up(toml: &str) {
+    let ((held_in, held), (go, go_out)) = (mpsc::channel(), mpsc::channel());
+    let server = deaf_to_cancels(held_in, go_out);
+    let forebay = Forebay::launch(&server.url(), "app", toml, &["--pool-size", "1"]);
+    let (mut one, mut two) = (forebay.client(), forebay.client());
+    one.send(&query("SELECT held"));
+    held.recv_timeout(DEADLINE).unwrap();
+    let mut connection = RawClient::connect(forebay.port);
+    connection.send(&cancel(one.pid, &one.key.clone()));
+    let _told = connection.until_closed();
+    go.send(()).unwrap();
+    let first = one.replies();
+    assert!(first.ends_with(" Z(I)"), "{first}");
+    assert_ne!(two.query("SELECT 1"), first, "the server is not handed on");
+}
+
+#[test]
+fn a_server_that_a_cancel_may_still_reach_is_not_handed_on() {
+    check_given_up("[server]\ncancel_wait_timeout = \"100ms\"\n");
+    check_given_up("[listen]\nclient_login_timeout = \"300ms\"\n");
 }

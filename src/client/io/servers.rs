@@ -174,10 +174,8 @@ impl Task {
         // Counted, as its server may be another client's soon.
         let Some(cancelling) = self.entry.begin_cancel() else { return };
         tokio::spawn(async move {
-            let link = &cancelling.link;
-            let sent = link.cancel();
             // Without it the statement runs to its end.
-            let _sent = timeout(CANCEL_TIMEOUT, sent).await;
+            let _sent = timeout(CANCEL_TIMEOUT, cancelling.send()).await;
         });
     }
 }

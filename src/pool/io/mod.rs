@@ -404,6 +404,9 @@ impl Pool {
         if now.saturating_duration_since(server.connected_at) >= lifetime {
             return Some(Retirement::Lifetime);
         }
+        if connection.link.has_stray_cancel() {
+            return Some(Retirement::StrayCancel);
+        }
         let outdated = server.defaults != defaults_changes() || server.close_needed;
         (outdated || self.is_retired(server.id)).then_some(Retirement::Outdated)
     }
