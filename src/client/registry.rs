@@ -127,7 +127,10 @@ impl Entry {
 
     /// The server, which from now on nobody can cancel for this client.
     pub fn take_current(&self) -> Option<Arc<Link>> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).take()
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        // Nobody says so any more.
+        current.set_runs_ours(false);
+        Some(current)
     }
 
     pub fn current(&self) -> Option<Arc<Link>> {

@@ -345,11 +345,7 @@ impl Session {
         let front = server.outstanding.front();
         let unasked = front.is_none();
         let question = is_question(server);
-        let own_query = matches!(
-            front,
-            Some(Owed::Expect { reply: Reply::Query, deliver: Deliver::Swallow, .. })
-        );
-        if own_query {
+        if server.outstanding.runs_ours() {
             return Err(ServerFault::OwnQueryFailed);
         }
         // A Parse of ours in front of the client's Bind, or what describes that: the error is the

@@ -28,7 +28,10 @@ pub struct Link {
     /// When its client got it.
     pub prepared_statements: AtomicUsize,
     cancels: AtomicUsize,
-    done: Notify,
+    /// Its backend runs queries of ours, in front of the client's statement.
+    runs_ours: AtomicBool,
+    /// One of the two has changed.
+    changed: Notify,
     /// A cancel was given up that may still arrive.
     stray_cancel: AtomicBool,
 }
@@ -36,7 +39,7 @@ pub struct Link {
 /// A cancel on its way; counted until dropped.
 pub struct Cancelling {
     link: Arc<Link>,
-    /// It has arrived, or never will.
+    /// It is not sent yet, has arrived, or never will.
     settled: bool,
 }
 
@@ -77,7 +80,8 @@ impl Link {
             connected_at: server.connected_at,
             prepared_statements: AtomicUsize::new(0),
             cancels: AtomicUsize::new(0),
-            done: Notify::new(),
+            runs_ours: AtomicBool::new(false),
+            changed: Notify::new(),
             stray_cancel: AtomicBool::new(false),
         }
     }
@@ -85,17 +89,30 @@ impl Link {
     /// Counts a cancel; the caller sees to it that the server is still the client's.
     pub fn begin_cancel(self: &Arc<Self>) -> Cancelling {
         self.cancels.fetch_add(1, Ordering::SeqCst);
-        Cancelling { link: Arc::clone(self), settled: false }
+        Cancelling { link: Arc::clone(self), settled: true }
     }
 
     /// Resolves when no cancel is on its way any more. Cancel-safe.
     pub async fn no_cancel(&self) {
+        self.until(|| self.cancels.load(Ordering::SeqCst) == 0).await;
+    }
+
+    async fn until(&self, holds: impl Fn() -> bool) {
         loop {
-            let done = self.done.notified();
-            if self.cancels.load(Ordering::SeqCst) == 0 {
+            let changed = self.changed.notified();
+            if holds() {
                 return;
             }
-            done.await;
+            changed.await;
+        }
+    }
+
+    /// Said by whoever has it, at each change: a cancel that stopped a query of ours would cost the
+    /// client its server, so it waits for the client's own.
+    pub fn set_runs_ours(&self, ours: bool) {
+        if self.runs_ours.load(Ordering::Relaxed) != ours {
+            self.runs_ours.store(ours, Ordering::SeqCst);
+            self.changed.notify_waiters();
         }
     }
 
@@ -118,6 +135,9 @@ impl Cancelling {
     /// Returns when PostgreSQL has dealt with it. If it is not waited for until then it may arrive
     /// whenever it likes, so the server is not handed on.
     pub async fn send(mut self) -> Result<(), ServerError> {
+        let link = &self.link;
+        link.until(|| !link.runs_ours.load(Ordering::SeqCst)).await;
+        self.settled = false;
         let sent = self.link.cancel().await;
         // Where there was no connection nothing was sent.
         self.settled = matches!(sent, Ok(()) | Err(ServerError::Connect(_)));
@@ -131,7 +151,7 @@ impl Drop for Cancelling {
             self.link.stray_cancel.store(true, Ordering::SeqCst);
         }
         self.link.cancels.fetch_sub(1, Ordering::SeqCst);
-        self.link.done.notify_waiters();
+        self.link.changed.notify_waiters();
     }
 }
 

@@ -166,6 +166,14 @@ impl Outstanding {
         !self.skipping && self.queue.iter().all(swallowed)
     }
 
+    /// Whether the server runs a query of ours, whose result nobody is told.
+    pub fn runs_ours(&self) -> bool {
+        let ours = |owed: &Owed| {
+            matches!(owed, Owed::Expect { reply: Reply::Query, deliver: Deliver::Swallow, .. })
+        };
+        self.front().is_some_and(ours)
+    }
+
     pub fn len(&self) -> usize {
         self.queue.len()
     }

@@ -163,3 +163,36 @@ fn a_server_that_a_cancel_may_still_reach_is_not_handed_on() {
     check_given_up("[server]\ncancel_wait_timeout = \"100ms\"\n");
     check_given_up("[listen]\nclient_login_timeout = \"300ms\"\n");
 }
+
+#[test]
+fn a_cancel_waits_while_queries_of_ours_run_in_front_of_the_statement() {
+    let database = Database::with("");
+    let toml = format!(
+        "[databases]\n{} = {{ host = \"127.0.0.1\", port = {}, \
+         connect_query = \"SELECT pg_advisory_xact_lock_shared(7)\" }}\n",
+        database.name, database.postgres.port
+    );
+    let forebay = Forebay::with_config(&database, &toml, &["--pool-size", "1"]);
+    let (mut one, mut two) = (forebay.client(), forebay.client());
+    let mut admin = database.admin();
+    // What it did is taken back, and the connect_query run again, for the next client.
+    one.run("DO $$ BEGIN PERFORM set_config('work_mem', '7MB', false); END $$");
+    admin.run("SELECT pg_advisory_lock(7)");
+    two.send(&query(SLEEP));
+    wait_until("our query waits", || {
+        admin.one(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+        ) == "1"
+    });
+    let mut connection = RawClient::connect(forebay.port);
+    connection.send(&cancel(two.pid, &two.key.clone()));
+    // Were it sent at once, PostgreSQL would have it before these.
+    for _ in 0..10 {
+        database.direct().run("SELECT 1");
+    }
+    admin.run("SELECT pg_advisory_unlock(7)");
+    assert_eq!(two.replies(), "T(pg_sleep) E(57014) Z(I)");
+    assert_eq!(connection.until_closed(), "");
+    assert_eq!(two.one("SELECT 1"), "1");
+}

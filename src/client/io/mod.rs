@@ -314,6 +314,7 @@ impl Task {
                 return Ok(());
             }
             self.session.dispatch(server, self.now);
+            lease.connection.link.set_runs_ours(server.outstanding.runs_ours());
         }
         if !self.session.work.vacate.is_empty() {
             Box::pin(self.vacate()).await;
@@ -337,8 +338,9 @@ impl Task {
     fn take_replies(&mut self) -> Result<(), CloseReason> {
         self.take_output();
         let Some(lease) = &mut self.lease else { return Ok(()) };
-        let Connection { server, input, .. } = &mut *lease.connection;
+        let Connection { server, input, link, .. } = &mut *lease.connection;
         let replies = self.session.replies(server, input, self.now, &mut self.out);
+        link.set_runs_ours(server.outstanding.runs_ours());
         replies.map_err(|fault| {
             if fault == ServerFault::TransactionBlock {
                 return CloseReason::TransactionBlock;

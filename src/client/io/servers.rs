@@ -146,6 +146,7 @@ impl Task {
         let connection = &lease.connection;
         let prepared = connection.server.statements.len();
         connection.link.prepared_statements.store(prepared, Ordering::Relaxed);
+        connection.link.set_runs_ours(connection.server.outstanding.runs_ours());
         self.entry.set_current(Some(Arc::clone(&connection.link)));
         self.session.common.counters.server_assignment.one();
         self.lease = Some(lease);
