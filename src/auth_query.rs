@@ -199,7 +199,7 @@ async fn open(target: &Arc<Target>, timeout: Duration) -> Result<Connection, Ask
     let opening = Box::pin(Connection::open(target, &start));
     let opened = match timeout {
         Duration::ZERO => opening.await,
-        limit => tokio::time::timeout(limit, opening).await.unwrap_or(Err(ServerError::Closed)),
+        limit => target.hosts.within(limit, opening).await.unwrap_or(Err(ServerError::Closed)),
     };
     opened.map_err(AskError::Server)
 }

@@ -9,7 +9,8 @@ use crate::cache::group::talk::{Hurry, Permit};
 use crate::client::cancel_key::{Route, route, without_hops};
 use crate::client::registry::Entry;
 use crate::gateway::Gateway;
-use crate::net::Address;
+use crate::net::{Address, connect};
+use crate::server::io::ServerError;
 use crate::server::link::cancel;
 
 /// Performs one, and returns when whoever it was for has dealt with it, or the group was told.
@@ -93,7 +94,10 @@ async fn at_peer(gateway: &Arc<Gateway>, id: u16, pid: u32, key: &[u8]) {
     };
     tracing::debug!(peer_id = id, "forwarding cancellation request");
     let tls = running.tls.server.first_try();
-    let sent = cancel(&address, &tls, pid, key);
+    let sent = async {
+        let stream = connect(&address, 0, &tls).await.map_err(ServerError::Connect)?;
+        cancel(stream, pid, key).await
+    };
     match tokio::time::timeout(cancel_wait(gateway), sent).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!(peer_id = id, %error, "peer cannot be reached"),

@@ -144,7 +144,7 @@ impl Membership<'_> {
     /// Connects and takes the lock. Gives the name of K, too.
     async fn take_lock(&self) -> Result<(Connection, String), ServerError> {
         let opening = Connection::open_uncounted(self.target);
-        let opened = timeout(ANSWER_TIMEOUT, opening).await;
+        let opened = self.target.hosts.within(ANSWER_TIMEOUT, opening).await;
         // Opening has taken the lock, as for every server.
         let mut connection = opened.unwrap_or(Err(ServerError::Closed))?;
         if !Arc::ptr_eq(&connection.server.home, self.home) {

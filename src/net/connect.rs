@@ -15,8 +15,8 @@ use tokio::net::{TcpSocket, TcpStream, UnixStream, lookup_host};
 use tokio_rustls::TlsStream;
 use tokio_rustls::rustls::{self, pki_types::ServerName};
 
-use super::Stream;
 use super::tls::{ALPN, SslMode, TlsClientConfig, TlsServerConfig};
+use super::{Peer, Stream};
 
 /// `SSLRequest`: its length, and the number that stands where a version would.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
@@ -111,21 +111,49 @@ impl From<io::Error> for ConnectError {
 }
 
 /// Connects, with TLS as `tls` says; on Unix sockets there is none, as everywhere in PostgreSQL.
+/// `turn`: which address is tried first of a name that has several.
 ///
 /// Cancel-safe: dropping the future closes the connection.
-pub async fn connect(address: &Address, tls: &TlsClientConfig) -> Result<Stream, ConnectError> {
+pub async fn connect(
+    address: &Address,
+    turn: usize,
+    tls: &TlsClientConfig,
+) -> Result<Stream, ConnectError> {
     match address {
         Address::Unix { path } => Ok(Stream::Unix(UnixStream::connect(path).await?)),
         Address::Tcp { host, port } => {
-            let stream = connect_tcp(host, *port).await?;
+            let found = lookup_host((host.as_str(), *port)).await.map_err(ConnectError::Lookup)?;
+            let stream = connect_first(from(turn, found.collect())).await?;
             start_tls(stream, host, tls).await
         }
     }
 }
 
-/// To the first of the name's addresses that answers.
-async fn connect_tcp(host: &str, port: u16) -> Result<TcpStream, ConnectError> {
-    let addresses = lookup_host((host, port)).await.map_err(ConnectError::Lookup)?;
+/// The same to where another connection to this address has gone.
+pub async fn connect_beside(
+    address: &Address,
+    peer: Peer,
+    tls: &TlsClientConfig,
+) -> Result<Stream, ConnectError> {
+    match (address, peer) {
+        (Address::Tcp { host, .. }, Peer::Tcp(peer)) => {
+            start_tls(connect_at(peer).await?, host, tls).await
+        }
+        (Address::Unix { .. }, _) | (Address::Tcp { .. }, Peer::Unix) => {
+            connect(address, 0, tls).await
+        }
+    }
+}
+
+/// In their order, from the one whose turn it is.
+fn from(turn: usize, mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let first = turn.checked_rem(addresses.len()).unwrap_or_default();
+    addresses.rotate_left(first);
+    addresses
+}
+
+/// To the first that answers.
+async fn connect_first(addresses: Vec<SocketAddr>) -> Result<TcpStream, ConnectError> {
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for address in addresses {
         match connect_at(address).await {
@@ -278,5 +306,19 @@ impl Stream {
         };
         let mut first = [0];
         Ok(stream.peek(&mut first).await? == 1 && first == [TLS_HANDSHAKE])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_address_of_a_name_has_its_turn() {
+        let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let all = vec![address(1), address(2)];
+        assert_eq!(from(0, all.clone()), [address(1), address(2)]);
+        assert_eq!(from(3, all), [address(2), address(1)]);
+        assert_eq!(from(3, Vec::new()), []);
     }
 }

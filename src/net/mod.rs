@@ -26,7 +26,9 @@ use tokio_rustls::TlsStream;
 use tokio_rustls::rustls::ProtocolVersion;
 
 pub use ciphers::{Offer, OfferError, Wanted};
-pub use connect::{AcceptError, Address, ConnectError, accept_direct_tls, accept_tls, connect};
+pub use connect::{
+    AcceptError, Address, ConnectError, accept_direct_tls, accept_tls, connect, connect_beside,
+};
 pub use tls::{ClientCertificates, SslMode, TlsClientConfig, TlsConfigError, TlsServerConfig};
 pub use tune::{SocketOptions, set_socket_options};
 

@@ -65,7 +65,7 @@ async fn expect_bytes(stream: &mut Stream, count: usize) -> BytesMut {
 async fn tcp_pair() -> (Stream, Stream) {
     let (listener, address) = listen().await;
     let config = TlsClientConfig::disabled();
-    let (client, server) = tokio::join!(connect(&address, &config), accept(&listener));
+    let (client, server) = tokio::join!(connect(&address, 0, &config), accept(&listener));
     (client.expect("connected"), server)
 }
 
@@ -75,7 +75,7 @@ async fn unix_pair() -> (Stream, Stream) {
     let address = Address::new(directory.to_str().expect("UTF-8"), 5432);
     let listener = UnixListener::bind(directory.join(".s.PGSQL.5432")).expect("bound");
     let config = client_config(SslMode::VerifyFull, Some("ca.pem"));
-    let (client, server) = tokio::join!(connect(&address, &config), listener.accept());
+    let (client, server) = tokio::join!(connect(&address, 0, &config), listener.accept());
     std::fs::remove_dir_all(&directory).expect("ours");
     (client.expect("connected"), Stream::Unix(server.expect("a connection").0))
 }
@@ -103,7 +103,7 @@ async fn tls_meeting(
         accept_tls(stream, &server_config, &[]).await
     };
     let address = Address::new(host, port);
-    within(async { tokio::join!(connect(&address, config), server) }).await
+    within(async { tokio::join!(connect(&address, 0, config), server) }).await
 }
 
 async fn pairs() -> Vec<(Stream, Stream)> {
@@ -120,7 +120,7 @@ async fn connect_to_answer(mode: SslMode, answer: &[u8]) -> Result<Stream, Conne
         expect_bytes(&mut stream, 8).await;
         stream.write_all(answer).await.expect("written");
     };
-    within(async { tokio::join!(connect(&address, &config), server).0 }).await
+    within(async { tokio::join!(connect(&address, 0, &config), server).0 }).await
 }
 
 #[tokio::test]
@@ -317,7 +317,7 @@ async fn connect_to_version_1(config: &TlsClientConfig) -> Result<Stream, Connec
         let Stream::Tcp(stream) = stream else { panic!("TCP") };
         acceptor.accept(stream).await
     };
-    within(async { tokio::join!(connect(&address, config), serve).0 }).await
+    within(async { tokio::join!(connect(&address, 0, config), serve).0 }).await
 }
 
 #[tokio::test]
@@ -380,7 +380,7 @@ async fn a_strange_answer_to_ssl_request_is_no_connection() {
 async fn a_refused_connection_is_an_io_error() {
     let (listener, address) = listen().await;
     drop(listener);
-    let result = within(connect(&address, &TlsClientConfig::disabled())).await;
+    let result = within(connect(&address, 0, &TlsClientConfig::disabled())).await;
     assert!(matches!(result, Err(ConnectError::Io(_))), "{result:?}");
 }
 
@@ -556,7 +556,7 @@ async fn futures_stay_small() {
     let (client, server) = within(tcp_pair()).await;
     let (config, address) = (server_config("server", None), Address::new("localhost", 1));
     let sizes = [
-        size_of_val(&connect(&address, &TlsClientConfig::disabled())),
+        size_of_val(&connect(&address, 0, &TlsClientConfig::disabled())),
         size_of_val(&accept_tls(client, &config, &[])),
         size_of_val(&accept_direct_tls(server, &config)),
     ];

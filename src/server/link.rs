@@ -7,7 +7,7 @@ use std::time::Instant;
 use bytes::BytesMut;
 use tokio::sync::Notify;
 
-use crate::net::{Address, Peer, Stream, TlsClientConfig, connect};
+use crate::net::{Peer, Stream, connect_beside};
 use crate::wire::startup::{self, Replication};
 
 use super::Server;
@@ -46,6 +46,7 @@ pub struct Cancelling {
 /// Both ends of the connection, for people.
 #[derive(Debug)]
 pub struct Ends {
+    peer: Option<Peer>,
     pub address: String,
     pub local: String,
     pub tls: Option<String>,
@@ -59,7 +60,9 @@ impl Link {
         let address = self.target.hosts.addresses.get(self.host).ok_or(ServerError::Closed)?;
         // Which nobody is refused for.
         let tls = self.target.tls.get().first_try();
-        cancel(address, &tls, self.pid, &self.key).await
+        let peer = self.ends.peer.ok_or(ServerError::Closed)?;
+        let stream = connect_beside(address, peer, &tls).await.map_err(ServerError::Connect)?;
+        cancel(stream, self.pid, &self.key).await
     }
 
     pub(super) fn new(
@@ -161,6 +164,7 @@ impl Ends {
             peer.map_or_else(|_| String::new(), |peer| peer.to_string())
         };
         Self {
+            peer: stream.peer().ok(),
             address: text(stream.peer()),
             local: text(stream.local()),
             tls: stream.tls_description(),
@@ -169,14 +173,9 @@ impl Ends {
     }
 }
 
-/// Sends a cancel request by a connection of its own. Returns when PostgreSQL has closed it, that is when the signal has been sent.
-pub async fn cancel(
-    address: &Address,
-    tls: &TlsClientConfig,
-    pid: u32,
-    key: &[u8],
-) -> Result<(), ServerError> {
-    let mut stream = connect(address, tls).await.map_err(ServerError::Connect)?;
+/// Sends a cancel request by a connection of its own. Returns when PostgreSQL has closed it, that is
+/// when the signal has been sent.
+pub async fn cancel(mut stream: Stream, pid: u32, key: &[u8]) -> Result<(), ServerError> {
     stream.write_all(&startup::cancel_request(pid, key)).await?;
     let mut nothing = BytesMut::with_capacity(64);
     while stream.read(&mut nothing).await? > 0 {

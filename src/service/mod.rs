@@ -328,7 +328,7 @@ impl Service {
     async fn connect_and_serve(&self, seen: &mut Seen) -> ServerError {
         let target = self.target();
         let opening = Connection::open_uncounted(&target);
-        let opened = tokio::time::timeout(ANSWER_TIMEOUT, opening).await;
+        let opened = target.hosts.within(ANSWER_TIMEOUT, opening).await;
         match opened.unwrap_or(Err(ServerError::Closed)) {
             Ok(mut connection) => {
                 // Catalogues are large, and the first client waits. If it fails, it waits.

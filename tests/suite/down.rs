@@ -1,5 +1,7 @@
 //! What is served while PostgreSQL cannot be reached: nothing, unless that is asked for.
 
+use std::net::TcpListener;
+
 use crate::support::forebay::Forebay;
 use crate::support::postgres::{Database, PASSWORD, Postgres, USER};
 use crate::support::raw::{Login, RawClient, query};
@@ -113,6 +115,27 @@ fn a_postgresql_that_is_full_is_not_down_and_one_that_is_closed_is() {
     admin.run(&format!("ALTER DATABASE {} ALLOW_CONNECTIONS false", world.name));
     admin.run(&format!("ALTER ROLE {USER} CONNECTION LIMIT -1"));
     world.until_down();
+}
+
+/// Something listens there and says nothing.
+fn check_left(silent: &str, tls: &str) {
+    let database = Database::with("");
+    let (port, name) = (database.postgres.port, &database.name);
+    let _silent = TcpListener::bind((silent, port)).unwrap();
+    let toml = format!(
+        "[server]\nserver_connect_timeout = \"300ms\"\nserver_login_retry = \"50ms\"\n\
+         [tls]\nserver_tls_sslmode = \"{tls}\"\n[databases]\n\
+         {name} = {{ host = \"{silent},127.0.0.1\", port = {port}, user = \"{USER}\", \
+         password = \"{PASSWORD}\", load_balance_hosts = \"disable\" }}\n"
+    );
+    let forebay = Forebay::with_config(&database, &toml, &[]);
+    assert_eq!(forebay.client().one("SELECT 1"), "1");
+}
+
+#[test]
+fn a_host_that_is_silent_is_left_for_the_next() {
+    check_left("127.0.0.3", "prefer");
+    check_left("127.0.0.4", "disable");
 }
 
 #[test]

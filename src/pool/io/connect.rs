@@ -22,7 +22,7 @@ impl Pool {
         let connecting = Connection::open(&self.target, start);
         let opened = match self.rules().connect_timeout {
             Duration::ZERO => connecting.await,
-            limit => tokio::time::timeout(limit, connecting).await.unwrap_or_else(|_elapsed| {
+            limit => self.target.hosts.within(limit, connecting).await.unwrap_or_else(|_elapsed| {
                 tracing::info!(
                     database = %self.name,
                     user = %self.common.user,
