@@ -64,6 +64,8 @@ pub struct Entry {
     pub timeouts: SharedTimeouts,
     /// While all is suspended: nothing of it waits to be written.
     pub at_rest: AtomicBool,
+    /// While it waits for a server: something of it waits to be written.
+    pub owed: AtomicBool,
     /// A cancel came while it had no server; only a client that waits for one listens.
     pub cancelled: Notify,
 }
@@ -167,10 +169,10 @@ impl Entry {
         self.wake();
     }
 
-    /// It waits for a server.
-    pub fn waits(&self) -> bool {
+    /// It waits for a server, and nothing of it waits to be written.
+    pub fn only_waits(&self) -> bool {
         let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        shown.waiting_since.is_some()
+        shown.waiting_since.is_some() && !self.owed.load(Ordering::Relaxed)
     }
 
     /// Has its task look round.
@@ -381,6 +383,7 @@ impl Registry {
             asked_to_leave: AtomicBool::new(false),
             timeouts: SharedTimeouts::default(),
             at_rest: AtomicBool::new(false),
+            owed: AtomicBool::new(false),
             cancelled: Notify::new(),
         });
         entry.group.clients.one();

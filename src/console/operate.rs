@@ -267,7 +267,9 @@ fn is_closed(gateway: &Gateway, name: Option<&str>) -> bool {
 
 fn is_suspended(gateway: &Gateway, until: Option<Instant>, now: Instant) -> bool {
     let mut busy = gateway.shared.registry.clients();
-    busy.retain(|entry| !entry.console && !entry.at_rest.load(Ordering::Relaxed) && !entry.waits());
+    busy.retain(|entry| {
+        !entry.console && !entry.at_rest.load(Ordering::Relaxed) && !entry.only_waits()
+    });
     if until.is_some_and(|until| now >= until) {
         for entry in busy.drain(..) {
             entry.ask_to_leave(Leave::SuspendTimeout);

@@ -181,3 +181,71 @@ fn without_a_cache_there_are_no_connections_but_those_of_clients() {
     let mut client = forebay.client();
     database.until_hit(&mut client, "SELECT a FROM kept");
 }
+
+/// A client that has not taken what it is owed and waits for a server that another one has.
+struct Deaf {
+    database: Database<'static>,
+    forebay: Forebay,
+    client: RawClient,
+    holder: RawClient,
+}
+
+fn deaf(toml: &str) -> Deaf {
+    let database = Database::with("CREATE TABLE t AS SELECT repeat('x', 30000) AS v");
+    let toml = format!("[listen]\ntcp_socket_buffer = 4096\n{toml}");
+    let forebay = Forebay::with_config(&database, &toml, &["--pool-size", "1"]);
+    let read = "SELECT v FROM t";
+    let mut holder = forebay.client();
+    database.until_hit(&mut holder, read);
+    holder.hold_server();
+    let mut client = forebay.client();
+    // More than the sockets take, and less than has the client's messages wait.
+    client.send(&[query(read).repeat(8), query("SELECT 2")].concat());
+    Deaf { database, forebay, client, holder }
+}
+
+fn waiting(console: &mut RawClient) -> Option<String> {
+    let rows = console.rows("SHOW CLIENTS");
+    let row = rows.into_iter().find(|row| row[4].as_deref() == Some("waiting"))?;
+    row[20].clone()
+}
+
+#[test]
+fn who_takes_nothing_waits_for_a_server_no_longer_than_others() {
+    let deaf = deaf("[pool]\nquery_wait_timeout = \"300ms\"\n");
+    deaf.forebay.log_contains("closing because: query_wait_timeout");
+    assert_eq!(deaf.database.servers().len(), 2, "the holder's, and that of the catalogue");
+}
+
+#[test]
+fn who_takes_nothing_and_waits_for_a_server_can_be_killed() {
+    let deaf = deaf("");
+    let mut console = deaf.forebay.console();
+    let mut id = None;
+    wait_until("it waits", || {
+        id = waiting(&mut console);
+        id.is_some()
+    });
+    console.run(&format!("KILL_CLIENT {}", id.unwrap()));
+    deaf.forebay.log_contains("closing because: admin forced disconnect");
+}
+
+#[test]
+fn who_takes_nothing_and_waits_for_a_server_is_parted_from_when_all_is_suspended() {
+    let deaf = deaf("[admin]\nsuspend_timeout = \"300ms\"\n");
+    let mut console = deaf.forebay.console();
+    wait_until("it waits", || waiting(&mut console).is_some());
+    console.run("SUSPEND");
+    deaf.forebay.log_contains("closing because: suspend_timeout");
+}
+
+#[test]
+fn who_waits_for_a_server_is_served_before_it_has_taken_all_it_is_owed() {
+    let mut deaf = deaf("");
+    deaf.holder.run("COMMIT");
+    wait_until("it is served", || deaf.database.seen("SELECT 2") == 1);
+    for _ in 0..8 {
+        assert!(deaf.client.replies().ends_with("C(SELECT 1) Z(I)"));
+    }
+    assert_eq!(deaf.client.replies(), "T(?column?) D(2) C(SELECT 1) Z(I)");
+}

@@ -2,9 +2,10 @@
 //! are written from the cache's own memory.
 
 use std::io;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
-use super::Task;
+use super::{CloseReason, Task};
 
 impl Task {
     /// Writes as much as goes now, and gives how much that was; pending if it was nothing. As
@@ -50,6 +51,27 @@ impl Task {
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Writes what goes while the task waits for something else, so that a client that takes nothing
+    /// keeps nobody from ending that. Ready only when the client is lost.
+    pub(super) fn poll_owed(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        while self.stream.may_have_to_write(&self.out) || self.session.work.lent_rows.is_some() {
+            match self.poll_output(cx) {
+                Poll::Ready(Ok(count)) if count > 0 => self.count_sent(count),
+                Poll::Ready(Ok(_)) | Poll::Pending => break,
+                Poll::Ready(Err(_)) => return Poll::Ready(CloseReason::ClientLost),
+            }
+        }
+        self.note_owed();
+        self.give_buffers();
+        Poll::Pending
+    }
+
+    /// For who wants to know whether the client is at rest while it waits.
+    pub(super) fn note_owed(&self) {
+        let owed = !self.out.is_empty() || self.session.work.lent_rows.is_some();
+        self.entry.owed.store(owed, Ordering::Relaxed);
     }
 
     /// Waits until all of it is written.

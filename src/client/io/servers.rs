@@ -35,17 +35,14 @@ pub const WAIT_NOTICE: &str =
     "No server connection available in postgres backend, client being queued";
 
 impl Task {
-    /// Waits in line for a server; what the client is owed already is sent first.
+    /// Waits in line for a server; what the client is owed already is sent meanwhile.
     pub(super) async fn acquire(&mut self) -> Result<(), CloseReason> {
         if let Some(lease) = self.pool.try_acquire(self.now) {
             self.take_lease(lease);
             return Ok(());
         }
-        if !self.out.is_empty() {
-            Box::pin(self.flush()).await.or(Err(CloseReason::ClientLost))?;
-            self.now = Instant::now();
-        }
         self.give_buffers();
+        self.note_owed();
         let began = self.now;
         self.show(|shown| shown.waiting_since = Some(began));
         let mut next = self.pool.next(began);
@@ -78,14 +75,17 @@ impl Task {
     }
 
     /// Waits for another client's fill, no longer than `FILL_WAIT`; the client is read no further
-    /// meanwhile, and what it is owed already is sent first.
+    /// meanwhile, and what it is owed already is sent.
     pub(super) async fn await_fill(&mut self) -> Result<Answer, CloseReason> {
-        self.flush().await.or(Err(CloseReason::ClientLost))?;
         if let Some(gate) = self.session.work.awaited_fill.take() {
-            let opened = poll_fn(|cx| gate.poll_open(cx));
+            let entry = Arc::clone(&self.entry);
+            let opened = poll_fn(|cx| match gate.poll_open(cx) {
+                Poll::Ready(()) => Poll::Ready(Ok(())),
+                Poll::Pending => self.poll_owed(cx).map(Err),
+            });
             tokio::select! {
-                _late = timeout(FILL_WAIT, opened) => {}
-                () = self.entry.cancelled.notified() => {
+                opened = timeout(FILL_WAIT, opened) => opened.unwrap_or(Ok(()))?,
+                () = entry.cancelled.notified() => {
                     return Err(CloseReason::CancelledWaiting);
                 }
             }
@@ -107,13 +107,16 @@ impl Task {
         loop {
             let at = until.into_iter().chain(notice_at).min();
             let happened = {
-                let Self { stream, input, entry, alarm, .. } = &mut *self;
+                let entry = Arc::clone(&self.entry);
                 let mut cancelled = pin!(entry.cancelled.notified());
                 poll_fn(|cx| {
                     if let Poll::Ready(come) = wanted.as_mut().poll(cx) {
                         return Poll::Ready(Ok(Some(come)));
                     }
-                    if poll_client_gone(stream, input, cx).is_ready() {
+                    if let Poll::Ready(lost) = self.poll_owed(cx) {
+                        return Poll::Ready(Err(lost));
+                    }
+                    if poll_client_gone(&mut self.stream, &mut self.input, cx).is_ready() {
                         return Poll::Ready(Err(CloseReason::ClientLost));
                     }
                     if let Poll::Ready(leave) = entry.poll_asked_to_leave(cx) {
@@ -123,7 +126,7 @@ impl Task {
                         return Poll::Ready(Err(CloseReason::CancelledWaiting));
                     }
                     match at {
-                        Some(at) => poll_alarm(alarm, at, cx).map(|()| Ok(None)),
+                        Some(at) => poll_alarm(&mut self.alarm, at, cx).map(|()| Ok(None)),
                         None => Poll::Pending,
                     }
                 })
@@ -136,8 +139,8 @@ impl Task {
                 return Err(expired.take().unwrap_or(CloseReason::QueryWaitTimeout));
             }
             notice_at = None;
+            self.take_output();
             backend::write_notice(&mut self.out, WAIT_NOTICE);
-            Box::pin(self.flush()).await.or(Err(CloseReason::ClientLost))?;
         }
     }
 
