@@ -77,7 +77,7 @@ impl Gateway {
         for (_, service) in databases.values() {
             // The cache may have been switched on.
             service.wake();
-            service.set_times(Times::of(&new.config.cache));
+            service.set_times(Times::of(&new.config));
         }
         drop(made);
         if let Some(call) = self.on_reload.get() {

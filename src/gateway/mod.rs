@@ -288,7 +288,7 @@ impl Gateway {
             Arc::clone(&database),
             Arc::clone(&self.cache),
             Arc::new(target.clone()),
-            Times::of(&config.cache),
+            Times::of(config),
         );
         (database, service)
     }

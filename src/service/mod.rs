@@ -17,7 +17,7 @@ use crate::analyst::Analyst;
 use crate::cache::coherence::Scope;
 use crate::cache::home::Home;
 use crate::cache::{Cache, Mode};
-use crate::config;
+use crate::config::Config;
 use crate::membership;
 use crate::pool::database::Database;
 use crate::server::base::defaults_changed;
@@ -49,9 +49,11 @@ struct Settings {
     times: Times,
 }
 
-/// What of the `[cache]` section is for us.
+/// What of the settings is for us.
 #[derive(Clone, Copy)]
 pub struct Times {
+    /// Within it a connection is there, or another host is tried.
+    connect: Duration,
     catalog_poll: Duration,
     /// After it no entry of before is served.
     max_age: Duration,
@@ -59,11 +61,14 @@ pub struct Times {
 }
 
 impl Times {
-    pub fn of(settings: &config::Cache) -> Self {
+    pub fn of(settings: &Config) -> Self {
+        let Config { cache, server, .. } = settings;
+        let connect = Some(server.server_connect_timeout).filter(|limit| !limit.is_zero());
         Self {
-            catalog_poll: settings.catalog_poll,
-            max_age: settings.max_age,
-            serve_while_down: settings.serve_while_down,
+            connect: connect.map_or(ANSWER_TIMEOUT, |limit| limit.min(ANSWER_TIMEOUT)),
+            catalog_poll: cache.catalog_poll,
+            max_age: cache.max_age,
+            serve_while_down: cache.serve_while_down,
         }
     }
 }
@@ -326,9 +331,9 @@ impl Service {
     }
 
     async fn connect_and_serve(&self, seen: &mut Seen) -> ServerError {
-        let target = self.target();
+        let (target, limit) = (self.target(), self.settings().times.connect);
         let opening = Connection::open_uncounted(&target);
-        let opened = target.hosts.within(ANSWER_TIMEOUT, opening).await;
+        let opened = target.hosts.within(limit, opening).await;
         match opened.unwrap_or(Err(ServerError::Closed)) {
             Ok(mut connection) => {
                 // Catalogues are large, and the first client waits. If it fails, it waits.
