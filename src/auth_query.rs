@@ -31,7 +31,6 @@ pub struct AuthQueries {
 pub struct Turn<'a> {
     queries: &'a AuthQueries,
     place: (String, String),
-    target: Arc<Target>,
     desk: Arc<Desk>,
     _permit: OwnedSemaphorePermit,
 }
@@ -56,7 +55,7 @@ impl Turn<'_> {
         user: &str,
         connect_timeout: Duration,
     ) -> Result<Option<Found>, AskError> {
-        let (target, desk) = (&self.target, &self.desk);
+        let (target, desk) = (&self.desk.target, &self.desk);
         let (mut connection, is_old) = match desk.take() {
             Some(connection) => (connection, true),
             None => (open(target, connect_timeout).await?, false),
@@ -84,6 +83,8 @@ impl Turn<'_> {
 }
 
 struct Desk {
+    /// Of the first to come: it knows which of its hosts are silent.
+    target: Arc<Target>,
     turns: Arc<Semaphore>,
     /// Guards connections that nobody uses, and since when; nothing else is locked inside.
     idle: Mutex<Vec<(Connection, Instant)>>,
@@ -123,7 +124,7 @@ impl AuthQueries {
         let permit = permit.map_err(|_closed| AskError::Server(ServerError::Closed))?;
         let place = target.place();
         *self.lock_asking().entry(place.clone()).or_default() += 1;
-        Ok(Turn { queries: self, place, target: Arc::clone(target), desk, _permit: permit })
+        Ok(Turn { queries: self, place, desk, _permit: permit })
     }
 
     fn lock_asking(&self) -> MutexGuard<'_, HashMap<(String, String), usize>> {
@@ -136,13 +137,13 @@ impl AuthQueries {
         place.map_or_else(|| !asking.is_empty(), |place| asking.contains_key(place))
     }
 
-    fn desk(&self, target: &Target) -> Arc<Desk> {
+    fn desk(&self, target: &Arc<Target>) -> Arc<Desk> {
         let hosts = format!("{:?}", target.hosts.addresses);
         let key = (hosts, target.database.clone(), target.user.clone());
         let mut desks = self.desks.lock().unwrap_or_else(PoisonError::into_inner);
         let desk = || {
             let turns = Arc::new(Semaphore::new(QUESTIONS_MAX));
-            Arc::new(Desk { turns, idle: Mutex::default() })
+            Arc::new(Desk { target: Arc::clone(target), turns, idle: Mutex::default() })
         };
         Arc::clone(desks.entry(key).or_insert_with(desk))
     }

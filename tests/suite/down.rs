@@ -133,6 +133,23 @@ fn check_left(silent: &str, tls: &str) {
 }
 
 #[test]
+fn users_are_looked_up_at_the_next_host_when_one_is_silent() {
+    let database = Database::with("");
+    let (port, name, silent) = (database.postgres.port, &database.name, "127.0.0.5");
+    let ann = format!("{name}_ann");
+    database.admin().run(&format!("CREATE ROLE {ann} LOGIN PASSWORD 'pencil'"));
+    let _silent = TcpListener::bind((silent, port)).unwrap();
+    let toml = format!(
+        "[server]\nserver_connect_timeout = \"300ms\"\n[auth]\nauth_user = \"postgres\"\n[databases]\n\
+         two = {{ host = \"{silent},127.0.0.1\", port = {port}, dbname = \"{name}\", \
+         load_balance_hosts = \"disable\" }}\n"
+    );
+    let forebay = Forebay::with_config(&database, &toml, &[]);
+    let login = Login::new(&ann, "pencil", "two");
+    wait_until("she is found", || forebay.log_in(&login).is_ok());
+}
+
+#[test]
 fn a_host_that_is_silent_is_left_for_the_next() {
     check_left("127.0.0.3", "prefer");
     check_left("127.0.0.4", "disable");
