@@ -11,10 +11,10 @@ use crate::cache::coherence::Scope;
 use crate::cache::home::Home;
 use crate::pool::PoolMode;
 use crate::server::Server;
-use crate::server::base::{self, defaults_changed};
+use crate::server::base;
 use crate::sql::classify::changes_names;
 use crate::sql::footprint::Doubt;
-use crate::sql::verdict::{BypassReason, Control, Read, Verdict, Write};
+use crate::sql::verdict::{Beyond, BypassReason, Control, Read, Verdict, Write};
 use crate::twin::{self, Twin};
 
 use super::pins::Pin;
@@ -44,11 +44,9 @@ impl Session {
         self.work.transaction.renamed |= renames && verdict.statements > 1;
         let write = &self.effect(verdict);
         self.work.transaction.renamed |= renames;
-        let unjudged = matches!(write, Write::Opaque { .. })
-            && self.is_unjudged()
-            && server.home.group.is_none();
-        // What changes the catalogue may run code, too: DEFAULT, USING, AS SELECT, rules of a view.
-        if matches!(write, Write::Opaque { taints: true, .. } | Write::Catalog) && !unjudged {
+        let trusted = self.is_unjudged() && server.home.group.is_none();
+        let unjudged = matches!(write, Write::Opaque { .. }) && trusted;
+        if (verdict.taints || matches!(write, Write::Opaque { taints: true, .. })) && !trusted {
             server.tainted = true;
             self.tainted = true;
         }
@@ -68,7 +66,8 @@ impl Session {
         if matches!(write, Write::Catalog | Write::Schema(_)) {
             self.work.transaction.catalog = true;
         }
-        self.work.transaction.defaults |= verdict.controls.contains(&Control::ChangeDefaults);
+        let beyond = verdict.controls.iter().map(Control::beyond).max().unwrap_or_default();
+        self.work.transaction.beyond = self.work.transaction.beyond.max(beyond);
         let may_commit = if self.work.in_block {
             ends_block(verdict) || (commits_inside(verdict) && !is_atomic_in_block(verdict))
         } else {
@@ -109,21 +108,21 @@ impl Session {
             home: Some(Arc::clone(&server.home)),
             database: (scope == Scope::Database).then_some(doubt),
             catalog: self.work.transaction.catalog,
-            defaults: self.work.transaction.defaults,
+            beyond: self.work.transaction.beyond,
             generation: Some(generation),
             ..Armed::default()
         };
         if armed.database.is_some() {
             tracing::debug!(tag, ?doubt, "invalidates the whole database");
         }
-        if unjudged && !armed.catalog && !armed.defaults {
+        if unjudged && !armed.catalog && armed.beyond == Beyond::Nothing {
             // Nothing is remembered; should that have changed when this is over, it is as if it
             // had been in flight only then.
             armed.unbracketed = true;
         } else if twin::is(Twin::NoInFlight) || twin::is(Twin::AckBeforeInvalidation) {
             armed.late.push(scope);
         } else {
-            let catalog = armed.catalog || armed.defaults;
+            let catalog = armed.catalog || armed.beyond != Beyond::Nothing;
             armed.guards.push(server.begin_write(&scope, catalog));
             if generation != self.common.database.generation() && scope != Scope::Database {
                 // Changed in this moment, and what it writes was judged before.
@@ -181,11 +180,8 @@ impl Session {
         if let Some(home) = home.as_ref().filter(|_| armed.catalog && !proven_rollback) {
             self.common.database.catalog_changed(home);
         }
-        if armed.defaults && !proven_rollback {
-            defaults_changed();
-            for home in base::homes() {
-                home.invalidate(&Scope::Database);
-            }
+        if !proven_rollback {
+            base::changed(armed.beyond);
         }
         if armed.unbracketed {
             let home =

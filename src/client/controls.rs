@@ -61,6 +61,7 @@ impl Session {
                 self.tainted = true;
             }
             Control::ChangeDefaults
+            | Control::ChangeRoles
             | Control::Vacate(_)
             | Control::CommitPrepared(_)
             | Control::RollbackPrepared(_)

@@ -511,6 +511,7 @@ fn opaque(tag: &'static str) -> Verdict {
         statements: 1,
         tag,
         exact_text: true,
+        taints: true,
         restriction: crate::sql::verdict::Restriction::default(),
     }
 }

@@ -164,16 +164,23 @@ fn leaves_state(sql: &[u8]) -> bool {
     let is = |letters: &[u8], word: &str| letters.eq_ignore_ascii_case(word.as_bytes());
     let has = |word: &str| sql.windows(word.len()).any(|letters| is(letters, word));
     // Behind a line's end stands a statement, or the SET of an UPDATE.
-    let between: &[u8] = if has("update") { b";/" } else { b";/\n" };
-    let mut statements = sql.split(|letter| between.contains(letter));
+    let is_update = has("update");
+    let begins = |at: usize| {
+        let before = sql.get(..at).unwrap_or_default();
+        before.is_empty()
+            || before.ends_with(b";")
+            || before.ends_with(b"*/")
+            || (before.ends_with(b"\n") && !is_update)
+    };
     has("set_config")
         || has("advisory_lock")
         || (has("create") && has("temp"))
         || (has("declare") && has("hold"))
-        || statements.any(|statement| {
-            let statement = statement.trim_ascii_start();
-            let begins = |word: &&str| statement.get(..word.len()).is_some_and(|at| is(at, word));
-            ["set", "reset", "listen", "prepare", "load"].iter().any(begins)
+        || (0..sql.len()).filter(|at| begins(*at)).any(|at| {
+            let statement = sql.get(at..).unwrap_or_default().trim_ascii_start();
+            let word = statement.split(|letter| !letter.is_ascii_alphabetic()).next();
+            let word = word.unwrap_or_default();
+            ["set", "reset", "listen", "prepare", "load"].iter().any(|first| is(word, first))
         })
 }
 
@@ -195,6 +202,7 @@ pub(super) fn unreadable(sql: &[u8]) -> Verdict {
         statements: 2,
         tag: "UNKNOWN",
         exact_text: true,
+        taints: true,
         restriction: Restriction::default(),
     }
 }

@@ -477,6 +477,7 @@ fn rollback() -> Verdict {
         statements: 1,
         tag: "ROLLBACK",
         exact_text: true,
+        taints: false,
         restriction: crate::sql::verdict::Restriction::default(),
     }
 }

@@ -67,9 +67,10 @@ impl Task {
                     "closing because: client disconnect while server was not ready"
                 );
             }
+            let address = server.base.address().map(str::to_owned);
             drop(lease);
-            let Armed { home, guards, catalog, generation, .. } = lost;
-            self.service.lost(Lost { pid, home, guards, catalog, generation });
+            let Armed { home, guards, catalog, beyond, generation, .. } = lost;
+            self.service.lost(Lost { pid, address, home, guards, catalog, beyond, generation });
             return;
         }
         if drained == Drained::All {

@@ -99,6 +99,7 @@ impl Pins {
             | Control::CommitPrepared(_)
             | Control::RollbackPrepared(_)
             | Control::ChangeDefaults
+            | Control::ChangeRoles
             | Control::Vacate(_)
             | Control::SetTransaction { .. }
             | Control::Set { .. }

@@ -21,7 +21,7 @@ use crate::server::Server;
 use crate::server::base::{Base, defaults_changes};
 use crate::server::settings::Settings;
 use crate::sql::footprint::Doubt;
-use crate::sql::verdict::{TableId, Verdict};
+use crate::sql::verdict::{Beyond, TableId, Verdict};
 use crate::wire::backend::Status;
 
 use super::close::CloseReason;
@@ -175,7 +175,6 @@ pub enum Ending {
 
 /// Commits that may happen from here on: their tables are in flight until the outcome is known.
 #[derive(Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Armed {
     /// Where they happen; it is not torn down while their outcome is unknown.
     pub home: Option<Arc<Home>>,
@@ -184,8 +183,7 @@ pub struct Armed {
     pub late: Vec<Scope>,
     /// One of them changes the catalogue.
     pub catalog: bool,
-    /// One of them changes what sessions start with.
-    pub defaults: bool,
+    pub beyond: Beyond,
     /// Why the whole database is among them, if it is.
     pub database: Option<Doubt>,
     /// Some are not in flight, since there was no cache when they were sent.
@@ -213,7 +211,7 @@ impl Armed {
         self.guards.append(&mut other.guards);
         self.late.append(&mut other.late);
         self.catalog |= other.catalog;
-        self.defaults |= other.defaults;
+        self.beyond = self.beyond.max(other.beyond);
         self.database = self.database.or(other.database);
         self.unbracketed |= other.unbracketed;
         self.generation = self.generation.or(other.generation);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::cache::coherence::Scope;
 use crate::server::settings::Settings;
 use crate::sql::footprint::Doubt;
-use crate::sql::verdict::{BypassReason, Isolation, TableId, Write};
+use crate::sql::verdict::{Beyond, BypassReason, Isolation, TableId, Write};
 use crate::wire::backend::Status;
 
 use super::patience::Patience;
@@ -110,8 +110,7 @@ pub struct Transaction {
     pub catalog: bool,
     /// Of the catalogue under which its first write was judged.
     pub judged_under: Option<u64>,
-    /// It changed what sessions start with.
-    pub defaults: bool,
+    pub beyond: Beyond,
     /// SET LOCAL is in force.
     pub local_settings: bool,
     /// The settings that names are looked up by, if some of them were SET LOCAL.
@@ -144,7 +143,7 @@ impl Default for Transaction {
             own: false,
             catalog: false,
             judged_under: None,
-            defaults: false,
+            beyond: Beyond::Nothing,
             local_settings: false,
             local: None,
             lost_local: false,
@@ -177,7 +176,7 @@ impl Transaction {
 
     /// It wrote nothing that anybody will have to know of.
     pub fn wrote_nothing(&self) -> bool {
-        self.dirty == Dirty::Nothing && !self.own && !self.catalog && !self.defaults
+        self.dirty == Dirty::Nothing && !self.own && !self.catalog && self.beyond == Beyond::Nothing
     }
 
     /// As if new, once `is_over` has said that the rest is.
@@ -190,7 +189,7 @@ impl Transaction {
             own,
             catalog,
             judged_under,
-            defaults,
+            beyond,
             local_settings,
             local,
             lost_local,
@@ -202,7 +201,8 @@ impl Transaction {
             savepoints,
         } = self;
         (*isolation, *doubt, *judged_under) = (None, None, None);
-        (*own, *catalog, *defaults, *local_settings, *served) = (false, false, false, false, false);
+        (*own, *catalog, *local_settings, *served) = (false, false, false, false);
+        *beyond = Beyond::Nothing;
         (*savepoints, *local, *lost_local) = (Vec::new(), None, false);
     }
 
@@ -303,15 +303,15 @@ impl Transaction {
     pub fn end(&mut self, chain: bool, goes_on: bool, settings: &Arc<Settings>) {
         let isolation = self.isolation;
         let written = goes_on.then(|| {
-            let flags = (self.own, self.catalog, self.defaults);
+            let flags = (self.own, self.catalog, self.beyond);
             (std::mem::take(&mut self.dirty), self.doubt, self.judged_under, flags)
         });
         (self.dirty, self.kept_back) = (Dirty::Nothing, None);
         (self.begun_with, self.implicit_with) = (None, None);
         self.forget();
-        if let Some((dirty, doubt, judged_under, (own, catalog, defaults))) = written {
+        if let Some((dirty, doubt, judged_under, (own, catalog, beyond))) = written {
             (self.dirty, self.doubt, self.judged_under) = (dirty, doubt, judged_under);
-            (self.own, self.catalog, self.defaults) = (own, catalog, defaults);
+            (self.own, self.catalog, self.beyond) = (own, catalog, beyond);
         }
         if chain {
             self.isolation = isolation;

@@ -294,7 +294,7 @@ mod tests {
     use crate::client::judge::unreadable;
     use crate::sql::footprint::Doubt;
     use crate::sql::lex::lex;
-    use crate::sql::verdict::Isolation;
+    use crate::sql::verdict::{Beyond, Isolation};
 
     #[test]
     fn who_rests_holds_nothing_and_the_next_finds_nothing_of_it() {
@@ -325,7 +325,7 @@ mod tests {
         work.transaction.set_isolation(Some(Isolation::Serializable));
         work.transaction.set_isolation(None);
         work.transaction.doubt = Some(Doubt::Off);
-        (work.transaction.catalog, work.transaction.defaults) = (true, true);
+        (work.transaction.catalog, work.transaction.beyond) = (true, Beyond::Starts);
         (work.transaction.local_settings, work.transaction.served) = (true, true);
         work.transaction.judged_under = Some(1);
         (work.describing, work.may_await_fill, work.awaited_catalog) = (true, true, true);

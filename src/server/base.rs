@@ -10,8 +10,10 @@ use std::time::Instant;
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
+use crate::cache::coherence::Scope;
 use crate::cache::group;
 use crate::cache::home::{Ambiguous, Home, Homes, Identity};
+use crate::sql::verdict::Beyond;
 
 /// What a session starts with.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -54,6 +56,11 @@ impl Base {
 
     pub fn add(&mut self, what: &More, value: String) {
         self.values.insert(what.name.to_owned(), value);
+    }
+
+    /// Where PostgreSQL says it is.
+    pub fn address(&self) -> Option<&str> {
+        self.value(ADDRESS)
     }
 
     pub fn value(&self, name: &str) -> Option<&str> {
@@ -106,6 +113,18 @@ impl Base {
 /// Changes of what sessions start with, anywhere: they are rare, and a server too many that is
 /// connected anew costs little.
 static DEFAULTS_CHANGES: AtomicU64 = AtomicU64::new(1);
+
+/// This may have been committed.
+pub fn changed(beyond: Beyond) {
+    if beyond == Beyond::Starts {
+        defaults_changed();
+    }
+    if beyond != Beyond::Nothing {
+        for home in homes() {
+            home.invalidate(&Scope::Database);
+        }
+    }
+}
 
 /// Sessions that start from now on may start otherwise; called when the change is committed.
 pub fn defaults_changed() {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::cache::coherence::InFlight;
 use crate::cache::home::Home;
+use crate::sql::verdict::Beyond;
 
 /// More than PostgreSQL has backends; beyond it, while nobody can look, the oldest are believed to
 /// be gone after `max_age`.
@@ -14,23 +15,34 @@ const LOST_MAX: usize = 1000;
 /// A server that was lost with a commit on the wire.
 pub struct Lost {
     pub pid: u32,
+    /// Where PostgreSQL said it was.
+    pub address: Option<String>,
     pub home: Option<Arc<Home>>,
     pub guards: Vec<InFlight>,
     /// It changed the catalogue.
     pub catalog: bool,
+    pub beyond: Beyond,
     /// Of the catalogue by which it was judged.
     pub generation: Option<u64>,
 }
 
 impl Lost {
-    /// Whether it was of the database that this home is of.
-    fn is_of(&self, home: &Arc<Home>) -> bool {
-        self.home.as_ref().is_none_or(|of_lost| Arc::ptr_eq(of_lost, home))
+    /// Whether it was of the database that is looked at.
+    fn is_of(&self, place: Place<'_>) -> bool {
+        self.home.as_ref().is_none_or(|home| Arc::ptr_eq(home, place.home))
+            && self.address.as_deref() == place.address
     }
 
     fn is_grouped(&self) -> bool {
         self.home.as_ref().is_some_and(|home| home.group.is_some())
     }
+}
+
+/// Whose backends are looked at: of a primary and its standby the database is one.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    pub home: &'a Arc<Home>,
+    pub address: Option<&'a str>,
 }
 
 /// A backend that is there.
@@ -81,28 +93,27 @@ impl Missing {
         self.lock().len()
     }
 
-    /// Since when the newest of this home is missing.
-    pub fn newest_of(&self, home: &Arc<Home>) -> Option<Instant> {
-        self.lock().iter().filter(|(_, lost)| lost.is_of(home)).map(|(since, _)| *since).max()
+    /// Since when the newest of this place is missing.
+    pub fn newest_of(&self, place: Place<'_>) -> Option<Instant> {
+        self.lock().iter().filter(|(_, lost)| lost.is_of(place)).map(|(since, _)| *since).max()
     }
 
-    /// Takes those of `home` whose backends are not among those that are there. One that is may
+    /// Takes those of `place` whose backends are not among those that are there. One that is may
     /// commit at any time, however long that takes.
-    pub fn take_gone(&self, home: &Arc<Home>, there: &[Backend], now: Instant) -> Vec<Lost> {
+    pub fn take_gone(&self, place: Place<'_>, there: &[Backend], now: Instant) -> Vec<Lost> {
         self.take(|since, lost| {
             let ago = now.saturating_duration_since(since);
-            lost.is_of(home) && !there.iter().any(|backend| backend.may_be(lost, ago))
+            lost.is_of(place) && !there.iter().any(|backend| backend.may_be(lost, ago))
         })
     }
 
-    /// Takes those of other homes than `home` after `max_age`: their database is served no longer,
-    /// and no answer of theirs is either. `None`: nobody can look at any of them, so only those are
-    /// taken that are too many.
-    pub fn take_old(&self, home: Option<&Arc<Home>>, max_age: Duration, now: Instant) -> Vec<Lost> {
+    /// Takes those of other places than `place` after `max_age`: nobody looks there any more.
+    /// `None`: nobody can look at any of them, so only those are taken that are too many.
+    pub fn take_old(&self, place: Option<Place<'_>>, max_age: Duration, now: Instant) -> Vec<Lost> {
         let mut too_many = self.count().saturating_sub(LOST_MAX);
         self.take(|since, lost| {
-            let left = match home {
-                Some(home) => !lost.is_of(home),
+            let left = match place {
+                Some(place) => !lost.is_of(place),
                 None => too_many > 0,
             };
             let taken =
@@ -127,7 +138,13 @@ mod tests {
 
     fn lost(pid: u32, home: &Arc<Home>) -> Lost {
         let home = Some(Arc::clone(home));
-        Lost { pid, home, guards: Vec::new(), catalog: false, generation: None }
+        let address = Some("10.0.0.1 5432".to_owned());
+        let (catalog, beyond) = (false, Beyond::Nothing);
+        Lost { pid, address, home, guards: Vec::new(), catalog, beyond, generation: None }
+    }
+
+    fn at(home: &Arc<Home>) -> Place<'_> {
+        Place { home, address: Some("10.0.0.1 5432") }
     }
 
     fn pids(lost: Vec<Lost>) -> Vec<u32> {
@@ -149,10 +166,21 @@ mod tests {
             Backend { pid: 2, age: Some(998 * SECOND) },
             Backend { pid: 3, age: None },
         ];
-        assert_eq!(pids(missing.take_gone(&home, &there, now)), [2]);
+        assert_eq!(pids(missing.take_gone(at(&home), &there, now)), [2]);
         assert!(missing.take_old(None, SECOND, now).is_empty());
-        assert_eq!(pids(missing.take_old(Some(&home), SECOND, now)), [4]);
-        assert_eq!(pids(missing.take_gone(&home, &[], now)), [1, 3]);
+        assert_eq!(pids(missing.take_old(Some(at(&home)), SECOND, now)), [4]);
+        assert_eq!(pids(missing.take_gone(at(&home), &[], now)), [1, 3]);
+    }
+
+    #[test]
+    fn what_was_lost_at_one_host_is_not_looked_for_at_another() {
+        let (home, start) = (Arc::new(Home::new(1)), Instant::now());
+        let missing = Missing::default();
+        missing.add(lost(1, &home), start);
+        let elsewhere = Place { home: &home, address: Some("10.0.0.2 5432") };
+        assert!(missing.take_gone(elsewhere, &[], start).is_empty());
+        assert!(missing.newest_of(elsewhere).is_none());
+        assert_eq!(pids(missing.take_gone(at(&home), &[], start)), [1]);
     }
 
     #[test]

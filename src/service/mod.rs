@@ -20,13 +20,14 @@ use crate::cache::{Cache, Mode};
 use crate::config::Config;
 use crate::membership;
 use crate::pool::database::Database;
-use crate::server::base::defaults_changed;
+use crate::server::Server;
+use crate::server::base::{changed, defaults_changed};
 use crate::server::io::{Connection, Rows, ServerError, Target};
 use crate::server::login::LoginError;
 use crate::sql::catalog::{Catalog, FINGERPRINT_QUERY, SETUP_QUERIES, SNAPSHOT_QUERIES};
 use crate::wire::sqlstate::{ADMIN_SHUTDOWN, TOO_MANY_CONNECTIONS, UNDEFINED_DATABASE};
 
-use lost::{Backend, Lost, Missing};
+use lost::{Backend, Lost, Missing, Place};
 use targets::Targets;
 
 /// Between attempts to reach a database that refuses.
@@ -381,7 +382,7 @@ impl Service {
             if self.has_ended() || self.is_idle() {
                 return ServerError::Closed;
             }
-            let pause = self.pause(&connection.server.home, Instant::now());
+            let pause = self.pause(place(&connection.server), Instant::now());
             let until = tokio::time::Instant::now() + pause;
             loop {
                 tokio::select! {
@@ -403,9 +404,9 @@ impl Service {
     }
 
     /// Until there is something to ask for again.
-    fn pause(&self, home: &Arc<Home>, now: Instant) -> Duration {
+    fn pause(&self, place: Place<'_>, now: Instant) -> Duration {
         let poll = self.settings().times.catalog_poll;
-        match self.missing.newest_of(home) {
+        match self.missing.newest_of(place) {
             None => poll,
             Some(since) if now.saturating_duration_since(since) < LOST_POLL_SLOW => LOST_POLL,
             Some(_) => poll.min(LOST_POLL_SLOW),
@@ -501,16 +502,16 @@ impl Service {
         let rows = ask(connection, &[lost::QUERY]).await?;
         let backends: Vec<Backend> =
             rows.iter().flatten().filter_map(|row| Backend::read(row)).collect();
-        let (home, now) = (&connection.server.home, Instant::now());
-        self.settle(self.missing.take_gone(home, &backends, now));
-        self.settle_old(Some(home));
+        let place = place(&connection.server);
+        self.settle(self.missing.take_gone(place, &backends, Instant::now()));
+        self.settle_old(Some(place));
         Ok(())
     }
 
     /// Settles those that cannot be looked at, and are old or too many.
-    fn settle_old(&self, home: Option<&Arc<Home>>) {
+    fn settle_old(&self, place: Option<Place<'_>>) {
         let max_age = self.settings().times.max_age;
-        self.settle(self.missing.take_old(home, max_age, Instant::now()));
+        self.settle(self.missing.take_old(place, max_age, Instant::now()));
     }
 
     fn settle(&self, over: Vec<Lost>) {
@@ -524,11 +525,16 @@ impl Service {
                     self.database.catalog_changed(home);
                 }
             }
+            changed(lost.beyond);
             for guard in lost.guards {
                 guard.committed();
             }
         }
     }
+}
+
+fn place(server: &Server) -> Place<'_> {
+    Place { home: &server.home, address: server.base.address() }
 }
 
 /// Keeps a service away from its database while it lives.

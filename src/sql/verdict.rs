@@ -29,6 +29,9 @@ pub struct Verdict {
     /// The verdict holds for this very text only: a literal decided something (`SET`,
     /// `set_config('…')`), so it may not be shared by shape.
     pub exact_text: bool,
+    /// Code we do not know may have changed the session, beside what `write` says: behind DDL, or
+    /// in one of several statements.
+    pub taints: bool,
     /// What the operator's rules say of its answers.
     pub restriction: Restriction,
 }
@@ -50,6 +53,29 @@ impl Restriction {
             (Some(one), Some(other)) => Some(one.min(other)),
             (one, other) => one.or(other),
         };
+    }
+}
+
+/// What a commit may change beyond its own database.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Beyond {
+    #[default]
+    Nothing,
+    /// Who may see what, in any database.
+    Roles,
+    /// What sessions start with as well.
+    Starts,
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "no other control reaches so far")]
+impl Control {
+    /// What it changes beyond its own database.
+    pub fn beyond(&self) -> Beyond {
+        match self {
+            Self::ChangeDefaults => Beyond::Starts,
+            Self::ChangeRoles => Beyond::Roles,
+            _ => Beyond::Nothing,
+        }
     }
 }
 
@@ -329,9 +355,10 @@ pub enum Control {
     /// DROP DATABASE and others that PostgreSQL refuses while anybody is connected to that
     /// database.
     Vacate(String),
-    /// ALTER ROLE or DATABASE … SET and changes of roles: what sessions of any database start
-    /// with, or may see, once committed.
+    /// ALTER ROLE or DATABASE … SET: what sessions start with, once committed.
     ChangeDefaults,
+    /// GRANT of a role, ALTER ROLE and the like: who may see what in any database, once committed.
+    ChangeRoles,
     /// SET TRANSACTION ISOLATION LEVEL …, SET TRANSACTION SNAPSHOT (isolation `None`).
     SetTransaction {
         isolation: Option<Isolation>,

@@ -569,3 +569,15 @@ fn a_table_made_where_the_path_is_temporary_stays_with_its_client() {
         assert_eq!(one.one("SELECT v FROM users"), "2", "{path}");
     }
 }
+
+#[test]
+fn without_a_cache_ddl_takes_nothing_from_the_session_behind_it() {
+    let database = Database::with("");
+    let toml = "[pool]\npins = \"ignore\"\n";
+    let options = ["--pool-size", "1", "--cache", "off"];
+    let forebay = Forebay::with_config(&database, toml, &options);
+    let mut client = forebay.client();
+    client.run("SELECT pg_advisory_lock(1)");
+    client.run("CREATE TABLE x AS SELECT 1 AS v");
+    assert_eq!(client.one("SELECT pg_advisory_unlock(1)"), "t");
+}

@@ -206,3 +206,24 @@ fn a_time_out_of_one_clients_start_refuses_nobody_else() {
     assert!(refused.message.contains("statement timeout"), "{}", refused.message);
     assert_eq!(forebay.client().one("SELECT 1"), "1");
 }
+
+#[test]
+fn ddl_that_runs_no_code_leaves_a_session_its_hits() {
+    let database = Database::with("CREATE TABLE t AS SELECT 1 AS v");
+    let user = format!("of_{}", database.name);
+    database.admin().run(&format!("CREATE ROLE {user}; GRANT {user} TO {USER} WITH ADMIN OPTION"));
+    let forebay = start(&database, &[]);
+    let (mut client, mut other) = (forebay.client(), forebay.client());
+    for (make, undo) in [
+        ("CREATE SCHEMA s".to_owned(), "DROP SCHEMA s".to_owned()),
+        ("CREATE VIEW w AS SELECT 1 AS v".to_owned(), "DROP VIEW w".to_owned()),
+        (format!("GRANT {user} TO pg_monitor"), format!("REVOKE {user} FROM pg_monitor")),
+    ] {
+        other.run(&make);
+        // Until the catalogue is read again, events might have triggers.
+        database.until_hit(&mut other, "SELECT v FROM t");
+        client.run(&undo);
+        database.until_hit(&mut client, "SELECT v FROM t");
+        database.until_hit(&mut other, "SELECT v FROM t");
+    }
+}

@@ -8,6 +8,7 @@ use crate::pool::failure::{Failure, hinders};
 use crate::server::io::{Connection, ServerError};
 use crate::server::login::LoginError;
 use crate::server::start::Start;
+use crate::wire::sqlstate;
 use crate::wire::startup::Replication;
 
 use super::{AcquireError, Claim, Lease, Place, Pool};
@@ -76,8 +77,10 @@ impl Pool {
         }
         let of_client = match &error {
             ServerError::Login(LoginError::Refused { sqlstate, .. }) => start.may_cause(sqlstate),
-            // It was let in, and what failed then did so in the session that its client wanted.
-            ServerError::Query { .. } => !start.is_plain(),
+            // By the time-outs of the session that its client wanted.
+            ServerError::Query { sqlstate, .. } => {
+                !start.is_plain() && sqlstate == sqlstate::QUERY_CANCELED
+            }
             ServerError::Login(_)
             | ServerError::Connect(_)
             | ServerError::Io(_)

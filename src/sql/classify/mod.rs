@@ -50,6 +50,7 @@ fn not_understood(reason: BypassReason) -> Verdict {
         statements: 1,
         tag: "UNKNOWN",
         exact_text: false,
+        taints: false,
         restriction: Restriction::default(),
     }
 }
@@ -64,6 +65,7 @@ fn judge(statements: Vec<Statement>, context: &Context<'_>) -> Verdict {
         statements: count,
         tag: statements.first().map_or("", |statement| statement.tag),
         exact_text: false,
+        taints: false,
         restriction: Restriction::default(),
     };
     let mut ends = Vec::new();
@@ -83,6 +85,7 @@ fn judge(statements: Vec<Statement>, context: &Context<'_>) -> Verdict {
         if other_names && !touches_nothing(&statement.facts) {
             write = union(write, UNKNOWN_CODE);
         }
+        verdict.taints |= taints(&statement, &write, context);
         other_names |= statement.controls.iter().any(changes_names);
         verdict.write = union(verdict.write, write);
         verdict.read = read;
@@ -102,6 +105,35 @@ fn judge(statements: Vec<Statement>, context: &Context<'_>) -> Verdict {
     }
     verdict.restrict(&restriction);
     verdict
+}
+
+/// Whether code we do not know may change the session when the statement runs.
+fn taints(statement: &Statement, write: &Write, context: &Context<'_>) -> bool {
+    match write {
+        Write::Opaque { taints, .. } => *taints,
+        Write::None | Write::Plain(_) => false,
+        Write::Schema(_) | Write::Catalog => match statement.kind {
+            // Rules of the system's own views, or a cursor's query.
+            Kind::Select | Kind::Carries => true,
+            Kind::Catalog => runs_code(&statement.facts, context) || fires_events(context),
+            Kind::Plans
+            | Kind::Nothing
+            | Kind::Maintenance
+            | Kind::Truncates { .. }
+            | Kind::Refreshes
+            | Kind::Temporary
+            | Kind::Opaque { .. }
+            | Kind::Adds { .. }
+            | Kind::Moves
+            | Kind::Indexes
+            | Kind::Allows
+            | Kind::Comments => fires_events(context),
+        },
+    }
+}
+
+fn fires_events(context: &Context<'_>) -> bool {
+    context.catalog.is_none_or(Catalog::event_triggers)
 }
 
 fn effect(

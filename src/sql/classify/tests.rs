@@ -425,6 +425,36 @@ fn ddl_and_the_unknown_change_the_catalogue() {
     }
 }
 
+#[test]
+fn what_runs_code_behind_ddl_leaves_a_session_that_is_not_known() {
+    for sql in [
+        "ALTER TABLE users ADD y int DEFAULT writes()",
+        "ALTER DOMAIN positive ADD CHECK (VALUE > writes())",
+        "CREATE TABLE x AS SELECT writes()",
+        "CREATE TABLE x AS EXECUTE p",
+        "CREATE EXTENSION e",
+        "SELECT writes() INTO x",
+        "SELECT writes(); DROP TABLE users",
+        "DECLARE c CURSOR WITH HOLD FOR SELECT writes()",
+        "UPDATE pg_class SET relname = 'x'",
+    ] {
+        assert!(verdict(sql).taints, "{sql}");
+    }
+    for sql in [
+        "CREATE SCHEMA s",
+        "CREATE VIEW v AS SELECT 1",
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "CREATE TABLE x AS SELECT id FROM users",
+        "CREATE TABLE x (id int)",
+        "CREATE INDEX i ON users (id)",
+        "DROP TABLE users CASCADE",
+        "GRANT app TO public",
+        "ALTER ROLE app SET work_mem = '5MB'",
+    ] {
+        assert!(!verdict(sql).taints, "{sql}");
+    }
+}
+
 #[track_caller]
 fn schema(sql: &str, oids: &[u32]) {
     assert_eq!(verdict(sql).write, Write::Schema(tables(oids)), "{sql}");
@@ -521,6 +551,7 @@ fn what_does_not_parse_may_do_anything() {
             statements: 1,
             tag: "UNKNOWN",
             exact_text: false,
+            taints: false,
             restriction: Restriction::default(),
         }
     );

@@ -125,7 +125,10 @@ fn fill(node: Node<'_>, statement: &mut Statement) -> Result<(), ParseError> {
         Node::DropStmt(drop) if drops_temporary(drop) => Kind::Temporary,
         Node::DropStmt(drop) => schema::drop(drop, &mut statement.facts).unwrap_or(Kind::Catalog),
         Node::AlterTableStmt(alter) => {
-            schema::alter(alter, &mut statement.facts).unwrap_or(Kind::Catalog)
+            let kind = schema::alter(alter, &mut statement.facts);
+            // It may compute what its rows are to hold, or look whether they may be there.
+            statement.facts.unknown_syntax |= kind.is_none();
+            kind.unwrap_or(Kind::Catalog)
         }
         Node::IndexStmt(index) => {
             schema::index(index, &mut statement.facts).unwrap_or(Kind::Catalog)
@@ -143,7 +146,7 @@ fn fill(node: Node<'_>, statement: &mut Statement) -> Result<(), ParseError> {
         }
         Node::DoStmt(_) | Node::CallStmt(_) => Kind::Opaque { commits_inside: true },
         Node::RenameStmt(rename) if rename.rename_type == ObjectType::OBJECT_ROLE => {
-            controls.push(Control::ChangeDefaults);
+            controls.push(Control::ChangeRoles);
             Kind::Catalog
         }
         Node::DropdbStmt(drop) => vacate(drop.dbname(), controls),
@@ -160,11 +163,11 @@ fn fill(node: Node<'_>, statement: &mut Statement) -> Result<(), ParseError> {
             vacate(Some(template.as_deref().unwrap_or("template1")), controls)
         }
         // Roles are those of all databases.
-        Node::AlterRoleSetStmt(_)
-        | Node::AlterDatabaseSetStmt(_)
-        | Node::AlterRoleStmt(_)
-        | Node::DropRoleStmt(_)
-        | Node::GrantRoleStmt(_) => {
+        Node::AlterRoleStmt(_) | Node::DropRoleStmt(_) | Node::GrantRoleStmt(_) => {
+            controls.push(Control::ChangeRoles);
+            Kind::Catalog
+        }
+        Node::AlterRoleSetStmt(_) | Node::AlterDatabaseSetStmt(_) => {
             controls.push(Control::ChangeDefaults);
             Kind::Catalog
         }
@@ -172,6 +175,13 @@ fn fill(node: Node<'_>, statement: &mut Statement) -> Result<(), ParseError> {
             if names_temporary(node) {
                 controls.push(Control::CreateTemporary { code: true });
             }
+            // Checks of what is there, and what a script calls.
+            statement.facts.unknown_syntax |= matches!(
+                node,
+                Node::AlterDomainStmt(_)
+                    | Node::CreateExtensionStmt(_)
+                    | Node::AlterExtensionStmt(_)
+            );
             Kind::Catalog
         }
     };
@@ -361,7 +371,7 @@ fn fill_create_as(create: &CreateTableAsStmt, statement: &mut Statement) -> Resu
         _ if statement.kind == Kind::Temporary => {
             statement.kind = Kind::Opaque { commits_inside: false };
         }
-        _ => {}
+        _ => statement.facts.unknown_syntax = true,
     }
     Ok(())
 }
