@@ -163,25 +163,31 @@ const NO_LETTERS: [u32; 18] =
 fn leaves_state(sql: &[u8]) -> bool {
     let is = |letters: &[u8], word: &str| letters.eq_ignore_ascii_case(word.as_bytes());
     let has = |word: &str| sql.windows(word.len()).any(|letters| is(letters, word));
-    // Behind a line's end stands a statement, or the SET of an UPDATE.
-    let is_update = has("update");
-    let begins = |at: usize| {
-        let before = sql.get(..at).unwrap_or_default();
-        before.is_empty()
-            || before.ends_with(b";")
-            || before.ends_with(b"*/")
-            || (before.ends_with(b"\n") && !is_update)
-    };
     has("set_config")
         || has("advisory_lock")
         || (has("create") && has("temp"))
         || (has("declare") && has("hold"))
-        || (0..sql.len()).filter(|at| begins(*at)).any(|at| {
-            let statement = sql.get(at..).unwrap_or_default().trim_ascii_start();
-            let word = statement.split(|letter| !letter.is_ascii_alphabetic()).next();
-            let word = word.unwrap_or_default();
+        || first_words(sql, !has("update")).any(|word| {
             ["set", "reset", "listen", "prepare", "load"].iter().any(|first| is(word, first))
         })
+}
+
+/// The words with which statements may begin; `lines`: behind the end of a line, too, where the SET
+/// of an UPDATE may stand otherwise. Looks at each byte a few times, however many lines there are.
+fn first_words(sql: &[u8], lines: bool) -> impl Iterator<Item = &[u8]> {
+    let mut begins = true;
+    (0..sql.len()).filter_map(move |at| {
+        let (before, rest) = sql.split_at_checked(at)?;
+        let letter = *rest.first()?;
+        let is_first = begins && !letter.is_ascii_whitespace();
+        begins = match letter {
+            b';' => true,
+            b'/' => before.ends_with(b"*"),
+            b'\n' => begins || lines,
+            _ => begins && !is_first,
+        };
+        is_first.then(|| rest.split(|letter| !letter.is_ascii_alphabetic()).next())?
+    })
 }
 
 pub struct FactsNow {
@@ -224,8 +230,13 @@ mod tests {
         ] {
             assert!(leaves_state(sql.as_bytes()), "{sql}");
         }
-        for sql in ["UPDATE t\nSET a = 1", "INSERT INTO templates VALUES (1)", "SELECT 'household'"]
-        {
+        for sql in [
+            "UPDATE t\nSET a = 1",
+            "INSERT INTO templates VALUES (1)",
+            "SELECT 'household'",
+            "INSERT INTO t VALUES ('http://a.example/set/reset-password\nSettings')",
+            &"\n".repeat(1 << 20),
+        ] {
             assert!(!leaves_state(sql.as_bytes()), "{sql}");
         }
     }
