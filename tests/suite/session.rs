@@ -114,11 +114,18 @@ fn a_cancel_of_who_has_gone_does_not_reach_who_has_its_server_now() {
     one.close();
     let mut two = forebay.client();
     assert_eq!(two.pid, pid, "the server is used again");
-    two.send(&query("SELECT pg_sleep(0.5)"));
+    let mut locker = database.admin();
+    locker.run("SELECT pg_advisory_lock(1)");
+    two.send(&query("SELECT pg_advisory_lock(1)"));
+    let waits = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory' AND pid = {pid}"
+    );
+    wait_until("the query waits", || locker.one(&waits) == "1");
     let mut late = RawClient::connect(forebay.port);
     late.send(&cancel(pid, &key));
     assert_eq!(late.until_closed(), "");
-    assert_eq!(two.replies(), "T(pg_sleep) D C(SELECT 1) Z(I)");
+    locker.run("SELECT pg_advisory_unlock(1)");
+    assert_eq!(two.replies(), "T(pg_advisory_lock) D C(SELECT 1) Z(I)");
     assert_ne!(two.key, key);
 }
 
