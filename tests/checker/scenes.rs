@@ -25,6 +25,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("member_frozen", 4, Needs::Members, member_frozen),
     fault("cancel", 4, Needs::Nothing, faults::cancel),
     fault("terminate", 4, Needs::Nothing, faults::terminate),
+    fault("forgotten_asleep", 2, Needs::Members, forgotten_asleep),
     fault("cut_off_1", 2, Needs::Members, cut_off::<1>),
     fault("redis_hangs", 2, Needs::Redis, faults::redis_hangs),
     fault("crash", 1, Needs::PgCtl, faults::crash),
@@ -173,6 +174,37 @@ fn forget_in_silence(stage: &Stage<'_>) -> io::Result<()> {
     cast.bustle(stage.away_ms_min, &[], &ALL)?;
     redis.ask("FLUSHALL")?;
     cast.bustle(HEALED_MS, &[], &ALL)
+}
+
+/// A member sleeps while nobody else does anything, and PostgreSQL forgets it. The others write while
+/// nothing is agreed on; what they agree on then, without it, looks as what it knows when it wakes up.
+fn forgotten_asleep(stage: &mut Stage<'_>) -> io::Result<bool> {
+    stage.world.still.store(true, Ordering::Relaxed);
+    let played = forget_in_silence(stage).and_then(|()| forget_asleep(stage));
+    stage.world.still.store(false, Ordering::Relaxed);
+    played
+}
+
+fn forget_asleep(stage: &mut Stage<'_>) -> io::Result<bool> {
+    let Some(Group { members, apart, .. }) = &mut stage.group else { return Ok(false) };
+    let ([asleep, writer, reader], mut cast) = (ALL, Cast::new(stage.world, apart));
+    cast.warm()?;
+    let (pid, awake) = (members.of(asleep).pid(), [writer, reader]);
+    let frozen = signal(pid, "-STOP")?;
+    awake.iter().for_each(|&member| members.of(member).link.swallow());
+    let written = cast.bustle(stage.away_ms_min, &[writer], &awake);
+    let lost: u64 = awake.iter().map(|&member| members.of(member).link.heal()).sum();
+    let played = written.and_then(|()| {
+        let end =
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_locks WHERE locktype = 'advisory'";
+        let ended = stage.world.open_direct()?.simple(end)?;
+        cast.bustle(HEALED_MS, &[], &awake)?;
+        Ok(ended.error.is_none())
+    });
+    let woken = signal(pid, "-CONT")?;
+    let forgotten = played?;
+    cast.bustle(HEALED_MS, &[], &ALL)?;
+    Ok(frozen && woken && forgotten && lost > 0)
 }
 
 /// What a member says reaches Redis later than its commits reach PostgreSQL.
