@@ -78,7 +78,7 @@ struct Arguments {
     #[arg(long, value_name = "N")]
     workers: Option<String>,
 
-    /// Errors alone, and nothing on standard error where there is a log file
+    /// Log errors alone
     #[arg(short, long)]
     quiet: bool,
     /// Log more; twice, everything
@@ -185,6 +185,7 @@ impl Arguments {
         }
         let no_cache = self.no_cache.then(|| "off".to_owned());
         let level = match self.verbose {
+            0 if self.quiet => Some("error".to_owned()),
             0 => self.log_level.clone(),
             1 => Some("debug".to_owned()),
             _ => Some("trace".to_owned()),

@@ -223,11 +223,18 @@ impl Config {
         for setting in SETTINGS.iter().filter(|setting| setting.applies == Applies::AtStart) {
             (setting.copy)(&mut reloaded, self);
         }
-        if self.auth_type() != AuthType::Trust && !self.listens_alike(new) {
-            // The new way to log in may have been chosen for addresses that are not listened on.
+        if self.keeps_proof(new) {
             reloaded.auth.auth_type = self.auth.auth_type;
+            reloaded.auth.auth_hba_file.clone_from(&self.auth.auth_hba_file);
+            reloaded.auth.auth_ident_file.clone_from(&self.auth.auth_ident_file);
         }
         reloaded
+    }
+
+    /// Asking nobody for a proof may have been chosen for addresses that are not listened on.
+    fn keeps_proof(&self, new: &Self) -> bool {
+        let asks = |config: &Self| !matches!(config.auth_type(), AuthType::Trust | AuthType::Any);
+        asks(self) && !asks(new) && !self.listens_alike(new)
     }
 
     fn listens_alike(&self, new: &Self) -> bool {
@@ -241,6 +248,7 @@ impl Config {
             .iter()
             .filter(|setting| setting.applies == Applies::AtStart && !(setting.same)(self, new))
             .map(Setting::shown_name)
+            .chain(self.keeps_proof(new).then_some("auth_type"))
             .collect()
     }
 }

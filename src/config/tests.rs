@@ -767,6 +767,23 @@ fn the_query_of_a_url_reaches_entry_and_settings() {
     let config = good(&["postgres://a:b@h?sslrootcert=system"], &[]);
     assert_eq!(config.tls.server_tls_ca_file, None);
     assert_eq!(config.tls.server_tls_sslmode, SslMode::VerifyFull);
+    for weak in ["sslrootcert=system&sslmode=require", "sslmode=disable&sslrootcert=system"] {
+        let told = bad(&[&format!("postgres://a:b@h?{weak}")], &[]);
+        assert!(told.contains("expected verify-full, or none, with sslrootcert=system"), "{told}");
+    }
+    good(&["postgres://a:b@h?sslrootcert=system&sslmode=verify-full"], &[]);
+    let config = good(&["postgres://a@/d?host=@here&application_name=a@b"], &[]);
+    assert_eq!(config.databases[0].host.to_string(), "@here");
+}
+
+#[test]
+fn no_piece_of_a_password_is_told_though_it_was_written_as_it_is() {
+    for url in
+        ["postgres://u:p@ss?word@h/db", "postgres://u:p@ss/word@h/db", "postgres://u:word/@h"]
+    {
+        let told = bad(&[url], &[]);
+        assert!(told.contains("expected / and ?") && !told.contains("word@"), "{told}");
+    }
 }
 
 #[test]
@@ -938,6 +955,27 @@ fn a_reload_does_not_open_an_address_it_did_not_judge() {
     let reloaded = running.reloaded(&new);
     assert_eq!(reloaded.listen.listen_addr, ["0.0.0.0"]);
     assert_eq!(reloaded.auth_type(), AuthType::ScramSha256);
+    assert_eq!(running.changed_without_restart(&new), ["listen_addr", "auth_type"]);
+}
+
+#[test]
+fn a_reload_asks_for_more_proof_wherever_it_listens() {
+    let file = |auth_type| [("f.toml", format!("[auth]\nauth_type = \"{auth_type}\"\n"))];
+    let load = |auth_type, address| {
+        let file = file(auth_type);
+        let file = [(file[0].0, file[0].1.as_str())];
+        good(&[URL, "f.toml", &format!("--listen={address}:6432")], &file)
+    };
+    for before in ["any", "trust", "md5"] {
+        let (running, new) = (load(before, "0.0.0.0"), load("scram-sha-256", "127.0.0.1"));
+        assert_eq!(running.reloaded(&new).auth_type(), AuthType::ScramSha256, "{before}");
+        assert_eq!(running.changed_without_restart(&new), ["listen_addr"]);
+    }
+}
+
+#[test]
+fn who_is_to_be_quiet_logs_errors_alone() {
+    assert_eq!(good(&[URL, "-q", "--log-level=debug"], &[]).log.level, LogLevel::Error);
 }
 
 // Values.

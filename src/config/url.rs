@@ -48,7 +48,12 @@ pub(super) fn parse(text: &str) -> Result<ServerUrl, Vec<String>> {
     let mut parser = Parser::default();
     let (main, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, path) = main.split_once('/').unwrap_or((main, ""));
-    if !authority.contains('@') && (path.contains('@') || query.contains('@')) {
+    let in_name =
+        |parameter: &str| parameter.split('=').next().is_some_and(|key| key.contains('@'));
+    if path.contains('@')
+        || query.split('&').any(in_name)
+        || (!authority.contains('@') && query.contains('@'))
+    {
         // What follows would name pieces of the password as if they were a port or a parameter.
         return Err(vec![
             "expected / and ? in a user or password as %2F and %3F, and @ elsewhere as %40"
@@ -81,6 +86,8 @@ struct Parser {
     port: Option<u16>,
     application_name: Option<String>,
     options: Option<String>,
+    sslmode: Option<String>,
+    sslrootcert: Option<String>,
     written: Written,
     mistakes: Vec<String>,
 }
@@ -138,14 +145,8 @@ impl Parser {
             "port" => self.port(&value),
             "application_name" => self.application_name = Some(value),
             "options" => self.options = Some(value),
-            "sslmode" => self.setting("tls", "server_tls_sslmode", value),
-            // libpq's word for the system's trust anchors, which are worth nothing unless the
-            // host name is compared too.
-            "sslrootcert" if value == "system" => {
-                self.setting("tls", "server_tls_ca_file", String::new());
-                self.setting("tls", "server_tls_sslmode", "verify-full".to_owned());
-            }
-            "sslrootcert" => self.setting("tls", "server_tls_ca_file", value),
+            "sslmode" => self.sslmode = Some(value),
+            "sslrootcert" => self.sslrootcert = Some(value),
             "sslcert" => self.setting("tls", "server_tls_cert_file", value),
             "sslkey" => self.setting("tls", "server_tls_key_file", value),
             "connect_timeout" => self.setting("server", "server_connect_timeout", value),
@@ -162,12 +163,31 @@ impl Parser {
         }
     }
 
+    fn verification(&mut self) {
+        let (mode, authorities) = (self.sslmode.take(), self.sslrootcert.take());
+        // libpq's word for the system's trust anchors, which are worth nothing unless the host name
+        // is compared too.
+        let is_system = authorities.as_deref() == Some("system");
+        if is_system && mode.as_deref().is_some_and(|mode| mode != "verify-full") {
+            let mistake = "sslmode: expected verify-full, or none, with sslrootcert=system";
+            self.mistakes.push(mistake.to_owned());
+        }
+        let mode = mode.or_else(|| is_system.then(|| "verify-full".to_owned()));
+        let file = authorities.map(|file| if is_system { String::new() } else { file });
+        for (key, value) in [("server_tls_sslmode", mode), ("server_tls_ca_file", file)] {
+            if let Some(value) = value {
+                self.setting("tls", key, value);
+            }
+        }
+    }
+
     fn finish(
         mut self,
         user: String,
         password: String,
         database: String,
     ) -> Result<ServerUrl, Vec<String>> {
+        self.verification();
         let host = if self.host.is_empty() { "localhost" } else { self.host.as_str() };
         let host = parse_host(host).unwrap_or_else(|mistake| {
             self.mistakes.push(format!("host: {mistake}"));
@@ -203,12 +223,10 @@ impl Parser {
     }
 }
 
-/// A name, an address, or the directory of a Unix socket.
+/// A name, an address, or the directory of a Unix socket; one that begins with `@` has no files.
 pub(super) fn parse_host(text: &str) -> Result<Host, &'static str> {
-    if text.starts_with('/') {
+    if text.starts_with(['/', '@']) {
         Ok(Host::SocketDirectory(PathBuf::from(text)))
-    } else if text.starts_with('@') {
-        Err("abstract Unix sockets are not supported")
     } else if text.contains(',') {
         text.split(',').map(parse_host).collect::<Result<_, _>>().map(Host::Several)
     } else if text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/') {
