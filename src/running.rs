@@ -38,6 +38,8 @@ pub struct Running {
 #[derive(Clone)]
 pub struct RunningTls {
     pub client: Option<TlsServerConfig>,
+    /// Clients over TCP have to use it.
+    pub is_required: bool,
     pub server: TlsClientConfig,
 }
 
@@ -118,9 +120,19 @@ fn users(config: &Config) -> Result<HashMap<String, Secret>, GatewayError> {
         users.extend(list.iter().map(|(user, listed)| (user.to_owned(), secret(listed))));
     }
     if let Some(credentials) = &config.credentials {
-        let password = credentials.password.as_ref().map_or("", |password| password.reveal());
-        let password = Password::with_iterations(password.to_owned(), iterations);
-        users.insert(credentials.user.clone(), Secret::Plain(password));
+        let of = |password: &str| {
+            Secret::Plain(Password::with_iterations(password.to_owned(), iterations))
+        };
+        match &credentials.password {
+            Some(password) => {
+                users.insert(credentials.user.clone(), of(password.reveal()));
+            }
+            // PostgreSQL takes us for this user without one. Clients need theirs, if anybody does.
+            None if config.looks_up_users() => {}
+            None => {
+                users.entry(credentials.user.clone()).or_insert_with(|| of(""));
+            }
+        }
     }
     Ok(users)
 }
@@ -159,7 +171,12 @@ fn access_rules(
 
 impl RunningTls {
     fn load(config: &Config, notices: &mut Vec<String>) -> Result<Self, TlsConfigError> {
-        Ok(Self { client: client_tls(config, notices)?, server: server_tls(config, notices)? })
+        let is_required = matches!(
+            config.tls.client_tls_sslmode,
+            SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull
+        );
+        let (client, server) = (client_tls(config, notices)?, server_tls(config, notices)?);
+        Ok(Self { client, is_required, server })
     }
 }
 

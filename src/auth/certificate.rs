@@ -26,6 +26,8 @@ const ALTERNATIVE_NAMES: &[u8] = &[0x55, 0x1d, 0x11];
 pub struct CertificateNames {
     /// `None` where the subject has none, or several.
     pub common_name: Option<String>,
+    /// It has alternative names, of whatever kind.
+    pub has_alternatives: bool,
     pub dns_names: Vec<String>,
 }
 
@@ -47,13 +49,37 @@ impl CertificateNames {
         };
         // The key.
         body.take(SEQUENCE)?;
-        let mut dns_names = Vec::new();
+        let mut names = Self { common_name, ..Self::default() };
         while let Some((tag, content)) = body.next() {
             if tag == EXTENSIONS {
-                dns_names = alternative_names(Der(content).enter(SEQUENCE)?)?;
+                names.add_alternatives(Der(content).enter(SEQUENCE)?)?;
             }
         }
-        Some(Self { common_name, dns_names })
+        Some(names)
+    }
+
+    fn add_alternatives(&mut self, mut extensions: Der<'_>) -> Option<()> {
+        while !extensions.0.is_empty() {
+            let mut extension = extensions.enter(SEQUENCE)?;
+            if extension.take(OID)? != ALTERNATIVE_NAMES {
+                continue;
+            }
+            self.has_alternatives = true;
+            // Whether it is critical may come between.
+            let mut value = None;
+            while let Some((tag, content)) = extension.next() {
+                if tag == OCTET_STRING {
+                    value = Some(content);
+                }
+            }
+            let mut list = Der(value?).enter(SEQUENCE)?;
+            while let Some((tag, content)) = list.next() {
+                if tag == DNS_NAME && content.is_ascii() && !content.contains(&0) {
+                    self.dns_names.extend(std::str::from_utf8(content).map(str::to_owned));
+                }
+            }
+        }
+        Some(())
     }
 
     /// Whether it is one of them; names of hosts are users like any other here.
@@ -80,30 +106,6 @@ fn common_names(mut subject: Der<'_>) -> Option<Vec<Option<String>>> {
         }
     }
     Some(found)
-}
-
-fn alternative_names(mut extensions: Der<'_>) -> Option<Vec<String>> {
-    let mut names = Vec::new();
-    while !extensions.0.is_empty() {
-        let mut extension = extensions.enter(SEQUENCE)?;
-        if extension.take(OID)? != ALTERNATIVE_NAMES {
-            continue;
-        }
-        // Whether it is critical may come between.
-        let mut value = None;
-        while let Some((tag, content)) = extension.next() {
-            if tag == OCTET_STRING {
-                value = Some(content);
-            }
-        }
-        let mut list = Der(value?).enter(SEQUENCE)?;
-        while let Some((tag, content)) = list.next() {
-            if tag == DNS_NAME && content.is_ascii() && !content.contains(&0) {
-                names.extend(std::str::from_utf8(content).map(str::to_owned));
-            }
-        }
-    }
-    Some(names)
 }
 
 /// `tls-server-end-point` of a certificate in DER: its hash, by the hash it is signed with, or by

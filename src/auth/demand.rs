@@ -156,6 +156,7 @@ mod tests {
     fn a_certificate_is_good_for_its_names_and_those_of_the_map() {
         let names = CertificateNames {
             common_name: Some("ann.example".into()),
+            has_alternatives: true,
             dns_names: vec!["other.example".into()],
         };
         let maps = IdentMaps::parse("staff ann.example ann\n").expect("in order");

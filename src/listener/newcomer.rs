@@ -8,7 +8,6 @@ use bytes::{Buf, BytesMut};
 use crate::auth::{Asking, ClientAuth};
 use crate::client::close::CloseReason;
 use crate::client::startup::{self, Proof};
-use crate::config::SslMode;
 use crate::gateway::Gateway;
 use crate::net::listen::own_uid;
 use crate::net::{AcceptError, Stream, accept_direct_tls, accept_tls};
@@ -93,7 +92,7 @@ impl Newcomer {
         // All it is told until it is let in, without growing.
         let mut out = Vec::with_capacity(1024);
         if startup.minor > MINOR || startup.extensions().next().is_some() {
-            backend::write_negotiate(&mut out, startup.extensions());
+            backend::write_negotiate(&mut out, startup.minor.min(MINOR), startup.extensions());
         }
         let user = startup.parameter("user").unwrap_or_default().to_owned();
         if user.is_empty() {
@@ -160,8 +159,8 @@ impl Newcomer {
     }
 
     async fn start_tls(&mut self) -> Result<(), CloseReason> {
-        let Some(config) = self.gateway.running().tls.client.clone().filter(|_| !self.is_tls())
-        else {
+        let has_none = self.is_tls() || self.is_unix();
+        let Some(config) = self.gateway.running().tls.client.clone().filter(|_| !has_none) else {
             return self.send(b"N").await;
         };
         let Some(plain) = self.stream.take() else { return Err(CloseReason::ClientLost) };
@@ -195,11 +194,8 @@ impl Newcomer {
     }
 
     fn require_tls(&self) -> Result<(), CloseReason> {
-        let mode = self.gateway.config().tls.client_tls_sslmode;
-        let required = matches!(mode, SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull);
-        // There is none on Unix sockets.
-        let is_unix = matches!(self.stream, Some(Stream::Unix(_)));
-        if required && !self.is_tls() && !is_unix {
+        let required = self.gateway.running().tls.is_required;
+        if required && !self.is_tls() && !self.is_unix() {
             return Err(CloseReason::TlsRequired);
         }
         Ok(())
@@ -303,6 +299,11 @@ impl Newcomer {
 
     fn is_tls(&self) -> bool {
         self.stream.as_ref().is_some_and(Stream::is_tls)
+    }
+
+    /// There is no TLS on Unix sockets.
+    fn is_unix(&self) -> bool {
+        matches!(self.stream, Some(Stream::Unix(_)))
     }
 
     async fn read(&mut self) -> Result<(), CloseReason> {

@@ -457,6 +457,21 @@ async fn a_certificate_of_version_1_counts_where_its_authority_is_listed() {
     }
 }
 
+#[tokio::test]
+async fn a_certificate_without_alternative_names_is_of_its_common_name() {
+    for (name, host, expected) in [
+        ("common_name", "localhost", true),
+        ("common_name", "127.0.0.1", false),
+        ("self_signed", "127.0.0.1", true),
+        ("elsewhere", "localhost", false),
+    ] {
+        let ca = if name == "elsewhere" { "ca.pem".to_owned() } else { format!("{name}.pem") };
+        let config = client_config(SslMode::VerifyFull, Some(&ca));
+        let (connected, _) = tls_meeting(name, None, host, &config).await;
+        assert_eq!(connected.is_ok(), expected, "{name} {host}: {connected:?}");
+    }
+}
+
 /// A direct TLS handshake that names these application protocols.
 async fn direct_tls(protocols: Vec<Vec<u8>>) -> Result<Stream, AcceptError> {
     let (client, server) = tcp_pair().await;

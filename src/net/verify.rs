@@ -160,13 +160,17 @@ fn verify_version1_tls13(
     verify_tls13_signature_with_raw_key(message, &key, signed, &algorithms)
 }
 
-/// The host's name, where there are no alternative names: the common one, as it was before them.
-fn check_version1_name(
+/// The host's name is one of the alternative names; or, where there are none, the common one, as
+/// it was before them and still is in PostgreSQL's manual.
+fn check_name(
     certificate: &CertificateDer<'_>,
     name: &ServerName<'_>,
 ) -> Result<(), rustls::Error> {
-    let common = CertificateNames::of(certificate).and_then(|names| names.common_name);
-    if common.is_some_and(|common| common.eq_ignore_ascii_case(&name.to_str())) {
+    let names = CertificateNames::of(certificate).ok_or(CertificateError::BadEncoding)?;
+    if names.has_alternatives {
+        return verify_server_name(&ParsedCertificate::try_from(certificate)?, name);
+    }
+    if names.common_name.is_some_and(|common| common.eq_ignore_ascii_case(&name.to_str())) {
         Ok(())
     } else {
         Err(CertificateError::NotValidForName.into())
@@ -265,11 +269,7 @@ impl ServerCertVerifier for Verifier {
             }
             Check::AuthorityAndName(authorities) => {
                 self.check_authority(authorities, end_entity, intermediates, now)?;
-                if Version1::parse(end_entity).is_some() {
-                    check_version1_name(end_entity, server_name)?;
-                } else {
-                    verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
-                }
+                check_name(end_entity, server_name)?;
             }
         }
         Ok(ServerCertVerified::assertion())

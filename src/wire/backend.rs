@@ -3,7 +3,6 @@
 
 use super::frontend::{put_cstr, write};
 use super::sqlstate::FEATURE_NOT_SUPPORTED;
-use super::startup::MINOR;
 use super::{Malformed, Reader};
 
 pub const AUTHENTICATION: u8 = b'R';
@@ -205,11 +204,11 @@ pub fn negotiate(body: &[u8]) -> Result<u16, Malformed> {
     }
 }
 
-/// NegotiateProtocolVersion: the newest minor version we speak and the options we do not know.
-pub fn write_negotiate<'a>(out: &mut Vec<u8>, options: impl Iterator<Item = &'a str>) {
+/// NegotiateProtocolVersion: the minor version that will be spoken and the options we do not know.
+pub fn write_negotiate<'a>(out: &mut Vec<u8>, minor: u16, options: impl Iterator<Item = &'a str>) {
     let options: Vec<&str> = options.collect();
     write(out, NEGOTIATE_PROTOCOL_VERSION, |body| {
-        body.extend_from_slice(&(3_u32 << 16 | u32::from(MINOR)).to_be_bytes());
+        body.extend_from_slice(&(3_u32 << 16 | u32::from(minor)).to_be_bytes());
         body.extend_from_slice(&u32::try_from(options.len()).unwrap_or(u32::MAX).to_be_bytes());
         for option in options {
             put_cstr(body, option.as_bytes());

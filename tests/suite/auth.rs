@@ -1,13 +1,13 @@
 //! Who gets in, how it proves itself, and what TLS says about both ends.
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 
 use socket2::SockRef;
 
 use crate::support::forebay::Forebay;
 use crate::support::postgres::{Database, PASSWORD, Postgres, USER, scratch};
 use crate::support::psql::psql;
-use crate::support::raw::{Login, RawClient, Refused, message, query};
+use crate::support::raw::{Login, RawClient, Refused, SSL_REQUEST, message, query};
 use crate::support::wait_until;
 
 fn tls(file: &str) -> String {
@@ -104,6 +104,53 @@ fn a_client_that_verifies_our_certificate_is_encrypted() {
     assert!(wrong.contains("certificate verify failed"), "{wrong}");
     let plain = psql(&url("disable", "ca.pem"), "SELECT 7").unwrap_err();
     assert!(plain.contains("SSL required"), "{plain}");
+}
+
+#[test]
+fn a_set_that_does_not_make_tls_demands_none() {
+    let database = Database::with("");
+    let forebay = Forebay::start(&database, &[]);
+    let told = forebay.console().query("SET client_tls_sslmode = 'require'");
+    assert!(told.contains("TLS stays as it was"), "{told}");
+    assert_eq!(forebay.client().one("SELECT 7"), "7");
+}
+
+#[test]
+fn on_a_unix_socket_tls_is_declined_and_the_login_goes_on() {
+    let database = Database::with("");
+    let directory = scratch();
+    let toml = format!("[listen]\nunix_socket_dir = \"{}\"\n", directory.display());
+    let (cert, key) = (tls("server.pem"), tls("server.key"));
+    let options = ["--tls-cert", &cert, "--tls-key", &key];
+    let forebay = Forebay::with_config(&database, &toml, &options);
+    let path = directory.join(format!(".s.PGSQL.{}", forebay.port));
+    let mut client = std::os::unix::net::UnixStream::connect(path).unwrap();
+    client.set_read_timeout(Some(crate::support::DEADLINE)).unwrap();
+    let mut answer = [0];
+    client.write_all(&SSL_REQUEST).unwrap();
+    client.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"N");
+    client.write_all(&Login::new(USER, PASSWORD, &database.name).startup()).unwrap();
+    client.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"R");
+    drop(forebay);
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn whom_postgres_asks_for_no_password_has_the_one_of_the_list() {
+    let postgres = Postgres::private_with_hba("", "host all all 127.0.0.1/32 trust\n");
+    let database = postgres.database();
+    let directory = scratch();
+    let list = directory.join("users");
+    std::fs::write(&list, format!("\"{USER}\" \"{PASSWORD}\"\n")).unwrap();
+    let toml = format!("[auth]\nauth_file = \"{}\"\n", list.display());
+    let url = database.url().replace(&format!(":{PASSWORD}@"), "@");
+    let forebay = Forebay::launch(&url, &database.name, &toml, &[]);
+    assert_eq!(forebay.client().one("SELECT 7"), "7");
+    refused(&forebay, USER, "", &database.name);
+    drop(forebay);
+    std::fs::remove_dir_all(directory).unwrap();
 }
 
 /// A PostgreSQL that lets the application in by TLS alone, and the directory of its certificate.

@@ -45,11 +45,15 @@ fn an_ssl_request_without_certificate_is_answered_n_and_the_login_goes_on() {
 fn a_newer_minor_protocol_and_unknown_options_are_negotiated_down() {
     let database = Database::with("");
     let forebay = Forebay::start(&database, &[]);
-    let login = Login::new(USER, PASSWORD, &database.name).with(&[("_pq_.wonder", "1")]).minor(9);
-    let mut client = forebay.log_in(&login).unwrap();
-    let negotiate = client.greeting.iter().find(|message| message.tag == b'v').unwrap();
-    assert_eq!(negotiate.body, b"\0\x03\0\x02\0\0\0\x01_pq_.wonder\0");
-    assert_eq!(client.one("SELECT 1"), "1");
+    // The older of the two, never a newer one than was asked for.
+    for (minor, spoken) in [(9, 2), (0, 0)] {
+        let login = Login::new(USER, PASSWORD, &database.name).with(&[("_pq_.wonder", "1")]);
+        let mut client = forebay.log_in(&login.minor(minor)).unwrap();
+        let negotiate = client.greeting.iter().find(|message| message.tag == b'v').unwrap();
+        let body = [&[0, 3, 0, spoken, 0, 0, 0, 1], &b"_pq_.wonder\0"[..]].concat();
+        assert_eq!(negotiate.body, body);
+        assert_eq!(client.one("SELECT 1"), "1");
+    }
 }
 
 #[test]

@@ -37,6 +37,8 @@ extendedKeyUsage = clientAuth
 [self_signed]
 basicConstraints = critical, CA:TRUE
 subjectAltName = DNS:localhost, IP:127.0.0.1
+[common_name]
+basicConstraints = critical, CA:TRUE
 [expired]
 subjectAltName = DNS:localhost, IP:127.0.0.1
 END
@@ -57,6 +59,7 @@ issue server localhost $later $by_authority -extensions server
 issue elsewhere db.example $later $by_authority -extensions elsewhere
 issue client bob $later $by_authority -extensions client
 issue self_signed localhost $later -selfsign -keyfile self_signed.key -extensions self_signed
+issue common_name localhost $later -selfsign -keyfile common_name.key -extensions common_name
 issue expired localhost 20010101000000Z -selfsign -keyfile expired.key -extensions expired
 issue version1 localhost $later -selfsign -keyfile version1.key
 rm ca.key
