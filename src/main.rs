@@ -72,6 +72,11 @@ async fn serve(config: Config, log: Log) -> ExitCode {
         Ok(pidfile) => pidfile,
         Err(error) => return fail(format!("forebay: {error}")),
     };
+    gateway.on_reload(Box::new(move |config| log.apply(config)));
+    // Before anybody can be let in, whom a signal would end with the process.
+    if let Err(error) = listen_to_signals(&gateway) {
+        return fail(format!("forebay: cannot listen to signals: {error}"));
+    }
     let http = match listen_for_http(&config).await {
         Ok(http) => http,
         Err(error) => return fail(format!("forebay: {error}")),
@@ -81,7 +86,7 @@ async fn serve(config: Config, log: Log) -> ExitCode {
         Err(error) => return fail(format!("forebay: {error}")),
     };
     greet(&gateway, &listening);
-    if let Some(http) = http {
+    for http in http {
         tracing::info!("page and metrics: http://{http}/");
         tokio::spawn(http::io::accept(http, Arc::clone(&gateway)));
     }
@@ -91,10 +96,6 @@ async fn serve(config: Config, log: Log) -> ExitCode {
     tokio::spawn(listener::upkeep(Arc::clone(&gateway)));
     tokio::spawn(cancel::listen(Arc::clone(&gateway)));
     tokio::spawn(warm_up::keep_warm(Arc::clone(&gateway)));
-    gateway.on_reload(Box::new(move |config| log.apply(config)));
-    if let Err(error) = listen_to_signals(&gateway) {
-        return fail(format!("forebay: cannot listen to signals: {error}"));
-    }
     process::notify(&Notice::Ready);
     stop::over(&gateway).await;
     warm_up::remember(&gateway).await;
@@ -109,9 +110,10 @@ async fn listen(config: &Config) -> Result<Vec<(Listener, bool)>, String> {
     let options = options(config);
     let mut listening = Vec::new();
     for (address, console) in clients.chain(console) {
-        let listener = listen_tcp(&address.host, address.port, options).await;
-        let listener = listener.map_err(|error| format!("cannot listen on {address}: {error}"))?;
-        listening.push((listener, console));
+        let listeners = listen_tcp(&address.host, address.port, options).await;
+        let listeners =
+            listeners.map_err(|error| format!("cannot listen on {address}: {error}"))?;
+        listening.extend(listeners.into_iter().map(|listener| (listener, console)));
     }
     if let Some(directory) = &config.listen.unix_socket_dir {
         let permissions = Permissions {
@@ -132,11 +134,11 @@ fn options(config: &Config) -> ListenOptions {
     ListenOptions { backlog: config.listen.listen_backlog, reuse_port: config.listen.so_reuseport }
 }
 
-/// The HTTP port, if there is to be one.
-async fn listen_for_http(config: &Config) -> Result<Option<Listener>, String> {
-    let Some(address) = &config.admin.http_listen else { return Ok(None) };
-    let listener = listen_tcp(&address.host, address.port, options(config)).await;
-    listener.map(Some).map_err(|error| format!("cannot listen on {address} for HTTP: {error}"))
+/// The HTTP port, if there is to be one: at each of its addresses.
+async fn listen_for_http(config: &Config) -> Result<Vec<Listener>, String> {
+    let Some(address) = &config.admin.http_listen else { return Ok(Vec::new()) };
+    let listeners = listen_tcp(&address.host, address.port, options(config)).await;
+    listeners.map_err(|error| format!("cannot listen on {address} for HTTP: {error}"))
 }
 
 /// The lines by which an operator sees what was started.

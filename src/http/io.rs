@@ -23,6 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::gateway::Gateway;
 use crate::net::Stream;
 use crate::net::listen::Listener;
+use crate::stop;
 
 use super::reply::Reply;
 use super::request::{Asked, Refused, Wanted, decide, without_port};
@@ -43,11 +44,17 @@ const HEADER_BYTES_MAX: usize = 16 * 1024;
 const BUSY: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
-/// Accepts until the process ends.
+/// Accepts until the process ends; where another one shares the port, until this one begins to stop,
+/// so that a scraper or a balancer reaches the one that goes on.
 pub async fn accept(listener: Listener, gateway: Arc<Gateway>) {
+    let shares_port = gateway.config().listen.so_reuseport;
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop::begun(&gateway), if shares_port => return,
+        };
+        match accepted {
             Ok(Stream::Tcp(stream)) => match Arc::clone(&room).try_acquire_owned() {
                 Ok(place) => {
                     tokio::spawn(serve(stream, Arc::clone(&gateway), place));

@@ -22,10 +22,12 @@ use newcomer::Newcomer;
 const UPKEEP_PERIOD: Duration = Duration::from_millis(333);
 
 /// Accepts until the process ends; clients over TCP only until it begins to stop, so that whoever
-/// comes after it has the address. `console`: everybody who connects here gets the console.
+/// comes after it has the address, and whatever is shared with that one no longer, too.
+/// `console`: everybody who connects here gets the console.
 pub async fn accept(listener: Listener, gateway: Arc<Gateway>, console: bool) {
-    let ends_early = !console && !listener.is_unix();
-    let shares_port = ends_early && gateway.config().listen.so_reuseport;
+    let reuses_port = gateway.config().listen.so_reuseport;
+    let ends_early = !listener.is_unix() && (!console || reuses_port);
+    let shares_port = ends_early && reuses_port;
     let arrival = || shares_port.then(|| Arrival::of(&gateway));
     let accepting = arrival();
     let serve = |stream| {
@@ -46,9 +48,10 @@ pub async fn accept(listener: Listener, gateway: Arc<Gateway>, console: bool) {
         }
     }
     let address = listener.to_string();
-    match listener.close() {
-        Ok(streams) => streams.into_iter().for_each(serve),
-        Err(error) => tracing::error!(%error, "accept failed"),
+    let (queued, accepted) = listener.close();
+    queued.into_iter().for_each(serve);
+    if let Err(error) = accepted {
+        tracing::error!(%error, "accept failed");
     }
     tracing::info!("no longer listening on {address}");
     drop(accepting);

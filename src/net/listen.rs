@@ -1,10 +1,10 @@
 //! Sockets that listen: TCP, and PostgreSQL's Unix sockets, `.s.PGSQL.<port>` in a directory.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
@@ -28,25 +28,38 @@ pub struct ListenOptions {
     pub reuse_port: bool,
 }
 
-/// `*` is every address: both families where the system has them.
-pub async fn listen_tcp(host: &str, port: u16, options: ListenOptions) -> io::Result<Listener> {
+/// `*` is every address: both families where the system has them. At a name, all of its addresses
+/// that this system has; with port 0 each has one of its own.
+pub async fn listen_tcp(
+    host: &str,
+    port: u16,
+    options: ListenOptions,
+) -> io::Result<Vec<Listener>> {
     if host == "*" {
         let any: SocketAddr = (Ipv6Addr::UNSPECIFIED, port).into();
-        return listen_at(any, options)
+        let listener = listen_at(any, options)
             .or_else(|_no_such_family| listen_at((Ipv4Addr::UNSPECIFIED, port).into(), options));
+        return listener.map(|listener| vec![listener]);
     }
-    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    for address in lookup_host((host, port)).await? {
+    // A name may have the same address several times.
+    let addresses: BTreeSet<SocketAddr> = lookup_host((host, port)).await?.collect();
+    let mut listening = Vec::new();
+    let mut missing = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for address in addresses {
         match listen_at(address, options) {
-            Ok(listener) => return Ok(listener),
-            Err(error) => last = error,
+            Ok(listener) => listening.push(listener),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
+            Err(error) => missing = error,
         }
     }
-    Err(last)
+    if listening.is_empty() { Err(missing) } else { Ok(listening) }
 }
 
 fn listen_at(address: SocketAddr, options: ListenOptions) -> io::Result<Listener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if address.ip() == Ipv6Addr::UNSPECIFIED {
+        SockRef::from(&socket).set_only_v6(false)?;
+    }
     socket.set_reuseaddr(true)?;
     if options.reuse_port {
         socket.set_reuseport(true)?;
@@ -79,10 +92,7 @@ pub fn listen_unix(
         socket.bind(&SockAddr::unix(format!("\0{name}"))?)?;
     } else {
         if path.exists() {
-            if UnixStream::connect(&path).is_ok() {
-                return Err(io::ErrorKind::AddrInUse.into());
-            }
-            std::fs::remove_file(&path)?;
+            remove_dead(&path)?;
         }
         socket.bind(&SockAddr::unix(&path)?)?;
         if !permissions.group.is_empty() {
@@ -93,6 +103,19 @@ pub fn listen_unix(
     socket.listen(backlog)?;
     socket.set_nonblocking(true)?;
     Ok(Listener::Unix { listener: UnixListener::from_std(socket.into())?, path })
+}
+
+/// Whoever has no more room for connections, or lets only others in, is not dead.
+fn remove_dead(path: &Path) -> io::Result<()> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    match socket.connect(&SockAddr::unix(path)?) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path)
+        }
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+        Ok(()) | Err(_) => Err(io::ErrorKind::AddrInUse.into()),
+    }
 }
 
 fn group_id(group: &str) -> io::Result<u32> {
@@ -128,23 +151,24 @@ impl Listener {
     /// Listens no longer. Gives the connections that the system has accepted for it already, over
     /// TCP; whoever comes between the last look at them and the end is reset, so nothing else is
     /// done there.
-    pub fn close(self) -> io::Result<Vec<Stream>> {
-        let queued = self.queued();
+    /// Also if then one cannot be accepted.
+    pub fn close(self) -> (Vec<Stream>, io::Result<()>) {
+        let mut queued = Vec::new();
+        let accepted = self.take_queued(&mut queued);
         drop(self);
-        queued
+        (queued, accepted)
     }
 
-    fn queued(&self) -> io::Result<Vec<Stream>> {
-        let Self::Tcp(listener) = self else { return Ok(Vec::new()) };
+    fn take_queued(&self, streams: &mut Vec<Stream>) -> io::Result<()> {
+        let Self::Tcp(listener) = self else { return Ok(()) };
         let listener = SockRef::from(listener);
-        let mut streams = Vec::new();
         loop {
             match listener.accept() {
                 Ok((socket, _)) => {
                     socket.set_nonblocking(true)?;
                     streams.push(Stream::Tcp(TcpStream::from_std(socket.into())?));
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(streams),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
             }
         }
@@ -199,6 +223,47 @@ mod tests {
     fn the_first_user_is_root() {
         assert_eq!(user_name(0).as_deref(), Some("root"));
         assert_eq!(user_name(u32::MAX - 7), None);
+    }
+
+    #[tokio::test]
+    async fn only_a_dead_socket_makes_room() {
+        let directory = tempfile();
+        let permissions = Permissions { mode: 0o777, group: String::new() };
+        let listen = |backlog| listen_unix(&directory, 5432, &permissions, backlog);
+        let live = listen(1).expect("nobody is there");
+        let path = directory.join(".s.PGSQL.5432");
+        let mut waiting = Vec::new();
+        // Until it has no more room for connections.
+        loop {
+            let socket = Socket::new(Domain::UNIX, Type::STREAM, None).expect("a socket");
+            socket.set_nonblocking(true).expect("set");
+            match socket.connect(&SockAddr::unix(&path).expect("an address")) {
+                Ok(()) => waiting.push(socket),
+                Err(error) => break assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+        }
+        assert_eq!(listen(1).err().map(|error| error.kind()), Some(io::ErrorKind::AddrInUse));
+        waiting.clear();
+        assert_eq!(listen(1).err().map(|error| error.kind()), Some(io::ErrorKind::AddrInUse));
+        drop(live);
+        drop(std::os::unix::net::UnixListener::bind(&path).expect("one that leaves its file"));
+        drop(listen(1).expect("it is dead"));
+        std::fs::remove_dir(directory).expect("nothing is left");
+    }
+
+    fn tempfile() -> PathBuf {
+        let directory = std::env::temp_dir().join(format!("forebay-listen-{}", std::process::id()));
+        std::fs::create_dir(&directory).expect("a directory of our own");
+        directory
+    }
+
+    #[tokio::test]
+    async fn at_a_name_every_address_is_listened_on_once() {
+        let options = ListenOptions { backlog: 1, reuse_port: false };
+        let listening = listen_tcp("localhost", 0, options).await.expect("the machine has it");
+        let addresses: BTreeSet<SocketAddr> =
+            lookup_host(("localhost", 0)).await.expect("known").collect();
+        assert_eq!(listening.len(), addresses.len());
     }
 
     #[test]
