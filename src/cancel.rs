@@ -124,7 +124,9 @@ impl PeerCancel {
     fn begin(gateway: &Arc<Gateway>, id: u16, pool_size: u32) -> Option<Self> {
         let mut cancels = gateway.peer_cancels.lock().unwrap_or_else(PoisonError::into_inner);
         let count = cancels.entry(id).or_default();
-        if *count >= usize::try_from(pool_size).unwrap_or(usize::MAX).saturating_mul(2) {
+        let at_most = usize::try_from(pool_size).unwrap_or(usize::MAX).saturating_mul(2);
+        // 0 is no limit.
+        if pool_size > 0 && *count >= at_most {
             return None;
         }
         *count += 1;

@@ -256,7 +256,9 @@ fn a_cancel_request_that_reaches_a_peer_is_passed_on() {
     let database = Database::with("");
     let one = Forebay::with_config(&database, "[listen]\npeer_id = 1\n", &[]);
     let peers = format!("[peers]\n1 = {{ host = \"127.0.0.1\", port = {} }}\n", one.port);
-    let two = Forebay::with_config(&database, &format!("[listen]\npeer_id = 2\n{peers}"), &[]);
+    // Without a limit for servers there is none for requests.
+    let toml = format!("[listen]\npeer_id = 2\n[pool]\ndefault_pool_size = 0\n{peers}");
+    let two = Forebay::with_config(&database, &toml, &[]);
     let mut client = one.client();
     client.send(&query("SELECT pg_sleep(60)"));
     let mut admin = database.admin();
@@ -268,7 +270,7 @@ fn a_cancel_request_that_reaches_a_peer_is_passed_on() {
     assert_eq!(client.replies(), "T(pg_sleep) E(57014) Z(I)");
     assert_eq!(connection.until_closed(), "");
     let mut console = two.console();
-    let shown = format!("D(1,127.0.0.1,{},20)", one.port);
+    let shown = format!("D(1,127.0.0.1,{},0)", one.port);
     assert!(console.query("SHOW PEERS").contains(&shown));
     assert!(console.query("SHOW PEER_POOLS").contains("D(1,0,0,0,0)"));
 }
