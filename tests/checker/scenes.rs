@@ -191,7 +191,9 @@ fn forget_asleep(stage: &mut Stage<'_>) -> io::Result<bool> {
     cast.warm()?;
     let (pid, awake) = (members.of(asleep).pid(), [writer, reader]);
     let frozen = signal(pid, "-STOP")?;
-    awake.iter().for_each(|&member| members.of(member).link.swallow());
+    for member in awake {
+        members.of(member).link.swallow();
+    }
     let written = cast.bustle(stage.away_ms_min, &[writer], &awake);
     let lost: u64 = awake.iter().map(|&member| members.of(member).link.heal()).sum();
     let played = written.and_then(|()| {
