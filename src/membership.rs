@@ -12,7 +12,6 @@ use tokio::time::{sleep, sleep_until, timeout};
 
 use crate::cache::group::link::Link;
 use crate::cache::group::member::Millis;
-use crate::cache::group::process::Process;
 use crate::cache::group::rounds::{Errand, Heard};
 use crate::cache::group::script::Request;
 use crate::cache::group::shared::{Group, Seat};
@@ -58,25 +57,35 @@ impl Drop for Speaking {
 }
 
 /// Speaks for the home, if it is part of a group, while what is given lives; or waits until whoever
-/// does it now is gone.
-pub fn start(home: &Arc<Home>, target: &Arc<Target>) -> Option<Driving> {
+/// does it now is gone. `targets` has as whom to ask PostgreSQL, one after the other: not every role
+/// may ask what this takes.
+pub fn start(
+    home: &Arc<Home>,
+    targets: impl Fn(usize) -> Arc<Target> + Send + 'static,
+) -> Option<Driving> {
     let group = Arc::clone(home.group.as_ref()?);
-    let (home, target) = (Arc::clone(home), Arc::clone(target));
+    let home = Arc::clone(home);
     Some(Driving(tokio::spawn(async move {
-        let _seat = loop {
-            match group.sit() {
-                Some(seat) => break Speaking { group: Arc::clone(&group), _seat: seat },
-                None => sleep(RETRY).await,
-            }
-        };
-        let mut unsaid = None;
+        let (mut turn, mut unsaid) = (0_usize, None);
         loop {
-            let why = Membership { home: &home, group: &group, target: &target }.speak().await;
-            group.lose_lock(why.clone(), Instant::now());
-            if unsaid.as_ref() != Some(&why) {
-                tracing::warn!(database = %target.database, reason = %why, "out of the group");
+            if let Some(seat) = group.sit() {
+                let _speaking = Speaking { group: Arc::clone(&group), _seat: seat };
+                let target = targets(turn);
+                let membership = Membership { home: &home, group: &group, target: &target };
+                let why = membership.speak().await.unwrap_or_else(|error| {
+                    turn = turn.wrapping_add(1);
+                    error.to_string()
+                });
+                group.lose_lock(why.clone(), Instant::now());
+                if unsaid.as_ref() != Some(&why) {
+                    tracing::warn!(database = %target.database, reason = %why, "out of the group");
+                }
+                unsaid = Some(why);
             }
-            unsaid = Some(why);
+            if group.is_passed() {
+                // Somebody else asks for the seat as often as we do, and is to have it first.
+                sleep(RETRY).await;
+            }
             sleep(RETRY).await;
         }
     })))
@@ -105,12 +114,9 @@ enum Renewal {
 }
 
 impl Membership<'_> {
-    /// Until PostgreSQL is lost; says why.
-    async fn speak(&self) -> String {
-        let (mut connection, key) = match self.take_lock().await {
-            Ok(locked) => locked,
-            Err(error) => return error.to_string(),
-        };
+    /// Until PostgreSQL is lost; says why. Fails where the lock was not had at all.
+    async fn speak(&self) -> Result<String, ServerError> {
+        let (mut connection, key) = self.take_lock().await?;
         let settings = &self.group.settings;
         let mut unsaid = None;
         loop {
@@ -121,7 +127,7 @@ impl Membership<'_> {
                         tracing::warn!(%warning, "redis of the group");
                     }
                     let Gone { why, kept } = self.serve(link, connection).await;
-                    let Some(kept) = kept else { return why };
+                    let Some(kept) = kept else { return Ok(why) };
                     connection = kept;
                     why
                 }
@@ -135,7 +141,8 @@ impl Membership<'_> {
             tokio::select! {
                 () = sleep(RETRY) => {}
                 end = connection.stream.wait_readable() => {
-                    return end.map_or_else(|error| error.to_string(), |()| "PostgreSQL ended the connection".to_owned());
+                    let ended = || "PostgreSQL ended the connection".to_owned();
+                    return Ok(end.map_or_else(|error| error.to_string(), |()| ended()));
                 }
             }
         }
@@ -190,7 +197,6 @@ impl Membership<'_> {
         let renewal = Renewal::Due(Instant::now());
         let mut rounds = Rounds {
             of: self,
-            process: link.process(),
             link,
             connection: Some(connection),
             renewal,
@@ -211,7 +217,6 @@ impl Membership<'_> {
 /// Rounds over one link.
 struct Rounds<'a> {
     of: &'a Membership<'a>,
-    process: Process,
     link: Link,
     /// While no census is taken.
     connection: Option<Connection>,
@@ -225,6 +230,9 @@ impl Rounds<'_> {
     /// Waits until there is something to send. Fails when PostgreSQL is lost.
     async fn find_errand(&mut self) -> Result<(), String> {
         let group = self.of.group;
+        if group.is_passed() {
+            return Err("another PostgreSQL is written in".to_owned());
+        }
         if self.errand != Errand::None {
             return Ok(());
         }
@@ -289,6 +297,10 @@ impl Rounds<'_> {
     /// One round. Fails when Redis is lost.
     async fn go(&mut self) -> Result<(), String> {
         let Membership { group, home, .. } = self.of;
+        if self.errand == Errand::Time {
+            let looked = self.link.look_again(group.settings.link.timeout).await;
+            looked.map_err(|error| error.to_string())?;
+        }
         let round = group.round(std::mem::replace(&mut self.errand, Errand::None));
         if round.requests.iter().any(|request| matches!(request, Request::Begin { .. })) {
             self.lag_poll = LAG_POLL;
@@ -314,7 +326,7 @@ impl Rounds<'_> {
             Heard::Nothing => {}
             Heard::Time { now: t0 } => {
                 let act = Act(rand::random());
-                self.errand = Errand::Join { t0, heard_at, process: self.process, act };
+                self.errand = Errand::Join { t0, heard_at, process: self.link.process(), act };
             }
             Heard::Members { now: t0, seq, ids: listed } => {
                 if let Some(connection) = self.connection.take() {

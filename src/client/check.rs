@@ -71,6 +71,9 @@ impl Session {
             Checked::Known(_) | Checked::NotAsked => {}
         }
         let Some(group) = self.home_group() else { return Says::Shut };
+        if !self.facts.as_ref().is_some_and(|facts| group.is_at(facts.place)) {
+            return Says::Shut;
+        }
         if group.is_granted(now) {
             return Says::Known;
         }

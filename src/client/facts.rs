@@ -8,7 +8,7 @@ use crate::cache::digests::Digest;
 use crate::cache::key::SessionKey;
 use crate::cache::warm::Asker;
 use crate::pool::Common;
-use crate::server::base::Base;
+use crate::server::base::{Base, place};
 use crate::server::settings::Settings;
 use crate::sql::classify::parse_search_path;
 use crate::sql::verdict::{BypassReason, Isolation};
@@ -40,6 +40,8 @@ pub struct Facts {
     /// PostgreSQL takes texts for UTF-8, as we do (hazard F7). Any other encoding may mean other
     /// names by the same bytes.
     pub reads_utf8: bool,
+    /// Which life of PostgreSQL answers.
+    pub place: u64,
 }
 
 thread_local! {
@@ -109,6 +111,7 @@ impl Facts {
                 &value("client_encoding").unwrap_or_default(),
                 base.reported_value("server_encoding").unwrap_or_default(),
             ),
+            place: place(base),
             search_path: search_path.unwrap_or_default(),
             patience: Patience::read(value),
             isolation: default.map_or(Isolation::ReadCommitted, |value| {

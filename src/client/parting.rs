@@ -67,10 +67,10 @@ impl Task {
                     "closing because: client disconnect while server was not ready"
                 );
             }
-            let address = server.base.address().map(str::to_owned);
+            let place = server.place;
             drop(lease);
             let Armed { home, guards, catalog, beyond, generation, .. } = lost;
-            self.service.lost(Lost { pid, address, home, guards, catalog, beyond, generation });
+            self.service.lost(Lost { pid, place, home, guards, catalog, beyond, generation });
             return;
         }
         if drained == Drained::All {

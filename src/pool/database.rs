@@ -53,6 +53,8 @@ pub struct Database {
     pub analysis: Analysis,
     /// PostgreSQL has not answered for longer than it may be spoken for (hazard I8).
     down: AtomicBool,
+    /// Which life of PostgreSQL it is written in, as the newest server says; 0: none has said.
+    primary: AtomicU64,
 }
 
 /// A verdict with the whole material it belongs to, of which the statement's shape is the end.
@@ -149,6 +151,7 @@ impl Database {
             catalog_changes: AtomicU64::new(0),
             analysis: Analysis::default(),
             down: AtomicBool::new(false),
+            primary: AtomicU64::new(0),
         }
     }
 
@@ -238,6 +241,18 @@ impl Database {
         }
         self.catalog_changes.fetch_add(1, Ordering::Relaxed);
         self.wanted.raise();
+    }
+
+    /// A server was connected to this PostgreSQL, and can write there. Whoever asks another one is
+    /// to leave it.
+    pub fn set_primary(&self, place: u64) {
+        if self.primary.swap(place, Ordering::AcqRel) != place {
+            self.wanted.raise();
+        }
+    }
+
+    pub fn primary(&self) -> Option<u64> {
+        Some(self.primary.load(Ordering::Acquire)).filter(|place| *place != 0)
     }
 
     /// From now on these are the operator's rules; whether they are others than before. Verdicts

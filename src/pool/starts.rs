@@ -86,15 +86,6 @@ mod tests {
     }
 
     #[test]
-    fn two_addresses_of_one_host_are_one_place() {
-        let at = |address| {
-            let address = base(&[("forebay address", address)]);
-            Base { values: primary().values.into_iter().chain(address.values).collect(), ..address }
-        };
-        check(&[(1, at("127.0.0.1 5432")), (1, at("127.0.0.2 5432"))], false);
-    }
-
-    #[test]
     fn where_sessions_start_otherwise_than_before_older_ones_go() {
         let changed = base(&[(STANDBY, "false"), ("work_mem", "1024")]);
         check(&[(1, primary()), (2, standby()), (1, changed)], true);

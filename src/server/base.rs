@@ -58,11 +58,6 @@ impl Base {
         self.values.insert(what.name.to_owned(), value);
     }
 
-    /// Where PostgreSQL says it is.
-    pub fn address(&self) -> Option<&str> {
-        self.value(ADDRESS)
-    }
-
     pub fn value(&self, name: &str) -> Option<&str> {
         self.values.get(name).map(String::as_str)
     }
@@ -87,10 +82,10 @@ impl Base {
         texts.map(|(name, value)| name.len() + value.len() + 2 * TEXT_BYTES).sum()
     }
 
-    /// A digest of all that sessions start with, but for the address by which they were reached.
+    /// A digest of all that sessions start with.
     pub fn start(&self) -> u128 {
         let mut hash = Xxh3::new();
-        for (name, value) in self.key_values().filter(|(name, _)| *name != ADDRESS) {
+        for (name, value) in self.key_values() {
             for text in [name, value] {
                 hash.update(&text.len().to_be_bytes());
                 hash.update(text.as_bytes());
@@ -137,7 +132,6 @@ pub fn defaults_changes() -> u64 {
 
 /// Names, beside those of settings, of what a server says it is.
 const IDENTITY: &str = "forebay identity";
-const ADDRESS: &str = "forebay address";
 const STARTED: &str = "forebay started";
 const CLUSTER: &str = "forebay cluster";
 
@@ -202,8 +196,6 @@ AND p.proname IN ('txid_current_if_assigned', 'pg_cursor', 'pg_lock_status', \
 UNION ALL SELECT 'forebay standby', pg_catalog.pg_is_in_recovery()::text \
 UNION ALL SELECT 'forebay started', \
 (extract(epoch FROM pg_catalog.pg_postmaster_start_time()) * 1000000)::bigint::text \
-UNION ALL SELECT 'forebay address', \
-pg_catalog.concat_ws(' ', pg_catalog.inet_server_addr(), pg_catalog.inet_server_port()) \
 UNION ALL SELECT 'forebay identity', pg_catalog.concat_ws(' ', d.oid, r.oid, r.rolsuper, \
 pg_catalog.pg_postmaster_start_time(), SESSION_USER) \
 FROM pg_catalog.pg_database d, pg_catalog.pg_roles r \

@@ -15,8 +15,8 @@ const LOST_MAX: usize = 1000;
 /// A server that was lost with a commit on the wire.
 pub struct Lost {
     pub pid: u32,
-    /// Where PostgreSQL said it was.
-    pub address: Option<String>,
+    /// Which life of PostgreSQL it was of.
+    pub place: u64,
     pub home: Option<Arc<Home>>,
     pub guards: Vec<InFlight>,
     /// It changed the catalogue.
@@ -30,11 +30,14 @@ impl Lost {
     /// Whether it was of the database that is looked at.
     fn is_of(&self, place: Place<'_>) -> bool {
         self.home.as_ref().is_none_or(|home| Arc::ptr_eq(home, place.home))
-            && self.address.as_deref() == place.address
+            && self.place == place.place
     }
 
-    fn is_grouped(&self) -> bool {
-        self.home.as_ref().is_some_and(|home| home.group.is_some())
+    /// Others go by what can still be committed there.
+    fn is_grouped_at(&self, place: Option<Place<'_>>) -> bool {
+        let group = self.home.as_ref().and_then(|home| home.group.as_ref());
+        // Without a look at any PostgreSQL it is not known which one that is.
+        group.is_some_and(|group| place.is_none() || group.is_at(self.place))
     }
 }
 
@@ -42,7 +45,7 @@ impl Lost {
 #[derive(Clone, Copy)]
 pub struct Place<'a> {
     pub home: &'a Arc<Home>,
-    pub address: Option<&'a str>,
+    pub place: u64,
 }
 
 /// A backend that is there.
@@ -116,8 +119,9 @@ impl Missing {
                 Some(place) => !lost.is_of(place),
                 None => too_many > 0,
             };
-            let taken =
-                left && !lost.is_grouped() && now.saturating_duration_since(since) > max_age;
+            let taken = left
+                && !lost.is_grouped_at(place)
+                && now.saturating_duration_since(since) > max_age;
             too_many -= usize::from(taken && too_many > 0);
             taken
         })
@@ -138,13 +142,12 @@ mod tests {
 
     fn lost(pid: u32, home: &Arc<Home>) -> Lost {
         let home = Some(Arc::clone(home));
-        let address = Some("10.0.0.1 5432".to_owned());
-        let (catalog, beyond) = (false, Beyond::Nothing);
-        Lost { pid, address, home, guards: Vec::new(), catalog, beyond, generation: None }
+        let (place, catalog, beyond) = (7, false, Beyond::Nothing);
+        Lost { pid, place, home, guards: Vec::new(), catalog, beyond, generation: None }
     }
 
     fn at(home: &Arc<Home>) -> Place<'_> {
-        Place { home, address: Some("10.0.0.1 5432") }
+        Place { home, place: 7 }
     }
 
     fn pids(lost: Vec<Lost>) -> Vec<u32> {
@@ -177,10 +180,27 @@ mod tests {
         let (home, start) = (Arc::new(Home::new(1)), Instant::now());
         let missing = Missing::default();
         missing.add(lost(1, &home), start);
-        let elsewhere = Place { home: &home, address: Some("10.0.0.2 5432") };
+        let elsewhere = Place { home: &home, place: 8 };
         assert!(missing.take_gone(elsewhere, &[], start).is_empty());
         assert!(missing.newest_of(elsewhere).is_none());
         assert_eq!(pids(missing.take_gone(at(&home), &[], start)), [1]);
+    }
+
+    #[test]
+    fn in_a_group_what_was_lost_is_waited_for_where_the_others_look() {
+        let settings = Arc::new(crate::cache::group::settings::Settings::example());
+        let home = Arc::new(Home::in_group(1, 2, &settings, Instant::now()));
+        let group = Arc::clone(home.group.as_ref().unwrap());
+        let (missing, start) = (Missing::default(), Instant::now());
+        missing.add(lost(1, &home), start);
+        let elsewhere = Some(Place { home: &home, place: 8 });
+        let now = start + 2 * SECOND;
+        group.take_lock(7, "k");
+        assert!(missing.take_old(elsewhere, SECOND, now).is_empty());
+        assert!(missing.take_old(None, SECOND, now).is_empty());
+        // They have all gone to another one.
+        group.take_lock(8, "l");
+        assert_eq!(pids(missing.take_old(elsewhere, SECOND, now)), [1]);
     }
 
     #[test]

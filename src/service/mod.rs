@@ -331,7 +331,7 @@ impl Service {
         }
     }
 
-    async fn connect_and_serve(&self, seen: &mut Seen) -> ServerError {
+    async fn connect_and_serve(self: &Arc<Self>, seen: &mut Seen) -> ServerError {
         let (target, limit) = (self.target(), self.settings().times.connect);
         let opening = Connection::open_uncounted(&target);
         let opened = target.hosts.within(limit, opening).await;
@@ -342,7 +342,9 @@ impl Service {
                 if std::mem::take(&mut seen.may_have_crashed) {
                     self.forget();
                 }
-                let _driving = membership::start(&connection.server.home, &target);
+                let service = Arc::clone(self);
+                let targets = move |turn| service.settings().targets.at(turn);
+                let _driving = membership::start(&connection.server.home, targets);
                 let ended = self.serve(&mut connection, seen).await;
                 seen.may_have_crashed =
                     !is_on_purpose(&ended) && !self.has_ended() && !self.is_idle();
@@ -365,6 +367,7 @@ impl Service {
             Err(error) => return error,
         };
         self.database.move_to(&connection.server.home);
+        let primary = self.database.primary();
         let user = self.target().user.clone();
         let mut analyst = match Analyst::begin(connection, user, &self.database, &self.cache).await
         {
@@ -372,6 +375,11 @@ impl Service {
             Err(error) => return error,
         };
         loop {
+            let now = self.database.primary();
+            if primary.is_some() && now != primary && now != Some(connection.server.place) {
+                // Another has taken over, and this one may not know it.
+                return ServerError::Closed;
+            }
             let round = self.round(connection, &mut answers, seen).await;
             self.tried.send_modify(|count| *count += 1);
             if let Err(error) = round {
@@ -534,7 +542,7 @@ impl Service {
 }
 
 fn place(server: &Server) -> Place<'_> {
-    Place { home: &server.home, address: server.base.address() }
+    Place { home: &server.home, place: server.place }
 }
 
 /// Keeps a service away from its database while it lives.

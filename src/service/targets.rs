@@ -24,6 +24,13 @@ impl Targets {
         Arc::clone(&self.now)
     }
 
+    /// All of them in their turns, from the one of now.
+    pub(super) fn at(&self, turn: usize) -> Arc<Target> {
+        let turn = turn % (self.others.len() + 1);
+        let other = turn.checked_sub(1).and_then(|turn| self.others.get(turn));
+        Arc::clone(other.unwrap_or(&self.now))
+    }
+
     /// One more to try, unless its user is among them: the newest of many are as good as any.
     pub(super) fn offer(&mut self, target: Arc<Target>) {
         let is_of_it = |known: &Arc<Target>| known.user == target.user;
@@ -94,6 +101,8 @@ mod tests {
         let mut targets = Targets::new(target("ghost", true));
         targets.offer(target("ann", true));
         targets.offer(target("ghost", true));
+        let users: Vec<_> = (0..3).map(|turn| targets.at(turn).user.clone()).collect();
+        assert_eq!(users, ["ghost", "ann", "ghost"]);
         targets.turn();
         assert_eq!(targets.now().user, "ann");
         targets.turn();

@@ -2,7 +2,7 @@
 //! whatever is lost meanwhile costs hits.
 
 use crate::support::forebay::Forebay;
-use crate::support::postgres::{Database, PASSWORD, USER};
+use crate::support::postgres::{Database, PASSWORD, Postgres, USER};
 use crate::support::raw::{Login, RawClient, query};
 use crate::support::redis::Redis;
 use crate::support::wait_until;
@@ -276,9 +276,8 @@ fn discard_all_in_a_block_is_refused_and_no_more() {
     two.all_read(READ, "2");
 }
 
-#[test]
-fn who_may_not_ask_for_the_cluster_announces_its_writes_too() {
-    let database = Database::with(TABLES);
+/// A role that may not ask which cluster this is, and the entry `reports` that logs in as it.
+fn stranger(database: &Database<'_>) -> (String, String) {
     let (mut admin, port) = (database.admin(), database.postgres.port);
     let role = format!("reporting_{}", database.name);
     admin.run(&format!("CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}'; GRANT ALL ON t TO {role}"));
@@ -289,6 +288,14 @@ fn who_may_not_ask_for_the_cluster_announces_its_writes_too() {
          user = \"{role}\", password = \"{PASSWORD}\" }}\n",
         database.name
     );
+    (role, entry)
+}
+
+#[test]
+fn who_may_not_ask_for_the_cluster_announces_its_writes_too() {
+    let database = Database::with(TABLES);
+    let (role, entry) = stranger(&database);
+    let mut admin = database.admin();
     let mut two = Together::of(database, 2, "strict", entry);
     two.until_hits(READ);
     let mut reporting = two.members[0].log_in(&Login::new(USER, PASSWORD, "reports")).unwrap();
@@ -301,4 +308,83 @@ fn who_may_not_ask_for_the_cluster_announces_its_writes_too() {
     drop(reporting);
     drop(two);
     admin.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
+}
+
+#[test]
+fn a_name_of_the_database_that_cannot_speak_for_it_leaves_that_to_another() {
+    let database = Database::with(TABLES);
+    let (role, entry) = stranger(&database);
+    let mut admin = database.admin();
+    let redis = Redis::start();
+    let toml = format!("[group]\nname = \"g\"\nlease = \"600ms\"\n{entry}");
+    let forebay = Forebay::with_config(&database, &toml, &["--redis", &redis.url()]);
+    let mut reporting = forebay.log_in(&Login::new(USER, PASSWORD, "reports")).unwrap();
+    reporting.run("SELECT 1");
+    forebay.log_contains("out of the group");
+    database.until_hit(&mut forebay.client(), READ);
+    drop(reporting);
+    drop(forebay);
+    admin.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
+}
+
+#[test]
+fn a_primary_of_redis_that_gets_its_first_replica_goes_on_for_all() {
+    let mut three = Together::start(2);
+    three.until_hits(READ);
+    let primary = format!("127.0.0.1 {}", three.redis.port);
+    let _replica = Redis::with(&["--replicaof", &primary, "--repl-diskless-sync-delay", "0"]);
+    let redis = &three.redis;
+    let replicas = "return select(2, redis.call('INFO', 'replication'):gsub('state=online', ''))";
+    wait_until("there is a replica", || redis.number(replicas) == 1);
+    // It knows Redis by the name that it has now, those before by the one it had.
+    three.add();
+    for value in 2..6 {
+        three.until_hits(READ);
+        three.clients[value % 3].run(&format!("UPDATE t SET v = {value}"));
+        three.all_read(READ, &value.to_string());
+    }
+}
+
+#[test]
+fn what_another_postgres_answers_is_not_judged_by_the_one_before() {
+    let hba = "local all all trust\nhost all all 127.0.0.1/32 trust\n\
+               host replication all 127.0.0.1/32 trust\n";
+    let postgres = Postgres::private_with_hba("wal_level = replica", hba);
+    let before = postgres.database();
+    before.direct().run(TABLES);
+    let copy = Postgres::standby_of(&postgres);
+    copy.admin("postgres").run("SELECT pg_promote()");
+    let after = Database { postgres: &copy, name: before.name.clone() };
+    let redis = Redis::start();
+    let settings = |database: &Database<'_>| {
+        format!(
+            "[group]\nname = \"g\"\nlease = \"600ms\"\n[databases]\nmoved = {{ host = \"127.0.0.1\", \
+             port = {}, dbname = \"{}\", user = \"{USER}\", password = \"{PASSWORD}\" }}\n",
+            database.postgres.port, database.name
+        )
+    };
+    let options = ["--redis", &redis.url()];
+    let members = [(); 2].map(|()| Forebay::with_config(&before, &settings(&before), &options));
+    let login = Login::new(USER, PASSWORD, "moved");
+    let mut clients = members.each_ref().map(|member| member.log_in(&login).unwrap());
+    for client in &mut clients {
+        before.until_hit(client, READ);
+    }
+    for member in &members {
+        member.write_settings(&settings(&after));
+        member.console().run("RELOAD");
+    }
+    let mut clients = members.each_ref().map(|member| member.log_in(&login).unwrap());
+    // The one before is still there, and nothing but a server tells that it is not the one.
+    let [one, other] = &mut clients;
+    for value in 2..20 {
+        for _ in 0..4 {
+            other.run(READ);
+        }
+        one.run(&format!("UPDATE t SET v = {value}"));
+        assert_eq!(other.one(READ), value.to_string());
+    }
+    for client in &mut clients {
+        after.until_hit(client, READ);
+    }
 }

@@ -221,13 +221,7 @@ impl Link {
         key: &str,
         place: Place,
     ) -> Result<Self, LinkError> {
-        let mut info = String::new();
-        for section in ["server", "replication", "memory"] {
-            let text: String = ask(&["INFO", section], &mut connection).await?;
-            info.push_str(&text);
-            info.push_str("\r\n");
-        }
-        let info = Info::parse(&info).map_err(LinkError::Unfit)?;
+        let info = info(&mut connection).await?;
         let mut names = Vec::with_capacity(Script::ALL.len());
         for script in Script::ALL {
             names.push(ask(&["SCRIPT", "LOAD", &broken::text(script)], &mut connection).await?);
@@ -236,6 +230,16 @@ impl Link {
         link.probe(&mut connection).await?;
         link.connection = Some(connection);
         Ok(link)
+    }
+
+    /// Asks anew what it is connected to: a primary that has its first replica, or loses its last,
+    /// calls itself by another replication id, and who comes after that knows no other. After an
+    /// error, or given up while it waits, the link is over.
+    pub async fn look_again(&mut self, time: Duration) -> Result<(), LinkError> {
+        let mut connection = self.connection.take().ok_or(LinkError::Over)?;
+        self.info = within(time, info(&mut connection)).await?;
+        self.connection = Some(connection);
+        Ok(())
     }
 
     /// What would be refused at the first write is better known at the start.
@@ -289,7 +293,7 @@ impl Link {
         }
     }
 
-    /// What it is connected to; `Join` names it.
+    /// What it was connected to when it was last asked; `Join` names it.
     pub fn process(&self) -> Process {
         self.info.process
     }
@@ -306,6 +310,16 @@ impl Link {
     pub fn warnings(&self) -> &[Warning] {
         &self.info.warnings
     }
+}
+
+async fn info(connection: &mut MultiplexedConnection) -> Result<Info, LinkError> {
+    let mut text = String::new();
+    for section in ["server", "replication", "memory"] {
+        let of_section: String = ask(&["INFO", section], connection).await?;
+        text.push_str(&of_section);
+        text.push_str("\r\n");
+    }
+    Info::parse(&text).map_err(LinkError::Unfit)
 }
 
 pub(super) async fn within<T>(

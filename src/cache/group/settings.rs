@@ -48,3 +48,21 @@ impl Settings {
         format!("SELECT pg_catalog.pg_advisory_lock_shared({}, {id})", self.class())
     }
 }
+
+#[cfg(test)]
+impl Settings {
+    /// Of a group that tests are about.
+    pub fn example() -> Self {
+        let timeout = Duration::from_millis(100);
+        Self {
+            name: "g".to_owned(),
+            lease: Duration::from_secs(2),
+            timeout,
+            read_timeout: timeout,
+            local: false,
+            link: link::Settings { url: String::new(), authorities: None, timeout },
+            secret: SecretText::default(),
+            found: link::Found::default(),
+        }
+    }
+}

@@ -37,6 +37,10 @@ pub struct Group {
     pub(super) coherence: Arc<Coherence>,
     /// Until when nobody has to be asked; 0: somebody has.
     pub(super) granted_until: AtomicU64,
+    /// The PostgreSQL that it speaks of; 0: of none.
+    place: AtomicU64,
+    /// Another has been written in since.
+    is_passed: AtomicBool,
     /// Guards all that follows; locks of `Coherence` may be taken inside.
     state: Mutex<State>,
     pub counters: MemberCounters,
@@ -134,6 +138,8 @@ impl Group {
             seated: AtomicBool::new(false),
             started,
             granted_until: AtomicU64::new(0),
+            place: AtomicU64::new(0),
+            is_passed: AtomicBool::new(false),
             state: Mutex::new(State {
                 member: Member::new(id, rules.clone()),
                 mirror: Mirror::default(),
@@ -176,6 +182,26 @@ impl Group {
     /// Whether what is known here is what K says, without asking.
     pub fn is_granted(&self, now: Instant) -> bool {
         self.millis(now) < self.granted_until.load(Ordering::Acquire)
+    }
+
+    /// Whether what it says is of this PostgreSQL. Of another one nobody knows what is committed
+    /// there, though it be the same database.
+    pub fn is_at(&self, place: u64) -> bool {
+        self.place.load(Ordering::Acquire) == place
+    }
+
+    /// A server was connected to this PostgreSQL, and can write there. Who speaks of another one is to
+    /// leave that to somebody else.
+    pub fn meet(&self, place: u64) {
+        let spoken_of = self.place.load(Ordering::Acquire);
+        if spoken_of != 0 && spoken_of != place {
+            self.is_passed.store(true, Ordering::Release);
+            self.state().wake_task();
+        }
+    }
+
+    pub fn is_passed(&self) -> bool {
+        self.is_passed.load(Ordering::Acquire)
     }
 
     /// Asks K about these tables, the database and its catalogue.
@@ -267,7 +293,7 @@ impl Group {
     /// Ready when there is something to send.
     pub fn poll_work(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.state();
-        if state.has_work() {
+        if state.has_work() || self.is_passed() {
             return Poll::Ready(());
         }
         state.task = Some(cx.waker().clone());
@@ -288,6 +314,8 @@ impl Group {
     /// `name` is K's there.
     pub fn take_lock(&self, place: u64, name: &str) {
         let mut state = self.state();
+        self.place.store(place, Ordering::Release);
+        self.is_passed.store(false, Ordering::Release);
         state.member.take_lock(place);
         state.name = Some(name.into());
     }
@@ -301,6 +329,7 @@ impl Group {
     /// That connection is gone.
     pub fn lose_lock(&self, why: String, now: Instant) {
         let now = self.millis(now);
+        self.place.store(0, Ordering::Release);
         self.give_up(|member| member.lose_lock(now), why, now);
     }
 
@@ -459,7 +488,9 @@ impl Commit {
     /// Its server has the lock.
     pub fn lock_taken(&self, now: Instant) {
         let now = self.group.millis(now);
-        self.group.state().member.lock_taken(self.n, now);
+        let mut state = self.group.state();
+        state.member.lock_taken(self.n, now);
+        state.wake_task();
     }
 }
 
@@ -503,24 +534,12 @@ fn slots(scope: &Scope) -> Vec<SlotName> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::link;
     use super::super::slot::Mark;
     use super::*;
-    use crate::config::SecretText;
 
     fn group() -> Arc<Group> {
-        let settings = Settings {
-            name: "g".to_owned(),
-            lease: Duration::from_secs(2),
-            timeout: Duration::ZERO,
-            read_timeout: Duration::ZERO,
-            local: false,
-            link: link::Settings { url: String::new(), authorities: None, timeout: Duration::ZERO },
-            secret: SecretText::default(),
-            found: link::Found::default(),
-        };
         let coherence = Arc::new(Coherence::new(1));
-        Arc::new(Group::new(1, Arc::new(settings), coherence, Instant::now()))
+        Arc::new(Group::new(1, Arc::new(Settings::example()), coherence, Instant::now()))
     }
 
     #[test]

@@ -103,6 +103,10 @@ impl Pool {
             let mut starts = self.starts.lock().unwrap_or_else(PoisonError::into_inner);
             starts.learn(&server.home, server.place, &server.base)
         };
+        if !server.base.is_standby() {
+            self.common.database.set_primary(server.place);
+            server.home.group.iter().for_each(|group| group.meet(server.place));
+        }
         if outdated {
             self.retired.fetch_max(server.id, Ordering::Relaxed);
         }

@@ -153,7 +153,7 @@ impl Member {
         if !self.has(Safeguard::MarksInJoin) {
             return Vec::new();
         }
-        let here = |commit: &Commit| self.locked == Some(commit.place);
+        let here = |commit: &Commit| self.locked == Some(commit.place) && commit.is_seen();
         let under_way = self.commits.iter().filter(|(_, commit)| here(commit) && !commit.is_over());
         under_way.map(|(&n, commit)| (self.mark(n), commit.slots.clone())).collect()
     }
@@ -506,7 +506,7 @@ impl Member {
             State::Sent | State::Over { .. } => Leave::Granted,
             State::Asked if !self.has(Safeguard::AwaitBegin) => Leave::Granted,
             // Until others can see its backend they may think that there is none.
-            _ if commit.locked_at == Millis::MAX => Leave::Later,
+            _ if !commit.is_seen() => Leave::Later,
             State::Announced { .. } if commit.widened => Leave::Later,
             // Who has renewed its lease since may still not know: only K can tell (LAG).
             State::Announced { waits, .. }
@@ -562,7 +562,12 @@ impl Commit {
     /// What has come to its end since it was widened is not announced any more: nobody would take
     /// that mark away.
     fn is_to_be_announced(&self) -> bool {
-        self.state == State::Listed || (self.widened && !self.is_over())
+        self.is_seen() && (self.state == State::Listed || (self.widened && !self.is_over()))
+    }
+
+    /// A census sees its backend. One that does not would end what has been announced of it.
+    fn is_seen(&self) -> bool {
+        self.locked_at != Millis::MAX
     }
 
     fn changes_catalog(&self) -> bool {

@@ -100,3 +100,19 @@ fn in_a_k_that_is_shut_a_new_server_waits_until_nobody_can_have_missed_it() {
         assert_eq!(member.leave(n, 5000), leave, "open {open}, locked at {locked_at}");
     }
 }
+
+#[test]
+fn what_no_census_can_see_yet_is_not_announced() {
+    let mut member = joined(true);
+    let n = member.begin(vec![TABLE], Millis::MAX, HERE);
+    assert_eq!(member.begins(), []);
+    assert!(!member.has_work());
+    member.on_lost();
+    assert_eq!(member.join(0), []);
+    member.on_joined(Act([2; 16]), true, &[]);
+    assert_eq!(member.leave(n, 0), Leave::Later);
+    member.lock_taken(n, 0);
+    assert_eq!(member.leave(n, 0), Leave::Later);
+    announced(&mut member, n, true);
+    assert_eq!(member.leave(n, 0), Leave::Granted);
+}

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use super::*;
 use crate::cache::coherence::Scope;
-use crate::cache::group::link;
 use crate::cache::group::process::Process;
 use crate::cache::group::rounds::Errand;
 use crate::cache::group::script::{Answer as Said, Renewed, Reply, Request};
@@ -38,19 +37,10 @@ impl Member {
     }
 
     fn outside(id: u32, secret: &[u8], bytes_max: usize, compress_from: usize) -> Self {
-        let settings = Settings {
-            name: "g".to_owned(),
-            lease: Duration::from_secs(2),
-            timeout: Duration::ZERO,
-            read_timeout: Duration::ZERO,
-            local: false,
-            link: link::Settings { url: String::new(), authorities: None, timeout: Duration::ZERO },
-            secret: crate::config::SecretText::default(),
-            found: link::Found::default(),
-        };
         let now = Instant::now();
         let coherence = Arc::new(Coherence::new(id.into()));
-        let group = Arc::new(Group::new(id, Arc::new(settings), Arc::clone(&coherence), now));
+        let group =
+            Arc::new(Group::new(id, Arc::new(Settings::example()), Arc::clone(&coherence), now));
         group.take_lock(1, K);
         let salt = [u8::try_from(id).unwrap(); SALT_BYTES];
         let seal = SharedSeal::new(secret, salt, bytes_max, compress_from);
