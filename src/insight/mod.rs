@@ -13,6 +13,7 @@ mod seats;
 mod slow;
 mod tags;
 mod tally;
+mod texts;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -26,6 +27,7 @@ pub use seats::{Place, Seat, Shape, Wanted};
 pub use slow::{Kept, NoPlan, Slow, SlowLog};
 pub use tags::{Route, Tag};
 pub use tally::{GroupTally, Outcome, Sample, StatementTally};
+pub use texts::{Piece, Pieces, shown};
 
 use crate::config;
 use crate::metrics::shard;
@@ -99,15 +101,14 @@ impl Insight {
         match seat.load() {
             Some(place) if self.is_current(place) => Some(place),
             Some(_) | None => {
-                let place = self.find(&wanted())?;
+                let place = self.find(wanted())?;
                 seat.store(place);
                 Some(place)
             }
         }
     }
 
-    /// The same for who keeps no seat.
-    pub fn find(&self, wanted: &Wanted<'_>) -> Option<Place> {
+    fn find(&self, wanted: Wanted<'_>) -> Option<Place> {
         let mut seats = self.seats();
         let given = seats.find(wanted, |places| self.calls(places))?;
         if given.is_new {
@@ -300,8 +301,7 @@ mod tests {
     };
 
     fn run(insight: &Insight, seat: &Seat, shape: &str) {
-        let wanted =
-            || Wanted { database_id: 1, database: "app", shape: shape.as_bytes(), piece: None };
+        let wanted = || Wanted { database_id: 1, database: "app", text: shape.to_owned() };
         insight.count(insight.place(seat, wanted), 1, &SAMPLE, 1);
     }
 

@@ -150,3 +150,19 @@ fn what_a_lost_client_had_been_answered_keeps_its_time() {
     end(&database, &format!("{LONG} first"));
     agrees(&mut console, &database.name);
 }
+
+#[test]
+fn a_string_of_thousands_of_statements_costs_what_thousands_of_statements_do() {
+    let database = Database::with("");
+    let forebay = Forebay::start(&database, &[]);
+    let mut client = forebay.client();
+    client.run("SELECT 1");
+    let before = forebay.daemon.processor_time();
+    let answers = client.rows(&"select 1;".repeat(8000)).len();
+    let took = forebay.daemon.processor_time().saturating_sub(before);
+    assert_eq!(answers, 8000);
+    // Far more than it takes, and far less than to look at the whole string for each.
+    assert!(took.as_secs() < 5, "{took:?}");
+    let row = statement(&mut forebay.console(), "select $1").unwrap();
+    assert!(count(&row, "calls") > 10, "{row:?}");
+}
