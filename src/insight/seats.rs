@@ -1,8 +1,8 @@
 //! Which statement shapes are told apart: a bounded number of seats, from which the least used
 //! are sent when others come.
 //!
-//! Who counts for a shape keeps its `Seat`. One that was given to another since is noticed by
-//! its ticket, so nothing has to be told to those who keep seats.
+//! Who counts for a shape keeps its `Seat`. One that was taken back since is noticed by its ticket,
+//! so nothing has to be told to those who keep seats.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -83,6 +83,8 @@ pub(super) struct Given {
     pub(super) place: Place,
     /// It had another ticket before, or none.
     pub(super) is_new: bool,
+    /// Seats that were taken back for it, its own among them.
+    pub(super) freed: Vec<u16>,
 }
 
 impl Seats {
@@ -107,12 +109,15 @@ impl Seats {
         let id = xxh3_64_with_seed(text.as_bytes(), database_id) >> 1;
         if let Some(&number) = self.by_id.get(&id) {
             let ticket = self.rows.get(usize::from(number))?.as_ref()?.ticket;
-            return Some(Given { place: Place { number, ticket }, is_new: false });
+            let place = Place { number, ticket };
+            return Some(Given { place, is_new: false, freed: Vec::new() });
         }
-        if self.free.is_empty() {
+        let freed = if self.free.is_empty() {
             let calls = calls(&self.places());
-            self.make_free(&calls);
-        }
+            self.make_free(&calls)
+        } else {
+            Vec::new()
+        };
         let number = self.free.pop()?;
         let ticket = self.next_ticket;
         self.next_ticket += 1;
@@ -120,7 +125,7 @@ impl Seats {
         *self.rows.get_mut(usize::from(number))? =
             Some(Taken { shape, ticket, calls: 0, usage: 0 });
         self.by_id.insert(id, number);
-        Some(Given { place: Place { number, ticket }, is_new: true })
+        Some(Given { place: Place { number, ticket }, is_new: true, freed })
     }
 
     /// Those who sit, by number.
@@ -141,8 +146,8 @@ impl Seats {
         self.evicted
     }
 
-    /// Those called least go: since the last time, and half as much before that.
-    fn make_free(&mut self, calls: &[u64]) {
+    /// Those called least go: since the last time, and half as much before that. Gives their seats.
+    fn make_free(&mut self, calls: &[u64]) -> Vec<u16> {
         let mut by_usage = Vec::with_capacity(self.rows.len());
         for (number, taken) in self.rows.iter_mut().enumerate() {
             let Some(taken) = taken else { continue };
@@ -153,6 +158,7 @@ impl Seats {
         }
         by_usage.sort_unstable();
         by_usage.truncate((self.rows.len() / FREED_SHARE).max(1));
+        let mut freed = Vec::with_capacity(by_usage.len());
         for (_, _, number) in by_usage {
             if let Some(taken) = self.rows.get_mut(number).and_then(Option::take)
                 && let Ok(number) = u16::try_from(number)
@@ -160,8 +166,10 @@ impl Seats {
                 self.by_id.remove(&taken.shape.id);
                 self.free.push(number);
                 self.evicted += 1;
+                freed.push(number);
             }
         }
+        freed
     }
 }
 
