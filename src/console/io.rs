@@ -140,11 +140,11 @@ impl Task {
         let now = Instant::now();
         // Before: what it shows counts itself, as in PgBouncer.
         if matches!(tag, frontend::QUERY | frontend::EXECUTE) {
+            self.registered.entry.note_request(now);
             self.gateway.console_counters.query.one();
             self.gateway.console_counters.xact.one();
             let mut shown =
                 self.registered.entry.shown.lock().unwrap_or_else(PoisonError::into_inner);
-            shown.request_at = Some(now);
             shown.queries += 1;
         }
         match self.conversation.take(tag, body, &mut self.out) {

@@ -166,3 +166,49 @@ fn a_string_of_thousands_of_statements_costs_what_thousands_of_statements_do() {
     let row = statement(&mut forebay.console(), "select $1").unwrap();
     assert!(count(&row, "calls") > 10, "{row:?}");
 }
+
+#[test]
+fn a_request_is_as_old_as_its_first_byte() {
+    let database = Database::with("");
+    let forebay = Forebay::start(&database, &[]);
+    let mut console = forebay.console();
+    let mut client = forebay.client_with(&[("application_name", "report")]);
+    let shown = |console: &mut RawClient, command: &str| {
+        find(console, command, "application_name", "report")["request_time"].clone()
+    };
+    // Until a second later by the console's own clock.
+    let next_second = |console: &mut RawClient, after: &str| {
+        wait_until("a second has passed", || {
+            let probe = forebay.client_with(&[("application_name", "probe")]);
+            let now =
+                find(console, "SHOW CLIENTS", "application_name", "probe")["connect_time"].clone();
+            probe.close();
+            now.as_str() > after
+        });
+    };
+    let mut last = shown(&mut console, "SHOW CLIENTS");
+    // With a server just acquired, then with the one that it has.
+    for alias in ["first", "second"] {
+        if alias == "second" {
+            client.hold_server();
+            last = shown(&mut console, "SHOW CLIENTS");
+        }
+        next_second(&mut console, &last);
+        client.send(&query(&format!("{LONG} {alias}")));
+        wait_until("it runs", || is_running(&database, &format!("{LONG} {alias}")));
+        for command in ["SHOW CLIENTS", "SHOW SERVERS"] {
+            let request = shown(&mut console, command);
+            assert!(request > last, "{command}: {request} is not after {last}");
+        }
+        last = shown(&mut console, "SHOW CLIENTS");
+        let cancelled = format!("SELECT pg_cancel_backend(pid) {OTHERS} AND query LIKE '{LONG}%'");
+        database.admin().run(&cancelled);
+        client.until(b'Z');
+    }
+    client.run("ROLLBACK");
+    // What is answered here is a request as well.
+    last = shown(&mut console, "SHOW CLIENTS");
+    next_second(&mut console, &last);
+    client.run("BEGIN");
+    assert!(shown(&mut console, "SHOW CLIENTS") > last);
+}

@@ -270,6 +270,7 @@ impl Task {
     }
 
     fn answer(&mut self) -> Answer {
+        self.entry.note_request(self.now);
         let server = self.lease.as_ref().map(|lease| &lease.connection.server);
         self.session.answer(server, self.now, &mut self.out)
     }
