@@ -30,7 +30,10 @@ pub fn record(
         // Nearly always it need not wait, and the two were taken from one reading of the clock.
         Some(sent) if sent == running.arrived_at => Duration::ZERO,
         Some(sent) => sent.saturating_duration_since(running.arrived_at),
-        None => total,
+        // No server was had for it.
+        None if running.failed.is_some() => total,
+        // It was answered here.
+        None => Duration::ZERO,
     };
     let (total_us, wait_us) = (micros(total), micros(wait));
     common.counters.query_time.add(total_us);

@@ -168,6 +168,27 @@ fn a_string_of_thousands_of_statements_costs_what_thousands_of_statements_do() {
 }
 
 #[test]
+fn a_hit_waits_for_nothing() {
+    let database = Database::with("CREATE TABLE t (id int, v text)");
+    let forebay = Forebay::start(&database, &[]);
+    let mut client = forebay.client();
+    database.until_hit(&mut client, "SELECT id FROM t");
+    let mut console = forebay.console();
+    client.run("SELECT v FROM t");
+    for _ in 0..20 {
+        client.run("SELECT v FROM t");
+    }
+    // Answered here as well.
+    client.run("BEGIN");
+    client.run("COMMIT");
+    let row = statement(&mut console, "SELECT v FROM t").unwrap();
+    assert_eq!(count(&row, "hits"), 20, "{row:?}");
+    assert_eq!(count(&row, "wait_time"), 0, "{row:?}");
+    assert!(count(&row, "total_time") > 0, "{row:?}");
+    assert_eq!(count(&statement(&mut console, "BEGIN").unwrap(), "wait_time"), 0);
+}
+
+#[test]
 fn a_request_is_as_old_as_its_first_byte() {
     let database = Database::with("");
     let forebay = Forebay::start(&database, &[]);
