@@ -3,8 +3,10 @@
 
 use crate::console::{Row, count, find, table};
 use crate::support::forebay::Forebay;
-use crate::support::postgres::Database;
-use crate::support::raw::{RawClient, bind, execute, flush, parse, query, sync};
+use crate::support::postgres::{Database, PASSWORD, Postgres, USER};
+use crate::support::raw::{
+    Login, RawClient, bind, describe_portal, execute, flush, parse, query, sync,
+};
 use crate::support::wait_until;
 
 /// Long enough that nobody waits for its end.
@@ -232,4 +234,98 @@ fn a_request_is_as_old_as_its_first_byte() {
     next_second(&mut console, &last);
     client.run("BEGIN");
     assert!(shown(&mut console, "SHOW CLIENTS") > last);
+}
+
+#[test]
+fn what_comes_while_a_server_is_waited_for_is_counted_as_received() {
+    let database = Database::with("");
+    let forebay = Forebay::start(&database, &["--pool-size", "1"]);
+    let mut console = forebay.console();
+    let mut holder = forebay.client();
+    holder.hold_server();
+    let before = total(&mut console, &database.name, "total_received");
+    let mut client = forebay.client();
+    client.send(&query("SELECT 1"));
+    wait_until("it waits", || {
+        find(&mut console, "SHOW POOLS", "database", &database.name)["cl_waiting"] == "1"
+    });
+    let more = query(&format!("SELECT '{}'", "a".repeat(20_000)));
+    client.send(&more);
+    let expected = before + query("SELECT 1").len() as u64 + more.len() as u64;
+    wait_until("what came meanwhile is counted", || {
+        total(&mut console, &database.name, "total_received") == expected
+    });
+    holder.run("COMMIT");
+    client.replies();
+    client.replies();
+}
+
+#[test]
+fn what_a_console_sends_while_its_command_waits_is_counted_as_received() {
+    let database = Database::with("");
+    let forebay = Forebay::start(&database, &[]);
+    let mut console = forebay.console();
+    let mut holder = forebay.client();
+    holder.hold_server();
+    let mut other = forebay.console();
+    other.send(&query(&format!("PAUSE {}", database.name)));
+    wait_until("it waits", || {
+        find(&mut console, "SHOW DATABASES", "name", &database.name)["paused"] == "1"
+    });
+    let mut received = total(&mut console, "pgbouncer", "total_received");
+    let more = query(&format!("SHOW VERSION {}", " ".repeat(30_000)));
+    other.send(&more);
+    received += more.len() as u64;
+    wait_until("what came meanwhile is counted", || {
+        received += query("SHOW STATS").len() as u64;
+        total(&mut console, "pgbouncer", "total_received") == received
+    });
+    holder.run("COMMIT");
+}
+
+#[test]
+fn bytes_of_replication_are_counted() {
+    let hba = "host all,replication postgres 127.0.0.1/32 trust\n\
+               host all,replication all 127.0.0.1/32 scram-sha-256\n";
+    let postgres = Postgres::private_with_hba("wal_level = logical", hba);
+    postgres.admin("postgres").run(&format!("ALTER ROLE {USER} REPLICATION"));
+    let database = postgres.database();
+    let forebay = Forebay::start(&database, &[]);
+    let login = Login::new(USER, PASSWORD, &database.name).with(&[("replication", "database")]);
+    let mut client = forebay.log_in(&login).unwrap();
+    let mut console = forebay.console();
+    let totals = |console: &mut RawClient| {
+        ["total_received", "total_sent"].map(|column| total(console, &database.name, column))
+    };
+    let before = totals(&mut console);
+    let question = query("SELECT repeat('a', 1000) AS a");
+    client.send(&question);
+    client.replies();
+    let after = totals(&mut console);
+    assert_eq!(after[0] - before[0], question.len() as u64);
+    // RowDescription, DataRow, CommandComplete, ReadyForQuery.
+    assert_eq!(after[1] - before[1], 27 + 1011 + 14 + 6);
+    let group = find(&mut console, "SHOW CLIENT_STATS", "database", &database.name);
+    assert_eq!(count(&group, "received"), after[0]);
+}
+
+#[test]
+fn a_statement_prepared_in_front_of_what_is_answered_here_is_counted_as_prepared() {
+    let database = Database::with("CREATE TABLE t (id int, v text)");
+    let forebay = Forebay::start(&database, &[]);
+    let (mut client, mut console) = (forebay.client(), forebay.console());
+    database.until_hit(&mut client, "SELECT v FROM t");
+    let prepare = |name: &str| {
+        let sql = parse(name, "SELECT v FROM t", &[]);
+        [sql, bind("", name, &[]), describe_portal(""), execute("", 0), sync()].concat()
+    };
+    let prepared =
+        |console: &mut RawClient| total(console, &database.name, "total_client_parse_count");
+    let hits = console.column("SHOW CACHE", "hits");
+    client.ask(&[prepare("one")]);
+    assert_ne!(console.column("SHOW CACHE", "hits"), hits);
+    assert_eq!(prepared(&mut console), 1);
+    // Answered here as well.
+    client.ask(&[parse("begin", "BEGIN", &[]), bind("", "begin", &[]), execute("", 0), sync()]);
+    assert_eq!(prepared(&mut console), 2);
 }

@@ -107,6 +107,8 @@ impl Task {
     /// Serves the client until it leaves or must. Then `part` tells it why, once that is logged:
     /// who has heard it looks there.
     pub async fn run(&mut self) -> CloseReason {
+        // What it sent behind the messages of its login.
+        self.count_received(self.input.len());
         match self.serve().await {
             Ok(reason) | Err(reason) => reason,
         }
