@@ -338,6 +338,7 @@ impl<'a> Collector<'a> {
             pools: pools.len(),
             clients_max: usize::try_from(self.config.listen.max_client_conn).unwrap_or(usize::MAX),
             clients: self.clients.len(),
+            clients_logging_in: Arc::strong_count(&self.gateway.logging_in) - 1,
             servers_idle: idle,
             servers_active: servers(&pools, |_| true).saturating_sub(idle),
             peers: self.config.peers.len(),

@@ -329,3 +329,21 @@ fn a_statement_prepared_in_front_of_what_is_answered_here_is_counted_as_prepared
     client.ask(&[parse("begin", "BEGIN", &[]), bind("", "begin", &[]), execute("", 0), sync()]);
     assert_eq!(prepared(&mut console), 2);
 }
+
+#[test]
+fn who_has_not_logged_in_yet_is_shown_to_log_in() {
+    let database = Database::with("");
+    let forebay = Forebay::start(&database, &[]);
+    let mut console = forebay.console();
+    let items = |console: &mut RawClient| {
+        count(&find(console, "SHOW LISTS", "list", "login_clients"), "items")
+    };
+    assert_eq!(items(&mut console), 0);
+    let silent = RawClient::connect(forebay.port);
+    wait_until("it is seen", || items(&mut console) == 1);
+    drop(silent);
+    wait_until("it is gone", || items(&mut console) == 0);
+    // Who has logged in does so no more.
+    let _client = forebay.client();
+    assert_eq!(items(&mut console), 0);
+}
