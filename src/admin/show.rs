@@ -250,7 +250,7 @@ pub fn lists(lists: Lists) -> Table {
         ("peer_pools", lists.peer_pools),
         ("free_clients", lists.clients_max.saturating_sub(lists.clients)),
         ("used_clients", lists.clients),
-        ("login_clients", 0),
+        ("login_clients", lists.clients_logging_in),
         ("free_servers", lists.servers_idle),
         ("used_servers", lists.servers_active),
         ("dns_names", 0),
@@ -501,6 +501,7 @@ mod tests {
             pools: 1,
             clients_max: 100,
             clients: 1,
+            clients_logging_in: 3,
             servers_idle: 4,
             servers_active: 5,
             peers: 6,
@@ -514,7 +515,7 @@ mod tests {
         assert_eq!(
             rows.join(" "),
             "databases=2 users=3 peers=6 pools=1 peer_pools=7 free_clients=99 used_clients=1 \
-             login_clients=0 free_servers=4 used_servers=5 dns_names=0 dns_zones=0 dns_queries=0 \
+             login_clients=3 free_servers=4 used_servers=5 dns_names=0 dns_zones=0 dns_queries=0 \
              dns_pending=0"
         );
     }

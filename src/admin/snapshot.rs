@@ -127,6 +127,7 @@ pub struct Lists {
     pub pools: usize,
     pub clients_max: usize,
     pub clients: usize,
+    pub clients_logging_in: usize,
     pub servers_idle: usize,
     pub servers_active: usize,
     pub peers: usize,

@@ -66,9 +66,7 @@ impl Session {
                     if let Ok(parse) = Parse::read(body) {
                         let statement = self.statement(parse.name, parse.sql, parse.types);
                         self.names.insert(parse.name, Prepared { statement, generation });
-                        if self.counts_statement(parse.name) {
-                            self.common.counters.client_parse.one();
-                        }
+                        self.count_parse(parse.name);
                         out.extend_from_slice(backend::PARSE_COMPLETE_MESSAGE);
                     }
                 }

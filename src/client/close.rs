@@ -157,6 +157,11 @@ impl CloseReason {
         }
     }
 
+    /// The class of the SQLSTATE that the client is told.
+    pub fn class(&self) -> [u8; 2] {
+        self.sqlstate().as_bytes().first_chunk().copied().unwrap_or_default()
+    }
+
     fn sqlstate(&self) -> &str {
         match self {
             Self::ClientClosed

@@ -193,9 +193,7 @@ impl Session {
     fn send_parse(&mut self, server: &mut Server, message: &[u8], body: &[u8], described: bool) {
         self.work.unsynced = true;
         let Ok(parse) = Parse::read(body) else { return };
-        if self.counts_statement(parse.name) {
-            self.common.counters.client_parse.one();
-        }
+        self.count_parse(parse.name);
         if !parse.name.is_empty() && self.names.find(parse.name).is_some() {
             self.send_duplicate(server, message, parse.name);
             return;
@@ -232,8 +230,15 @@ impl Session {
     }
 
     /// As PgBouncer counts: statements with a name, where such are kept for clients.
-    pub(super) fn counts_statement(&self, name: &[u8]) -> bool {
+    fn counts_statement(&self, name: &[u8]) -> bool {
         !name.is_empty() && self.common.limits.keeps_statements()
+    }
+
+    /// The client has prepared a statement, whoever answers that.
+    pub(super) fn count_parse(&self, name: &[u8]) {
+        if self.counts_statement(name) {
+            self.common.counters.client_parse.one();
+        }
     }
 
     fn owe_parse(&mut self, server: &mut Server, name: &[u8], statement: &Arc<Statement>) {

@@ -67,6 +67,7 @@ impl Session {
                 frontend::PARSE => {
                     if let Ok(parse) = Parse::read(body) {
                         let statement = self.statement(parse.name, parse.sql, parse.types);
+                        self.count_parse(parse.name);
                         self.names.insert(parse.name, Prepared { statement, generation });
                         out.extend_from_slice(backend::PARSE_COMPLETE_MESSAGE);
                     }

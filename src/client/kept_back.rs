@@ -151,6 +151,7 @@ impl Session {
         let tag = self.transact(&verdict, text, &statement.sql)?;
         if let Some(parse) = &front.parse {
             out.extend_from_slice(backend::PARSE_COMPLETE_MESSAGE);
+            self.count_parse(parse.name);
             self.names
                 .insert(parse.name, Prepared { statement: Arc::clone(&statement), generation });
         }

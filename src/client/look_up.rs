@@ -379,6 +379,7 @@ impl Session {
         out: &mut Vec<u8>,
     ) {
         out.extend_from_slice(backend::PARSE_COMPLETE_MESSAGE);
+        self.count_parse(parse.name);
         // An unnamed one is parsed anew before it is bound again.
         if describe
             && !parse.name.is_empty()

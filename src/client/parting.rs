@@ -46,6 +46,8 @@ impl Task {
             (false, true) => Drained::Nothing,
             (false, false) => self.drain().await,
         };
+        let pid = self.lease.as_ref().map(|lease| lease.connection.server.pid);
+        self.session.connection_ended(reason.class(), Instant::now(), pid);
         let lost = self.session.server_lost();
         let Some(mut lease) = self.lease.take() else { return };
         let current = self.entry.take_current();

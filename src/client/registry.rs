@@ -6,10 +6,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use subtle::ConstantTimeEq;
 use tokio::sync::Notify;
@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use crate::cache::group::cancel_word::last_byte;
 use crate::client::close::CloseReason;
 use crate::client::deadline::{SharedTimeouts, Timeouts};
+use crate::client::statistics::micros;
 use crate::insight::Burst;
 use crate::metrics::GroupCounters;
 use crate::server::link::{Cancelling, Link};
@@ -41,6 +42,8 @@ pub struct Entry {
     /// Our own end of its connection.
     pub local: String,
     pub connected_at: Instant,
+    /// When its latest request came, in microseconds since then.
+    requested_us: AtomicU64,
     /// It talks to the console, not to a database.
     pub console: bool,
     /// It is this process itself, and in nobody's place.
@@ -110,7 +113,6 @@ impl Leave {
 #[derive(Clone, Debug, Default)]
 pub struct Shown {
     pub waiting_since: Option<Instant>,
-    pub request_at: Option<Instant>,
     pub pins: crate::client::pins::Pins,
     pub prepared_statements: usize,
     pub queries: u64,
@@ -133,6 +135,17 @@ impl Entry {
         // Nobody says so any more.
         current.set_runs_ours(false);
         Some(current)
+    }
+
+    pub fn note_request(&self, at: Instant) {
+        let since = at.saturating_duration_since(self.connected_at);
+        self.requested_us.store(micros(since), Ordering::Relaxed);
+    }
+
+    /// When its latest request came; while there was none, when it connected.
+    pub fn requested_at(&self) -> Instant {
+        let since = Duration::from_micros(self.requested_us.load(Ordering::Relaxed));
+        self.connected_at.checked_add(since).unwrap_or(self.connected_at)
     }
 
     pub fn current(&self) -> Option<Arc<Link>> {
@@ -372,6 +385,7 @@ impl Registry {
             console: hello.console,
             own: hello.own,
             connected_at: Instant::now(),
+            requested_us: AtomicU64::new(0),
             tls: hello.tls,
             replication: hello.replication,
             fd: hello.fd,

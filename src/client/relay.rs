@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
 
+use crate::metrics::PoolCounters;
 use crate::net::Stream;
 use crate::pool::io::Lease;
 
@@ -27,8 +28,19 @@ pub async fn run(
     mut input: BytesMut,
     out: &[u8],
     mut lease: Lease,
-    entry: &Entry,
+    (entry, counters): (&Entry, &PoolCounters),
 ) -> CloseReason {
+    let received = |count: usize| {
+        counters.received.add(count as u64);
+        entry.group.received.add(count as u64);
+    };
+    let sent = |count: usize| {
+        counters.sent.add(count as u64);
+        entry.group.sent.add(count as u64);
+    };
+    // Nobody counts what goes to servers and comes from them.
+    let uncounted = |_count: usize| {};
+    received(input.len());
     let connection = &mut *lease.connection;
     let mut output = BytesMut::from(out);
     output.extend_from_slice(&connection.input);
@@ -37,12 +49,14 @@ pub async fn run(
         if let Poll::Ready(leave) = entry.poll_asked_to_leave(cx) {
             return Poll::Ready(leave.reason());
         }
-        match poll_way(cx, &mut connection.stream, &mut output, &mut stream) {
+        let down = (&uncounted, &sent);
+        match poll_way(cx, &mut connection.stream, &mut output, &mut stream, down) {
             Poll::Ready(End::From) => return Poll::Ready(CloseReason::ServerLost),
             Poll::Ready(End::To) => return Poll::Ready(CloseReason::ClientLost),
             Poll::Pending => {}
         }
-        match poll_way(cx, &mut stream, &mut input, &mut connection.stream) {
+        let up = (&received, &uncounted);
+        match poll_way(cx, &mut stream, &mut input, &mut connection.stream, up) {
             Poll::Ready(End::From) => Poll::Ready(CloseReason::ClientClosed),
             Poll::Ready(End::To) => Poll::Ready(CloseReason::ServerLost),
             Poll::Pending => Poll::Pending,
@@ -51,18 +65,23 @@ pub async fn run(
     .await
 }
 
-/// Moves all that can be moved. Nothing more is read while something waits to be written.
+/// Moves all that can be moved, and tells how much was read and how much written. Nothing more is
+/// read while something waits to be written.
 fn poll_way(
     cx: &mut Context<'_>,
     from: &mut Stream,
     buffer: &mut BytesMut,
     to: &mut Stream,
+    (read, wrote): (&impl Fn(usize), &impl Fn(usize)),
 ) -> Poll<End> {
     loop {
         while !buffer.is_empty() {
             match ready!(to.poll_write(cx, buffer)) {
                 Ok(0) | Err(_) => return Poll::Ready(End::To),
-                Ok(count) => buffer.advance(count),
+                Ok(count) => {
+                    wrote(count);
+                    buffer.advance(count);
+                }
             }
         }
         if ready!(to.poll_flush(cx)).is_err() {
@@ -71,7 +90,7 @@ fn poll_way(
         buffer.reserve(READ_BYTES);
         match ready!(from.poll_read(cx, buffer)) {
             Ok(0) | Err(_) => return Poll::Ready(End::From),
-            Ok(_) => {}
+            Ok(count) => read(count),
         }
     }
 }

@@ -3,8 +3,11 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::insight::{Burst, Insight, Outcome, Owner, Place, Sample, Slow, Sums, Wanted};
+use crate::insight::{
+    Burst, Insight, Outcome, Owner, Piece, Place, Sample, Slow, Sums, Wanted, shown,
+};
 use crate::pool::Common;
+use crate::pool::database::Known;
 use crate::pool::statements::Statement;
 
 use super::registry::Entry;
@@ -27,7 +30,10 @@ pub fn record(
         // Nearly always it need not wait, and the two were taken from one reading of the clock.
         Some(sent) if sent == running.arrived_at => Duration::ZERO,
         Some(sent) => sent.saturating_duration_since(running.arrived_at),
-        None => total,
+        // No server was had for it.
+        None if running.failed.is_some() => total,
+        // It was answered here.
+        None => Duration::ZERO,
     };
     let (total_us, wait_us) = (micros(total), micros(wait));
     common.counters.query_time.add(total_us);
@@ -194,22 +200,23 @@ pub fn micros(duration: Duration) -> u64 {
 
 /// Where it is counted.
 fn place(insight: &Insight, common: &Common, running: &Running) -> Option<Place> {
-    let wanted = |shape, piece| wanted(common, shape, piece);
+    let database = &common.database;
+    let wanted = |text| Wanted { database_id: database.id, database: &database.name, text };
     match &running.shape {
-        Shape::Text(known) if known.verdict.statements > 1 => {
-            insight.find(&wanted(known.shape(), Some(running.piece)))
-        }
-        Shape::Text(known) => insight.place(&known.seat, || wanted(known.shape(), None)),
+        Shape::Text(known) => match piece(known, running) {
+            Some(piece) => insight.place(&piece.seat, || wanted(piece.text.to_string())),
+            None => insight.place(&known.seat, || wanted(shown(known.shape()))),
+        },
         Shape::Prepared(statement) => {
-            insight.place(&statement.seat, || wanted(prepared_shape(statement), None))
+            insight.place(&statement.seat, || wanted(shown(prepared_shape(statement))))
         }
         Shape::Unknown => None,
     }
 }
 
-fn wanted<'a>(common: &'a Common, shape: &'a [u8], piece: Option<usize>) -> Wanted<'a> {
-    let database = &common.database;
-    Wanted { database_id: database.id, database: &database.name, shape, piece }
+/// Which one it is of a string of several.
+fn piece<'a>(known: &'a Known, running: &Running) -> Option<&'a Piece> {
+    (known.verdict.statements > 1).then(|| known.piece(running.piece))
 }
 
 fn prepared_shape(statement: &Statement) -> &[u8] {
@@ -217,12 +224,12 @@ fn prepared_shape(statement: &Statement) -> &[u8] {
 }
 
 pub(super) fn shape_text(running: &Running) -> String {
-    let (shape, piece) = match &running.shape {
-        Shape::Text(known) => {
-            (known.shape(), (known.verdict.statements > 1).then_some(running.piece))
-        }
-        Shape::Prepared(statement) => (prepared_shape(statement), None),
-        Shape::Unknown => (&[][..], None),
-    };
-    Wanted { database_id: 0, database: "", shape, piece }.text()
+    match &running.shape {
+        Shape::Text(known) => match piece(known, running) {
+            Some(piece) => piece.text.to_string(),
+            None => shown(known.shape()),
+        },
+        Shape::Prepared(statement) => shown(prepared_shape(statement)),
+        Shape::Unknown => shown(&[]),
+    }
 }

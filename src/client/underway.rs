@@ -2,7 +2,8 @@
 //! that runs, also where several are sent in one string, one group or one pipeline.
 //!
 //! An Execute has ended when the next one ends or its unit does, so that the commit behind the
-//! last one counts for it. Decides nothing about what a client is sent.
+//! last one counts for it. Whatever is left ends with its connection. Decides nothing about what a
+//! client is sent.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,8 +15,10 @@ use crate::pool::database;
 use crate::pool::statements::Statement;
 use crate::sql::verdict::{BypassReason, Read, Verdict, Write};
 use crate::wire::backend::{self, Status};
+use crate::wire::frontend;
 
-use super::session::Session;
+use super::look_up::front;
+use super::session::{RequestKind, Session};
 
 /// A statement between its arrival and the end of its answer.
 #[derive(Clone, Debug)]
@@ -350,6 +353,83 @@ impl Session {
         for finished in self.work.finished.iter_mut().skip(before) {
             finished.server_pid = Some(pid);
         }
+    }
+
+    /// The connection ends, and no answer comes any more: what is under way has failed for this
+    /// reason, unless it has told its own. What was sent behind that never began.
+    pub(super) fn connection_ended(&mut self, class: [u8; 2], now: Instant, pid: Option<u32>) {
+        let (rows, bytes) = self.take_shown();
+        let mut left = VecDeque::new();
+        while let Some(running) = self.work.underway.pop() {
+            left.push_back(running);
+        }
+        if left.iter().all(|running| running.failed.is_none())
+            && let Some(failing) = self.never_ended(&left).and_then(|at| left.get_mut(at))
+        {
+            failing.failed = Some(class);
+            failing.rows += rows;
+            failing.bytes += bytes;
+        }
+        for mut running in left {
+            let finished_at = match (running.failed, running.completed_at) {
+                (Some(_), _) => now,
+                (None, Some(completed)) => completed,
+                (None, None) => {
+                    running.failed = Some(class);
+                    running.begins(now);
+                    now
+                }
+            };
+            self.finish(Finished { running, finished_at, server_pid: pid });
+        }
+        // With its group it is kept back; of one that was ignored the group is gone.
+        if self.work.noted.is_some() && !self.work.group.is_empty() {
+            self.unsent(class, now);
+        }
+    }
+
+    /// Which of these, all under way, was not answered to its end: the first without an answer in
+    /// the unit that is, else the one in front of the commit.
+    fn never_ended(&self, left: &VecDeque<Running>) -> Option<usize> {
+        let unit = self.work.requests.iter().find_map(|request| match &request.kind {
+            RequestKind::Unit(_) => Some(request.id),
+            RequestKind::Parse { .. }
+            | RequestKind::Close { .. }
+            | RequestKind::Describe(_)
+            | RequestKind::Changed { .. }
+            | RequestKind::Execute { .. } => None,
+        });
+        let is_open = |running: &Running| running.completed_at.is_none();
+        let is_of_unit = |running: &Running| unit.is_some_and(|end| running.request <= end);
+        left.iter()
+            .position(|running| is_of_unit(running) && is_open(running))
+            .or_else(|| left.iter().rposition(is_of_unit))
+            .or_else(|| left.iter().position(is_open))
+    }
+
+    /// No server was had for the group: what was noted of it has failed, else the statement in
+    /// front of those that it is.
+    pub(super) fn unsent(&mut self, class: [u8; 2], now: Instant) {
+        if self.work.noted.is_none()
+            && let Some(shape) = self.shape_in_front()
+        {
+            self.note(Outcome::Bypass(self.work.unasked), shape, now, false);
+        }
+        if let Some(running) = self.work.noted.take() {
+            self.common.counters.query.one();
+            let running = Running { failed: Some(class), ..running };
+            self.finish(Finished { running, finished_at: now, server_pid: None });
+        }
+    }
+
+    /// Of a group that runs something.
+    fn shape_in_front(&mut self) -> Option<Shape> {
+        let group = std::mem::take(&mut self.work.group);
+        let runs = group.parts.iter().any(|part| part.tag == frontend::EXECUTE);
+        let prepared = front(&group).and_then(|(single, _)| self.prepared_for(&single));
+        self.work.group = group;
+        let shape = prepared.map(|prepared| Shape::Prepared(prepared.statement));
+        runs.then(|| shape.unwrap_or(Shape::Unknown))
     }
 
     /// The first under way is over, at `ended`, else when it was completed.

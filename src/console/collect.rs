@@ -153,7 +153,7 @@ impl<'a> Collector<'a> {
             state: client_state(entry, shown),
             ends: Ends { address: entry.address.clone(), local: entry.local.clone() },
             connected_at: self.time_of_day(entry.connected_at),
-            request_at: self.time_of_day(shown.request_at.unwrap_or(entry.connected_at)),
+            request_at: self.time_of_day(entry.requested_at()),
             wait: wait.unwrap_or_default(),
             close_needed: false,
             link: entry.current().map(|current| current.server_id),
@@ -167,7 +167,7 @@ impl<'a> Collector<'a> {
 
     pub fn servers(&self) -> Vec<Socket> {
         let mut servers: Vec<Socket> =
-            self.clients.iter().filter_map(|(entry, shown)| self.active(entry, shown)).collect();
+            self.clients.iter().filter_map(|(entry, _)| self.active(entry)).collect();
         for opened in self.gateway.pools() {
             servers.extend(self.idle(&opened));
         }
@@ -176,10 +176,9 @@ impl<'a> Collector<'a> {
     }
 
     /// The server that a client has.
-    fn active(&self, entry: &Entry, shown: &Shown) -> Option<Socket> {
+    fn active(&self, entry: &Entry) -> Option<Socket> {
         let current = entry.current()?;
         let state = if current.has_cancel() { "being_canceled" } else { "active" };
-        let connected_at = self.time_of_day(current.connected_at);
         Some(Socket {
             side: Side::Server,
             id: current.server_id,
@@ -187,8 +186,8 @@ impl<'a> Collector<'a> {
             database: entry.database.to_string(),
             state,
             ends: Ends { address: current.ends.address.clone(), local: current.ends.local.clone() },
-            connected_at,
-            request_at: shown.request_at.map_or(connected_at, |at| self.time_of_day(at)),
+            connected_at: self.time_of_day(current.connected_at),
+            request_at: self.time_of_day(entry.requested_at().max(current.connected_at)),
             wait: Duration::ZERO,
             close_needed: false,
             link: Some(entry.id),
@@ -339,6 +338,7 @@ impl<'a> Collector<'a> {
             pools: pools.len(),
             clients_max: usize::try_from(self.config.listen.max_client_conn).unwrap_or(usize::MAX),
             clients: self.clients.len(),
+            clients_logging_in: Arc::strong_count(&self.gateway.logging_in) - 1,
             servers_idle: idle,
             servers_active: servers(&pools, |_| true).saturating_sub(idle),
             peers: self.config.peers.len(),

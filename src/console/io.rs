@@ -1,5 +1,6 @@
 //! The task of one console connection: bytes in, commands performed, bytes out.
 
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -97,6 +98,8 @@ impl Task {
 
     /// Serves until the client leaves or must. Gives its entry back, for the log.
     pub async fn run(mut self) -> (CloseReason, Registered) {
+        // What it sent behind the messages of its login.
+        self.gateway.console_counters.received.add(self.input.len() as u64);
         let reason = loop {
             if let Err(reason) = self.take_messages().await {
                 break reason;
@@ -140,11 +143,11 @@ impl Task {
         let now = Instant::now();
         // Before: what it shows counts itself, as in PgBouncer.
         if matches!(tag, frontend::QUERY | frontend::EXECUTE) {
+            self.registered.entry.note_request(now);
             self.gateway.console_counters.query.one();
             self.gateway.console_counters.xact.one();
             let mut shown =
                 self.registered.entry.shown.lock().unwrap_or_else(PoisonError::into_inner);
-            shown.request_at = Some(now);
             shown.queries += 1;
         }
         match self.conversation.take(tag, body, &mut self.out) {
@@ -200,9 +203,7 @@ impl Task {
                 }
                 leave = entry.asked_to_leave() => return Err(leave.reason()),
                 read = self.stream.read(&mut self.input), if room => {
-                    if !read.is_ok_and(|count| count > 0) {
-                        return Err(CloseReason::ClientLost);
-                    }
+                    self.count_received(&read)?;
                 }
             }
         }
@@ -262,10 +263,14 @@ impl Task {
             read = self.stream.read(&mut self.input) => read,
             leave = self.registered.entry.asked_to_leave() => return Err(leave.reason()),
         };
+        self.count_received(&read)
+    }
+
+    fn count_received(&self, read: &io::Result<usize>) -> Result<(), CloseReason> {
         match read {
             Ok(0) | Err(_) => Err(CloseReason::ClientLost),
             Ok(count) => {
-                self.gateway.console_counters.received.add(count as u64);
+                self.gateway.console_counters.received.add(*count as u64);
                 Ok(())
             }
         }

@@ -71,6 +71,8 @@ pub struct Gateway {
     pub stage: watch::Sender<Stage>,
     /// Sockets that accept and connections that log in, as far as a stop waits for them.
     pub arriving: watch::Sender<usize>,
+    /// Held by each connection that logs in: so many there are, and one more.
+    pub logging_in: Arc<()>,
     /// Consoles that are yet to be told that it is stopping, as they asked.
     pub untold: watch::Sender<usize>,
     pub auth_queries: AuthQueries,
@@ -182,6 +184,7 @@ impl Gateway {
             on_reload: OnceLock::new(),
             stage: watch::Sender::new(Stage::Running),
             arriving: watch::Sender::new(0),
+            logging_in: Arc::new(()),
             untold: watch::Sender::new(0),
             auth_queries: AuthQueries::default(),
             learned: AllLearned::default(),

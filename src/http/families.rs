@@ -109,7 +109,11 @@ pub const STATS: &[Family] = &[
         "pgbouncer_stats_totals_server_parses_total",
         "Statements prepared on servers.",
     ),
-    counter("bind_count", "pgbouncer_stats_totals_binds_total", "Bind messages of clients."),
+    counter(
+        "bind_count",
+        "pgbouncer_stats_totals_binds_total",
+        "Times that a prepared statement was bound on a server.",
+    ),
     counter(
         "server_assignment_count",
         "pgbouncer_stats_totals_server_assignments_total",

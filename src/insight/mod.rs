@@ -13,6 +13,7 @@ mod seats;
 mod slow;
 mod tags;
 mod tally;
+mod texts;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -26,6 +27,7 @@ pub use seats::{Place, Seat, Shape, Wanted};
 pub use slow::{Kept, NoPlan, Slow, SlowLog};
 pub use tags::{Route, Tag};
 pub use tally::{GroupTally, Outcome, Sample, StatementTally};
+pub use texts::{Piece, Pieces, shown};
 
 use crate::config;
 use crate::metrics::shard;
@@ -35,6 +37,9 @@ use seats::Seats;
 /// Statement shapes are told apart by a number of 16 bits.
 pub const STATEMENTS_MAX: u16 = 50_000;
 
+/// Those that are given count from 1.
+const NO_TICKET: u64 = 0;
+
 /// What all threads share.
 pub struct Insight {
     pub slow: SlowLog,
@@ -43,7 +48,8 @@ pub struct Insight {
     enabled: AtomicBool,
     /// Guards who sits where. Inside, shards may be locked, one at a time.
     seats: Mutex<Seats>,
-    /// Whom each seat is given to, so that a seat can be checked without the lock.
+    /// Whom each seat is given to, so that a seat can be checked without the lock; `NO_TICKET` while
+    /// it is nobody's.
     tickets: Box<[AtomicU64]>,
     /// Each guards what its threads counted; nothing else is locked inside.
     shards: Box<[Mutex<Shard>]>,
@@ -79,7 +85,7 @@ impl Insight {
             routes: Routes::new(config.routes_max, config.queries_per_request),
             enabled: AtomicBool::new(config.enabled),
             seats: Mutex::new(Seats::new(seats)),
-            tickets: (0..seats).map(|_| AtomicU64::new(0)).collect(),
+            tickets: (0..seats).map(|_| AtomicU64::new(NO_TICKET)).collect(),
             shards: (0..threads.clamp(1, 64)).map(|_| Mutex::default()).collect(),
         }
     }
@@ -99,24 +105,29 @@ impl Insight {
         match seat.load() {
             Some(place) if self.is_current(place) => Some(place),
             Some(_) | None => {
-                let place = self.find(&wanted())?;
+                let place = self.find(wanted())?;
                 seat.store(place);
                 Some(place)
             }
         }
     }
 
-    /// The same for who keeps no seat.
-    pub fn find(&self, wanted: &Wanted<'_>) -> Option<Place> {
+    fn find(&self, wanted: Wanted<'_>) -> Option<Place> {
         let mut seats = self.seats();
         let given = seats.find(wanted, |places| self.calls(places))?;
+        for number in given.freed {
+            self.set_ticket(Place { number, ticket: NO_TICKET });
+        }
         if given.is_new {
-            let Place { number, ticket } = given.place;
-            if let Some(current) = self.tickets.get(usize::from(number)) {
-                current.store(ticket, Ordering::Relaxed);
-            }
+            self.set_ticket(given.place);
         }
         Some(given.place)
+    }
+
+    fn set_ticket(&self, place: Place) {
+        if let Some(current) = self.tickets.get(usize::from(place.number)) {
+            current.store(place.ticket, Ordering::Relaxed);
+        }
     }
 
     fn is_current(&self, place: Place) -> bool {
@@ -300,8 +311,7 @@ mod tests {
     };
 
     fn run(insight: &Insight, seat: &Seat, shape: &str) {
-        let wanted =
-            || Wanted { database_id: 1, database: "app", shape: shape.as_bytes(), piece: None };
+        let wanted = || Wanted { database_id: 1, database: "app", text: shape.to_owned() };
         insight.count(insight.place(seat, wanted), 1, &SAMPLE, 1);
     }
 
@@ -345,6 +355,24 @@ mod tests {
         assert_eq!(insight.groups()[&1].rows, 12_000);
         assert_eq!(insight.groups()[&1].transactions, 4000);
         assert_eq!(insight.latency().query.count(), 4000);
+    }
+
+    #[test]
+    fn a_shape_whose_seat_is_free_again_is_given_one_when_it_comes_back() {
+        // So many that two are made free at once, of which one is given.
+        let insight = insight(40);
+        let shapes: Vec<String> = (1..=41).map(|n| format!("select {}", "a".repeat(n))).collect();
+        let seats: Vec<Seat> = shapes.iter().map(|_| Seat::default()).collect();
+        for (seat, shape) in seats.iter().zip(&shapes) {
+            run(&insight, seat, shape);
+        }
+        assert_eq!(insight.evicted(), 2);
+        for _ in 0..5 {
+            run(&insight, &seats[0], &shapes[0]);
+        }
+        let calls = calls(&insight);
+        assert!(calls.contains(&(shapes[0].clone(), 5)), "{calls:?}");
+        assert_eq!(calls.iter().map(|(_, calls)| calls).sum::<u64>(), 46);
     }
 
     #[test]

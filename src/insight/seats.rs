@@ -1,8 +1,8 @@
 //! Which statement shapes are told apart: a bounded number of seats, from which the least used
 //! are sent when others come.
 //!
-//! Who counts for a shape keeps its `Seat`. One that was given to another since is noticed by
-//! its ticket, so nothing has to be told to those who keep seats.
+//! Who counts for a shape keeps its `Seat`. One that was taken back since is noticed by its ticket,
+//! so nothing has to be told to those who keep seats.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,17 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::sql::lex::display_shape;
-
-/// Longest shape kept for the console and the log.
-const SHAPE_BYTES_MAX: usize = 2000;
-
 /// What share of the seats is made free at once, so that a stream of new shapes does not look at
 /// all of them each time.
 const FREED_SHARE: usize = 20;
-
-/// Shown for what the lexer does not vouch for: it may hold literals.
-const UNREADABLE: &str = "(unreadable)";
 
 /// A seat as its user remembers it: number and ticket in one; 0 is none yet.
 #[derive(Debug, Default)]
@@ -57,25 +49,12 @@ pub struct Shape {
 }
 
 /// A shape to find a seat for.
-#[derive(Clone, Copy)]
 pub struct Wanted<'a> {
     /// Of the database, never reused.
     pub database_id: u64,
     pub database: &'a str,
-    /// As the lexer left it; empty if it did not vouch for it.
-    pub shape: &'a [u8],
-    /// Which statement of a string of several, counted from 0.
-    pub piece: Option<usize>,
-}
-
-impl Wanted<'_> {
-    pub fn text(&self) -> String {
-        if self.shape.is_empty() {
-            return UNREADABLE.to_owned();
-        }
-        let text = display_shape(self.shape, SHAPE_BYTES_MAX);
-        self.piece.map_or_else(|| text.clone(), |index| piece(&text, index))
-    }
+    /// As it is shown.
+    pub text: String,
 }
 
 /// Guarded by the lock of its owner.
@@ -104,6 +83,8 @@ pub(super) struct Given {
     pub(super) place: Place,
     /// It had another ticket before, or none.
     pub(super) is_new: bool,
+    /// Seats that were taken back for it, its own among them.
+    pub(super) freed: Vec<u16>,
 }
 
 impl Seats {
@@ -121,27 +102,30 @@ impl Seats {
     /// there is no seat left. `None`: there are no seats at all.
     pub(super) fn find(
         &mut self,
-        wanted: &Wanted<'_>,
+        wanted: Wanted<'_>,
         calls: impl FnOnce(&[Option<Place>]) -> Vec<u64>,
     ) -> Option<Given> {
-        let text = wanted.text();
-        let id = xxh3_64_with_seed(text.as_bytes(), wanted.database_id) >> 1;
+        let Wanted { database_id, database, text } = wanted;
+        let id = xxh3_64_with_seed(text.as_bytes(), database_id) >> 1;
         if let Some(&number) = self.by_id.get(&id) {
             let ticket = self.rows.get(usize::from(number))?.as_ref()?.ticket;
-            return Some(Given { place: Place { number, ticket }, is_new: false });
+            let place = Place { number, ticket };
+            return Some(Given { place, is_new: false, freed: Vec::new() });
         }
-        if self.free.is_empty() {
+        let freed = if self.free.is_empty() {
             let calls = calls(&self.places());
-            self.make_free(&calls);
-        }
+            self.make_free(&calls)
+        } else {
+            Vec::new()
+        };
         let number = self.free.pop()?;
         let ticket = self.next_ticket;
         self.next_ticket += 1;
-        let shape = Arc::new(Shape { id, database: wanted.database.into(), text });
+        let shape = Arc::new(Shape { id, database: database.into(), text });
         *self.rows.get_mut(usize::from(number))? =
             Some(Taken { shape, ticket, calls: 0, usage: 0 });
         self.by_id.insert(id, number);
-        Some(Given { place: Place { number, ticket }, is_new: true })
+        Some(Given { place: Place { number, ticket }, is_new: true, freed })
     }
 
     /// Those who sit, by number.
@@ -162,8 +146,8 @@ impl Seats {
         self.evicted
     }
 
-    /// Those called least go: since the last time, and half as much before that.
-    fn make_free(&mut self, calls: &[u64]) {
+    /// Those called least go: since the last time, and half as much before that. Gives their seats.
+    fn make_free(&mut self, calls: &[u64]) -> Vec<u16> {
         let mut by_usage = Vec::with_capacity(self.rows.len());
         for (number, taken) in self.rows.iter_mut().enumerate() {
             let Some(taken) = taken else { continue };
@@ -174,6 +158,7 @@ impl Seats {
         }
         by_usage.sort_unstable();
         by_usage.truncate((self.rows.len() / FREED_SHARE).max(1));
+        let mut freed = Vec::with_capacity(by_usage.len());
         for (_, _, number) in by_usage {
             if let Some(taken) = self.rows.get_mut(number).and_then(Option::take)
                 && let Ok(number) = u16::try_from(number)
@@ -181,40 +166,11 @@ impl Seats {
                 self.by_id.remove(&taken.shape.id);
                 self.free.push(number);
                 self.evicted += 1;
+                freed.push(number);
             }
         }
+        freed
     }
-}
-
-/// One statement of a string of several, its literals numbered as if it stood alone.
-fn piece(text: &str, index: usize) -> String {
-    let mut quoted = false;
-    let mut pieces = text.split(|letter: char| {
-        quoted ^= letter == '"';
-        letter == ';' && !quoted
-    });
-    let piece = pieces.by_ref().map(str::trim).filter(|piece| !piece.is_empty()).nth(index);
-    // A rule may answer more often than there are statements.
-    piece.map_or_else(|| "(several)".to_owned(), renumbered)
-}
-
-fn renumbered(piece: &str) -> String {
-    let mut numbered = String::with_capacity(piece.len());
-    let (mut quoted, mut in_number, mut number) = (false, false, 0);
-    for letter in piece.chars() {
-        quoted ^= letter == '"';
-        in_number &= letter.is_ascii_digit();
-        if in_number {
-            continue;
-        }
-        numbered.push(letter);
-        if letter == '$' && !quoted {
-            number += 1;
-            numbered.push_str(&number.to_string());
-            in_number = true;
-        }
-    }
-    numbered
 }
 
 #[cfg(test)]
@@ -222,11 +178,11 @@ mod tests {
     use super::*;
 
     fn wanted(shape: &str) -> Wanted<'_> {
-        Wanted { database_id: 1, database: "app", shape: shape.as_bytes(), piece: None }
+        Wanted { database_id: 1, database: "app", text: shape.to_owned() }
     }
 
     fn sit(seats: &mut Seats, shape: &str, calls: &[u64]) -> Place {
-        seats.find(&wanted(shape), |_| calls.to_vec()).unwrap().place
+        seats.find(wanted(shape), |_| calls.to_vec()).unwrap().place
     }
 
     #[test]
@@ -235,7 +191,7 @@ mod tests {
         let one = sit(&mut seats, "select a", &[]);
         assert_eq!(sit(&mut seats, "select a", &[]), one);
         let other = Wanted { database_id: 2, ..wanted("select a") };
-        let two = seats.find(&other, |_| Vec::new()).unwrap().place;
+        let two = seats.find(other, |_| Vec::new()).unwrap().place;
         assert_ne!(seats.shape(one).unwrap().id, seats.shape(two).unwrap().id);
         assert_eq!(seats.shape(one).unwrap().text, "select a");
     }
@@ -257,7 +213,7 @@ mod tests {
 
     #[test]
     fn without_seats_nobody_sits() {
-        assert!(Seats::new(0).find(&wanted("select a"), |_| Vec::new()).is_none());
+        assert!(Seats::new(0).find(wanted("select a"), |_| Vec::new()).is_none());
     }
 
     #[test]
@@ -267,20 +223,5 @@ mod tests {
         let place = Place { number: 0, ticket: 1 };
         seat.store(place);
         assert_eq!(seat.load(), Some(place));
-    }
-
-    #[test]
-    fn a_statement_of_several_is_shown_as_if_it_stood_alone() {
-        let text = "select $1, $2; insert into \"a;b$7\" values ($3);; select $4 /*, ... */";
-        for (index, expected) in [
-            (0, "select $1, $2"),
-            (1, "insert into \"a;b$7\" values ($1)"),
-            (2, "select $1 /*, ... */"),
-            (3, "(several)"),
-        ] {
-            assert_eq!(piece(text, index), expected);
-        }
-        let unreadable = Wanted { shape: b"", piece: Some(1), ..wanted("") };
-        assert_eq!(unreadable.text(), UNREADABLE);
     }
 }

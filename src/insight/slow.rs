@@ -21,7 +21,7 @@ pub struct Slow {
     pub application_name: Arc<str>,
     pub address: String,
     pub shape: String,
-    /// Before it was sent to a server.
+    /// Before it was sent to a server; none for what is answered here.
     pub wait: Duration,
     /// From then to its end.
     pub run: Duration,

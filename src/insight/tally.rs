@@ -38,7 +38,7 @@ pub struct Sample {
     /// It began now; otherwise it goes on with a portal that was counted when it began.
     pub is_call: bool,
     pub outcome: Outcome,
-    /// Before it was sent to a server.
+    /// Before it was sent to a server; 0 of what is answered here.
     pub wait: u64,
     /// From then to its end.
     pub run: u64,

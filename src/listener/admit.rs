@@ -16,8 +16,8 @@ use crate::client::{relay, startup};
 use crate::config::Config;
 use crate::gateway::{Gateway, Opened};
 use crate::net::{Peer, Stream};
-use crate::pool::PoolMode;
 use crate::pool::io::{Guest, Lease};
+use crate::pool::{Common, PoolMode};
 use crate::server::start::Start;
 use crate::wire::startup::Replication;
 use crate::{console, opening, plan, stop};
@@ -42,6 +42,7 @@ pub(super) struct Relaying {
     input: BytesMut,
     out: Vec<u8>,
     lease: Lease,
+    common: Arc<Common>,
 }
 
 impl Admitted {
@@ -71,9 +72,10 @@ impl Admitted {
                 reason
             }
             Self::Replication(relaying) => {
-                let Relaying { registered, stream, input, out, lease } = *relaying;
+                let Relaying { registered, stream, input, out, lease, common } = *relaying;
                 let entry = &registered.entry;
-                let reason = Box::pin(relay::run(stream, input, &out, lease, entry)).await;
+                let counted = (&**entry, &common.counters);
+                let reason = Box::pin(relay::run(stream, input, &out, lease, counted)).await;
                 log_disconnection(&gateway.config(), entry, &reason);
                 reason
             }
@@ -179,7 +181,8 @@ impl Newcomer {
         log_connection(&config, entry);
         entry.set_current(Some(Arc::clone(&lease.connection.link)));
         let (stream, input) = self.take_stream()?;
-        let relaying = Box::new(Relaying { registered, stream, input, out: known.out, lease });
+        let (out, common) = (known.out, Arc::clone(&opened.pool.common));
+        let relaying = Box::new(Relaying { registered, stream, input, out, lease, common });
         Ok(Admitted::Replication(relaying))
     }
 

@@ -31,6 +31,8 @@ pub(super) struct Newcomer {
     /// It may be let in while clients are waited for.
     pub(super) arrival: Option<Arrival>,
     since: Instant,
+    /// For whoever counts those that log in.
+    _logs_in: Arc<()>,
     /// What it said it wants, for the log.
     database: String,
     user: String,
@@ -65,6 +67,7 @@ impl Newcomer {
             id: next_id(),
             stream: Some(stream),
             input: BytesMut::new(),
+            _logs_in: Arc::clone(&gateway.logging_in),
             gateway,
             arrival,
             since: Instant::now(),

@@ -2,14 +2,14 @@
 //! verdicts on statements under that catalogue.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use quick_cache::sync::Cache as QuickCache;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use crate::cache::coherence::Scope;
 use crate::cache::home::Home;
-use crate::insight::Seat;
+use crate::insight::{Piece, Pieces, Seat};
 use crate::metrics::StatementCounters;
 use crate::sql::analysis::is_undecided;
 use crate::sql::catalog::Catalog;
@@ -65,8 +65,10 @@ pub struct Known {
     pub verdict: Arc<Verdict>,
     pub uses: Arc<StatementCounters>,
     sightings: AtomicU8,
-    /// Where its statements are counted.
+    /// Where it is counted, if it is one statement.
     pub seat: Seat,
+    /// Of a string of several, what is counted of them by itself, once that is wanted.
+    pieces: OnceLock<Box<Pieces>>,
 }
 
 /// Sightings after which a verdict is what it will be.
@@ -82,6 +84,7 @@ impl Known {
             uses: Arc::default(),
             sightings: AtomicU8::new(FINAL),
             seat: Seat::default(),
+            pieces: OnceLock::new(),
         })
     }
 
@@ -105,6 +108,11 @@ impl Known {
 
     pub fn shape(&self) -> &[u8] {
         self.material.get(self.shape_at..).unwrap_or_default()
+    }
+
+    /// One of the statements of a string of several, counted from 0.
+    pub fn piece(&self, index: usize) -> &Piece {
+        self.pieces.get_or_init(|| Box::new(Pieces::of(self.shape()))).get(index)
     }
 }
 
@@ -317,6 +325,7 @@ impl Database {
             uses: Arc::default(),
             sightings: AtomicU8::new(FINAL),
             seat: Seat::default(),
+            pieces: OnceLock::new(),
         };
         self.verdicts.insert(xxh3_128_with_seed(&known.material, self.seed), Arc::new(decided));
     }
@@ -345,6 +354,7 @@ impl Database {
             uses: Arc::default(),
             sightings,
             seat: Seat::default(),
+            pieces: OnceLock::new(),
         });
         if !known.verdict.exact_text {
             self.verdicts.insert(hash, Arc::clone(&known));

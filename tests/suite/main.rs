@@ -20,6 +20,7 @@ mod caching;
 mod cancel;
 mod commit;
 mod console;
+mod counts;
 mod cut_off;
 mod databases;
 mod defaults;

@@ -47,7 +47,6 @@ impl Task {
             shown.transactions += transactions;
             shown.time += time;
             shown.pinned_since = (!pins.is_empty()).then(|| shown.pinned_since.unwrap_or(now));
-            shown.request_at = Some(now);
             shown.pins = pins;
             shown.prepared_statements = prepared;
         });

@@ -26,8 +26,7 @@ impl Task {
         match self.stream.poll_read(cx, &mut self.input) {
             Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(Woken::ClientGone),
             Poll::Ready(Ok(count)) => {
-                self.session.common.counters.received.add(count as u64);
-                self.entry.group.received.add(count as u64);
+                self.count_received(count);
                 self.take_output();
                 Poll::Ready(Woken::Client)
             }
@@ -36,6 +35,11 @@ impl Task {
                 Poll::Pending
             }
         }
+    }
+
+    pub(super) fn count_received(&self, count: usize) {
+        self.session.common.counters.received.add(count as u64);
+        self.entry.group.received.add(count as u64);
     }
 
     /// No room is held while nothing is under way.

@@ -107,6 +107,8 @@ impl Task {
     /// Serves the client until it leaves or must. Then `part` tells it why, once that is logged:
     /// who has heard it looks there.
     pub async fn run(&mut self) -> CloseReason {
+        // What it sent behind the messages of its login.
+        self.count_received(self.input.len());
         match self.serve().await {
             Ok(reason) | Err(reason) => reason,
         }
@@ -118,6 +120,8 @@ impl Task {
             lease.connection.server.partial > 0 && lease.connection.server.partial_forward
         });
         self.leave_server(reason).await;
+        self.now = Instant::now();
+        self.report();
         statistics::take_burst(&self.shared.insight, &self.entry, self.now, true);
         if !in_row && (*reason != CloseReason::ServerLost || !self.session.told_fatal) {
             reason.tell(&mut self.out);
@@ -268,6 +272,7 @@ impl Task {
     }
 
     fn answer(&mut self) -> Answer {
+        self.entry.note_request(self.now);
         let server = self.lease.as_ref().map(|lease| &lease.connection.server);
         self.session.answer(server, self.now, &mut self.out)
     }
@@ -302,10 +307,15 @@ impl Task {
 
     /// Sends the group on, after waiting for a server if there is none yet.
     async fn send_group(&mut self) -> Result<(), CloseReason> {
-        if self.lease.is_none() {
-            self.acquire().await?;
+        if self.lease.is_none()
+            && let Err(reason) = self.acquire().await
+        {
+            self.session.unsent(reason.class(), Instant::now());
+            return Err(reason);
         }
         if self.entry.own && !self.session.would_keep_answer() {
+            // It is not asked, which is nobody's failure.
+            self.session.work.noted = None;
             return Err(CloseReason::NotKept);
         }
         if let Some(lease) = &mut self.lease {

@@ -116,7 +116,7 @@ impl Task {
                     if let Poll::Ready(lost) = self.poll_owed(cx) {
                         return Poll::Ready(Err(lost));
                     }
-                    if poll_client_gone(&mut self.stream, &mut self.input, cx).is_ready() {
+                    if self.poll_gone(cx).is_ready() {
                         return Poll::Ready(Err(CloseReason::ClientLost));
                     }
                     if let Poll::Ready(leave) = entry.poll_asked_to_leave(cx) {
@@ -142,6 +142,17 @@ impl Task {
             self.take_output();
             backend::write_notice(&mut self.out, WAIT_NOTICE);
         }
+    }
+
+    /// Reads on meanwhile, up to a bound.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let before = self.input.len();
+        let gone = poll_client_gone(&mut self.stream, &mut self.input, cx);
+        let count = self.input.len().saturating_sub(before);
+        if count > 0 {
+            self.count_received(count);
+        }
+        gone
     }
 
     pub fn take_lease(&mut self, mut lease: Lease) {
