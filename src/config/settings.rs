@@ -446,7 +446,8 @@ settings! {
         /// All that have the same secret share the answers they keep in Redis, sealed with it. Empty:
         /// each keeps its own there. As long as the key of a cipher, 32 random letters or more.
         secret: SecretText = SecretText::default(), Forebay, Range::Any, AtStart;
-        /// How long one that is silent is thought alive. The longest delay of a write too.
+        /// How long one that is silent is thought alive. The longest delay of a write too. The same
+        /// for all members, or they do not let each other in.
         lease: Duration = Duration::from_secs(2), Forebay,
             Range::Between(200, 60 * SECOND), AtStart;
         /// Redis has so long to answer; after that this process is out of the group for now.

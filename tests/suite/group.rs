@@ -346,6 +346,22 @@ fn a_primary_of_redis_that_gets_its_first_replica_goes_on_for_all() {
 }
 
 #[test]
+fn a_member_with_another_lease_is_not_let_in_and_says_so() {
+    let mut two = Together::start(1);
+    two.until_hits(READ);
+    let toml = "[group]\nname = \"g\"\nlease = \"700ms\"\ntimeout = \"2s\"\n";
+    let other = Forebay::with_config(&two.database, toml, &["--redis", &two.redis.url()]);
+    other.client().run("UPDATE t SET v = 2");
+    two.all_read(READ, "2");
+    other.log_contains("not let into the group");
+    other.client().run("UPDATE t SET v = 3");
+    two.all_read(READ, "3");
+    // Without it the others go on.
+    drop(other);
+    two.until_hits(READ);
+}
+
+#[test]
 fn what_another_postgres_answers_is_not_judged_by_the_one_before() {
     let hba = "local all all trust\nhost all all 127.0.0.1/32 trust\n\
                host replication all 127.0.0.1/32 trust\n";

@@ -38,7 +38,8 @@ impl World {
     /// Forms K.
     fn join(&mut self) -> Result<Answer, LinkError> {
         let (process, marks) = (self.link.process(), Vec::new());
-        let join = Request::Join { process, id: 1, until: 1 << 50, act: ACT, marks };
+        let join =
+            Request::Join { process, id: 1, until: 1 << 50, act: ACT, lease: 1 << 50, marks };
         Ok(self.round(&[join], DEADLINE)?.remove(0))
     }
 
@@ -82,7 +83,7 @@ fn try_say(port: u16, command: &str) -> redis::RedisResult<String> {
 
 /// That the link asks and answers.
 fn check(world: &mut World) {
-    assert_eq!(world.join().unwrap(), Answer::Joined { act: ACT, open: false });
+    assert_eq!(world.join().unwrap(), Answer::Joined { act: ACT, open: false, seq: 1 });
     assert_eq!(world.members().unwrap(), Answer::Members { seq: 1, ids: vec![1] });
 }
 

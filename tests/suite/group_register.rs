@@ -24,6 +24,9 @@ const CALLS: usize = 6000;
 /// How many changes Redis has a list of.
 const LISTED: u64 = 64;
 
+/// Of most, in milliseconds; few calls are drawn out over as much.
+const LEASE: u64 = 2000;
+
 /// Draws what is asked.
 struct Dice(u64);
 
@@ -108,7 +111,9 @@ impl Pair {
                 let mut process = self.link.process();
                 process.run_id[0] ^= u8::from(dice.once_in(20));
                 let marks = dice.some(2, |dice| (dice.mark(), dice.some(3, Dice::slot)));
-                Request::Join { process, id, until, act: dice.act(), marks }
+                let lease = LEASE + u64::from(dice.once_in(20));
+                let until = if dice.once_in(50) { self.now + 2 * LEASE } else { until };
+                Request::Join { process, id, until, act: dice.act(), lease, marks }
             }
             3..=11 => {
                 let mut seen = ids;
@@ -130,7 +135,10 @@ impl Pair {
                 })
             }
             12 | 13 => {
-                Request::Begin { act, id, mark: dice.mark(), slots: dice.some(3, Dice::slot) }
+                let joined = k.and_then(|k| k.members.get(&id)).map_or(0, |member| member.joined);
+                let joined = joined + u64::from(dice.once_in(10));
+                let (mark, slots) = (dice.mark(), dice.some(3, Dice::slot));
+                Request::Begin { act, id, joined, mark, slots }
             }
             14 => {
                 let seq = (seq + 1).saturating_sub(dice.roll(4));
@@ -216,9 +224,11 @@ fn read(fields: &mut BTreeMap<String, String>) -> K {
     let mut members = BTreeMap::new();
     for id in take("ids").unwrap().split(' ') {
         let mut of = |letter: char| number(take(&format!("{letter}:{id}")));
-        let member = Member { until: of('m'), active: of('a'), applied: of('k'), grant: of('g') };
+        let (until, active, joined) = (of('m'), of('a'), of('j'));
+        let member = Member { until, active, joined, applied: of('k'), grant: of('g') };
         members.insert(id.parse().unwrap(), member);
     }
+    let lease = number(take("lease"));
     let (since, seq) = (take("since").map(|word| word.parse().unwrap()), number(take("seq")));
     let mut slots = BTreeMap::new();
     // What the last changes were follows from the slots.
@@ -230,7 +240,7 @@ fn read(fields: &mut BTreeMap<String, String>) -> K {
     }
     let process = process(&run);
     let act = Act::parse(act.as_bytes()).unwrap();
-    let k = K { act, process, open, since, seq, members, slots };
+    let k = K { act, process, lease, open, since, seq, members, slots };
     assert_eq!(k.end(), end);
     k
 }
@@ -281,6 +291,7 @@ fn ordered(mut answer: Answer) -> Answer {
         | Answer::Late
         | Answer::Census { .. }
         | Answer::Joined { .. }
+        | Answer::OtherLease { .. }
         | Answer::Left
         | Answer::Time => {}
     }
@@ -293,6 +304,7 @@ fn kind(answer: &Answer) -> &'static str {
         Answer::Lost => "lost",
         Answer::Late => "late",
         Answer::Census { .. } => "census",
+        Answer::OtherLease { .. } => "another lease",
         Answer::Joined { open: true, .. } => "joined an open one",
         Answer::Joined { open: false, .. } => "joined",
         Answer::Renewed(renewed) if renewed.grant > 0 && renewed.members > 1 => "granted",
@@ -329,7 +341,7 @@ fn check(seed: u64) {
         pair.call(&request);
         pair.compare();
     }
-    assert_eq!(pair.seen.len(), 22, "{:?}", pair.seen);
+    assert_eq!(pair.seen.len(), 23, "{:?}", pair.seen);
     println!("{:?}", pair.seen);
 }
 

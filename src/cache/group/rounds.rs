@@ -75,10 +75,10 @@ impl Group {
         let mut state = self.state();
         let mut requests = Vec::new();
         if let Some(act) = state.member.act() {
-            let id = self.id;
+            let (id, joined) = (self.id, state.joined_at);
             for (n, slots) in state.member.begins() {
                 self.counters.begins.one();
-                requests.push(Request::Begin { act, id, mark: Mark { id, n }, slots });
+                requests.push(Request::Begin { act, id, joined, mark: Mark { id, n }, slots });
             }
             for (n, committed, slots) in state.member.ends() {
                 requests.push(Request::End { act, mark: Mark { id, n }, committed, slots });
@@ -123,7 +123,7 @@ impl Group {
             Errand::Time => Some(Request::Time),
             Errand::Join { t0, heard_at, process, act } => {
                 let marks = state.member.join(heard_at);
-                Some(Request::Join { process, id, until: t0 + lease, act, marks })
+                Some(Request::Join { process, id, until: t0 + lease, act, lease, marks })
             }
             Errand::Members => state.member.act().map(|act| Request::Members { act }),
             Errand::Renew { t0, heard_at, seq, listed, seen } => {
@@ -186,18 +186,18 @@ impl Group {
         }
         let known = state.member.act();
         match (request, reply.answer) {
-            (Request::Join { marks, .. }, Answer::Joined { act, open }) => {
+            (Request::Join { marks, .. }, Answer::Joined { act, open, seq }) => {
+                state.joined_at = seq;
                 state.member.on_joined(act, open, &marks);
-                state.bump_again();
-                if !twin::is(Twin::NoIncarnationCheck) {
-                    state.mirror.clear(coherence);
-                }
-                state.joined(heard);
+                Self::joined(state, heard, coherence);
                 news.heard = Heard::Changed;
             }
             (Request::Join { .. }, Answer::Late) => {
                 state.member.on_join_late();
                 news.heard = Heard::Changed;
+            }
+            (Request::Join { .. }, Answer::OtherLease { lease: theirs }) => {
+                self.other_lease(state, theirs, heard);
             }
             (Request::Renew(renew), Answer::Renewed(renewed)) => {
                 self.renewed(state, (&renew, &renewed), (sent, heard), coherence);
@@ -248,6 +248,26 @@ impl Group {
             // A lease that came too late changes nothing.
             (_, _) => {}
         }
+    }
+
+    fn joined(state: &mut State, heard: Millis, coherence: &Coherence) {
+        state.bump_again();
+        if !twin::is(Twin::NoIncarnationCheck) {
+            state.mirror.clear(coherence);
+        }
+        state.dropped(heard, ALL, "it has joined the group".to_owned());
+        state.shown.failure = None;
+    }
+
+    /// Whoever waits for a shorter time than others believe it to live would write unseen.
+    fn other_lease(&self, state: &mut State, theirs: Millis, heard: Millis) {
+        let ours = self.rules.lease;
+        let why = format!("group.lease is {ours} ms here and {theirs} ms in the group");
+        if state.shown.failure.as_ref() != Some(&why) {
+            tracing::warn!(ours_ms = ours, theirs_ms = theirs, "not let into the group: its lease");
+        }
+        state.shown.failure = Some(why);
+        state.member.on_join_refused(heard);
     }
 
     fn heard(

@@ -18,20 +18,22 @@ pub const SLOTS_MAX: usize = 1 << 16;
 /// What is asked. `id` is the number of a member: one for each process's life and database.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Request {
-    /// Becomes a member until then at first; `act` is the name if K has to be formed. The marks
-    /// are those of commits in flight.
+    /// Becomes a member until then at first; `act` is the name if K has to be formed. Members live
+    /// for a lease. The marks are those of commits in flight.
     Join {
         process: Process,
         id: u32,
         until: u64,
         act: Act,
+        lease: u64,
         marks: Vec<(Mark, Vec<SlotName>)>,
     },
     Renew(Renew),
-    /// Announces a commit before it is sent.
+    /// Announces a commit before it is sent; `joined`: as K has counted this member's last `Join`.
     Begin {
         act: Act,
         id: u32,
+        joined: u64,
         mark: Mark,
         slots: Vec<SlotName>,
     },
@@ -117,6 +119,11 @@ pub enum Answer {
     Joined {
         act: Act,
         open: bool,
+        seq: u64,
+    },
+    /// The others have another lease.
+    OtherLease {
+        lease: u64,
     },
     Renewed(Renewed),
     Begun {
@@ -236,8 +243,8 @@ impl Request {
     pub fn call(&self) -> Call {
         let mut words = Words::default();
         let script = match self {
-            Self::Join { process, id, until, act, marks } => {
-                words.push(process).push(id).push(until).push(act).push(marks.len());
+            Self::Join { process, id, until, act, lease, marks } => {
+                words.push(process).push(id).push(until).push(act).push(lease).push(marks.len());
                 for (mark, slots) in marks {
                     words.push(mark).push(slots.len()).all(slots);
                 }
@@ -250,8 +257,8 @@ impl Request {
                 words.push(renew.gone_seq).push(renew.gone.len()).all(&renew.gone);
                 Script::Renew
             }
-            Self::Begin { act, id, mark, slots } => {
-                words.push(act).push(id).push(mark).all(slots);
+            Self::Begin { act, id, joined, mark, slots } => {
+                words.push(act).push(id).push(joined).push(mark).all(slots);
                 Script::Begin
             }
             Self::Lag { act, id, seq, all } => {
@@ -320,7 +327,8 @@ impl Request {
                     b"lost" => Answer::Lost,
                     b"late" => Answer::Late,
                     b"census" => Answer::Census { stranger: words.id()? },
-                    _ => return Err(words.malformed("ok, lost, late or census")),
+                    b"lease" => Answer::OtherLease { lease: words.number()? },
+                    _ => return Err(words.malformed("ok, lost, late, census or lease")),
                 };
                 Reply { now, answer }
             }
@@ -332,7 +340,9 @@ impl Request {
     /// What follows `ok`.
     fn accepted(&self, words: &mut Reader<'_>) -> Result<Answer, Malformed> {
         Ok(match self {
-            Self::Join { .. } => Answer::Joined { act: words.act()?, open: words.flag()? },
+            Self::Join { .. } => {
+                Answer::Joined { act: words.act()?, open: words.flag()?, seq: words.number()? }
+            }
             Self::Renew(_) => Answer::Renewed(Renewed {
                 open: words.flag()?,
                 seq: words.number()?,
@@ -498,7 +508,7 @@ mod tests {
     fn join() -> Request {
         let process = Process { run_id: [0; 20], replication_id: [0xff; 20] };
         let marks = vec![(MARK, vec![TABLE, SlotName::Database]), (Mark { id: 5, n: 6 }, vec![])];
-        Request::Join { process, id: 1, until: 2, act: ACT, marks }
+        Request::Join { process, id: 1, until: 2, act: ACT, lease: 9, marks }
     }
 
     fn renew() -> Request {
@@ -516,7 +526,8 @@ mod tests {
     }
 
     fn begin() -> Request {
-        Request::Begin { act: ACT, id: 3, mark: MARK, slots: vec![TABLE, SlotName::Catalog] }
+        let slots = vec![TABLE, SlotName::Catalog];
+        Request::Begin { act: ACT, id: 3, joined: 7, mark: MARK, slots }
     }
 
     fn check_slots() -> Request {
@@ -536,10 +547,10 @@ mod tests {
             assert_eq!(request.call(), Call::Script(script, expected));
         };
         let run = format!("{}:{}", "0".repeat(40), "f".repeat(40));
-        let joining = format!("{run} 1 2 {HEX} 2 3.4 2 16384 * 5.6 0");
+        let joining = format!("{run} 1 2 {HEX} 9 2 3.4 2 16384 * 5.6 0");
         check(join(), Script::Join, &joining);
         check(renew(), Script::Renew, &format!("{HEX} 1 2 3 4 1 2 5 6 7 1 8"));
-        check(begin(), Script::Begin, &format!("{HEX} 3 3.4 16384 c"));
+        check(begin(), Script::Begin, &format!("{HEX} 3 7 3.4 16384 c"));
         let lag = Request::Lag { act: ACT, id: 1, seq: 2, all: false };
         check(lag, Script::Lag, &format!("{HEX} 1 2 0"));
         let end = Request::End { act: ACT, mark: MARK, committed: true, slots: vec![TABLE] };
@@ -581,7 +592,8 @@ mod tests {
             (begin(), "lost 9".to_owned(), Answer::Lost),
             (join(), "late 9".to_owned(), Answer::Late),
             (renew(), "census 9 6".to_owned(), Answer::Census { stranger: 6 }),
-            (join(), format!("ok 9 {HEX} 1"), Answer::Joined { act: ACT, open: true }),
+            (join(), format!("ok 9 {HEX} 1 3"), Answer::Joined { act: ACT, open: true, seq: 3 }),
+            (join(), "lease 9 8".to_owned(), Answer::OtherLease { lease: 8 }),
             (renew(), "ok 9 1 8 70 2 16384 1_8_3.4 c 2_7".to_owned(), Answer::Renewed(renewed)),
             (begin(), "ok 9 0 8 1_2 5 6".to_owned(), begun),
             (lag, "ok 9 5 6".to_owned(), Answer::Lag { waits: vec![Wait { id: 5, ms: 6 }] }),

@@ -58,6 +58,8 @@ pub(super) struct State {
     pub(super) bumping: BTreeSet<SlotName>,
     /// Redis's clock, and ours when that had been heard.
     pub(super) clock: (Millis, Millis),
+    /// As K has counted our last JOIN.
+    pub(super) joined_at: u64,
     /// What K is called.
     pub(super) name: Option<Arc<str>>,
     /// Where it is.
@@ -147,6 +149,7 @@ impl Group {
                 bumps: BTreeSet::new(),
                 bumping: BTreeSet::new(),
                 clock: (0, 0),
+                joined_at: 0,
                 name: None,
                 place: None,
                 wanted: BTreeSet::new(),
@@ -365,11 +368,6 @@ impl Group {
 pub(super) const ALL: &str = "all";
 
 impl State {
-    pub(super) fn joined(&mut self, at: Millis) {
-        self.dropped(at, ALL, "it has joined the group".to_owned());
-        self.shown.failure = None;
-    }
-
     pub(super) fn dropped(&mut self, at: Millis, what: &str, why: String) {
         let (what, drops) = (what.to_owned(), &mut self.shown.drops);
         if drops.back().is_some_and(|last| last.what == what && last.why == why) {

@@ -14,9 +14,11 @@ const PROCESS: Process = Process { run_id: [1; 20], replication_id: [2; 20] };
 const ACT: Act = Act([7; 16]);
 const TABLE: SlotName = SlotName::Table(TableId(1));
 const LEASE: u64 = 10;
+/// How long members are believed to live.
+const LONG: u64 = 100;
 
 fn join(id: u32, until: u64, marks: Vec<(Mark, Vec<SlotName>)>) -> Request {
-    Request::Join { process: PROCESS, id, until, act: ACT, marks }
+    Request::Join { process: PROCESS, id, until, act: ACT, lease: LONG, marks }
 }
 
 fn renew(id: u32, until: u64) -> Renew {
@@ -34,7 +36,9 @@ fn renew(id: u32, until: u64) -> Renew {
 }
 
 fn begin(id: u32, slot: SlotName) -> Request {
-    Request::Begin { act: ACT, id, mark: Mark { id, n: 1 }, slots: vec![slot] }
+    // They have joined in the order of their numbers, and first of all.
+    let joined = u64::from(id);
+    Request::Begin { act: ACT, id, joined, mark: Mark { id, n: 1 }, slots: vec![slot] }
 }
 
 /// Two members whose leases end at 20, open since 10.
@@ -61,8 +65,9 @@ fn it_ends_with_the_earliest_lease() {
     assert_eq!(ids, Answer::Members { seq: 2, ids: vec![1, 2] });
     assert_eq!(register.call(&Request::Members { act: ACT }, 20), Answer::Lost);
     let other = Act([8; 16]);
-    let again = Request::Join { process: PROCESS, id: 1, until: 40, act: other, marks: Vec::new() };
-    assert_eq!(register.call(&again, 20), Answer::Joined { act: other, open: false });
+    let (process, marks) = (PROCESS, Vec::new());
+    let again = Request::Join { process, id: 1, until: 40, act: other, lease: LONG, marks };
+    assert_eq!(register.call(&again, 20), Answer::Joined { act: other, open: false, seq: 1 });
 }
 
 #[test]
@@ -140,4 +145,43 @@ fn a_grant_that_was_given_stays_when_a_shorter_one_follows() {
         panic!("not a member")
     };
     assert_eq!(waits, [Wait { id: 1, ms: 14 }]);
+}
+
+#[test]
+fn a_commit_announced_late_over_a_link_of_before_leaves_no_mark() {
+    let mut register = open_group();
+    let late = begin(1, TABLE);
+    register.call(&join(1, 20, vec![(Mark { id: 1, n: 1 }, vec![TABLE])]), 12);
+    let (mark, slots) = (Mark { id: 1, n: 1 }, vec![TABLE]);
+    register.call(&Request::End { act: ACT, mark, committed: true, slots }, 12);
+    assert_eq!(register.call(&late, 13), Answer::Lost);
+    let Answer::Checked { slots, .. } = register.call(&Request::Check { slots: vec![TABLE] }, 13)
+    else {
+        panic!("no check")
+    };
+    assert_eq!((slots[0].generation, slots[0].marks.len()), (1, 0));
+}
+
+#[test]
+fn where_the_clock_was_set_back_by_more_than_leases_may_last_it_ends() {
+    let mut register = Register::default();
+    register.call(&join(1, 1000 + LONG, Vec::new()), 1000);
+    renewed(&mut register, renew(1, 1000 + LONG), 1000);
+    assert_eq!(register.call(&Request::Renew(renew(1, 999 + LONG)), 999), Answer::Lost);
+    assert_eq!(register, Register::default());
+}
+
+#[test]
+fn who_has_another_lease_is_not_let_in() {
+    let mut register = open_group();
+    let before = register.clone();
+    let (process, marks) = (PROCESS, Vec::new());
+    let other = Request::Join { process, id: 3, until: 20, act: ACT, lease: LONG + 1, marks };
+    assert_eq!(register.call(&other, 12), Answer::OtherLease { lease: LONG });
+    assert_eq!(register, before);
+    // Where nobody is left it is another K's.
+    assert_eq!(register.call(&other, 30), Answer::Late);
+    let (process, marks) = (PROCESS, Vec::new());
+    let later = Request::Join { process, id: 3, until: 40, act: ACT, lease: LONG + 1, marks };
+    assert!(matches!(register.call(&later, 30), Answer::Joined { .. }));
 }

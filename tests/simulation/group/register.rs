@@ -18,6 +18,7 @@ pub(crate) struct Register {
 pub(crate) struct K {
     pub(crate) act: Act,
     pub(crate) process: Process,
+    pub(crate) lease: u64,
     pub(crate) open: bool,
     /// When the first good census was.
     pub(crate) since: Option<u64>,
@@ -32,6 +33,8 @@ pub(crate) struct Member {
     pub(crate) until: u64,
     /// K's `seq` at its last `Join` or `Begin`.
     pub(crate) active: u64,
+    /// The same at its last `Join`.
+    pub(crate) joined: u64,
     pub(crate) applied: u64,
     /// Until when it may hit unasked; 0: never.
     pub(crate) grant: u64,
@@ -41,15 +44,19 @@ impl Register {
     /// What Redis answers at this moment.
     pub(crate) fn call(&mut self, request: &Request, now: u64) -> Answer {
         match request {
-            Request::Join { process, id, until, act, marks } => {
+            Request::Join { process, id, until, act, lease, marks } => {
                 if *until <= now {
                     return Answer::Late;
                 }
                 let fits = |k: &K| k.process == *process && !k.is_over(now);
                 if !self.k.as_ref().is_some_and(fits) {
-                    self.k = Some(K::new(*act, *process));
+                    self.k = Some(K::new(*act, *process, *lease));
                 }
-                self.k.as_mut().unwrap().join(*id, *until, marks)
+                let k = self.k.as_mut().unwrap();
+                if k.lease != *lease {
+                    return Answer::OtherLease { lease: k.lease };
+                }
+                k.join(*id, *until, marks)
             }
             Request::Check { slots } => self.check(slots, now),
             Request::Time => Answer::Time,
@@ -84,10 +91,11 @@ impl Register {
 }
 
 impl K {
-    fn new(act: Act, process: Process) -> Self {
+    fn new(act: Act, process: Process, lease: u64) -> Self {
         Self {
             act,
             process,
+            lease,
             open: false,
             since: None,
             seq: 0,
@@ -112,7 +120,12 @@ impl K {
     fn call(&mut self, request: &Request, now: u64) -> Answer {
         match request {
             Request::Renew(renew) => self.renew(renew, now),
-            Request::Begin { id, mark, slots, .. } => self.begin(*id, *mark, slots, now),
+            Request::Begin { id, joined, mark, slots, .. } => {
+                if self.members.get(id).is_none_or(|member| member.joined != *joined) {
+                    return Answer::Lost;
+                }
+                self.begin(*id, *mark, slots, now)
+            }
             Request::Lag { id, seq, all, .. } => {
                 if !self.members.contains_key(id) {
                     return Answer::Lost;
@@ -151,11 +164,11 @@ impl K {
     fn join(&mut self, id: u32, until: u64, marks: &[(Mark, Vec<SlotName>)]) -> Answer {
         self.seq += 1;
         let member = self.members.entry(id).or_insert(Member { until, ..Member::default() });
-        member.active = self.seq;
+        (member.active, member.joined) = (self.seq, self.seq);
         for (mark, slots) in marks {
             self.mark(*mark, slots);
         }
-        Answer::Joined { act: self.act, open: self.open }
+        Answer::Joined { act: self.act, open: self.open, seq: self.seq }
     }
 
     fn renew(&mut self, renew: &Renew, now: u64) -> Answer {
@@ -164,6 +177,10 @@ impl K {
         }
         if renew.until <= now {
             return Answer::Late;
+        }
+        if self.end() > now + self.lease {
+            self.members.clear();
+            return Answer::Lost;
         }
         if let Some(stranger) = renew.seen.iter().find(|id| !self.members.contains_key(id)) {
             return Answer::Census { stranger: *stranger };

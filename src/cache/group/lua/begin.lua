@@ -1,13 +1,14 @@
--- act id mark slot…
-local act, id, mark = ARGV[1], ARGV[2], ARGV[3]
-read_all({ 'm:' .. id, 's:c' }, 4)
-if not is_of(act) or not get('m:' .. id) then
+-- act id joined mark slot…
+local act, id, joined, mark = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+read_all({ 'm:' .. id, 'j:' .. id, 's:c' }, 5)
+-- One that arrives after its sender has come anew, and has ended this commit, would never be ended.
+if not is_of(act) or not get('m:' .. id) or get('j:' .. id) ~= joined then
   return say('lost')
 end
 local seq = next_seq()
 set('a:' .. id, text(seq))
 local catalog, is_catalog = get_slot('c'), false
-for at = 4, #ARGV do
+for at = 5, #ARGV do
   add_mark(ARGV[at], mark, seq)
   is_catalog = is_catalog or ARGV[at] == 'c'
 end

@@ -1,11 +1,13 @@
 -- What every script begins with. Times are milliseconds of this Redis's clock. The fields of K:
 --   act, run   the name of its life, the process it was formed in
+--   lease      how long a member is believed to live
 --   open       equals act once K may be believed
 --   since      when its first good census was
 --   seq        count of changes of slots and members
 --   ids, end   the members, and the end of the earliest of their leases, with which K ends
 --   m:<id>, a:<id>, k:<id>, g:<id>   of a member: the end of its lease, the seq of its last JOIN
 --              or BEGIN, up to which seq it knows the changes, until when it may hit unasked
+--   j:<id>     of a member: the seq of its last JOIN
 --   s:<slot>   generation, seq of its last change, marks, each after one space
 --   l:<n>      the change whose seq is n modulo LOG: seq and slots; not there if it had no slots
 local K = KEYS[1]
@@ -107,7 +109,7 @@ local function set_members(ids)
 end
 
 local function remove(id)
-  delete('m:' .. id, 'a:' .. id, 'k:' .. id, 'g:' .. id)
+  delete('m:' .. id, 'a:' .. id, 'k:' .. id, 'g:' .. id, 'j:' .. id)
   local left = {}
   for _, other in ipairs(members()) do
     if other ~= id then

@@ -1,12 +1,17 @@
 -- act id until applied lease local seen id… gone_seq gone id…
 local act, id, till, applied = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local lease, wants_grant = tonumber(ARGV[5]), ARGV[6] == '1'
-read_all({ 'm:' .. id, 'k:' .. id, 'g:' .. id, 'since' }, #ARGV + 1)
+read_all({ 'm:' .. id, 'k:' .. id, 'g:' .. id, 'since', 'lease' }, #ARGV + 1)
 if not is_of(act) or not get('m:' .. id) then
   return say('lost')
 end
 if tonumber(till) <= now then
   return say('late')
+end
+-- The clock was set back, and all leases are longer than anybody waits for them.
+if number('end') > now + number('lease') then
+  delete_all()
+  return say('lost')
 end
 -- Slots are never taken out of K. Past so many one look at all of them would hold up everybody, so
 -- it begins anew.

@@ -94,6 +94,8 @@ pub struct Member {
     fence: Millis,
     /// The same under the act of now.
     lease_until: Millis,
+    /// What that was before the JOIN that is under way.
+    lease_before: Millis,
     /// No JOIN before then.
     join_at: Millis,
     commits: BTreeMap<u64, Commit>,
@@ -111,6 +113,7 @@ impl Member {
             joining: false,
             fence: 0,
             lease_until: 0,
+            lease_before: 0,
             join_at: 0,
             commits: BTreeMap::new(),
             last: 0,
@@ -149,6 +152,7 @@ impl Member {
     /// the marks to send along.
     pub fn join(&mut self, now: Millis) -> Vec<(Mark, Vec<SlotName>)> {
         self.joining = true;
+        self.lease_before = self.lease_until;
         self.lease_until = self.lease_until.max(self.over_at(now));
         if !self.has(Safeguard::MarksInJoin) {
             return Vec::new();
@@ -295,6 +299,13 @@ impl Member {
         self.drop_act();
     }
 
+    /// K is not for us: there is no lease of that JOIN, and none is asked for so soon again.
+    pub fn on_join_refused(&mut self, now: Millis) {
+        self.lease_until = self.lease_before;
+        self.drop_act();
+        self.join_at = now + self.rules.lease;
+    }
+
     /// K is gone, or another; or we are no member of it.
     pub fn on_lost(&mut self) {
         self.drop_act();
@@ -310,7 +321,7 @@ impl Member {
         let opened = open && !joined.open;
         joined.open = open;
         // Nobody waits for it any longer once K's clock says that it is over.
-        let grant = grant.saturating_sub(margin);
+        let grant = grant.min(self.rules.lease).saturating_sub(margin);
         joined.granted_until = if grant == 0 { 0 } else { asked_at + grant };
         opened
     }
@@ -408,6 +419,7 @@ impl Member {
         for time in [&mut self.fence, &mut self.lease_until] {
             earlier(time);
         }
+        self.lease_before = 0;
         self.join_at = 0;
         if let Some(joined) = &mut self.joined {
             earlier(&mut joined.granted_until);

@@ -116,3 +116,25 @@ fn what_no_census_can_see_yet_is_not_announced() {
     announced(&mut member, n, true);
     assert_eq!(member.leave(n, 0), Leave::Granted);
 }
+
+#[test]
+fn who_was_refused_waits_for_no_lease_that_it_was_not_given() {
+    let mut member = joined(true);
+    member.on_lost();
+    let n = member.begin(vec![TABLE], 0, HERE);
+    assert_eq!(member.leave(n, 100), Leave::At(LEASE + MARGIN));
+    for now in [200, 1300, 2400] {
+        assert!(member.wants_to_join(now));
+        let _ = member.join(now);
+        member.on_join_refused(now);
+        assert!(!member.wants_to_join(now + LEASE - 1));
+    }
+    assert_eq!(member.leave(n, 2400), Leave::Granted);
+}
+
+#[test]
+fn no_grant_is_believed_for_longer_than_a_lease() {
+    let mut member = joined(true);
+    member.on_renewed(true, 0, 60 * LEASE, 0);
+    assert_eq!(member.granted_until(), LEASE - MARGIN);
+}

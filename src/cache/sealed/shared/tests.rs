@@ -61,7 +61,7 @@ impl Member {
     fn join(&self, act: Act, open: bool) {
         let process = Process { run_id: [1; 20], replication_id: [2; 20] };
         let errand = Errand::Join { t0: HEARD_MS, heard_at: 0, process, act };
-        self.hear(errand, |_| Said::Joined { act, open });
+        self.hear(errand, |_| Said::Joined { act, open, seq: 1 });
         self.renew(open, Vec::new());
     }
 
@@ -255,7 +255,7 @@ fn an_answer_of_before_a_flush_is_not_opened_whatever_becomes_of_the_flush() {
             process: Process { run_id: [1; 20], replication_id: [2; 20] },
             act: ACT,
         },
-        |_| Said::Joined { act: ACT, open: true },
+        |_| Said::Joined { act: ACT, open: true, seq: 1 },
     );
     refused();
     two.hear(Errand::None, |request| {

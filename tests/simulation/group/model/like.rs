@@ -60,7 +60,9 @@ impl Both {
                 let marks =
                     marks.iter().map(|(bit, slots)| (Mark { id, n: n(*bit) }, names(*slots)));
                 let (process, marks) = (PROCESS, marks.collect());
-                script::Request::Join { process, id, until: until + self.passed, act, marks }
+                // All have the same one, and clocks go on: what K looks at it for is not modelled.
+                let (until, lease) = (until + self.passed, u64::from(u32::MAX));
+                script::Request::Join { process, id, until, act, lease, marks }
             }
             Request::Members => script::Request::Members { act },
             &Request::Renew { until, applied, seen, gone_seq, gone } => {
@@ -78,7 +80,9 @@ impl Both {
             }
             &Request::Begin { n, slots } => {
                 let (mark, slots) = (Mark { id, n }, names(slots));
-                script::Request::Begin { act, id, mark, slots }
+                let member = self.register.k.as_ref().and_then(|k| k.members.get(&id));
+                let joined = member.map_or(0, |member| member.joined);
+                script::Request::Begin { act, id, joined, mark, slots }
             }
             &Request::Lag { seq, all } => script::Request::Lag { act, id, seq, all },
             &Request::Hear { applied } => script::Request::Hear { act, id, applied },
