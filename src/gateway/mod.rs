@@ -424,6 +424,8 @@ fn timeouts(config: &Config, database: &str, user: &str, server_user: &str) -> T
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::client::registry::Leave;
     use crate::client::registry::Room;
@@ -464,7 +466,7 @@ mod tests {
         let before = gateway.pool("app", "ann").unwrap().pool;
         let mut new = config();
         new.pool.default_pool_size = 3;
-        new.server.server_lifetime = std::time::Duration::from_secs(5);
+        new.server.server_lifetime = Duration::from_secs(5);
         new.cache.mode = CacheMode::DryRun;
         gateway.apply(new).unwrap();
         assert!(Arc::ptr_eq(&before, &gateway.pool("app", "ann").unwrap().pool));
@@ -496,6 +498,31 @@ mod tests {
         assert_eq!(after.common.mode, pool::PoolMode::Session);
         // What old clients write must be seen by what new ones read.
         assert!(Arc::ptr_eq(&before.common.database, &after.common.database));
+    }
+
+    #[tokio::test]
+    async fn limits_of_pools_that_are_gone_are_forgotten() {
+        let gateway = gateway();
+        let mut new = config();
+        new.pool.pool_idle_timeout = Duration::from_secs(1);
+        gateway.apply(new).unwrap();
+        gateway.pool("app", "ann").unwrap();
+        let used = gateway.pool("app", "bob").unwrap();
+        let names = |gateway: &Gateway| {
+            let made = gateway.made.lock().unwrap();
+            let names = |quotas: &HashMap<String, _>| {
+                let mut names: Vec<String> = quotas.keys().cloned().collect();
+                names.sort();
+                names.join(" ")
+            };
+            (names(&made.database_quotas), names(&made.user_quotas))
+        };
+        assert_eq!(names(&gateway), ("app".to_owned(), "ann bob".to_owned()));
+        gateway.upkeep(Instant::now() + Duration::from_secs(2));
+        assert_eq!(names(&gateway), ("app".to_owned(), "bob".to_owned()));
+        drop(used);
+        gateway.upkeep(Instant::now() + Duration::from_secs(2));
+        assert_eq!(names(&gateway), (String::new(), String::new()));
     }
 
     #[tokio::test]

@@ -36,7 +36,7 @@ impl Gateway {
     fn forget_unused(&self, config: &Config, now: Instant) {
         let idle_timeout = config.pool.pool_idle_timeout;
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        let Made { databases, pools, auto_databases, .. } = &mut *made;
+        let Made { databases, pools, auto_databases, database_quotas, user_quotas } = &mut *made;
         pools.retain(|(database, user), opened| {
             let unused = opened.pool.unused_for(now);
             // Whoever logs in just now, or is not quite gone, has the pool: it is kept a while.
@@ -70,6 +70,10 @@ impl Gateway {
         if !gone.is_empty() {
             pools.retain(|(database, _), _| !gone.contains(database));
         }
+        // Of pools, also those that were replaced and are not quite gone.
+        let is_used = |quota: &Arc<_>| Arc::strong_count(quota) > 1;
+        database_quotas.retain(|_, quota| is_used(quota));
+        user_quotas.retain(|_, quota| is_used(quota));
         let of_pools: HashSet<_> =
             pools.values().map(|opened| Arc::as_ptr(&opened.service)).collect();
         databases.retain(|_, (_, service)| {
