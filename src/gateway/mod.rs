@@ -525,6 +525,27 @@ mod tests {
         assert_eq!(names(&gateway), (String::new(), String::new()));
     }
 
+    /// A step for each pair of them takes several times as long as is allowed here.
+    #[tokio::test]
+    async fn upkeep_looks_at_each_of_thousands_of_databases_once() {
+        let gateway = gateway();
+        let mut new = config();
+        // One database of PostgreSQL under many names.
+        new.databases[0].dbname = Some("app".into());
+        new.pool.autodb_idle_timeout = Duration::from_hours(1);
+        gateway.apply(new).unwrap();
+        for number in 0..4000 {
+            gateway.pool(&format!("database of the number {number:05}"), "ann").unwrap();
+        }
+        let began = Instant::now();
+        gateway.upkeep(began);
+        let took = began.elapsed();
+        assert_eq!(gateway.pools().len(), 4000);
+        assert!(took < Duration::from_secs(1), "{took:?}");
+        gateway.upkeep(began + Duration::from_hours(2));
+        assert_eq!(gateway.pools().len(), 0);
+    }
+
     #[tokio::test]
     async fn clients_of_a_database_that_is_gone_are_told_to_leave() {
         let gateway = gateway();
