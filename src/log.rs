@@ -1,4 +1,7 @@
 //! The log: where its lines go, how they look, what a reload changes about them.
+//!
+//! Invariant: an event is one line, whatever its fields hold: names that nobody has proven, what
+//! applications call themselves, messages of PostgreSQL. No caller has to think of it.
 
 use std::fmt::{self, Write as _};
 use std::fs::{File, OpenOptions};
@@ -10,7 +13,8 @@ use std::time::SystemTime;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::field::{RecordFields, VisitOutput as _};
+use tracing_subscriber::fmt::format::{DefaultVisitor, Writer};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
@@ -40,7 +44,8 @@ pub fn start(config: &Config) -> io::Result<Log> {
     let log = tracing_subscriber::fmt().with_writer(writer).with_ansi(terminal);
     let set_level = match config.log.format {
         LogFormat::Text => {
-            let log = log.with_target(false).with_env_filter(filter).with_filter_reloading();
+            let log = log.fmt_fields(Fields).with_target(false);
+            let log = log.with_env_filter(filter).with_filter_reloading();
             let handle = log.reload_handle();
             log.init();
             set_level(move |filter| handle.reload(filter))
@@ -108,6 +113,56 @@ impl LogFile {
 
 fn append(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
+}
+
+/// The value without a character that a terminal obeys or that ends a line for whoever reads it:
+/// `\n` and `\u{1b}` in their place.
+struct Plain<'a>(&'a dyn fmt::Debug);
+
+impl fmt::Debug for Plain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(Escaping(f), "{:?}", self.0)
+    }
+}
+
+struct Escaping<'a, 'b>(&'a mut fmt::Formatter<'b>);
+
+impl fmt::Write for Escaping<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        text.chars().try_for_each(|letter| {
+            if is_obeyed(letter) {
+                write!(self.0, "{}", letter.escape_default())
+            } else {
+                self.0.write_char(letter)
+            }
+        })
+    }
+}
+
+/// Control characters, Unicode's ends of lines and paragraphs, and those that turn the direction of
+/// what is shown.
+fn is_obeyed(letter: char) -> bool {
+    let is_mark = matches!(letter, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    letter.is_control() || is_mark
+}
+
+/// The message and fields of a line of text, as ever but for what is not plain in them.
+struct Fields;
+
+impl<'writer> FormatFields<'writer> for Fields {
+    fn format_fields<R: RecordFields>(&self, writer: Writer<'writer>, fields: R) -> fmt::Result {
+        let mut visitor = PlainVisitor(DefaultVisitor::new(writer, true));
+        fields.record(&mut visitor);
+        visitor.0.finish()
+    }
+}
+
+struct PlainVisitor<'a>(DefaultVisitor<'a>);
+
+impl Visit for PlainVisitor<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.0.record_debug(field, &Plain(value));
+    }
 }
 
 /// `2026-07-10 22:19:13 UTC [pid] LOG C-0x1: db/user@address: message field=value`.
@@ -200,10 +255,24 @@ impl Line {
 
 impl Visit for Line {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.put(field.name(), format!("{value:?}"));
+        self.put(field.name(), format!("{:?}", Plain(value)));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.put(field.name(), value.to_owned());
+        self.put(field.name(), format!("{:?}", Plain(&format_args!("{value}"))));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ends_a_line_or_moves_a_terminal_is_spelt_out() {
+        let plain = |text: &str| format!("{:?}", Plain(&format_args!("{text}")));
+        assert_eq!(plain("a\r\nb\tc\0"), r"a\r\nb\tc\u{0}");
+        assert_eq!(plain("\u{1b}[2J\u{7f}\u{9b}1m"), r"\u{1b}[2J\u{7f}\u{9b}1m");
+        assert_eq!(plain("a\u{2028}b\u{202e}c\u{2066}d"), r"a\u{2028}b\u{202e}c\u{2066}d");
+        assert_eq!(plain(r#"Zoë's "\n" €"#), r#"Zoë's "\n" €"#);
     }
 }

@@ -1,5 +1,7 @@
 //! Who does what: `SHOW CLIENT_STATS`, `SHOW SLOW`, `SHOW PINS`, `SHOW ABANDONED`.
 
+use std::sync::Arc;
+
 use crate::insight::Slow;
 
 use super::snapshot::{Abandoned, Group, Pinned, Pool};
@@ -100,7 +102,7 @@ pub const SLOW: Columns = &[
 ];
 
 /// In the order given: newest first. `literals`: texts are shown as they were sent.
-pub fn slow(statements: &[Slow], literals: bool) -> Table {
+pub fn slow(statements: &[Arc<Slow>], literals: bool) -> Table {
     let mut table = Table::new(SLOW);
     for slow in statements {
         table.push(vec![
@@ -171,7 +173,6 @@ pub fn abandoned(pools: &[Pool]) -> Table {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::sync::Arc;
     use std::time::{Duration, SystemTime};
 
     use super::*;
@@ -253,6 +254,7 @@ mod tests {
             }),
             no_plan: None,
         };
+        let slow = Arc::new(slow);
         let shown = |literals| rows(&super::slow(std::slice::from_ref(&slow), literals)).remove(0);
         let without = "4|1970-01-01 00:00:00 UTC|app|ann|web|10.0.0.1:5|20|1200|1|8|NULL|function|no|\
                        /cart|SELECT pg_sleep(?)|";

@@ -31,6 +31,7 @@ pub fn differences(differences: &[(SystemTime, Difference)], values: bool) -> Ta
     for (at, difference) in differences {
         let age = difference.at.saturating_duration_since(difference.filled_at);
         let text = difference.text.as_ref().filter(|_| values);
+        let settings = difference.settings_in_full.as_ref().filter(|_| values);
         let excerpts = difference.excerpts.clone().filter(|_| values);
         let (kept, now) = excerpts.map(|[kept, now]| (kept, now)).unzip();
         table.push(vec![
@@ -43,7 +44,7 @@ pub fn differences(differences: &[(SystemTime, Difference)], values: bool) -> Ta
             value(difference.bytes_kept),
             value(difference.bytes_now),
             value(&difference.tables),
-            value(&difference.settings),
+            value(settings.unwrap_or(&difference.settings)),
             value(difference.server_pid),
             value(text.unwrap_or(&difference.statement)),
             difference.parameters.clone().filter(|_| values),
@@ -70,7 +71,8 @@ mod tests {
             kind: Kind::Error(*b"42501"),
             database: "app".into(),
             user: "ann".into(),
-            settings: "role = 'bob'".into(),
+            settings: "app.key = \u{2026}".into(),
+            settings_in_full: None,
             statement: "SELECT v FROM t WHERE v <> $1".into(),
             text: None,
             parameters: None,
@@ -83,6 +85,7 @@ mod tests {
         };
         let shown = Difference {
             excerpts: Some(["one".into(), "two".into()]),
+            settings_in_full: Some("app.key = 'k'".into()),
             text: Some("SELECT v FROM t WHERE v <> 'x'".into()),
             parameters: Some("'7'".into()),
             ..difference.clone()
@@ -95,11 +98,13 @@ mod tests {
             let row = table.rows[index][1..].iter();
             row.map(|value| value.as_deref().unwrap_or("NULL")).collect::<Vec<_>>().join("|")
         };
-        let expected = "app|ann|error 42501|250|12|30|0|(database)@1, public.t@4|role = 'bob'|77|\
-                        SELECT v FROM t WHERE v <> ";
+        let expected = |settings, rest| {
+            let head = "app|ann|error 42501|250|12|30|0|(database)@1, public.t@4";
+            format!("{head}|app.key = {settings}|77|SELECT v FROM t WHERE v <> {rest}")
+        };
         for (index, values) in [(0, true), (0, false), (1, false)] {
-            assert_eq!(row(index, values), format!("{expected}$1|NULL|NULL|NULL"));
+            assert_eq!(row(index, values), expected("\u{2026}", "$1|NULL|NULL|NULL"));
         }
-        assert_eq!(row(1, true), format!("{expected}'x'|'7'|one|two"));
+        assert_eq!(row(1, true), expected("'k'", "'x'|'7'|one|two"));
     }
 }

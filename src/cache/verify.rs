@@ -51,8 +51,10 @@ pub struct Difference {
     pub kind: Kind,
     pub database: String,
     pub user: String,
-    /// The settings in its key.
+    /// The settings in its key; of an application's own their names alone.
     pub settings: String,
+    /// The same with all values, where values may be shown.
+    pub settings_in_full: Option<String>,
     /// Its shape.
     pub statement: String,
     /// As it was sent, where values may be shown.
@@ -385,6 +387,7 @@ mod tests {
             database: String::new(),
             user: String::new(),
             settings: String::new(),
+            settings_in_full: None,
             statement: number.to_string(),
             text: None,
             parameters: None,

@@ -10,7 +10,6 @@ use crate::cache::Age;
 use crate::cache::key::StatementKey;
 use crate::cache::worth::CutOff;
 use crate::pool::statements::Statement;
-use crate::server::settings::NEUTRAL;
 use crate::sql::catalog::Catalog;
 use crate::sql::lex::highest_parameter;
 use crate::sql::verdict::{BypassReason, Read, TableId, Verdict};
@@ -182,7 +181,7 @@ impl Session {
         if reason.is_none() {
             let age = age(verdict, hint, now);
             rows.extend(age.max.map(|max| ("max age", seconds(max))));
-            rows.push(("settings", self.key_settings()));
+            rows.push(("settings", self.key_settings(true)));
             let kept = self.is_kept(&statement, bind, age);
             rows.push(("kept now", if kept { "yes" } else { "no" }.to_owned()));
             let (hits, misses) = (known.uses.hits.value(), known.uses.misses.value());
@@ -199,10 +198,15 @@ impl Session {
         self.common.database.home().coherence.cut_off(tables)
     }
 
-    /// What of its settings the client shares entries by, beside its user.
-    pub(super) fn key_settings(&self) -> String {
-        let set = self.settings.values.iter().filter(|(name, _)| !NEUTRAL.contains(&name.as_str()));
-        set.map(|(name, value)| format!("{name} = {value}")).collect::<Vec<_>>().join(", ")
+    /// What of its settings the client shares entries by, beside its user. `in_full`: also the
+    /// values of settings that are an application's own, which may be secrets.
+    pub(super) fn key_settings(&self, in_full: bool) -> String {
+        let shown = |(name, value): (&str, &str)| {
+            // Only those of PostgreSQL itself have no point in their names.
+            let value = if in_full || !name.contains('.') { value } else { "\u{2026}" };
+            format!("{name} = {value}")
+        };
+        self.settings.key_values().map(shown).collect::<Vec<_>>().join(", ")
     }
 
     /// There is an answer to the statement with these values, in text, and it is true.

@@ -1,6 +1,7 @@
 //! What is kept of the text of a slow statement, and why there is no plan of it to be had; and an
 //! example of what is repeated. Shown to those alone who may see literals (hazards J7, J15).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::cache::entry::low_half;
@@ -17,6 +18,13 @@ use super::verify::bound;
 
 /// Most statements that people write are shorter; what a program made is no reading.
 const TEXT_BYTES_MAX: usize = 4096;
+
+/// More types than a text of that length can name parameters.
+const TYPES_MAX: usize = 1024;
+
+/// Names and values of what a session has set. A driver sets a tenth of it; up to a thousand slow
+/// statements are kept.
+const SETTINGS_BYTES_MAX: usize = 16 << 10;
 
 /// The text if it is at hand, and what speaks against a plan.
 pub(super) fn kept(
@@ -36,6 +44,8 @@ pub(super) fn kept(
         Shape::Text(_) | Shape::Unknown => return (None, Some(NoPlan::NotAtHand)),
     };
     let Ok(text) = std::str::from_utf8(text) else { return (None, Some(NoPlan::NotAtHand)) };
+    let types: Vec<u32> = Parse::type_oids(types).collect();
+    let settings = &session.settings.values;
     let no_plan = if text.is_empty() {
         Some(NoPlan::NotAtHand)
     } else if !may_be_read(text) {
@@ -44,21 +54,26 @@ pub(super) fn kept(
         Some(NoPlan::Several)
     } else if running.writes {
         Some(NoPlan::MayWrite)
-    } else if text.len() > TEXT_BYTES_MAX {
+    } else if text.len() > TEXT_BYTES_MAX || types.len() > TYPES_MAX {
         Some(NoPlan::TooLong)
+    } else if bytes_of(settings) > SETTINGS_BYTES_MAX {
+        Some(NoPlan::SettingsTooLong)
     } else {
         None
     };
-    let types: Vec<u32> = Parse::type_oids(types).collect();
     let declared = u32::try_from(types.len()).unwrap_or(u32::MAX);
     let kept = is_data(text).then(|| Kept {
         text: text.get(..text.floor_char_boundary(TEXT_BYTES_MAX)).unwrap_or_default().to_owned(),
         parameters: highest_parameter(shape).max(declared),
-        types,
-        settings: session.settings.values.clone(),
+        types: if no_plan.is_none() { types } else { Vec::new() },
+        settings: if no_plan.is_none() { settings.clone() } else { BTreeMap::new() },
         server_user: Arc::clone(&entry.server_user),
     });
     (kept, no_plan)
+}
+
+fn bytes_of(settings: &BTreeMap<String, String>) -> usize {
+    settings.iter().map(|(name, value)| name.len() + value.len()).sum()
 }
 
 /// Longest example of a repeated statement.

@@ -412,7 +412,8 @@ settings! {
         /// Of ten thousand hits so many are verified while the cache is on; 0 for none. The answer is
         /// PostgreSQL's then, and takes a server and its time.
         verify_sample: u32 = 0, Forebay, Range::Between(0, 10_000), OnReload;
-        /// Literals, parameters and bytes of rows are in what is reported of a difference.
+        /// Literals, parameters, settings of applications' own and bytes of rows are in what is reported
+        /// of a difference.
         verify_values: bool = false, Forebay, Range::Any, OnReload;
     }
 

@@ -21,6 +21,7 @@ use crate::metrics::{Counter, GroupCounters, RedisCounters, VerifyCounters};
 use crate::{cache, plan, pool};
 
 use super::DATABASE;
+use super::census::{self, Census, Clients, Sum, sums};
 
 /// One moment, and what it is called on the wall clock.
 pub struct Collector<'a> {
@@ -57,31 +58,21 @@ impl<'a> Collector<'a> {
 
     /// Every pool, the console's among them, by database and user.
     pub fn pools(&self) -> Vec<Pool> {
+        let census = Census::of(&self.clients);
         let opened = self.gateway.pools();
-        let mut pools: Vec<Pool> = opened.iter().map(|opened| self.pool(opened)).collect();
-        pools.push(self.console());
+        let mut pools: Vec<Pool> = opened.iter().map(|opened| self.pool(opened, &census)).collect();
+        pools.push(self.console(census.console));
         pools.sort_by(|left, right| {
             (&left.database, &left.user).cmp(&(&right.database, &right.user))
         });
         pools
     }
 
-    fn pool(&self, opened: &Opened) -> Pool {
+    fn pool(&self, opened: &Opened, census: &Census<'_>) -> Pool {
         let pool = &opened.pool;
         let counts = pool.counts(self.now);
         let name = (pool.name.clone(), pool.common.user.clone());
-        let of_pool = |entry: &Entry| {
-            !entry.console && *entry.database == *name.0 && *entry.server_user == *name.1
-        };
-        let (mut active, mut waiting, mut canceled) = (0, 0, 0);
-        for (entry, shown) in self.clients.iter().filter(|(entry, _)| of_pool(entry)) {
-            if shown.waiting_since.is_some() {
-                waiting += 1;
-            } else {
-                active += 1;
-            }
-            canceled += usize::from(entry.current().is_some_and(|current| current.has_cancel()));
-        }
+        let Clients { active, waiting, canceled } = census.of_pool(&name.0, &name.1);
         let totals = Totals::read(&pool.common.counters);
         let averages = self.average(&name, totals);
         Pool {
@@ -107,7 +98,7 @@ impl<'a> Collector<'a> {
     }
 
     /// PgBouncer shows its console as a database of its own.
-    fn console(&self) -> Pool {
+    fn console(&self, clients: usize) -> Pool {
         let totals = Totals::read(&self.gateway.console_counters);
         let name = (DATABASE.to_owned(), DATABASE.to_owned());
         let averages = self.average(&name, totals);
@@ -115,7 +106,7 @@ impl<'a> Collector<'a> {
             database: name.0,
             user: name.1,
             mode: "statement",
-            clients_active: self.clients.iter().filter(|(entry, _)| entry.console).count(),
+            clients_active: clients,
             clients_waiting: 0,
             cancels: 0,
             servers_active: 0,
@@ -228,8 +219,13 @@ impl<'a> Collector<'a> {
 
     /// The configured databases and those that clients have named, by name.
     pub fn databases(&self) -> Vec<Database> {
+        self.databases_of(&self.pools())
+    }
+
+    fn databases_of(&self, pools: &[Pool]) -> Vec<Database> {
         let config = &self.config;
-        let pools = self.pools();
+        let sums = sums(pools, |pool| &pool.database);
+        let sum = |name: &str| sums.get(name).copied().unwrap_or_default();
         let mut names: Vec<&str> = config
             .databases
             .iter()
@@ -241,14 +237,14 @@ impl<'a> Collector<'a> {
         names.dedup();
         let found = names.into_iter().filter_map(|name| {
             if super::is_named(config, name) {
-                return Some(self.console_database(&pools));
+                return Some(self.console_database(sum(DATABASE).clients));
             }
-            Some(self.database(name, config.database(name)?, &pools))
+            Some(self.database(name, config.database(name)?, sum(name)))
         });
         found.collect()
     }
 
-    fn database(&self, name: &str, entry: &DatabaseEntry, pools: &[Pool]) -> Database {
+    fn database(&self, name: &str, entry: &DatabaseEntry, sum: Sum) -> Database {
         let (paused, disabled) = {
             let pauses = self.gateway.pauses();
             (pauses.is_paused(name), pauses.is_disabled(name))
@@ -276,15 +272,15 @@ impl<'a> Collector<'a> {
                 PoolMode::Statement => pool::PoolMode::Statement,
             }),
             servers_max: plan::database_servers(config, name),
-            servers: servers(pools, |pool| pool.database == name),
+            servers: sum.servers,
             clients_max: plan::room(config, name, "").database,
-            clients: clients(pools, |pool| pool.database == name),
+            clients: sum.clients,
             paused,
             disabled,
         }
     }
 
-    fn console_database(&self, pools: &[Pool]) -> Database {
+    fn console_database(&self, clients: usize) -> Database {
         Database {
             name: DATABASE.to_owned(),
             host: None,
@@ -300,14 +296,22 @@ impl<'a> Collector<'a> {
             servers_max: 0,
             servers: 0,
             clients_max: plan::room(&self.config, DATABASE, "").database,
-            clients: clients(pools, |pool| pool.database == DATABASE),
+            clients,
             paused: false,
             disabled: false,
         }
     }
 
     pub fn users(&self) -> Vec<User> {
-        let pools = self.pools();
+        self.users_of(&self.pools())
+    }
+
+    fn users_of(&self, pools: &[Pool]) -> Vec<User> {
+        let sums = sums(pools, |pool| &pool.user);
+        let mut clients: HashMap<&str, usize> = HashMap::new();
+        for (entry, _) in &self.clients {
+            *clients.entry(&*entry.user).or_default() += 1;
+        }
         let mut names = self.gateway.user_names();
         names.extend(pools.iter().map(|pool| pool.user.clone()));
         names.extend(self.clients.iter().map(|(entry, _)| entry.user.to_string()));
@@ -320,9 +324,9 @@ impl<'a> Collector<'a> {
                 reserve_pool_size: own.and_then(|own| own.reserve_pool_size),
                 mode: own.and_then(|own| own.pool_mode).map(PoolMode::name),
                 servers_max: plan::user_servers(&self.config, &name),
-                servers: servers(&pools, |pool| pool.user == name),
+                servers: sums.get(&*name).map_or(0, |sum| sum.servers),
                 clients_max: plan::room(&self.config, DATABASE, &name).user,
-                clients: self.clients.iter().filter(|(entry, _)| *entry.user == *name).count(),
+                clients: clients.get(&*name).copied().unwrap_or_default(),
                 name,
             }
         };
@@ -332,15 +336,16 @@ impl<'a> Collector<'a> {
     pub fn lists(&self) -> Lists {
         let pools = self.pools();
         let idle = pools.iter().map(|pool| pool.servers_idle).sum();
+        let servers: usize = pools.iter().map(census::servers).sum();
         Lists {
-            databases: self.databases().len(),
-            users: self.users().len(),
+            databases: self.databases_of(&pools).len(),
+            users: self.users_of(&pools).len(),
             pools: pools.len(),
             clients_max: usize::try_from(self.config.listen.max_client_conn).unwrap_or(usize::MAX),
             clients: self.clients.len(),
             clients_logging_in: Arc::strong_count(&self.gateway.logging_in) - 1,
             servers_idle: idle,
-            servers_active: servers(&pools, |_| true).saturating_sub(idle),
+            servers_active: servers.saturating_sub(idle),
             peers: self.config.peers.len(),
             peer_pools: self.peer_pools().len(),
         }
@@ -470,14 +475,56 @@ fn redis(state: &'static str, redis: Option<&cache::redis::Redis>) -> Redis {
     }
 }
 
-fn servers(pools: &[Pool], of: impl Fn(&Pool) -> bool) -> usize {
-    let count = |pool: &Pool| {
-        pool.servers_active + pool.servers_canceled + pool.servers_idle + pool.servers_login
-    };
-    pools.iter().filter(|pool| of(pool)).map(count).sum()
-}
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{gateway, hello};
+    use super::*;
+    use crate::client::registry::{Registered, Room};
 
-fn clients(pools: &[Pool], of: impl Fn(&Pool) -> bool) -> usize {
-    let count = |pool: &Pool| pool.clients_active + pool.clients_waiting;
-    pools.iter().filter(|pool| of(pool)).map(count).sum()
+    /// A client of this pool, which is made if need be.
+    fn enter(gateway: &Arc<Gateway>, database: &str, user: &str) -> Registered {
+        gateway.pool(database, user).unwrap();
+        gateway.shared.registry.enter(hello(database, user, false), Room::UNLIMITED).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_client_counts_in_its_pool_in_its_database_and_as_its_user() {
+        let gateway = gateway();
+        let of = [("app", "ann"), ("app", "bob"), ("app", "bob"), ("web", "ann")];
+        let mut clients = Vec::from(of.map(|(database, user)| enter(&gateway, database, user)));
+        let console = hello(DATABASE, "root", true);
+        clients.push(gateway.shared.registry.enter(console, Room::UNLIMITED).unwrap());
+        let now = Instant::now();
+        clients[1].entry.shown.lock().unwrap().waiting_since = Some(now);
+        let picture = Collector::new(&gateway, now);
+        let pools = picture.pools().into_iter().map(|pool| {
+            format!(
+                "{}/{} {} {}",
+                pool.database, pool.user, pool.clients_active, pool.clients_waiting
+            )
+        });
+        let expected = ["app/ann 1 0", "app/bob 1 1", "pgbouncer/pgbouncer 1 0", "web/ann 1 0"];
+        assert_eq!(pools.collect::<Vec<_>>(), expected);
+        let databases = picture.databases().into_iter();
+        let databases = databases.map(|database| (database.name, database.clients));
+        let expected = [("app".to_owned(), 3), (DATABASE.to_owned(), 1), ("web".to_owned(), 1)];
+        assert_eq!(databases.collect::<Vec<_>>(), expected);
+        let users = picture.users().into_iter().map(|user| (user.name, user.clients));
+        let users: HashMap<String, usize> = users.collect();
+        assert_eq!([users["ann"], users["bob"], users["root"]], [2, 2, 1]);
+    }
+
+    /// A step for each pair of them takes five times as long as is allowed here.
+    #[tokio::test]
+    async fn thousands_of_pools_and_clients_are_counted_once_each() {
+        const COUNT: usize = 5000;
+        let gateway = gateway();
+        let names = (0..COUNT).map(|number| format!("user of the number {number:05}"));
+        let clients: Vec<_> = names.map(|name| enter(&gateway, "app", &name)).collect();
+        let began = Instant::now();
+        let lists = Collector::new(&gateway, began).lists();
+        let took = began.elapsed();
+        assert_eq!((lists.pools, lists.clients), (COUNT + 1, clients.len()));
+        assert!(took < Duration::from_secs(1), "{took:?}");
+    }
 }

@@ -72,6 +72,27 @@ fn is_secret(key: &str) -> bool {
     SETTINGS.iter().any(|setting| setting.secret && setting.shown_name() == key)
 }
 
+/// What is shown may take a look at every client, and at every entry of the cache: the threads that
+/// serve clients have better to do.
+async fn perform(
+    gateway: Arc<Gateway>,
+    command: Command,
+    access: Access,
+    now: Instant,
+) -> Performed {
+    let read = |path: &Path| std::fs::read_to_string(path);
+    if !matches!(command, Command::Show(_) | Command::ShowPart(..)) {
+        return act::perform(&gateway, &command, access, now, &read);
+    }
+    let making = move || act::perform(&gateway, &command, access, now, &read);
+    tokio::task::spawn_blocking(making).await.unwrap_or_else(|_panicked| {
+        Performed::Done(Outcome::Failed {
+            sqlstate: sqlstate::INTERNAL_ERROR,
+            message: "it could not be shown, see the log".to_owned(),
+        })
+    })
+}
+
 pub struct Task {
     stream: Stream,
     input: BytesMut,
@@ -157,9 +178,8 @@ impl Task {
                 if matches!(command, Command::Shutdown(_)) {
                     self.untold = Some(Untold::of(&self.gateway));
                 }
-                let read = |path: &Path| std::fs::read_to_string(path);
-                let performed = act::perform(&self.gateway, &command, self.access, now, &read);
-                let outcome = match performed {
+                let gateway = Arc::clone(&self.gateway);
+                let outcome = match perform(gateway, command, self.access, now).await {
                     Performed::Done(outcome) => outcome,
                     Performed::Waits(waiting, tag) => self.wait_for(&waiting, tag).await?,
                     Performed::Plans(id) => Box::pin(self.plan(id)).await?,
@@ -281,5 +301,57 @@ impl Task {
         self.gateway.console_counters.sent.add(self.out.len() as u64);
         self.out.clear();
         written.or(Err(CloseReason::ClientLost))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use tokio::net::UnixStream;
+    use tokio::runtime::Builder;
+
+    use super::super::tests::{gateway, hello};
+    use super::*;
+    use crate::client::registry::Room;
+
+    #[test]
+    fn while_something_is_shown_clients_are_served() {
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let guard = runtime.enter();
+        let gateway = gateway();
+        let enter = |console| {
+            let hello = hello("pgbouncer", "root", console);
+            gateway.shared.registry.enter(hello, Room::UNLIMITED).unwrap()
+        };
+        let (console, client) = (enter(true), enter(false));
+        let (theirs, ours) = UnixStream::pair().unwrap();
+        let mut input = Vec::new();
+        frontend::write(&mut input, frontend::QUERY, |body| body.extend(b"SHOW CLIENTS\0"));
+        let task = Task::new(
+            Stream::Unix(theirs),
+            BytesMut::from(&*input),
+            Vec::new(),
+            Access::All,
+            console,
+            Arc::clone(&gateway),
+        );
+        // Whoever looks at this client has to wait.
+        let shown = client.entry.shown.lock().unwrap();
+        runtime.spawn(task.run());
+        let (sender, receiver) = mpsc::channel();
+        runtime.spawn(async move { sender.send(()) });
+        receiver.recv_timeout(Duration::from_secs(20)).expect("the thread is held up");
+        drop(shown);
+        let shown = runtime.block_on(async {
+            let (mut stream, mut reply) = (Stream::Unix(ours), BytesMut::new());
+            while !reply.ends_with(b"Z\0\0\0\x05I") {
+                reply.reserve(1024);
+                assert!(stream.read(&mut reply).await.unwrap() > 0);
+            }
+            String::from_utf8_lossy(&reply).into_owned()
+        });
+        assert!(shown.contains("SHOW"), "{shown}");
+        drop(guard);
     }
 }

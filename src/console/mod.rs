@@ -1,6 +1,7 @@
 //! The console's side of the program: who gets in, the picture `admin` prints, the commands it
 //! names (what operators do in `operate.rs`), the totals in the log, and (`io.rs`) the bytes.
 
+mod census;
 pub mod collect;
 mod inventory;
 mod tables;
@@ -48,17 +49,23 @@ pub fn access(config: &Config, user: &str) -> Option<Access> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::config::{AuthLookup, Base, Credentials, DatabaseEntry, Host};
+    use std::sync::Arc;
 
-    fn config() -> Config {
+    use super::*;
+    use crate::client::registry::Hello;
+    use crate::config::{AuthLookup, Base, Credentials, DatabaseEntry, Host};
+    use crate::gateway::Gateway;
+    use crate::server::io::next_id;
+    use crate::wire::startup::Replication;
+
+    pub(super) fn config() -> Config {
         let mut config = Config::defaults(Base::Forebay);
         config.admin.admin_users = vec!["root".into()];
         config.admin.stats_users = vec!["eye".into()];
         config
     }
 
-    fn entry(name: &str) -> DatabaseEntry {
+    pub(super) fn entry(name: &str) -> DatabaseEntry {
         DatabaseEntry {
             name: name.into(),
             host: Host::Name("127.0.0.1".into()),
@@ -75,6 +82,30 @@ mod tests {
             parameters: Vec::new(),
             options: None,
             auth: AuthLookup::default(),
+        }
+    }
+
+    /// In front of all databases, none of which is there.
+    pub(super) fn gateway() -> Arc<Gateway> {
+        Arc::new(Gateway::new(Config { databases: vec![entry("*")], ..config() }).unwrap())
+    }
+
+    pub(super) fn hello(database: &str, user: &str, console: bool) -> Hello {
+        Hello {
+            id: next_id(),
+            user: user.to_owned(),
+            server_user: user.to_owned(),
+            database: database.to_owned(),
+            application_name: String::new(),
+            address: String::new(),
+            local: String::new(),
+            tls: None,
+            console,
+            own: false,
+            replication: Replication::None,
+            long_keys: false,
+            peer_id: 0,
+            fd: -1,
         }
     }
 

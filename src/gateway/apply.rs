@@ -1,6 +1,6 @@
 //! Other settings for the running program: RELOAD, and SET on the console.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
@@ -12,10 +12,11 @@ use crate::net::set_socket_options;
 use crate::plan;
 use crate::pool::io::{Pool, limit};
 use crate::running::{GatewayError, Running, socket_options};
-use crate::server::io::Target;
 use crate::service::Times;
 
-use super::{Databases, Gateway, Made, Opened, PoolKey, limits, mode, read_file, timeouts};
+use super::{
+    Databases, Gateway, Made, Opened, PoolKey, limits, mode, pool_key, read_file, timeouts,
+};
 
 impl Gateway {
     /// Makes the running program that of these settings, and gives what the operator should hear.
@@ -47,34 +48,8 @@ impl Gateway {
             self.server_tls.set(new.tls.server.clone());
         }
         self.auth_queries.clear();
-        let (mut replaced, mut renewed) = (Vec::new(), Vec::new());
-        let Made { databases, pools, database_quotas, user_quotas, .. } = &mut *made;
-        for (name, quota) in database_quotas {
-            limit(quota, plan::database_servers(&new.config, name));
-        }
-        for (name, quota) in user_quotas {
-            limit(quota, plan::user_servers(&new.config, name));
-        }
-        pools.retain(|name, opened| {
-            let entry = new.config.database(&name.0);
-            if let Some(entry) = entry.filter(|_| is_same_pool(&old, &new, name, &opened.pool)) {
-                opened.pool.set(plan::rules(&new.config, entry, &name.1));
-                opened.pool.common.limits.set(plan::client_limits(&new.config));
-                if other_tls {
-                    opened.pool.retire_all();
-                    opened.pool.forget_failure();
-                }
-                return true;
-            }
-            renewed.extend(entry.map(|entry| self.target(&new, entry, &name.0, &name.1)));
-            opened.pool.retire_all();
-            replaced.push(name.clone());
-            false
-        });
-        if !replaced.is_empty() {
-            ask_as(databases, pools, &renewed);
-        }
-        for (_, service) in databases.values() {
+        let replaced = self.replace(&mut made, &old, &new, other_tls);
+        for (_, service) in made.databases.values() {
             // The cache may have been switched on.
             service.wake();
             service.set_times(Times::of(&new.config));
@@ -94,6 +69,59 @@ impl Gateway {
             entry.set_timeouts(self.shared.registry.share(times));
         }
         new.notices.clone()
+    }
+
+    /// Gives the names of the pools that are others now, or gone. Whoever is the next of the same
+    /// name goes on counting where it left off: what is summed over pools never falls.
+    fn replace(
+        &self,
+        made: &mut Made,
+        old: &Running,
+        new: &Running,
+        other_tls: bool,
+    ) -> HashSet<PoolKey> {
+        for (name, quota) in &made.database_quotas {
+            limit(quota, plan::database_servers(&new.config, name));
+        }
+        for (name, quota) in &made.user_quotas {
+            limit(quota, plan::user_servers(&new.config, name));
+        }
+        let mut replaced = Vec::new();
+        made.pools.retain(|name, opened| {
+            let entry = new.config.database(&name.0);
+            if let Some(entry) = entry.filter(|_| is_same_pool(old, new, name, &opened.pool)) {
+                opened.pool.set(plan::rules(&new.config, entry, &name.1));
+                opened.pool.common.limits.set(plan::client_limits(&new.config));
+                if other_tls {
+                    opened.pool.retire_all();
+                    opened.pool.forget_failure();
+                }
+                return true;
+            }
+            opened.pool.retire_all();
+            replaced.push((name.clone(), Arc::clone(&opened.pool.common.counters)));
+            false
+        });
+        let mut is_held = false;
+        for (name, counters) in &replaced {
+            let entry = new.config.database(&name.0);
+            let key = entry.map(|entry| pool_key(entry, &name.0, &name.1));
+            if key.is_some_and(|key| !made.pools.contains_key(&key))
+                && let Some(opened) = self.make(made, new, (&name.0, &name.1), Arc::clone(counters))
+            {
+                match self.hold(&name.0) {
+                    Some(_) => is_held = true,
+                    None => opened.service.set_paused(false),
+                }
+            }
+        }
+        if is_held {
+            self.settle(made);
+        }
+        if !replaced.is_empty() {
+            ask_as(&made.databases, &made.pools);
+        }
+        replaced.into_iter().map(|(name, _)| name).collect()
     }
 
     /// What all pools and clients share.
@@ -130,14 +158,12 @@ impl Gateway {
     }
 }
 
-/// Has databases asked as users that there are: those of pools that stay, and of those that will be
-/// made anew.
-fn ask_as(databases: &Databases, pools: &HashMap<PoolKey, Opened>, renewed: &[Target]) {
-    for (key, (_, service)) in databases {
+/// Has databases asked as users that there are.
+fn ask_as(databases: &Databases, pools: &HashMap<PoolKey, Opened>) {
+    for (_, service) in databases.values() {
         let of_it = |opened: &&Opened| Arc::ptr_eq(&opened.service, service);
-        let kept = pools.values().filter(of_it).map(|opened| Arc::clone(&opened.pool.target));
-        let new = renewed.iter().filter(|target| target.place() == *key);
-        service.set_targets(kept.chain(new.map(|target| Arc::new(target.clone()))).collect());
+        let targets = pools.values().filter(of_it).map(|opened| Arc::clone(&opened.pool.target));
+        service.set_targets(targets.collect());
     }
 }
 

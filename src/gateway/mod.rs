@@ -123,6 +123,10 @@ type Databases = HashMap<(String, String), (Arc<Database>, Arc<Service>)>;
 /// The client's name of the database, and the user that servers log in as.
 type PoolKey = (String, String);
 
+fn pool_key(entry: &DatabaseEntry, database: &str, user: &str) -> PoolKey {
+    (database.to_owned(), entry.user.as_deref().unwrap_or(user).to_owned())
+}
+
 /// The quota of this name, made if nothing has counted on it before.
 fn quota(
     quotas: &mut HashMap<String, Arc<Quota<Pool>>>,
@@ -223,11 +227,33 @@ impl Gateway {
         // Inside the lock, or a reload between the two would leave a pool of the old settings.
         let running = self.running();
         let entry = running.config.database(database)?;
-        let server_user = entry.user.clone().unwrap_or_else(|| user.to_owned());
-        let key = (database.to_owned(), server_user.clone());
-        if let Some(opened) = made.pools.get(&key) {
+        if let Some(opened) = made.pools.get(&pool_key(entry, database, user)) {
             return Some(opened.clone());
         }
+        let opened = self.make(&mut made, &running, (database, user), Arc::default())?;
+        self.shared.vacate.get_or_init(|| {
+            let gateway = Arc::downgrade(self);
+            Box::new(move |target, name| {
+                gateway.upgrade().map_or_else(Vec::new, |gateway| gateway.vacate(target, name))
+            })
+        });
+        match self.hold(database) {
+            Some(_) => self.settle(&made),
+            None => opened.service.set_paused(false),
+        }
+        Some(opened)
+    }
+
+    /// Makes the pool of this database and client's user, which there is not yet. Whether it may
+    /// work is for the caller to settle.
+    fn make(
+        &self,
+        made: &mut Made,
+        running: &Running,
+        (database, user): (&str, &str),
+        counters: Arc<PoolCounters>,
+    ) -> Option<Opened> {
+        let entry = running.config.database(database)?;
         if made.pools.len() >= POOLS_MAX || made.databases.len() >= POOLS_MAX {
             return None;
         }
@@ -235,8 +261,10 @@ impl Gateway {
             made.auto_databases.insert(database.to_owned(), Instant::now());
             tracing::info!(%database, "registered new auto-database: {database}");
         }
-        let target = self.target(&running, entry, database, user);
-        let Made { databases, database_quotas, user_quotas, .. } = &mut *made;
+        let key = pool_key(entry, database, user);
+        let server_user = key.1.clone();
+        let target = self.target(running, entry, database, user);
+        let Made { databases, database_quotas, user_quotas, .. } = made;
         let behind = databases
             .entry(target.place())
             .or_insert_with(|| self.make_database(&running.config, &target));
@@ -249,21 +277,11 @@ impl Gateway {
             database: quota(database_quotas, database, of_database),
             user: quota(user_quotas, &server_user, of_user),
         };
-        let common = Arc::new(self.make_common(config, entry, server_user, behind));
+        let common = self.make_common(config, entry, server_user, behind, counters);
         let rules = plan::rules(config, entry, &common.user);
-        let pool = Pool::new(common, target, database.to_owned(), rules, quotas);
+        let pool = Pool::new(Arc::new(common), target, database.to_owned(), rules, quotas);
         let opened = Opened { pool, service };
         made.pools.insert(key, opened.clone());
-        self.shared.vacate.get_or_init(|| {
-            let gateway = Arc::downgrade(self);
-            Box::new(move |target, name| {
-                gateway.upgrade().map_or_else(Vec::new, |gateway| gateway.vacate(target, name))
-            })
-        });
-        match self.hold(database) {
-            Some(_) => self.settle(&made),
-            None => opened.service.set_paused(false),
-        }
         Some(opened)
     }
 
@@ -302,6 +320,7 @@ impl Gateway {
         entry: &DatabaseEntry,
         server_user: String,
         database: Arc<Database>,
+        counters: Arc<PoolCounters>,
     ) -> Common {
         let mode = plan::mode(config, entry, &server_user);
         let pin_policy = match config.pool.pins {
@@ -319,6 +338,7 @@ impl Gateway {
             mode,
             pin_policy,
             statements: statements::Shared::new(shared_max),
+            counters,
             cache_counters: Arc::clone(&self.cache_counters),
             limits,
         })
@@ -427,6 +447,8 @@ fn timeouts(config: &Config, database: &str, user: &str, server_user: &str) -> T
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::client::registry::Leave;
     use crate::client::registry::Room;
@@ -467,7 +489,7 @@ mod tests {
         let before = gateway.pool("app", "ann").unwrap().pool;
         let mut new = config();
         new.pool.default_pool_size = 3;
-        new.server.server_lifetime = std::time::Duration::from_secs(5);
+        new.server.server_lifetime = Duration::from_secs(5);
         new.cache.mode = CacheMode::DryRun;
         gateway.apply(new).unwrap();
         assert!(Arc::ptr_eq(&before, &gateway.pool("app", "ann").unwrap().pool));
@@ -499,6 +521,64 @@ mod tests {
         assert_eq!(after.common.mode, pool::PoolMode::Session);
         // What old clients write must be seen by what new ones read.
         assert!(Arc::ptr_eq(&before.common.database, &after.common.database));
+    }
+
+    #[tokio::test]
+    async fn a_pool_that_a_reload_makes_anew_counts_on() {
+        let gateway = gateway();
+        gateway.pool("app", "ann").unwrap().pool.common.counters.query.add(5);
+        let mut new = config();
+        new.pool.pool_mode = PoolMode::Session;
+        gateway.apply(new).unwrap();
+        gateway.pool("app", "ann").unwrap().pool.common.counters.query.one();
+        assert_eq!(gateway.pool("app", "ann").unwrap().pool.common.counters.query.value(), 6);
+        assert_eq!(gateway.pool("app", "bob").unwrap().pool.common.counters.query.value(), 0);
+    }
+
+    #[tokio::test]
+    async fn limits_of_pools_that_are_gone_are_forgotten() {
+        let gateway = gateway();
+        let mut new = config();
+        new.pool.pool_idle_timeout = Duration::from_secs(1);
+        gateway.apply(new).unwrap();
+        gateway.pool("app", "ann").unwrap();
+        let used = gateway.pool("app", "bob").unwrap();
+        let names = |gateway: &Gateway| {
+            let made = gateway.made.lock().unwrap();
+            let names = |quotas: &HashMap<String, _>| {
+                let mut names: Vec<String> = quotas.keys().cloned().collect();
+                names.sort();
+                names.join(" ")
+            };
+            (names(&made.database_quotas), names(&made.user_quotas))
+        };
+        assert_eq!(names(&gateway), ("app".to_owned(), "ann bob".to_owned()));
+        gateway.upkeep(Instant::now() + Duration::from_secs(2));
+        assert_eq!(names(&gateway), ("app".to_owned(), "bob".to_owned()));
+        drop(used);
+        gateway.upkeep(Instant::now() + Duration::from_secs(2));
+        assert_eq!(names(&gateway), (String::new(), String::new()));
+    }
+
+    /// A step for each pair of them takes several times as long as is allowed here.
+    #[tokio::test]
+    async fn upkeep_looks_at_each_of_thousands_of_databases_once() {
+        let gateway = gateway();
+        let mut new = config();
+        // One database of PostgreSQL under many names.
+        new.databases[0].dbname = Some("app".into());
+        new.pool.autodb_idle_timeout = Duration::from_hours(1);
+        gateway.apply(new).unwrap();
+        for number in 0..4000 {
+            gateway.pool(&format!("database of the number {number:05}"), "ann").unwrap();
+        }
+        let began = Instant::now();
+        gateway.upkeep(began);
+        let took = began.elapsed();
+        assert_eq!(gateway.pools().len(), 4000);
+        assert!(took < Duration::from_secs(1), "{took:?}");
+        gateway.upkeep(began + Duration::from_hours(2));
+        assert_eq!(gateway.pools().len(), 0);
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::client::registry::Leave;
 use crate::config::Config;
@@ -36,7 +36,7 @@ impl Gateway {
     fn forget_unused(&self, config: &Config, now: Instant) {
         let idle_timeout = config.pool.pool_idle_timeout;
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        let Made { databases, pools, auto_databases, .. } = &mut *made;
+        let Made { databases, pools, auto_databases, database_quotas, user_quotas } = &mut *made;
         pools.retain(|(database, user), opened| {
             let unused = opened.pool.unused_for(now);
             // Whoever logs in just now, or is not quite gone, has the pool: it is kept a while.
@@ -52,24 +52,11 @@ impl Gateway {
             }
             !over
         });
-        let idle_timeout = config.pool.autodb_idle_timeout;
-        let mut gone = HashSet::new();
-        auto_databases.retain(|name, used_at| {
-            let of_name = || pools.iter().filter(|((database, _), _)| database == name);
-            if of_name().any(|(_, opened)| opened.pool.unused_for(now).is_zero()) {
-                *used_at = now;
-            }
-            let over = !idle_timeout.is_zero()
-                && now.saturating_duration_since(*used_at) > idle_timeout
-                && of_name().all(|(_, opened)| Arc::strong_count(&opened.pool) == 1);
-            if over {
-                gone.insert(name.clone());
-            }
-            !over
-        });
-        if !gone.is_empty() {
-            pools.retain(|(database, _), _| !gone.contains(database));
-        }
+        forget_databases(auto_databases, pools, config.pool.autodb_idle_timeout, now);
+        // Of pools, also those that were replaced and are not quite gone.
+        let is_used = |quota: &Arc<_>| Arc::strong_count(quota) > 1;
+        database_quotas.retain(|_, quota| is_used(quota));
+        user_quotas.retain(|_, quota| is_used(quota));
         let of_pools: HashSet<_> =
             pools.values().map(|opened| Arc::as_ptr(&opened.service)).collect();
         databases.retain(|_, (_, service)| {
@@ -97,5 +84,40 @@ impl Gateway {
                 entry.ask_to_leave(Leave::Reconfigured);
             }
         }
+    }
+}
+
+/// Forgets databases without an entry of their own that nobody has used for long, and their pools.
+fn forget_databases(
+    auto_databases: &mut HashMap<String, Instant>,
+    pools: &mut HashMap<PoolKey, Opened>,
+    idle_timeout: Duration,
+    now: Instant,
+) {
+    // Names of databases: each pool is looked at once, however many databases there are.
+    let (mut in_use, mut held) = (HashSet::new(), HashSet::new());
+    for ((database, _), opened) in &*pools {
+        if opened.pool.unused_for(now).is_zero() {
+            in_use.insert(database.as_str());
+        }
+        if Arc::strong_count(&opened.pool) > 1 {
+            held.insert(database.as_str());
+        }
+    }
+    let mut gone = HashSet::new();
+    auto_databases.retain(|name, used_at| {
+        if in_use.contains(name.as_str()) {
+            *used_at = now;
+        }
+        let over = !idle_timeout.is_zero()
+            && now.saturating_duration_since(*used_at) > idle_timeout
+            && !held.contains(name.as_str());
+        if over {
+            gone.insert(name.clone());
+        }
+        !over
+    });
+    if !gone.is_empty() {
+        pools.retain(|(database, _), _| !gone.contains(database));
     }
 }

@@ -47,7 +47,7 @@ pub struct Kept {
     /// Declared for its parameters; 0: PostgreSQL is to find out.
     pub types: Vec<u32>,
     pub parameters: u32,
-    /// What its session had set: what may follow `SET name TO`.
+    /// What its session had set: what may follow `SET name TO`. Nothing if there is no plan of it.
     pub settings: BTreeMap<String, String>,
     /// As whom its server was logged in.
     pub server_user: Arc<str>,
@@ -60,6 +60,8 @@ pub enum NoPlan {
     MayWrite,
     Several,
     TooLong,
+    /// What its session had set is.
+    SettingsTooLong,
     /// Others were sent right behind it, or it is of no text that we can read.
     NotAtHand,
 }
@@ -71,6 +73,7 @@ impl NoPlan {
             Self::MayWrite => "the statement may write",
             Self::Several => "it is one of several statements in one string",
             Self::TooLong => "the statement is too long to be kept",
+            Self::SettingsTooLong => "its session had set too much to be kept",
             Self::NotAtHand => "the text of the statement was not at hand",
         }
     }
@@ -94,8 +97,9 @@ pub struct SlowLog {
     ring_size: usize,
     /// Slow statements that one second may put into the log.
     rate_limit: AtomicU32,
-    /// The latest, newest last. Nothing else is locked inside.
-    ring: Mutex<VecDeque<Slow>>,
+    /// The latest, newest last; held only to add one or to clone the `Arc`s. Nothing else is locked
+    /// inside.
+    ring: Mutex<VecDeque<Arc<Slow>>>,
     next_id: AtomicU64,
     pace: Pace,
     pub suppressed: AtomicU64,
@@ -181,19 +185,19 @@ impl SlowLog {
             ring.pop_front();
         }
         if self.ring_size > 0 {
-            ring.push_back(slow);
+            ring.push_back(Arc::new(slow));
         }
     }
 
     /// The latest slow statements, newest first.
-    pub fn latest(&self) -> Vec<Slow> {
+    pub fn latest(&self) -> Vec<Arc<Slow>> {
         let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
-        ring.iter().rev().cloned().collect()
+        ring.iter().rev().map(Arc::clone).collect()
     }
 
-    pub fn find(&self, id: u64) -> Option<Slow> {
+    pub fn find(&self, id: u64) -> Option<Arc<Slow>> {
         let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
-        ring.iter().rfind(|slow| slow.id == id).cloned()
+        ring.iter().rfind(|slow| slow.id == id).map(Arc::clone)
     }
 }
 
@@ -264,7 +268,7 @@ mod tests {
             log.note(slow(shape));
         }
         let kept: Vec<(u64, String)> =
-            log.latest().into_iter().map(|slow| (slow.id, slow.shape)).collect();
+            log.latest().iter().map(|slow| (slow.id, slow.shape.clone())).collect();
         assert_eq!(kept, [(3, "c".to_owned()), (2, "b".to_owned())]);
     }
 

@@ -74,7 +74,7 @@ impl Admitted {
             Self::Replication(relaying) => {
                 let Relaying { registered, stream, input, out, lease, common } = *relaying;
                 let entry = &registered.entry;
-                let counted = (&**entry, &common.counters);
+                let counted = (&**entry, &*common.counters);
                 let reason = Box::pin(relay::run(stream, input, &out, lease, counted)).await;
                 log_disconnection(&gateway.config(), entry, &reason);
                 reason

@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
+use quick_cache::Weighter;
 use quick_cache::sync::Cache as QuickCache;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
@@ -14,11 +15,18 @@ use crate::metrics::StatementCounters;
 use crate::sql::analysis::is_undecided;
 use crate::sql::catalog::Catalog;
 use crate::sql::rules::{Restrictions, Rules};
-use crate::sql::verdict::Verdict;
+use crate::sql::verdict::{Control, Verdict};
 
 use super::analysis::Analysis;
 
-/// Verdicts remembered per database; beyond it the policy forgets the coldest.
+/// What verdicts take that are remembered per database; beyond it the policy forgets the coldest.
+const VERDICTS_BYTES_MAX: u64 = 64 << 20;
+
+/// What one takes beside its material: most of it are counters, with a cell for each thread. So
+/// there are 20,000 of texts that people write.
+const VERDICT_BYTES: usize = 3 << 10;
+
+/// How many there may be.
 const VERDICTS_MAX: usize = 20_000;
 
 /// What verdicts are made under; replaced as a whole.
@@ -44,7 +52,7 @@ pub struct Database {
     pub name: String,
     /// Guards the current snapshot; held only to clone or replace the `Arc`.
     snapshot: RwLock<Arc<Snapshot>>,
-    verdicts: QuickCache<u128, Arc<Known>>,
+    verdicts: QuickCache<u128, Arc<Known>, ByBytes>,
     seed: u64,
     /// Times the catalogue was invalidated; the reader of the catalogue waits for it to move.
     pub wanted: tokio_free::Signal,
@@ -69,6 +77,15 @@ pub struct Known {
     pub seat: Seat,
     /// Of a string of several, what is counted of them by itself, once that is wanted.
     pieces: OnceLock<Box<Pieces>>,
+}
+
+#[derive(Clone)]
+struct ByBytes;
+
+impl Weighter<u128, Arc<Known>> for ByBytes {
+    fn weight(&self, _key: &u128, known: &Arc<Known>) -> u64 {
+        known.size_bytes() as u64
+    }
 }
 
 /// Sightings after which a verdict is what it will be.
@@ -114,6 +131,12 @@ impl Known {
     pub fn piece(&self, index: usize) -> &Piece {
         self.pieces.get_or_init(|| Box::new(Pieces::of(self.shape()))).get(index)
     }
+
+    /// About what it takes in memory. A string of many statements has a verdict of some length.
+    fn size_bytes(&self) -> usize {
+        let controls = self.verdict.controls.len() * size_of::<Control>();
+        VERDICT_BYTES + self.material.len() + controls + size_of_val(&*self.verdict.ends)
+    }
 }
 
 /// A counter somebody may wait on from outside; this module itself never waits.
@@ -153,7 +176,7 @@ impl Database {
                 rules: Arc::default(),
                 restrictions: Arc::default(),
             })),
-            verdicts: QuickCache::new(VERDICTS_MAX),
+            verdicts: QuickCache::with_weighter(VERDICTS_MAX, VERDICTS_BYTES_MAX, ByBytes),
             seed,
             wanted: tokio_free::Signal::default(),
             catalog_changes: AtomicU64::new(0),
@@ -360,5 +383,50 @@ impl Database {
             self.verdicts.insert(hash, Arc::clone(&known));
         }
         known
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::verdict::{BypassReason, Read, Restriction, Write};
+
+    fn verdict() -> Verdict {
+        Verdict {
+            controls: Vec::new(),
+            ends: Box::default(),
+            write: Write::None,
+            read: Read::Bypass(BypassReason::Unparsable),
+            statements: 1,
+            tag: "SELECT",
+            exact_text: false,
+            taints: false,
+            restriction: Restriction::default(),
+        }
+    }
+
+    /// The materials of this many verdicts of this length, as far as they are kept.
+    fn kept(count: u64, len: usize) -> Vec<usize> {
+        let database = Database::new(1, "app".into(), 7);
+        for number in 0..count {
+            let mut material = vec![0; len];
+            material[..8].copy_from_slice(&number.to_be_bytes());
+            database.verdict(&material, 8, verdict);
+        }
+        database.verdicts.iter().map(|(_, known)| known.material.len()).collect()
+    }
+
+    #[test]
+    fn verdicts_on_long_texts_take_no_more_room_than_there_is() {
+        let kept = kept(400, 256 << 10);
+        let bytes: usize = kept.iter().sum();
+        assert!(bytes <= 64 << 20, "{bytes}");
+        assert!(kept.len() > 100, "{}", kept.len());
+    }
+
+    #[test]
+    fn there_are_no_more_verdicts_than_their_counters_have_room_for() {
+        let count = kept(30_000, 100).len();
+        assert!((15_000..=22_000).contains(&count), "{count}");
     }
 }

@@ -65,7 +65,8 @@ pub struct Common {
     base: RwLock<(Arc<Base>, u64)>,
     pub statements: statements::Shared,
     pub descriptions: descriptions::Descriptions,
-    pub counters: PoolCounters,
+    /// Of the pool that a reload put this one in place of, too.
+    pub counters: Arc<PoolCounters>,
     pub cache_counters: Arc<CacheCounters>,
     pub limits: SharedLimits,
     /// Guards what clients with certain settings are told at login, by base and settings.
@@ -136,6 +137,7 @@ pub struct Parts {
     pub mode: PoolMode,
     pub pin_policy: PinPolicy,
     pub statements: statements::Shared,
+    pub counters: Arc<PoolCounters>,
     pub cache_counters: Arc<CacheCounters>,
     pub limits: ClientLimits,
 }
@@ -152,7 +154,7 @@ impl Common {
             base: RwLock::default(),
             statements: parts.statements,
             descriptions: descriptions::Descriptions::default(),
-            counters: PoolCounters::default(),
+            counters: parts.counters,
             cache_counters: parts.cache_counters,
             limits: SharedLimits::new(parts.limits),
             reported: Mutex::default(),

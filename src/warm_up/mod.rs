@@ -12,9 +12,9 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::time::{interval, sleep, sleep_until};
+use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 
-use crate::cache::coherence::Stamp;
+use crate::cache::coherence::{Coherence, Stamp};
 use crate::cache::warm::Recipe;
 use crate::cache::{Cache, Mode};
 use crate::gateway::{Gateway, Opened};
@@ -61,6 +61,8 @@ impl Drop for Running {
 struct Watch {
     /// Holds for as long as nothing has made the whole database untrue.
     stamp: Option<Stamp>,
+    /// There was none to be had at the last look.
+    is_in_flight: bool,
     /// Users whom it can be asked for.
     pools: usize,
     /// Since when that is so.
@@ -70,11 +72,31 @@ struct Watch {
     running: Option<Running>,
 }
 
+impl Watch {
+    /// Whether what was kept may have become untrue since the last look: it is in memory still, with
+    /// its hits. Not again while the database is in flight, for then nothing is kept.
+    fn look(&mut self, coherence: &Coherence, pools: usize, now: Instant) -> bool {
+        let holds = self.stamp.as_ref().is_some_and(Stamp::holds);
+        if holds && self.pools == pools {
+            return false;
+        }
+        let is_forgotten = !holds && !self.is_in_flight;
+        self.stamp = coherence.stamp(&[]);
+        self.is_in_flight = self.stamp.is_none();
+        self.pools = pools;
+        self.since = Some(now);
+        self.running = None;
+        is_forgotten
+    }
+}
+
 /// For as long as the process lives.
 pub async fn keep_warm(gateway: Arc<Gateway>) {
     let mut watches = HashMap::new();
     let mut noted_at = Instant::now();
     let mut ticks = interval(LOOK);
+    // After a long look through a large cache there is nothing to make up for.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut is_opened = false;
     loop {
         ticks.tick().await;
@@ -123,16 +145,9 @@ async fn look(gateway: &Arc<Gateway>, watches: &mut HashMap<u64, Watch>, now: In
     for (database, _) in gateway.databases() {
         let watch = watches.entry(database.id).or_default();
         let pools = gateway.pools_over(&database).len();
-        let holds = watch.stamp.as_ref().is_some_and(Stamp::holds);
-        if !holds || watch.pools != pools {
-            if !holds && !std::mem::replace(&mut is_noted, true) {
-                // What is untrue now is in memory still, with its hits.
-                note(&gateway.cache, lately(&gateway.cache, now)).await;
-            }
-            watch.stamp = database.home().coherence.stamp(&[]);
-            watch.pools = pools;
-            watch.since = Some(now);
-            watch.running = None;
+        let is_forgotten = watch.look(&database.home().coherence, pools, now);
+        if is_forgotten && !std::mem::replace(&mut is_noted, true) {
+            note(&gateway.cache, lately(&gateway.cache, now)).await;
         }
         let is_quiet = watch.stamp.is_some()
             && watch.since.is_some_and(|since| now.saturating_duration_since(since) >= QUIET);
@@ -226,5 +241,26 @@ async fn wait_for_room(gateway: &Gateway, opened: &Opened) -> Option<Duration> {
             return Some(Duration::from_secs(1) / rate);
         }
         sleep(BACK_OFF).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::cache::coherence::Scope;
+
+    use super::*;
+
+    #[test]
+    fn entries_are_looked_through_once_however_long_the_database_is_in_flight() {
+        let (coherence, now) = (Coherence::new(7), Instant::now());
+        let mut watch = Watch::default();
+        let mut look = || watch.look(&coherence, 1, now);
+        assert_eq!([look(), look()], [true, false]);
+        let write = coherence.begin_write(&Scope::Database);
+        assert_eq!([look(), look(), look()], [true, false, false]);
+        write.committed();
+        assert_eq!([look(), look()], [false, false]);
+        coherence.invalidate(&Scope::Database);
+        assert_eq!([look(), look()], [true, false]);
     }
 }

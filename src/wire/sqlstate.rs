@@ -22,3 +22,4 @@ pub const ADMIN_SHUTDOWN: &str = "57P01";
 pub const CANNOT_CONNECT_NOW: &str = "57P03";
 pub const IDLE_SESSION_TIMEOUT: &str = "57P05";
 pub const CONFIG_FILE_ERROR: &str = "F0000";
+pub const INTERNAL_ERROR: &str = "XX000";

@@ -53,6 +53,23 @@ fn an_unknown_user_looks_like_a_wrong_password() {
 }
 
 #[test]
+fn whoever_connects_cannot_write_a_line_of_the_log() {
+    let database = Database::with("");
+    let forged = "x\n2026-07-10 22:19:13.042 UTC [1] WARNING forged\u{1b}[2J";
+    for format in ["text", "pgbouncer"] {
+        let toml = format!("[log]\nformat = \"{format}\"\n");
+        let forebay = Forebay::with_config(&database, &toml, &[]);
+        refused(&forebay, forged, PASSWORD, &database.name);
+        forebay.log_contains("pooler error");
+        let log = forebay.log();
+        let lines: Vec<&str> = log.lines().filter(|line| line.contains("forged")).collect();
+        let is_whole = |line: &&str| line.contains(r"x\n2026-07-10 22:19:13.042 UTC [1] WARNING");
+        assert!(lines.len() >= 2 && lines.iter().all(is_whole), "{format}: {lines:?}");
+        assert!(!log.contains('\u{1b}'), "{format}: {lines:?}");
+    }
+}
+
+#[test]
 fn an_unknown_database_is_told_only_to_who_has_logged_in() {
     let database = Database::with("");
     let forebay = Forebay::start(&database, &[]);

@@ -1,5 +1,6 @@
 //! RELOAD and SIGHUP: what was changed is in force at once, and a broken file changes nothing.
 
+use crate::console::{count, find};
 use crate::support::forebay::Forebay;
 use crate::support::postgres::{Database, PASSWORD, USER};
 use crate::support::raw::{Login, bind, execute, parse, query, sync};
@@ -42,6 +43,25 @@ fn how_many_statements_a_server_keeps_changes_under_its_clients() {
     assert_eq!(prepare(4..10), "5");
     reload(&forebay, &toml(1));
     assert_eq!(prepare(10..11), "1");
+}
+
+#[test]
+fn what_was_counted_of_a_pool_that_is_made_anew_stays_counted() {
+    let (database, forebay) = start("");
+    let mut client = forebay.client();
+    for _ in 0..3 {
+        client.run(READ);
+    }
+    let mut console = forebay.console();
+    let mut counted = || {
+        let row = find(&mut console, "SHOW STATS_TOTALS", "database", &database.name);
+        count(&row, "query_count")
+    };
+    assert_eq!(counted(), 3);
+    reload(&forebay, "[pool]\npins = \"ignore\"\n");
+    assert_eq!(counted(), 3);
+    forebay.client().run(READ);
+    assert_eq!(counted(), 4);
 }
 
 #[test]

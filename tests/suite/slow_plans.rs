@@ -117,6 +117,19 @@ fn what_is_no_read_or_not_at_hand_has_no_plan() {
 }
 
 #[test]
+fn a_session_that_has_set_more_than_is_kept_has_no_plan() {
+    let (_database, forebay, mut client) = start("");
+    let mut console = forebay.console();
+    client.run(&format!("SET app.long = '{}'", "x".repeat(20_000)));
+    client.run("SELECT 1 AS one, pg_sleep(0.06)");
+    let long = id(&mut console, "SELECT $1 AS one");
+    assert_eq!(refusal(&mut console, &long), "its session had set too much to be kept");
+    client.run("RESET app.long");
+    client.run("SELECT 2 AS two, pg_sleep(0.06)");
+    assert!(plan(&mut console, "SELECT $1 AS two").contains("cost="));
+}
+
+#[test]
 fn a_paused_database_is_not_asked_for_a_plan() {
     let (database, forebay, mut client) = start("");
     let mut console = forebay.console();

@@ -159,6 +159,33 @@ fn who_may_only_look_is_not_shown_the_values_of_a_report() {
 }
 
 #[test]
+fn what_applications_keep_in_settings_is_a_value_like_any_other() {
+    let mut stage = Stage::new(TABLE, VERIFY);
+    stage.client.run("SET app.encryption_key = 'hunter2'");
+    stage.client.run("SET timezone = 'Asia/Tokyo'");
+    stage.until_verified(READ);
+    stage.database.admin().run("UPDATE t SET v = 'x' WHERE id = 2");
+    stage.moves(DIFFERENT, READ);
+    let hidden = "app.encryption_key = \u{2026}, timezone = 'Asia/Tokyo'";
+    assert_eq!(stage.reported("settings"), hidden);
+    let log = stage.forebay.log();
+    let line = log.lines().find(|line| line.contains("would have differed")).unwrap();
+    assert!(line.contains(hidden) && !log.contains("hunter2"), "{line}");
+    // Where they may be shown, not to who may only look.
+    let verify = format!("{VERIFY}verify_values = true\n");
+    stage.forebay.reload(&verify);
+    stage.until_verified(READ);
+    stage.database.admin().run("UPDATE t SET v = 'y' WHERE id = 2");
+    stage.moves(DIFFERENT, READ);
+    let shown = "app.encryption_key = 'hunter2', timezone = 'Asia/Tokyo'";
+    assert_eq!(stage.reported("settings"), shown);
+    let look = "[admin]\nadmin_users = [\"root\"]\nstats_users = [\"app\"]\n";
+    stage.forebay.reload(&format!("{verify}{look}"));
+    stage.console = stage.forebay.console();
+    assert_eq!(stage.reported("settings"), hidden);
+}
+
+#[test]
 fn rows_in_another_order_differ_only_where_the_statement_fixes_one() {
     let mut stage = Stage::new(TABLE, VERIFY);
     let (free, fixed) = ("SELECT v FROM t", "SELECT v FROM t ORDER BY length(v)");
