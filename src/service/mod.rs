@@ -4,6 +4,7 @@
 //! Not `tokio-postgres`: our servers need a login with every kind of TLS and secret anyway, and
 //! one way to log in is better than two.
 
+mod away;
 pub mod lost;
 mod targets;
 
@@ -26,6 +27,8 @@ use crate::server::io::{Connection, Rows, ServerError, Target};
 use crate::server::login::LoginError;
 use crate::sql::catalog::{Catalog, FINGERPRINT_QUERY, SETUP_QUERIES, SNAPSHOT_QUERIES};
 use crate::wire::sqlstate::{ADMIN_SHUTDOWN, TOO_MANY_CONNECTIONS, UNDEFINED_DATABASE};
+
+pub use away::Away;
 
 use lost::{Backend, Lost, Missing, Place};
 use targets::Targets;
@@ -252,7 +255,7 @@ impl Service {
     /// Has it close its connection and not come back while the guard lives.
     pub fn send_away(self: &Arc<Self>) -> Away {
         self.away.send_modify(|count| *count += 1);
-        Away { service: Arc::clone(self) }
+        Away::new(self)
     }
 
     async fn run(self: Arc<Self>) {
@@ -543,26 +546,6 @@ impl Service {
 
 fn place(server: &Server) -> Place<'_> {
     Place { home: &server.home, place: server.place }
-}
-
-/// Keeps a service away from its database while it lives.
-pub struct Away {
-    service: Arc<Service>,
-}
-
-impl Away {
-    /// Resolves when its connection is closed. Cancel-safe.
-    pub async fn is_gone(&self) {
-        let mut connected = self.service.connected.subscribe();
-        // The sender is the service's, which we hold.
-        let _is_gone = connected.wait_for(|connected| !connected).await.is_ok();
-    }
-}
-
-impl Drop for Away {
-    fn drop(&mut self) {
-        self.service.come_back();
-    }
 }
 
 fn is_of_missing_database(error: &ServerError) -> bool {

@@ -141,6 +141,7 @@ fn on_a_unix_socket_tls_is_declined_and_the_login_goes_on() {
     let options = ["--tls-cert", &cert, "--tls-key", &key];
     let forebay = Forebay::with_config(&database, &toml, &options);
     let path = directory.join(format!(".s.PGSQL.{}", forebay.port));
+    forebay.log_contains("listening on /");
     let mut client = std::os::unix::net::UnixStream::connect(path).unwrap();
     client.set_read_timeout(Some(crate::support::DEADLINE)).unwrap();
     let mut answer = [0];
