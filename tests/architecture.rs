@@ -21,6 +21,7 @@ const IO_FILES: &[&str] = &[
     "log.rs",
     // How many processors there are.
     "metrics/counter.rs",
+    "service/away.rs",
     "service/mod.rs",
     "membership.rs",
     "analyst.rs",
