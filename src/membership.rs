@@ -14,7 +14,7 @@ use crate::cache::group::link::Link;
 use crate::cache::group::member::Millis;
 use crate::cache::group::rounds::{Errand, Heard};
 use crate::cache::group::script::Request;
-use crate::cache::group::shared::{Group, Seat};
+use crate::cache::group::shared::{Group, NOWHERE, Seat};
 use crate::cache::group::slot::Act;
 use crate::cache::home::Home;
 use crate::server::base::defaults_changed;
@@ -52,7 +52,10 @@ struct Speaking {
 
 impl Drop for Speaking {
     fn drop(&mut self) {
-        self.group.lose_lock("nobody speaks for it".to_owned(), Instant::now());
+        // Nothing is left to lose, and why has been told, where it has been lost before.
+        if !self.group.is_at(NOWHERE) {
+            self.group.lose_lock("nobody speaks for it".to_owned(), Instant::now());
+        }
     }
 }
 

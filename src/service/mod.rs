@@ -370,7 +370,7 @@ impl Service {
             Err(error) => return error,
         };
         self.database.move_to(&connection.server.home);
-        let primary = self.database.primary();
+        let mut primary = self.database.primary();
         let user = self.target().user.clone();
         let mut analyst = match Analyst::begin(connection, user, &self.database, &self.cache).await
         {
@@ -378,9 +378,7 @@ impl Service {
             Err(error) => return error,
         };
         loop {
-            let now = self.database.primary();
-            if primary.is_some() && now != primary && now != Some(connection.server.place) {
-                // Another has taken over, and this one may not know it.
+            if self.is_passed(&connection.server, &mut primary) {
                 return ServerError::Closed;
             }
             let round = self.round(connection, &mut answers, seen).await;
@@ -412,6 +410,16 @@ impl Service {
                 }
             }
         }
+    }
+
+    /// Whether another has become the primary since this was last asked, which the one that is asked
+    /// here may not know.
+    fn is_passed(&self, server: &Server, primary: &mut Option<u64>) -> bool {
+        let now = self.database.primary();
+        let before = std::mem::replace(primary, now);
+        // A standby that is asked first never was the one.
+        let is_first = before.is_none() && server.base.is_standby();
+        now != before && now != Some(server.place) && !is_first
     }
 
     /// Until there is something to ask for again.

@@ -137,9 +137,7 @@ fn nothing_is_asked_where_event_triggers_would_hear_of_it() {
 
 #[test]
 fn nothing_is_asked_of_a_standby() {
-    let hba = "local all all trust\nhost all all 127.0.0.1/32 trust\n\
-               host replication all 127.0.0.1/32 trust\n";
-    let primary = Postgres::private_with_hba("wal_level = replica", hba);
+    let primary = Postgres::to_copy();
     let database = primary.database();
     database.direct().run(SCHEMA);
     let standby = Postgres::standby_of(&primary);

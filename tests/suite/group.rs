@@ -321,6 +321,8 @@ fn a_name_of_the_database_that_cannot_speak_for_it_leaves_that_to_another() {
     let mut reporting = forebay.log_in(&Login::new(USER, PASSWORD, "reports")).unwrap();
     reporting.run("SELECT 1");
     forebay.log_contains("out of the group");
+    let why = forebay.console().column("SHOW GROUP", "failure");
+    assert_eq!(why, "permission denied for function pg_control_system");
     database.until_hit(&mut forebay.client(), READ);
     drop(reporting);
     drop(forebay);
@@ -363,13 +365,10 @@ fn a_member_with_another_lease_is_not_let_in_and_says_so() {
 
 #[test]
 fn what_another_postgres_answers_is_not_judged_by_the_one_before() {
-    let hba = "local all all trust\nhost all all 127.0.0.1/32 trust\n\
-               host replication all 127.0.0.1/32 trust\n";
-    let postgres = Postgres::private_with_hba("wal_level = replica", hba);
+    let postgres = Postgres::to_copy();
     let before = postgres.database();
     before.direct().run(TABLES);
-    let copy = Postgres::standby_of(&postgres);
-    copy.admin("postgres").run("SELECT pg_promote()");
+    let copy = Postgres::taken_over_from(&postgres);
     let after = Database { postgres: &copy, name: before.name.clone() };
     let redis = Redis::start();
     let settings = |database: &Database<'_>| {

@@ -1,7 +1,12 @@
-//! One database under several names: what is written through one is seen through the others.
+//! One database under several names, and one name that comes to lead to another: what is written
+//! through one is seen through the others.
+
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use crate::support::forebay::Forebay;
-use crate::support::postgres::{Database, PASSWORD, USER};
+use crate::support::postgres::{Database, PASSWORD, Postgres, USER};
 use crate::support::raw::{Login, RawClient};
 use crate::support::wait_until;
 
@@ -144,4 +149,60 @@ fn a_database_dropped_and_made_again_is_another_one() {
     wait_until("the second is found", || two.one(READ) == "of the second");
     check_tied(&database, &mut one, &mut two);
     check_tied(&database, &mut two, &mut one);
+}
+
+/// Whoever connects here is connected to the port that is named when it does.
+struct Forwarder {
+    port: u16,
+    to: Arc<AtomicU16>,
+}
+
+impl Forwarder {
+    fn start(to: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (port, to) = (listener.local_addr().unwrap().port(), Arc::new(AtomicU16::new(to)));
+        let target = Arc::clone(&to);
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let to = ("127.0.0.1", target.load(Ordering::SeqCst));
+                let Ok(server) = TcpStream::connect(to) else { continue };
+                for (mut from, mut to) in
+                    [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)]
+                {
+                    std::thread::spawn(move || {
+                        // Whichever side ends, the other one is to hear of it.
+                        let _ended = std::io::copy(&mut from, &mut to);
+                        let _told = to.shutdown(Shutdown::Both);
+                    });
+                }
+            }
+        });
+        Self { port, to }
+    }
+}
+
+#[test]
+fn the_catalogue_is_read_where_it_is_written_though_the_one_before_is_still_there() {
+    let postgres = Postgres::to_copy();
+    let before = postgres.database();
+    before.direct().run(
+        "CREATE TABLE t AS SELECT 1 AS v; CREATE TABLE u AS SELECT 2 AS v; \
+         CREATE VIEW w AS SELECT v FROM t",
+    );
+    let copy = Postgres::taken_over_from(&postgres);
+    let after = Database { postgres: &copy, name: before.name.clone() };
+    let forwarder = Forwarder::start(postgres.port);
+    let url = format!("postgres://{USER}:{PASSWORD}@127.0.0.1:{}/{}", forwarder.port, before.name);
+    let forebay = Forebay::launch(&url, &before.name, "", &[]);
+    let mut client = forebay.client();
+    before.until_hit(&mut client, "SELECT v FROM w");
+    forwarder.to.store(copy.port, Ordering::SeqCst);
+    forebay.console().run("RECONNECT");
+    client.run("CREATE OR REPLACE VIEW w AS SELECT v FROM u");
+    after.until_hit(&mut client, "SELECT v FROM w");
+    for value in 3..6 {
+        client.run(&format!("UPDATE u SET v = {value}"));
+        assert_eq!(client.one("SELECT v FROM w"), value.to_string());
+        after.until_hit(&mut client, "SELECT v FROM w");
+    }
 }

@@ -23,6 +23,9 @@ use super::script::{Answer, Request};
 use super::settings::Settings;
 use super::slot::{Act, Slot, SlotName};
 
+/// The place of which nobody speaks.
+pub const NOWHERE: u64 = 0;
+
 /// The part in the group of one database.
 #[derive(Debug)]
 pub struct Group {
@@ -37,7 +40,7 @@ pub struct Group {
     pub(super) coherence: Arc<Coherence>,
     /// Until when nobody has to be asked; 0: somebody has.
     pub(super) granted_until: AtomicU64,
-    /// The PostgreSQL that it speaks of; 0: of none.
+    /// The PostgreSQL that it speaks of.
     place: AtomicU64,
     /// Another has been written in since.
     is_passed: AtomicBool,
@@ -140,7 +143,7 @@ impl Group {
             seated: AtomicBool::new(false),
             started,
             granted_until: AtomicU64::new(0),
-            place: AtomicU64::new(0),
+            place: AtomicU64::new(NOWHERE),
             is_passed: AtomicBool::new(false),
             state: Mutex::new(State {
                 member: Member::new(id, rules.clone()),
@@ -197,7 +200,7 @@ impl Group {
     /// leave that to somebody else.
     pub fn meet(&self, place: u64) {
         let spoken_of = self.place.load(Ordering::Acquire);
-        if spoken_of != 0 && spoken_of != place {
+        if spoken_of != NOWHERE && spoken_of != place {
             self.is_passed.store(true, Ordering::Release);
             self.state().wake_task();
         }
@@ -332,7 +335,7 @@ impl Group {
     /// That connection is gone.
     pub fn lose_lock(&self, why: String, now: Instant) {
         let now = self.millis(now);
-        self.place.store(0, Ordering::Release);
+        self.place.store(NOWHERE, Ordering::Release);
         self.give_up(|member| member.lose_lock(now), why, now);
     }
 

@@ -121,6 +121,20 @@ impl Postgres {
         postgres
     }
 
+    /// One of the test's own that may be copied.
+    pub fn to_copy() -> Self {
+        let hba = "local all all trust\nhost all all 127.0.0.1/32 trust\n\
+                   host replication all 127.0.0.1/32 trust\n";
+        Self::private_with_hba("wal_level = replica", hba)
+    }
+
+    /// A copy that has gone its own way, while the first one is still there.
+    pub fn taken_over_from(primary: &Self) -> Self {
+        let copy = Self::standby_of(primary);
+        copy.admin("postgres").run("SELECT pg_promote()");
+        copy
+    }
+
     /// A copy that follows the first, which has to let the superuser replicate.
     pub fn standby_of(primary: &Self) -> Self {
         let directory = scratch();
