@@ -1,5 +1,6 @@
 //! The program: arguments, settings, logging, run, exit code.
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -108,9 +109,9 @@ async fn listen(config: &Config) -> Result<Vec<(Listener, bool)>, String> {
     let clients = config.listen_addresses().map(|address| (address, false));
     let console = config.admin.address.iter().map(|address| (address.clone(), true));
     let options = options(config);
-    let mut listening = Vec::new();
+    let (mut listening, mut taken) = (Vec::new(), BTreeSet::new());
     for (address, console) in clients.chain(console) {
-        let listeners = listen_tcp(&address.host, address.port, options).await;
+        let listeners = listen_tcp(&address.host, address.port, options, &mut taken).await;
         let listeners =
             listeners.map_err(|error| format!("cannot listen on {address}: {error}"))?;
         listening.extend(listeners.into_iter().map(|listener| (listener, console)));
@@ -137,7 +138,8 @@ fn options(config: &Config) -> ListenOptions {
 /// The HTTP port, if there is to be one: at each of its addresses.
 async fn listen_for_http(config: &Config) -> Result<Vec<Listener>, String> {
     let Some(address) = &config.admin.http_listen else { return Ok(Vec::new()) };
-    let listeners = listen_tcp(&address.host, address.port, options(config)).await;
+    let (options, mut taken) = (options(config), BTreeSet::new());
+    let listeners = listen_tcp(&address.host, address.port, options, &mut taken).await;
     listeners.map_err(|error| format!("cannot listen on {address} for HTTP: {error}"))
 }
 

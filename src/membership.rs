@@ -35,6 +35,9 @@ const JOIN_POLL: Duration = Duration::from_millis(50);
 /// A question to PostgreSQL that takes longer means the connection is dead.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Why a member is out of its group is said once of each of so many reasons.
+const REASONS_MAX: usize = 16;
+
 /// Ends with its owner.
 pub struct Driving(tokio::task::JoinHandle<()>);
 
@@ -69,21 +72,24 @@ pub fn start(
     let group = Arc::clone(home.group.as_ref()?);
     let home = Arc::clone(home);
     Some(Driving(tokio::spawn(async move {
-        let (mut turn, mut unsaid) = (0_usize, None);
+        let (mut turn, mut said) = (0_usize, Vec::new());
         loop {
             if let Some(seat) = group.sit() {
                 let _speaking = Speaking { group: Arc::clone(&group), _seat: seat };
                 let target = targets(turn);
                 let membership = Membership { home: &home, group: &group, target: &target };
-                let why = membership.speak().await.unwrap_or_else(|error| {
+                let spoken = membership.speak().await;
+                let why = spoken.unwrap_or_else(|error| {
                     turn = turn.wrapping_add(1);
                     error.to_string()
                 });
                 group.lose_lock(why.clone(), Instant::now());
-                if unsaid.as_ref() != Some(&why) {
+                // Each user may be refused for a reason of its own, again and again.
+                if !said.contains(&why) {
                     tracing::warn!(database = %target.database, reason = %why, "out of the group");
+                    said.truncate(REASONS_MAX - 1);
+                    said.insert(0, why);
                 }
-                unsaid = Some(why);
             }
             if group.is_passed() {
                 // Somebody else asks for the seat as often as we do, and is to have it first.

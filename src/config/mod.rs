@@ -224,9 +224,10 @@ impl Config {
             (setting.copy)(&mut reloaded, self);
         }
         if self.keeps_proof(new) {
-            reloaded.auth.auth_type = self.auth.auth_type;
-            reloaded.auth.auth_hba_file.clone_from(&self.auth.auth_hba_file);
-            reloaded.auth.auth_ident_file.clone_from(&self.auth.auth_ident_file);
+            // With all that proofs are made of.
+            reloaded.auth.clone_from(&self.auth);
+            reloaded.userlist.clone_from(&self.userlist);
+            reloaded.credentials.clone_from(&self.credentials);
         }
         reloaded
     }

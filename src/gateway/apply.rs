@@ -72,7 +72,8 @@ impl Gateway {
     }
 
     /// Gives the names of the pools that are others now, or gone. Whoever is the next of the same
-    /// name goes on counting where it left off: what is summed over pools never falls.
+    /// name goes on counting where it left off: what is summed over pools does not fall, unless it
+    /// makes one of several.
     fn replace(
         &self,
         made: &mut Made,

@@ -4,8 +4,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use quick_cache::Weighter;
-use quick_cache::sync::Cache as QuickCache;
+use quick_cache::sync::{Cache as QuickCache, DefaultLifecycle};
+use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use crate::cache::coherence::Scope;
@@ -25,6 +25,10 @@ const VERDICTS_BYTES_MAX: u64 = 64 << 20;
 /// What one takes beside its material: most of it are counters, with a cell for each thread. So
 /// there are 20,000 of texts that people write.
 const VERDICT_BYTES: usize = 3 << 10;
+
+/// In as many parts they are kept, each with a lock and a share of the room of its own. With more,
+/// as a machine of many cores would have, the longest texts would find none.
+const VERDICT_SHARDS: usize = 16;
 
 /// How many there may be.
 const VERDICTS_MAX: usize = 20_000;
@@ -81,6 +85,24 @@ pub struct Known {
 
 #[derive(Clone)]
 struct ByBytes;
+
+fn verdicts() -> QuickCache<u128, Arc<Known>, ByBytes> {
+    let options = OptionsBuilder::new()
+        .estimated_items_capacity(VERDICTS_MAX)
+        .weight_capacity(VERDICTS_BYTES_MAX)
+        .shards(VERDICT_SHARDS)
+        .build();
+    match options {
+        Ok(options) => QuickCache::with_options(
+            options,
+            ByBytes,
+            DefaultHashBuilder::default(),
+            DefaultLifecycle::default(),
+        ),
+        // Not with both numbers given.
+        Err(_incomplete) => QuickCache::with_weighter(VERDICTS_MAX, VERDICTS_BYTES_MAX, ByBytes),
+    }
+}
 
 impl Weighter<u128, Arc<Known>> for ByBytes {
     fn weight(&self, _key: &u128, known: &Arc<Known>) -> u64 {
@@ -176,7 +198,7 @@ impl Database {
                 rules: Arc::default(),
                 restrictions: Arc::default(),
             })),
-            verdicts: QuickCache::with_weighter(VERDICTS_MAX, VERDICTS_BYTES_MAX, ByBytes),
+            verdicts: verdicts(),
             seed,
             wanted: tokio_free::Signal::default(),
             catalog_changes: AtomicU64::new(0),

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::cache::coherence::InFlight;
+use crate::cache::group::shared::NOWHERE;
 use crate::cache::home::Home;
 use crate::sql::verdict::Beyond;
 
@@ -36,8 +37,9 @@ impl Lost {
     /// Others go by what can still be committed there.
     fn is_grouped_at(&self, place: Option<Place<'_>>) -> bool {
         let group = self.home.as_ref().and_then(|home| home.group.as_ref());
-        // Without a look at any PostgreSQL it is not known which one that is.
-        group.is_some_and(|group| place.is_none() || group.is_at(self.place))
+        // Where nobody looks, or speaks, it is not known which one that is.
+        group
+            .is_some_and(|group| place.is_none() || group.is_at(NOWHERE) || group.is_at(self.place))
     }
 }
 
@@ -195,6 +197,7 @@ mod tests {
         missing.add(lost(1, &home), start);
         let elsewhere = Some(Place { home: &home, place: 8 });
         let now = start + 2 * SECOND;
+        assert!(missing.take_old(elsewhere, SECOND, now).is_empty());
         group.take_lock(7, "k");
         assert!(missing.take_old(elsewhere, SECOND, now).is_empty());
         assert!(missing.take_old(None, SECOND, now).is_empty());

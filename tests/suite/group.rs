@@ -351,7 +351,7 @@ fn a_primary_of_redis_that_gets_its_first_replica_goes_on_for_all() {
 fn a_member_with_another_lease_is_not_let_in_and_says_so() {
     let mut two = Together::start(1);
     two.until_hits(READ);
-    let toml = "[group]\nname = \"g\"\nlease = \"700ms\"\ntimeout = \"2s\"\n";
+    let toml = "[group]\nname = \"g\"\nlease = \"200ms\"\ntimeout = \"2s\"\n";
     let other = Forebay::with_config(&two.database, toml, &["--redis", &two.redis.url()]);
     other.client().run("UPDATE t SET v = 2");
     two.all_read(READ, "2");

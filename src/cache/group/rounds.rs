@@ -267,7 +267,7 @@ impl Group {
             tracing::warn!(ours_ms = ours, theirs_ms = theirs, "not let into the group: its lease");
         }
         state.shown.failure = Some(why);
-        state.member.on_join_refused(heard);
+        state.member.on_join_refused(theirs, heard);
     }
 
     fn heard(

@@ -7,7 +7,6 @@ use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 /// Arguments: the signal that stops it, a directory to remove afterwards or nothing, the program.
 ///
@@ -80,15 +79,6 @@ impl Daemon {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
-    }
-
-    /// Time of the processor that it has had, in ticks of 10 ms.
-    pub fn processor_time(&self) -> Duration {
-        let status = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap();
-        let (_name, fields) = status.rsplit_once(") ").unwrap();
-        let ticks = |index| fields.split(' ').nth(index).unwrap().parse::<u64>().unwrap();
-        // Its own and the system's for it, the 14th and 15th field of all.
-        Duration::from_millis(10 * (ticks(11) + ticks(12)))
     }
 }
 

@@ -14,8 +14,10 @@ use crate::twin;
 
 use super::slot::{Act, Mark, SlotName};
 
+mod commit;
 mod rules;
 
+use commit::{Commit, State};
 pub use rules::{Rules, Safeguard};
 
 /// Of some clock; which one, the name says.
@@ -23,42 +25,6 @@ pub type Millis = u64;
 
 /// Slots of one commit; what writes more is said to write the whole database.
 const SLOTS_MAX: usize = 256;
-
-/// A commit between being put in flight and its END.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Commit {
-    slots: Vec<SlotName>,
-    /// When its server took the lock; our clock.
-    locked_at: Millis,
-    /// Which PostgreSQL its server is of.
-    place: u64,
-    state: State,
-    /// K may have a mark of it.
-    marked: bool,
-    /// Slots of the K of now that have its mark for sure.
-    held: Vec<SlotName>,
-    /// `slots` has grown, and K has not said that it has all of them.
-    widened: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum State {
-    /// To be announced.
-    Listed,
-    /// BEGIN is under way.
-    Asked,
-    Announced {
-        open: bool,
-        seq: u64,
-        /// Whom to wait for, and until when at most.
-        waits: Vec<(u32, Millis)>,
-    },
-    /// It may have been sent.
-    Sent,
-    Over {
-        committed: bool,
-    },
-}
 
 /// Whether a commit may be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +62,8 @@ pub struct Member {
     lease_until: Millis,
     /// What that was before the JOIN that is under way.
     lease_before: Millis,
+    /// The last JOIN was refused, and what was open then has been waited for.
+    is_refused: bool,
     /// No JOIN before then.
     join_at: Millis,
     commits: BTreeMap<u64, Commit>,
@@ -114,6 +82,7 @@ impl Member {
             fence: 0,
             lease_until: 0,
             lease_before: 0,
+            is_refused: false,
             join_at: 0,
             commits: BTreeMap::new(),
             last: 0,
@@ -276,12 +245,14 @@ impl Member {
     /// That connection is gone, or the lock.
     pub fn lose_lock(&mut self, now: Millis) {
         self.locked = None;
+        self.is_refused = false;
         self.lose(now);
     }
 
     /// `marks`: as they were sent.
     pub fn on_joined(&mut self, act: Act, open: bool, marks: &[(Mark, Vec<SlotName>)]) {
         self.joining = false;
+        self.is_refused = false;
         for (mark, slots) in marks {
             if let Some(commit) = self.commits.get_mut(&mark.n) {
                 commit.held.clone_from(slots);
@@ -299,10 +270,15 @@ impl Member {
         self.drop_act();
     }
 
-    /// K is not for us: there is no lease of that JOIN, and none is asked for so soon again.
-    pub fn on_join_refused(&mut self, now: Millis) {
+    /// K is of members that live for so long: there is no lease of that JOIN, and none is asked for
+    /// so soon again. They see our lock from their next census on, so K is over and done with when
+    /// the leases of now are, and no other is opened.
+    pub fn on_join_refused(&mut self, theirs: Millis, now: Millis) {
         self.lease_until = self.lease_before;
         self.drop_act();
+        if !std::mem::replace(&mut self.is_refused, true) {
+            self.fence = self.fence.max(now + theirs + theirs / 10);
+        }
         self.join_at = now + self.rules.lease;
     }
 
@@ -563,27 +539,6 @@ impl Member {
             // Nobody has heard of it.
             self.commits.remove(&n);
         }
-    }
-}
-
-impl Commit {
-    fn is_over(&self) -> bool {
-        matches!(self.state, State::Over { .. })
-    }
-
-    /// What has come to its end since it was widened is not announced any more: nobody would take
-    /// that mark away.
-    fn is_to_be_announced(&self) -> bool {
-        self.is_seen() && (self.state == State::Listed || (self.widened && !self.is_over()))
-    }
-
-    /// A census sees its backend. One that does not would end what has been announced of it.
-    fn is_seen(&self) -> bool {
-        self.locked_at != Millis::MAX
-    }
-
-    fn changes_catalog(&self) -> bool {
-        !self.is_over() && self.slots.contains(&SlotName::Catalog)
     }
 }
 

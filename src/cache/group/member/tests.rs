@@ -123,13 +123,16 @@ fn who_was_refused_waits_for_no_lease_that_it_was_not_given() {
     member.on_lost();
     let n = member.begin(vec![TABLE], 0, HERE);
     assert_eq!(member.leave(n, 100), Leave::At(LEASE + MARGIN));
+    let theirs = 5 * LEASE;
     for now in [200, 1300, 2400] {
         assert!(member.wants_to_join(now));
         let _ = member.join(now);
-        member.on_join_refused(now);
+        member.on_join_refused(theirs, now);
         assert!(!member.wants_to_join(now + LEASE - 1));
     }
-    assert_eq!(member.leave(n, 2400), Leave::Granted);
+    // By then those who had one have seen its lock, and lost theirs.
+    assert_eq!(member.leave(n, 2400), Leave::At(200 + theirs + theirs / 10));
+    assert_eq!(member.leave(n, 200 + theirs + theirs / 10), Leave::Granted);
 }
 
 #[test]
