@@ -77,7 +77,7 @@ END
     logs="${CHECKER_LOGS:-$SCRATCH}/member.log"
     FOREBAY_URL="$DIRECT_URL"
     clients=(--clients 12 --fault-pause-ms "${CHECKER_PAUSE_MS:-500}" --lease-ms 600 --member-log "$logs"
-        --member "setpriv --pdeathsig KILL $FOREBAY_BIN $DIRECT_URL --config $SCRATCH/checker.toml")
+        --member "setpriv --pdeathsig KILL $FOREBAY_BIN --config $SCRATCH/checker.toml")
 else
     start_forebay --config "$SCRATCH/checker.toml"
     logs="$FOREBAY_LOG"

@@ -186,8 +186,9 @@ cleanup() {
     for ((index = ${#STARTED_PIDS[@]} - 1; index >= 0; index--)); do
         stop_pid "${STARTED_PIDS[index]}"
     done
-    for index in "${!STARTED_CLUSTERS[@]}"; do
-        unprivileged "$PG_BIN/pg_ctl" -D "${STARTED_CLUSTERS[index]}" -m immediate -s stop || true
+    # Copies of them, too.
+    for index in "$SCRATCH"/postgres.*/*/postmaster.pid; do
+        if [ -f "$index" ]; then unprivileged "$PG_BIN/pg_ctl" -D "${index%/*}" -m immediate -s stop || true; fi
     done
     if [ -n "$SCRATCH" ]; then rm -rf "$SCRATCH"; fi
     exit "$status"

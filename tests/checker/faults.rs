@@ -13,7 +13,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::clients::{Random, World, is_closed};
-use crate::members::{MEMBERS, Members};
+use crate::cluster::Cluster;
+use crate::members::MEMBERS;
 use crate::scenes::{self, Group};
 use crate::wire::{self, Connection, Url};
 use crate::{Options, counters};
@@ -65,7 +66,7 @@ pub(crate) struct Stage<'a> {
     pub(crate) world: &'a World,
     /// In a group of another member each time.
     admin: Option<Url>,
-    pg_ctl: Vec<String>,
+    pub(crate) cluster: Option<Cluster>,
     pub(crate) redis: Option<Redis>,
     /// It is away for as long at least: nothing of a group outlasts that.
     pub(crate) away_ms_min: usize,
@@ -81,9 +82,10 @@ impl<'a> Stage<'a> {
         world: &'a World,
         options: &Options,
         redis: Option<Redis>,
-        members: Option<Members>,
+        cluster: Option<Cluster>,
+        group: Option<Group>,
     ) -> io::Result<Self> {
-        let faults = if members.is_some() { scenes::FAULTS } else { FAULTS };
+        let faults = if group.is_some() { scenes::FAULTS } else { FAULTS };
         let is_chosen = |name: &str| options.faults.iter().any(|one| one == name || one == "all");
         if let Some(unknown) = options.faults.iter().find(|name| {
             name.as_str() != "all" && faults.iter().all(|fault| fault.name != name.as_str())
@@ -93,10 +95,10 @@ impl<'a> Stage<'a> {
         let mut stage = Self {
             world,
             admin: options.admin.as_deref().and_then(Url::parse),
-            pg_ctl: words(options.pg_ctl.as_ref()),
+            cluster,
             redis,
-            away_ms_min: if members.is_some() { options.lease_ms * 5 / 4 } else { 0 },
-            group: members.map(Group::new),
+            away_ms_min: if group.is_some() { options.lease_ms * 5 / 4 } else { 0 },
+            group,
             chosen: faults.iter().filter(|fault| is_chosen(fault.name)).collect(),
             pause_ms: options.fault_pause_ms,
             random: Random::new(world.seed, 3000),
@@ -112,7 +114,7 @@ impl<'a> Stage<'a> {
             let is_there = match fault.needs {
                 Needs::Nothing => true,
                 Needs::Console => self.admin.is_some() || self.group.is_some(),
-                Needs::PgCtl => !self.pg_ctl.is_empty(),
+                Needs::PgCtl => self.cluster.is_some(),
                 Needs::Redis => self.redis.is_some(),
                 Needs::Members => self.redis.is_some() && self.group.is_some(),
             };
@@ -229,11 +231,7 @@ impl<'a> Stage<'a> {
     fn restart(&self, mode: &str) -> io::Result<bool> {
         let began = "SELECT pg_postmaster_start_time()";
         let before = self.direct(began)?;
-        let mut command = self.pg_ctl.clone();
-        command.extend(["-w", "-s", "-m", mode, "restart"].map(str::to_owned));
-        if !run(&command)? {
-            return Err(io::Error::other(format!("{command:?} failed")));
-        }
+        self.cluster.as_ref().ok_or(io::ErrorKind::NotFound)?.restart(mode)?;
         Ok(self.direct(began)? != before)
     }
 }
@@ -423,14 +421,14 @@ pub(crate) fn words(text: Option<&String>) -> Vec<String> {
 }
 
 /// Whether the command succeeded.
-fn run(command: &[String]) -> io::Result<bool> {
+pub(crate) fn run(command: &[String]) -> io::Result<bool> {
     let (program, arguments) = command.split_first().ok_or(io::ErrorKind::NotFound)?;
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
     Ok(command.status()?.success())
 }
 
-fn first_text(answer: wire::Answer) -> io::Result<String> {
+pub(crate) fn first_text(answer: wire::Answer) -> io::Result<String> {
     match (answer.error, answer.rows.into_iter().flatten().next().flatten()) {
         (None, Some(text)) => Ok(text),
         (error, _) => Err(io::Error::other(format!("no value: {error:?}"))),

@@ -1,5 +1,5 @@
-//! The way from one Forebay to Redis, which can be slow, or swallow what is sent on it. Knows
-//! nothing of what passes.
+//! The way from Forebay to Redis or PostgreSQL, which can be slow, swallow what is sent on it, or lead
+//! elsewhere. Knows nothing of what passes.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -16,10 +16,12 @@ pub(crate) struct Link {
 
 #[derive(Default)]
 struct State {
+    /// Where what is new is let through to.
+    to: Mutex<String>,
     /// What arrives from either side is dropped, and both believe that it was sent.
     swallows: AtomicBool,
     swallowed: AtomicU64,
-    /// By how much what goes to Redis is late.
+    /// By how much what goes there is late.
     delay_ms: AtomicU64,
     delayed: AtomicU64,
     /// Both ends of all that there are.
@@ -28,25 +30,40 @@ struct State {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Towards {
-    Redis,
-    Member,
+    There,
+    Back,
 }
 
 impl Link {
-    pub(crate) fn to(redis: String) -> io::Result<Self> {
+    pub(crate) fn to(address: String) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let link = Self { port: listener.local_addr()?.port(), state: Arc::default() };
+        link.lead(address);
         let state = Arc::clone(&link.state);
         thread::spawn(move || {
-            for member in listener.incoming().flatten() {
-                // Redis may be away; then so is this way to it.
-                if let Ok(redis) = TcpStream::connect(&redis) {
+            for near in listener.incoming().flatten() {
+                let to = state.to.lock().unwrap().clone();
+                // It may be away; then so is this way to it.
+                if let Ok(far) = TcpStream::connect(to) {
                     // A stream that cannot be doubled is closed, which its owner notices.
-                    let _closed = join(&state, member, redis);
+                    let _closed = join(&state, near, far);
                 }
             }
         });
         Ok(link)
+    }
+
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// What is new goes there from now on, and what is connected stays where it is.
+    pub(crate) fn lead(&self, address: String) {
+        *self.state.to.lock().unwrap() = address;
+    }
+
+    pub(crate) fn leads_to(&self) -> String {
+        self.state.to.lock().unwrap().clone()
     }
 
     /// From now on nothing comes through, and nobody is told.
@@ -56,8 +73,8 @@ impl Link {
 
     /// Ends what was swallowed from, and lets through what is new. Gives how many bytes were lost.
     pub(crate) fn heal(&self) -> u64 {
-        for (member, redis) in self.state.streams.lock().unwrap().drain(..) {
-            end(&member, &redis);
+        for (near, far) in self.state.streams.lock().unwrap().drain(..) {
+            end(&near, &far);
         }
         self.state.swallows.store(false, Ordering::SeqCst);
         self.state.swallowed.swap(0, Ordering::SeqCst)
@@ -70,17 +87,14 @@ impl Link {
     }
 }
 
-fn join(state: &Arc<State>, member: TcpStream, redis: TcpStream) -> io::Result<()> {
-    for stream in [&member, &redis] {
+fn join(state: &Arc<State>, near: TcpStream, far: TcpStream) -> io::Result<()> {
+    for stream in [&near, &far] {
         stream.set_nodelay(true)?;
     }
     let mut streams = state.streams.lock().unwrap();
-    streams.retain(|(member, _)| member.peer_addr().is_ok());
-    streams.push((member.try_clone()?, redis.try_clone()?));
-    let ways = [
-        (Towards::Redis, member.try_clone()?, redis.try_clone()?),
-        (Towards::Member, redis, member),
-    ];
+    streams.retain(|(near, _)| near.peer_addr().is_ok());
+    streams.push((near.try_clone()?, far.try_clone()?));
+    let ways = [(Towards::There, near.try_clone()?, far.try_clone()?), (Towards::Back, far, near)];
     for (towards, from, to) in ways {
         let state = Arc::clone(state);
         thread::spawn(move || {
@@ -112,7 +126,7 @@ fn pass(
             return Ok(());
         }
         let delay = state.delay_ms.load(Ordering::SeqCst);
-        if towards == Towards::Redis && delay > 0 {
+        if towards == Towards::There && delay > 0 {
             thread::park_timeout(Duration::from_millis(delay));
             state.delayed.fetch_add(1, Ordering::SeqCst);
         }

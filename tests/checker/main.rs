@@ -10,7 +10,7 @@
 //!     [--kinds update_simple,trigger] [--races tenants,temporary_tables | none]
 //!     [--faults all | cancel,crash] [--fault-pause-ms 2000] [--stop-at-violation]
 //!     [--pg-ctl "pg_ctl -D data -l log"] [--redis-server "redis-server --port 6379"]
-//!     [--member "forebay postgres://u:p@127.0.0.1:5432/db --config group.toml" --lease-ms 600]
+//!     [--member "forebay --config group.toml" --lease-ms 600]
 //! ```
 //!
 //! `--url` is Forebay, `--direct` PostgreSQL, as a superuser in both: the schema `checker`, the
@@ -20,8 +20,8 @@
 //! `--kinds` and `--races` choose what runs, for debugging. `--faults` names what goes wrong around
 //! it (`faults`); one that never struck fails the run. `--redis-server` is started, stopped and
 //! started again by the checker, `--pg-ctl` restarts PostgreSQL. `tests/checker.sh` has it all.
-//! `--member` is one of a group: three are started, each with a way of its own to that Redis, and
-//! clients go to any of them; what one was shown by the one binds the others. Of `--url` only user
+//! `--member` is one of a group: three are started, each with a way of its own to that Redis and all
+//! with the same way to PostgreSQL, and clients go to any of them; what one was shown by the one binds the others. Of `--url` only user
 //! and database count then, and the faults are those of `scenes`. With `--url` equal to `--direct` it
 //! checks itself: PostgreSQL must be clean.
 //!
@@ -37,6 +37,7 @@
 )]
 
 mod clients;
+mod cluster;
 mod faults;
 mod link;
 mod members;
@@ -57,10 +58,13 @@ use std::{io, thread};
 use clap::Parser;
 
 use clients::{Reader, World, Writer, is_closed};
+use cluster::Cluster;
 use faults::{Redis, Stage, words};
+use link::Link;
 use members::Members;
 use oracle::Report;
 use races::RACES;
+use scenes::Group;
 use wire::{Connection, Url};
 use writes::KINDS;
 
@@ -123,19 +127,26 @@ fn run(options: &Options) -> io::Result<bool> {
         |name: &str, among: &[String]| among.is_empty() || among.iter().any(|one| one == name);
     let redis = options.redis_server.as_ref().map(|command| Redis::start(words(Some(command))));
     let redis = redis.transpose()?;
+    let mut direct = url(&options.direct)?;
+    // Where clients of a group go to PostgreSQL past it, they find the same one.
+    let way = options.member.as_ref().map(|_| Link::to(direct.address.clone())).transpose()?;
+    direct.address = way.as_ref().map_or(direct.address, Link::address);
     let group = options.member.as_ref().zip(redis.as_ref()).map(|(command, redis)| {
         let command = words(Some(command));
-        Members::start(&command, &options.member_log, &url(&options.url)?, &redis.address)
+        let urls = (&url(&options.url)?, &direct);
+        Members::start(&command, &options.member_log, urls, &redis.address)
     });
     let group = group.transpose()?;
     let urls = match &group {
         Some(members) => members.urls(),
         None => vec![url(&options.url)?],
     };
+    let pg_ctl = options.pg_ctl.as_ref().map(|command| words(Some(command)));
+    let cluster = pg_ctl.map(|pg_ctl| Cluster::new(pg_ctl, direct.clone(), way));
     let world = World {
         urls,
         turn: AtomicUsize::new(0),
-        direct: url(&options.direct)?,
+        direct,
         seed: options.seed.unwrap_or(clock),
         cells: (0..writers).map(schema::cells).collect(),
         kinds: KINDS.iter().filter(|kind| chosen(kind.name, &options.kinds)).collect(),
@@ -150,7 +161,7 @@ fn run(options: &Options) -> io::Result<bool> {
         cancelled: Arc::default(),
     };
     let admin = options.admin.as_deref().map(url).transpose()?;
-    let mut stage = Stage::new(&world, options, redis, group)?;
+    let mut stage = Stage::new(&world, options, redis, cluster, group.map(Group::new))?;
     println!("seed {}, {writers} writers, {} clients", world.seed, options.clients);
     schema::create(&world.direct, writers)?;
     let before = counters(admin.as_ref());

@@ -34,14 +34,22 @@ pub(crate) struct Member {
 pub(crate) struct Members(Vec<Member>);
 
 impl Members {
-    /// `command` is completed with addresses; `log` with a number.
-    pub(crate) fn start(command: &[String], log: &str, url: &Url, redis: &str) -> io::Result<Self> {
+    /// `command` is completed with addresses and where PostgreSQL is found; `log` with a number.
+    pub(crate) fn start(
+        command: &[String],
+        log: &str,
+        (url, direct): (&Url, &Url),
+        redis: &str,
+    ) -> io::Result<Self> {
         let mut members = Vec::new();
+        let Url { address, user, password, database } = direct;
+        let direct = format!("postgres://{user}:{password}@{address}/{database}");
         for number in 0..MEMBERS {
             let (address, admin) = (free_address()?, free_address()?);
             let link = Link::to(redis.to_owned())?;
             let mut command = command.to_vec();
-            let redis = format!("redis://127.0.0.1:{}", link.port);
+            command.push(direct.clone());
+            let redis = format!("redis://{}", link.address());
             let arguments = ["--listen", &address, "--admin-listen", &admin, "--redis", &redis];
             command.extend(arguments.map(str::to_owned));
             let url = Url { address, ..url.clone() };
@@ -129,7 +137,7 @@ fn add(sum: &mut BTreeMap<String, u64>, counters: BTreeMap<String, u64>) {
 }
 
 /// Where nobody listens now.
-fn free_address() -> io::Result<String> {
+pub(crate) fn free_address() -> io::Result<String> {
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     Ok(format!("127.0.0.1:{port}"))
 }

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::clients::{World, is_closed};
+use crate::cluster::Old;
 use crate::faults::{self, Fault, Needs, Stage, fault, signal};
 use crate::members::{MEMBERS, Members};
 use crate::races::{self, finish, version};
@@ -26,6 +27,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("cancel", 4, Needs::Nothing, faults::cancel),
     fault("terminate", 4, Needs::Nothing, faults::terminate),
     fault("forgotten_asleep", 2, Needs::Members, forgotten_asleep),
+    fault("taken_over", 2, Needs::PgCtl, taken_over),
     fault("cut_off_1", 2, Needs::Members, cut_off::<1>),
     fault("redis_hangs", 2, Needs::Redis, faults::redis_hangs),
     fault("crash", 1, Needs::PgCtl, faults::crash),
@@ -146,7 +148,9 @@ fn others(member: usize) -> Vec<usize> {
 /// the others may still answer by themselves, then nobody may, then it is back as if nothing had
 /// happened.
 fn cut_off<const MEMBER: usize>(stage: &mut Stage<'_>) -> io::Result<bool> {
-    let ms = stage.away_ms_min + stage.random.below(stage.away_ms_min);
+    // Now and then for many leases, each of which begins and ends as the one before.
+    let ms = stage.away_ms_min * if stage.random.below(3) == 0 { 8 } else { 1 };
+    let ms = ms + stage.random.below(stage.away_ms_min);
     let Some(Group { members, apart, .. }) = &mut stage.group else { return Ok(false) };
     let mut cast = Cast::new(stage.world, apart);
     cast.warm()?;
@@ -207,6 +211,33 @@ fn forget_asleep(stage: &mut Stage<'_>) -> io::Result<bool> {
     let forgotten = played?;
     cast.bustle(HEALED_MS, &[], &ALL)?;
     Ok(frozen && woken && forgotten && lost > 0)
+}
+
+/// Another PostgreSQL takes over while the one before lives, which some of Forebay's own go on asking.
+/// The others are held still until it has all that was committed.
+fn taken_over(stage: &mut Stage<'_>) -> io::Result<bool> {
+    stage.world.still.store(true, Ordering::Relaxed);
+    let old = hand_over(stage);
+    stage.world.still.store(false, Ordering::Relaxed);
+    let Some((old, asked_by)) = old? else { return Ok(false) };
+    let Some(Group { apart, .. }) = &stage.group else { return Ok(false) };
+    Cast::new(stage.world, apart).bustle(HEALED_MS, &[], &ALL)?;
+    drop(old);
+    Ok(asked_by > 0)
+}
+
+fn hand_over(stage: &mut Stage<'_>) -> io::Result<Option<(Old, u64)>> {
+    let (writer, ms) = (stage.random.below(MEMBERS), stage.away_ms_min);
+    let (Some(Group { apart, .. }), Some(cluster)) = (&stage.group, &mut stage.cluster) else {
+        return Ok(None);
+    };
+    let mut cast = Cast::new(stage.world, apart);
+    // What is under way comes to its end.
+    cast.bustle(ms, &[], &ALL)?;
+    let Some(old) = cluster.hand_over()? else { return Ok(None) };
+    let asked_by = old.asked_by()?;
+    cast.bustle(ms, &[writer], &others(writer))?;
+    Ok(Some((old, asked_by)))
 }
 
 /// What a member says reaches Redis later than its commits reach PostgreSQL.
