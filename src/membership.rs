@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, sleep_until, timeout};
 
+use crate::cache::group::life::Life;
 use crate::cache::group::link::Link;
 use crate::cache::group::member::Millis;
 use crate::cache::group::rounds::{Errand, Heard};
@@ -21,7 +22,8 @@ use crate::server::base::defaults_changed;
 use crate::server::io::{Connection, ServerError, Target};
 use crate::twin::{self, Twin};
 
-/// Between attempts to reach a PostgreSQL or a Redis that cannot be reached.
+/// Between attempts to reach a PostgreSQL or a Redis that cannot be reached; of a lease half at most: no
+/// commit waits for longer than one.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Between looks at whether others have seen a commit that waits for them: at first, as they were
@@ -72,7 +74,7 @@ pub fn start(
     let group = Arc::clone(home.group.as_ref()?);
     let home = Arc::clone(home);
     Some(Driving(tokio::spawn(async move {
-        let (mut turn, mut said) = (0_usize, Vec::new());
+        let (mut turn, mut said, mut hurries) = (0_usize, Vec::new(), false);
         loop {
             if let Some(seat) = group.sit() {
                 let _speaking = Speaking { group: Arc::clone(&group), _seat: seat };
@@ -91,13 +93,22 @@ pub fn start(
                     said.insert(0, why);
                 }
             }
+            // Until we are back there, others go on as if it were written where they are.
+            hurries = group.is_passed() && !hurries;
+            if hurries {
+                continue;
+            }
             if group.is_passed() {
                 // Somebody else asks for the seat as often as we do, and is to have it first.
-                sleep(RETRY).await;
+                sleep(retry(&group)).await;
             }
-            sleep(RETRY).await;
+            sleep(retry(&group)).await;
         }
     })))
+}
+
+fn retry(group: &Group) -> Duration {
+    RETRY.min(Duration::from_millis(group.rules.lease / 2))
 }
 
 struct Membership<'a> {
@@ -125,7 +136,7 @@ enum Renewal {
 impl Membership<'_> {
     /// Until PostgreSQL is lost; says why. Fails where the lock was not had at all.
     async fn speak(&self) -> Result<String, ServerError> {
-        let (mut connection, key) = self.take_lock().await?;
+        let (mut connection, key, life) = self.take_lock().await?;
         let settings = &self.group.settings;
         let mut unsaid = None;
         loop {
@@ -135,7 +146,7 @@ impl Membership<'_> {
                     for warning in link.warnings() {
                         tracing::warn!(%warning, "redis of the group");
                     }
-                    let Gone { why, kept } = self.serve(link, connection).await;
+                    let Gone { why, kept } = self.serve(link, life, connection).await;
                     let Some(kept) = kept else { return Ok(why) };
                     connection = kept;
                     why
@@ -148,7 +159,7 @@ impl Membership<'_> {
             }
             unsaid = Some(error);
             tokio::select! {
-                () = sleep(RETRY) => {}
+                () = sleep(retry(self.group)) => {}
                 end = connection.stream.wait_readable() => {
                     let ended = || "PostgreSQL ended the connection".to_owned();
                     return Ok(end.map_or_else(|error| error.to_string(), |()| ended()));
@@ -157,8 +168,8 @@ impl Membership<'_> {
         }
     }
 
-    /// Connects and takes the lock. Gives the name of K, too.
-    async fn take_lock(&self) -> Result<(Connection, String), ServerError> {
+    /// Connects and takes the lock. Gives the name of K, too, and which PostgreSQL it is.
+    async fn take_lock(&self) -> Result<(Connection, String, Life), ServerError> {
         let opening = Connection::open_uncounted(self.target);
         let opened = self.target.hosts.within(ANSWER_TIMEOUT, opening).await;
         // Opening has taken the lock, as for every server.
@@ -169,7 +180,10 @@ impl Membership<'_> {
         let rows = ask(&mut connection, IDENTITY).await?;
         let identity: Vec<String> =
             rows.into_iter().flatten().map(Option::unwrap_or_default).collect();
-        let [pid, identity @ ..] = identity.as_slice() else { return Err(ServerError::Protocol) };
+        let [pid, cluster, timeline, started, database] = identity.as_slice() else {
+            return Err(ServerError::Protocol);
+        };
+        let life = Life::parse(timeline, started).ok_or(ServerError::Protocol)?;
         if *pid != connection.server.pid.to_string() {
             // A pooler is in between: backends hide behind each other's locks.
             return Err(ServerError::Query {
@@ -181,9 +195,10 @@ impl Membership<'_> {
             });
         }
         let name = &self.group.settings.name;
-        let key = format!("fb:{{{name}:{}}}", identity.join(":"));
+        // Not of one life: those of two have to hear of each other.
+        let key = format!("fb:{{{name}:{cluster}:{database}}}");
         self.group.take_lock(connection.server.place, &key);
-        Ok((connection, key))
+        Ok((connection, key, life))
     }
 
     /// Logs what a round has changed.
@@ -202,11 +217,12 @@ impl Membership<'_> {
     }
 
     /// Until the link or PostgreSQL is lost.
-    async fn serve(&self, link: Link, connection: Connection) -> Gone {
+    async fn serve(&self, link: Link, life: Life, connection: Connection) -> Gone {
         let renewal = Renewal::Due(Instant::now());
         let mut rounds = Rounds {
             of: self,
             link,
+            life,
             connection: Some(connection),
             renewal,
             errand: Errand::None,
@@ -227,6 +243,7 @@ impl Membership<'_> {
 struct Rounds<'a> {
     of: &'a Membership<'a>,
     link: Link,
+    life: Life,
     /// While no census is taken.
     connection: Option<Connection>,
     renewal: Renewal,
@@ -335,7 +352,8 @@ impl Rounds<'_> {
             Heard::Nothing => {}
             Heard::Time { now: t0 } => {
                 let act = Act(rand::random());
-                self.errand = Errand::Join { t0, heard_at, process: self.link.process(), act };
+                let (process, life) = (self.link.process(), self.life);
+                self.errand = Errand::Join { t0, heard_at, process, life, act };
             }
             Heard::Members { now: t0, seq, ids: listed } => {
                 if let Some(connection) = self.connection.take() {

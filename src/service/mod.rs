@@ -26,7 +26,7 @@ use crate::server::base::{changed, defaults_changed};
 use crate::server::io::{Connection, Rows, ServerError, Target};
 use crate::server::login::LoginError;
 use crate::sql::catalog::{Catalog, FINGERPRINT_QUERY, SETUP_QUERIES, SNAPSHOT_QUERIES};
-use crate::wire::sqlstate::{ADMIN_SHUTDOWN, TOO_MANY_CONNECTIONS, UNDEFINED_DATABASE};
+use crate::wire::sqlstate::TOO_MANY_CONNECTIONS;
 
 pub use away::Away;
 
@@ -273,6 +273,7 @@ impl Service {
                 continue;
             }
             seen.answered = false;
+            let primary = self.database.primary();
             let failed = tokio::select! {
                 failed = self.connect_and_serve(&mut seen) => Some(failed),
                 _is_sent_away = async { away.wait_for(|count| *count > 0).await.is_ok() } => None,
@@ -284,11 +285,11 @@ impl Service {
             let Some(failed) = failed.filter(|_| !self.has_ended() && !self.is_idle()) else {
                 continue;
             };
-            if is_missing && is_of_missing_database(&failed) {
+            if is_missing && targets::is_of_missing_database(&failed) {
                 tokio::time::sleep(MISSING_RETRY).await;
                 continue;
             }
-            is_missing = is_of_missing_database(&failed);
+            is_missing = targets::is_of_missing_database(&failed);
             tracing::warn!(
                 database = %self.database.name,
                 error = %failed,
@@ -305,7 +306,19 @@ impl Service {
                 self.settings().targets.turn();
             }
             self.note_silence(&failed, seen.answered_at);
-            tokio::time::sleep(RETRY).await;
+            self.wait_for_retry(primary).await;
+        }
+    }
+
+    /// Shorter where a server was connected to another PostgreSQL since `primary` was the one: in a group
+    /// others are to hear of that before what is written there is seen.
+    async fn wait_for_retry(&self, primary: Option<u64>) {
+        let until = tokio::time::Instant::now() + RETRY;
+        while self.database.primary() == primary && !self.has_ended() {
+            tokio::select! {
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep_until(until) => return,
+            }
         }
     }
 
@@ -350,7 +363,7 @@ impl Service {
                 let _driving = membership::start(&connection.server.home, targets);
                 let ended = self.serve(&mut connection, seen).await;
                 seen.may_have_crashed =
-                    !is_on_purpose(&ended) && !self.has_ended() && !self.is_idle();
+                    !targets::is_on_purpose(&ended) && !self.has_ended() && !self.is_idle();
                 if seen.may_have_crashed && self.settings().times.serve_while_down.is_zero() {
                     self.forget();
                 }
@@ -556,13 +569,6 @@ fn place(server: &Server) -> Place<'_> {
     Place { home: &server.home, place: server.place }
 }
 
-fn is_of_missing_database(error: &ServerError) -> bool {
-    matches!(
-        error,
-        ServerError::Login(LoginError::Refused { sqlstate, .. }) if sqlstate == UNDEFINED_DATABASE
-    )
-}
-
 /// Whatever sessions here begin with (ALTER ROLE … SET, `connect_query`), our questions have the time
 /// they need and all of the planner's means: with `enable_seqscan` off the catalogue takes a
 /// hundred times as long. None of these changes what an answer means.
@@ -581,11 +587,6 @@ async fn ask(connection: &mut Connection, sql: &[&str]) -> Result<Vec<Rows>, Ser
     tokio::time::timeout(ANSWER_TIMEOUT, connection.query(&sql.join("; ")))
         .await
         .unwrap_or(Err(ServerError::Closed))
-}
-
-/// Somebody ended the connection and said so, which a crash does not.
-fn is_on_purpose(ended: &ServerError) -> bool {
-    matches!(ended, ServerError::Query { sqlstate, .. } if sqlstate == ADMIN_SHUTDOWN)
 }
 
 fn first_value(answers: &[Rows], question: usize) -> Option<String> {

@@ -1,11 +1,12 @@
 //! As whom a database is asked: one of those who are served there, and another once PostgreSQL
-//! refuses that one.
+//! refuses that one. And what other ways a connection may fail mean.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::server::io::{ServerError, Target};
 use crate::server::login::LoginError;
+use crate::wire::sqlstate::{ADMIN_SHUTDOWN, UNDEFINED_DATABASE};
 
 /// Users of a database by whom it may be asked.
 const TARGETS_MAX: usize = 16;
@@ -72,6 +73,18 @@ pub(super) fn is_refused(error: &ServerError) -> bool {
         | ServerError::Ambiguous
         | ServerError::Query { .. } => false,
     }
+}
+
+pub(super) fn is_of_missing_database(error: &ServerError) -> bool {
+    matches!(
+        error,
+        ServerError::Login(LoginError::Refused { sqlstate, .. }) if sqlstate == UNDEFINED_DATABASE
+    )
+}
+
+/// Somebody ended the connection and said so, which a crash does not.
+pub(super) fn is_on_purpose(ended: &ServerError) -> bool {
+    matches!(ended, ServerError::Query { sqlstate, .. } if sqlstate == ADMIN_SHUTDOWN)
 }
 
 #[cfg(test)]

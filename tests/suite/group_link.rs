@@ -5,6 +5,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
 use std::time::Duration;
 
+use forebay::cache::group::life::Life;
 use forebay::cache::group::link::{Link, LinkError, Settings};
 use forebay::cache::group::process::{Unfit, Warning};
 use forebay::cache::group::script::{Answer, Renew, Request};
@@ -14,8 +15,9 @@ use crate::support::redis::Redis;
 use crate::support::sentinel::Sentinel;
 use crate::support::{DEADLINE, free_port, wait_until};
 
-const KEY: &str = "fb:{test:1:2:3:4}";
+const KEY: &str = "fb:{test:1:2}";
 const ACT: Act = Act([7; 16]);
+const LIFE: Life = Life { timeline: 1, started: 1 };
 /// What is not going to answer is not waited for longer.
 const SHORT: Duration = Duration::from_millis(50);
 
@@ -38,8 +40,15 @@ impl World {
     /// Forms K.
     fn join(&mut self) -> Result<Answer, LinkError> {
         let (process, marks) = (self.link.process(), Vec::new());
-        let join =
-            Request::Join { process, id: 1, until: 1 << 50, act: ACT, lease: 1 << 50, marks };
+        let join = Request::Join {
+            process,
+            life: LIFE,
+            id: 1,
+            until: 1 << 50,
+            act: ACT,
+            lease: 1 << 50,
+            marks,
+        };
         Ok(self.round(&[join], DEADLINE)?.remove(0))
     }
 
@@ -83,7 +92,10 @@ fn try_say(port: u16, command: &str) -> redis::RedisResult<String> {
 
 /// That the link asks and answers.
 fn check(world: &mut World) {
-    assert_eq!(world.join().unwrap(), Answer::Joined { act: ACT, open: false, seq: 1 });
+    assert_eq!(
+        world.join().unwrap(),
+        Answer::Joined { act: ACT, open: false, seq: 1, outlived: 0 }
+    );
     assert_eq!(world.members().unwrap(), Answer::Members { seq: 1, ids: vec![1] });
 }
 

@@ -8,6 +8,7 @@ mod register;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use forebay::cache::group::life::Life;
 use forebay::cache::group::link::{Link, Settings};
 use forebay::cache::group::process::Process;
 use forebay::cache::group::script::{Answer, Renew, Request};
@@ -18,7 +19,7 @@ use crate::support::DEADLINE;
 use crate::support::redis::Redis;
 use register::{K, Member, Register};
 
-const KEY: &str = "fb:{test:1:2:3:4}";
+const KEY: &str = "fb:{test:1:2}";
 const CALLS: usize = 6000;
 
 /// How many changes Redis has a list of.
@@ -113,7 +114,16 @@ impl Pair {
                 let marks = dice.some(2, |dice| (dice.mark(), dice.some(3, Dice::slot)));
                 let lease = LEASE + u64::from(dice.once_in(20));
                 let until = if dice.once_in(50) { self.now + 2 * LEASE } else { until };
-                Request::Join { process, id, until, act: dice.act(), lease, marks }
+                // Now and then one that is later or earlier than K's.
+                let now = k.map_or(Life { timeline: 1, started: 1 }, |k| k.life);
+                let life = match dice.roll(40) {
+                    0 => Life { timeline: now.timeline + 1, started: 1 },
+                    1 => Life { started: now.started + 1, ..now },
+                    2 => Life { started: now.started.saturating_sub(1), ..now },
+                    3 => Life { timeline: now.timeline.saturating_sub(1), started: 9 },
+                    _ => now,
+                };
+                Request::Join { process, life, id, until, act: dice.act(), lease, marks }
             }
             3..=11 => {
                 let mut seen = ids;
@@ -229,6 +239,8 @@ fn read(fields: &mut BTreeMap<String, String>) -> K {
         members.insert(id.parse().unwrap(), member);
     }
     let lease = number(take("lease"));
+    let timeline = u32::try_from(number(take("timeline"))).unwrap();
+    let life = Life { timeline, started: number(take("started")) };
     let (since, seq) = (take("since").map(|word| word.parse().unwrap()), number(take("seq")));
     let mut slots = BTreeMap::new();
     // What the last changes were follows from the slots.
@@ -240,7 +252,7 @@ fn read(fields: &mut BTreeMap<String, String>) -> K {
     }
     let process = process(&run);
     let act = Act::parse(act.as_bytes()).unwrap();
-    let k = K { act, process, lease, open, since, seq, members, slots };
+    let k = K { act, process, life, lease, open, since, seq, members, slots };
     assert_eq!(k.end(), end);
     k
 }
@@ -292,6 +304,7 @@ fn ordered(mut answer: Answer) -> Answer {
         | Answer::Census { .. }
         | Answer::Joined { .. }
         | Answer::OtherLease { .. }
+        | Answer::Passed
         | Answer::Left
         | Answer::Time => {}
     }
@@ -305,6 +318,8 @@ fn kind(answer: &Answer) -> &'static str {
         Answer::Late => "late",
         Answer::Census { .. } => "census",
         Answer::OtherLease { .. } => "another lease",
+        Answer::Passed => "passed",
+        Answer::Joined { outlived: 1.., .. } => "outlives another",
         Answer::Joined { open: true, .. } => "joined an open one",
         Answer::Joined { open: false, .. } => "joined",
         Answer::Renewed(renewed) if renewed.grant > 0 && renewed.members > 1 => "granted",
@@ -341,7 +356,7 @@ fn check(seed: u64) {
         pair.call(&request);
         pair.compare();
     }
-    assert_eq!(pair.seen.len(), 23, "{:?}", pair.seen);
+    assert_eq!(pair.seen.len(), 25, "{:?}", pair.seen);
     println!("{:?}", pair.seen);
 }
 

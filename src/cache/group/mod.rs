@@ -9,6 +9,7 @@ pub mod member;
 pub mod mirror;
 pub mod picture;
 pub mod address;
+pub mod life;
 pub mod link;
 pub mod settings;
 pub mod cancel_word;

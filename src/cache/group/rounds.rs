@@ -8,6 +8,7 @@ use std::time::Instant;
 use crate::cache::coherence::{Coherence, Scope};
 use crate::twin::{self, Twin};
 
+use super::life::Life;
 use super::member::Millis;
 use super::process::Process;
 use super::script::{Answer, Renew, Renewed, Reply, Request};
@@ -32,6 +33,7 @@ pub enum Errand {
         t0: Millis,
         heard_at: Millis,
         process: Process,
+        life: Life,
         act: Act,
     },
     /// The members, before a census.
@@ -121,9 +123,10 @@ impl Group {
         match errand {
             Errand::None => None,
             Errand::Time => Some(Request::Time),
-            Errand::Join { t0, heard_at, process, act } => {
+            Errand::Join { t0, heard_at, process, life, act } => {
                 let marks = state.member.join(heard_at);
-                Some(Request::Join { process, id, until: t0 + lease, act, lease, marks })
+                let until = t0 + lease;
+                Some(Request::Join { process, life, id, until, act, lease, marks })
             }
             Errand::Members => state.member.act().map(|act| Request::Members { act }),
             Errand::Renew { t0, heard_at, seq, listed, seen } => {
@@ -185,19 +188,14 @@ impl Group {
             state.clock = (now, heard);
         }
         let known = state.member.act();
+        let refused = matches!(reply.answer, Answer::Lost | Answer::Late | Answer::Census { .. });
+        if refused && matches!(request, Request::Renew(_)) {
+            state.member.on_renew_refused();
+        }
         match (request, reply.answer) {
-            (Request::Join { marks, .. }, Answer::Joined { act, open, seq }) => {
-                state.joined_at = seq;
-                state.member.on_joined(act, open, &marks);
-                Self::joined(state, heard, coherence);
+            (Request::Join { marks, .. }, answer) => {
+                self.join_answered(state, (&marks, answer), heard, coherence);
                 news.heard = Heard::Changed;
-            }
-            (Request::Join { .. }, Answer::Late) => {
-                state.member.on_join_late();
-                news.heard = Heard::Changed;
-            }
-            (Request::Join { .. }, Answer::OtherLease { lease: theirs }) => {
-                self.other_lease(state, theirs, heard);
             }
             (Request::Renew(renew), Answer::Renewed(renewed)) => {
                 self.renewed(state, (&renew, &renewed), (sent, heard), coherence);
@@ -247,6 +245,29 @@ impl Group {
             (_, Answer::Lost) => self.drop_act(state, heard, news),
             // A lease that came too late changes nothing.
             (_, _) => {}
+        }
+    }
+
+    fn join_answered(
+        &self,
+        state: &mut State,
+        (marks, answer): (&[(Mark, Vec<SlotName>)], Answer),
+        heard: Millis,
+        coherence: &Coherence,
+    ) {
+        if let Answer::Joined { act, open, seq, outlived } = answer {
+            state.joined_at = seq;
+            state.member.on_outlived(outlived, heard);
+            state.member.on_joined(act, open, marks);
+            Self::joined(state, heard, coherence);
+        } else if let Answer::OtherLease { lease: theirs } = answer {
+            self.other_lease(state, theirs, heard);
+        } else if answer == Answer::Passed {
+            state.member.on_join_passed();
+            self.pass();
+        } else {
+            // It came too late.
+            state.member.on_join_late();
         }
     }
 

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use super::life::Life;
 use super::process::Process;
 use super::slot::{Act, Mark, Slot, SlotName, parse_number};
 
@@ -22,6 +23,7 @@ pub enum Request {
     /// for a lease. The marks are those of commits in flight.
     Join {
         process: Process,
+        life: Life,
         id: u32,
         until: u64,
         act: Act,
@@ -120,7 +122,11 @@ pub enum Answer {
         act: Act,
         open: bool,
         seq: u64,
+        /// For so long those may still hit who were members of a PostgreSQL of before.
+        outlived: u64,
     },
+    /// Another PostgreSQL has taken over from the asker's.
+    Passed,
     /// The others have another lease.
     OtherLease {
         lease: u64,
@@ -243,8 +249,9 @@ impl Request {
     pub fn call(&self) -> Call {
         let mut words = Words::default();
         let script = match self {
-            Self::Join { process, id, until, act, lease, marks } => {
-                words.push(process).push(id).push(until).push(act).push(lease).push(marks.len());
+            Self::Join { process, life, id, until, act, lease, marks } => {
+                words.push(process).push(life.timeline).push(life.started);
+                words.push(id).push(until).push(act).push(lease).push(marks.len());
                 for (mark, slots) in marks {
                     words.push(mark).push(slots.len()).all(slots);
                 }
@@ -326,9 +333,10 @@ impl Request {
                     b"ok" => self.accepted(&mut words)?,
                     b"lost" => Answer::Lost,
                     b"late" => Answer::Late,
+                    b"passed" => Answer::Passed,
                     b"census" => Answer::Census { stranger: words.id()? },
                     b"lease" => Answer::OtherLease { lease: words.number()? },
-                    _ => return Err(words.malformed("ok, lost, late, census or lease")),
+                    _ => return Err(words.malformed("ok, lost, late, passed, census or lease")),
                 };
                 Reply { now, answer }
             }
@@ -341,7 +349,8 @@ impl Request {
     fn accepted(&self, words: &mut Reader<'_>) -> Result<Answer, Malformed> {
         Ok(match self {
             Self::Join { .. } => {
-                Answer::Joined { act: words.act()?, open: words.flag()?, seq: words.number()? }
+                let (act, open, seq) = (words.act()?, words.flag()?, words.number()?);
+                Answer::Joined { act, open, seq, outlived: words.number()? }
             }
             Self::Renew(_) => Answer::Renewed(Renewed {
                 open: words.flag()?,
@@ -502,13 +511,14 @@ mod tests {
 
     const ACT: Act = Act([0xab; 16]);
     const HEX: &str = "abababababababababababababababab";
+    const LIFE: Life = Life { timeline: 6, started: 7 };
     const MARK: Mark = Mark { id: 3, n: 4 };
     const TABLE: SlotName = SlotName::Table(TableId(16_384));
 
     fn join() -> Request {
         let process = Process { run_id: [0; 20], replication_id: [0xff; 20] };
         let marks = vec![(MARK, vec![TABLE, SlotName::Database]), (Mark { id: 5, n: 6 }, vec![])];
-        Request::Join { process, id: 1, until: 2, act: ACT, lease: 9, marks }
+        Request::Join { process, life: LIFE, id: 1, until: 2, act: ACT, lease: 9, marks }
     }
 
     fn renew() -> Request {
@@ -547,7 +557,7 @@ mod tests {
             assert_eq!(request.call(), Call::Script(script, expected));
         };
         let run = format!("{}:{}", "0".repeat(40), "f".repeat(40));
-        let joining = format!("{run} 1 2 {HEX} 9 2 3.4 2 16384 * 5.6 0");
+        let joining = format!("{run} 6 7 1 2 {HEX} 9 2 3.4 2 16384 * 5.6 0");
         check(join(), Script::Join, &joining);
         check(renew(), Script::Renew, &format!("{HEX} 1 2 3 4 1 2 5 6 7 1 8"));
         check(begin(), Script::Begin, &format!("{HEX} 3 7 3.4 16384 c"));
@@ -587,12 +597,14 @@ mod tests {
             open: None,
             slots: vec![slot(1, 2, vec![MARK]), Slot::default()],
         };
+        let joined = Answer::Joined { act: ACT, open: true, seq: 3, outlived: 4 };
         let nothing = Answer::Checked { act: None, open: None, slots: vec![Slot::default(); 2] };
         vec![
             (begin(), "lost 9".to_owned(), Answer::Lost),
             (join(), "late 9".to_owned(), Answer::Late),
             (renew(), "census 9 6".to_owned(), Answer::Census { stranger: 6 }),
-            (join(), format!("ok 9 {HEX} 1 3"), Answer::Joined { act: ACT, open: true, seq: 3 }),
+            (join(), format!("ok 9 {HEX} 1 3 4"), joined),
+            (join(), "passed 9".to_owned(), Answer::Passed),
             (join(), "lease 9 8".to_owned(), Answer::OtherLease { lease: 8 }),
             (renew(), "ok 9 1 8 70 2 16384 1_8_3.4 c 2_7".to_owned(), Answer::Renewed(renewed)),
             (begin(), "ok 9 0 8 1_2 5 6".to_owned(), begun),

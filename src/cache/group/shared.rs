@@ -201,9 +201,13 @@ impl Group {
     pub fn meet(&self, place: u64) {
         let spoken_of = self.place.load(Ordering::Acquire);
         if spoken_of != NOWHERE && spoken_of != place {
-            self.is_passed.store(true, Ordering::Release);
+            self.pass();
             self.state().wake_task();
         }
+    }
+
+    pub(super) fn pass(&self) {
+        self.is_passed.store(true, Ordering::Release);
     }
 
     pub fn is_passed(&self) -> bool {

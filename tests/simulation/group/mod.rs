@@ -3,6 +3,7 @@
 mod model;
 pub(crate) mod register;
 
+use forebay::cache::group::life::Life;
 use forebay::cache::group::process::Process;
 use forebay::cache::group::script::{Answer, Renew, Renewed, Request, Wait};
 use forebay::cache::group::slot::{Act, Mark, Slot, SlotName};
@@ -11,6 +12,7 @@ use forebay::sql::verdict::TableId;
 use register::Register;
 
 const PROCESS: Process = Process { run_id: [1; 20], replication_id: [2; 20] };
+const LIFE: Life = Life { timeline: 2, started: 5 };
 const ACT: Act = Act([7; 16]);
 const TABLE: SlotName = SlotName::Table(TableId(1));
 const LEASE: u64 = 10;
@@ -18,7 +20,11 @@ const LEASE: u64 = 10;
 const LONG: u64 = 100;
 
 fn join(id: u32, until: u64, marks: Vec<(Mark, Vec<SlotName>)>) -> Request {
-    Request::Join { process: PROCESS, id, until, act: ACT, lease: LONG, marks }
+    join_of(LIFE, id, until, marks)
+}
+
+fn join_of(life: Life, id: u32, until: u64, marks: Vec<(Mark, Vec<SlotName>)>) -> Request {
+    Request::Join { process: PROCESS, life, id, until, act: ACT, lease: LONG, marks }
 }
 
 fn renew(id: u32, until: u64) -> Renew {
@@ -65,9 +71,12 @@ fn it_ends_with_the_earliest_lease() {
     assert_eq!(ids, Answer::Members { seq: 2, ids: vec![1, 2] });
     assert_eq!(register.call(&Request::Members { act: ACT }, 20), Answer::Lost);
     let other = Act([8; 16]);
-    let (process, marks) = (PROCESS, Vec::new());
-    let again = Request::Join { process, id: 1, until: 40, act: other, lease: LONG, marks };
-    assert_eq!(register.call(&again, 20), Answer::Joined { act: other, open: false, seq: 1 });
+    let (process, life, marks) = (PROCESS, LIFE, Vec::new());
+    let again = Request::Join { process, life, id: 1, until: 40, act: other, lease: LONG, marks };
+    assert_eq!(
+        register.call(&again, 20),
+        Answer::Joined { act: other, open: false, seq: 1, outlived: 0 }
+    );
 }
 
 #[test]
@@ -175,13 +184,32 @@ fn where_the_clock_was_set_back_by_more_than_leases_may_last_it_ends() {
 fn who_has_another_lease_is_not_let_in() {
     let mut register = open_group();
     let before = register.clone();
-    let (process, marks) = (PROCESS, Vec::new());
-    let other = Request::Join { process, id: 3, until: 20, act: ACT, lease: LONG + 1, marks };
+    let (process, life, marks) = (PROCESS, LIFE, Vec::new());
+    let other = Request::Join { process, life, id: 3, until: 20, act: ACT, lease: LONG + 1, marks };
     assert_eq!(register.call(&other, 12), Answer::OtherLease { lease: LONG });
     assert_eq!(register, before);
     // Where nobody is left it is another K's.
     assert_eq!(register.call(&other, 30), Answer::Late);
-    let (process, marks) = (PROCESS, Vec::new());
-    let later = Request::Join { process, id: 3, until: 40, act: ACT, lease: LONG + 1, marks };
+    let (process, life, marks) = (PROCESS, LIFE, Vec::new());
+    let later = Request::Join { process, life, id: 3, until: 40, act: ACT, lease: LONG + 1, marks };
     assert!(matches!(register.call(&later, 30), Answer::Joined { .. }));
+}
+
+#[test]
+fn who_speaks_of_a_postgresql_that_another_has_taken_over_from_is_sent_away() {
+    let promoted = Life { timeline: LIFE.timeline + 1, started: 0 };
+    let restarted = Life { started: LIFE.started + 1, ..LIFE };
+    for later in [promoted, restarted] {
+        let mut register = open_group();
+        let joined = register.call(&join_of(later, 3, 40, Vec::new()), 14);
+        // Those of before may hit for as long as their leases run.
+        assert_eq!(joined, Answer::Joined { act: ACT, open: false, seq: 1, outlived: 6 });
+        assert_eq!(register.call(&join(1, 40, Vec::new()), 15), Answer::Passed);
+        // One more of the later finds it as it is.
+        let joined = register.call(&join_of(later, 4, 40, Vec::new()), 16);
+        assert_eq!(joined, Answer::Joined { act: ACT, open: false, seq: 2, outlived: 0 });
+        // Where nobody of the later is left it is as if there had been none.
+        let joined = register.call(&join(1, 60, Vec::new()), 50);
+        assert_eq!(joined, Answer::Joined { act: ACT, open: false, seq: 1, outlived: 0 });
+    }
 }

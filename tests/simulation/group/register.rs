@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use forebay::cache::group::life::Life;
 use forebay::cache::group::process::Process;
 use forebay::cache::group::script::{Answer, Renew, Renewed, Request, Wait};
 use forebay::cache::group::slot::{Act, Mark, Slot, SlotName};
@@ -18,6 +19,7 @@ pub(crate) struct Register {
 pub(crate) struct K {
     pub(crate) act: Act,
     pub(crate) process: Process,
+    pub(crate) life: Life,
     pub(crate) lease: u64,
     pub(crate) open: bool,
     /// When the first good census was.
@@ -44,19 +46,27 @@ impl Register {
     /// What Redis answers at this moment.
     pub(crate) fn call(&mut self, request: &Request, now: u64) -> Answer {
         match request {
-            Request::Join { process, id, until, act, lease, marks } => {
+            Request::Join { process, life, id, until, act, lease, marks } => {
                 if *until <= now {
                     return Answer::Late;
                 }
+                let mut outlived = 0;
+                if let Some(k) = self.k.take_if(|k| !k.is_over(now) && k.life != *life) {
+                    if k.life > *life {
+                        self.k = Some(k);
+                        return Answer::Passed;
+                    }
+                    outlived = (k.end() - now).min(k.lease);
+                }
                 let fits = |k: &K| k.process == *process && !k.is_over(now);
                 if !self.k.as_ref().is_some_and(fits) {
-                    self.k = Some(K::new(*act, *process, *lease));
+                    self.k = Some(K::new(*act, (*process, *life), *lease));
                 }
                 let k = self.k.as_mut().unwrap();
                 if k.lease != *lease {
                     return Answer::OtherLease { lease: k.lease };
                 }
-                k.join(*id, *until, marks)
+                k.join((*id, *until), marks, outlived)
             }
             Request::Check { slots } => self.check(slots, now),
             Request::Time => Answer::Time,
@@ -91,10 +101,11 @@ impl Register {
 }
 
 impl K {
-    fn new(act: Act, process: Process, lease: u64) -> Self {
+    fn new(act: Act, (process, life): (Process, Life), lease: u64) -> Self {
         Self {
             act,
             process,
+            life,
             lease,
             open: false,
             since: None,
@@ -161,14 +172,19 @@ impl K {
         }
     }
 
-    fn join(&mut self, id: u32, until: u64, marks: &[(Mark, Vec<SlotName>)]) -> Answer {
+    fn join(
+        &mut self,
+        (id, until): (u32, u64),
+        marks: &[(Mark, Vec<SlotName>)],
+        outlived: u64,
+    ) -> Answer {
         self.seq += 1;
         let member = self.members.entry(id).or_insert(Member { until, ..Member::default() });
         (member.active, member.joined) = (self.seq, self.seq);
         for (mark, slots) in marks {
             self.mark(*mark, slots);
         }
-        Answer::Joined { act: self.act, open: self.open, seq: self.seq }
+        Answer::Joined { act: self.act, open: self.open, seq: self.seq, outlived }
     }
 
     fn renew(&mut self, renew: &Renew, now: u64) -> Answer {

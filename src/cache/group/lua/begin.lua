@@ -19,7 +19,7 @@ local count = #reply
 append_waits(reply, id, seq, is_catalog)
 if #reply > count then
   -- Who is not told, or not allowed to be, hears of it when it renews its lease.
-  local name = string.match(K, '^fb:{(.+):[^:]+:[^:]+:[^:]+:[^:]+}$') or ''
+  local name = string.match(K, '^fb:{(.+):[^:]+:[^:]+}$') or ''
   redis.pcall('PUBLISH', 'fb:{' .. name .. '}:talk', '\2' .. id .. ' ' .. K)
 end
 return reply

@@ -1,7 +1,23 @@
--- run id until act lease marks (mark slots slot…)*
-local run, id, till, act, lease = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+-- run timeline started id until act lease marks (mark slots slot…)*
+local run, id, till, act, lease = ARGV[1], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local timeline, started = tonumber(ARGV[2]), tonumber(ARGV[3])
 if tonumber(till) <= now then
   return say('late')
+end
+-- Of two PostgreSQLs of one cluster that live the later is the one written in, and who still speaks
+-- of the other would hit on what is not so any more.
+local outlived = 0
+if get('act') and not is_over() then
+  local later = number('timeline') - timeline
+  if later == 0 then
+    later = number('started') - started
+  end
+  if later > 0 then
+    return say('passed')
+  elseif later < 0 then
+    outlived = math.min(number('end') - now, number('lease'))
+    delete_all()
+  end
 end
 if get('run') ~= run or is_over() then
   -- A full Redis lets a script that began with this go on.
@@ -10,6 +26,8 @@ if get('run') ~= run or is_over() then
   end
   set('act', act)
   set('run', run)
+  set('timeline', ARGV[2])
+  set('started', ARGV[3])
   set('lease', lease)
 elseif get('lease') ~= lease then
   -- Each waits as long as it believes others to live.
@@ -25,8 +43,8 @@ end
 local seq = next_seq()
 set('a:' .. id, text(seq))
 set('j:' .. id, text(seq))
-local at = 7
-for _ = 1, tonumber(ARGV[6]) do
+local at = 9
+for _ = 1, tonumber(ARGV[8]) do
   local mark, slots = ARGV[at], tonumber(ARGV[at + 1])
   for slot = at + 2, at + 1 + slots do
     add_mark(ARGV[slot], mark, seq)
@@ -34,6 +52,6 @@ for _ = 1, tonumber(ARGV[6]) do
   at = at + 2 + slots
 end
 log(seq)
-local reply = { 'ok', text(now), get('act'), flag(is_open()), text(seq) }
+local reply = { 'ok', text(now), get('act'), flag(is_open()), text(seq), text(outlived) }
 end_at(earliest())
 return reply

@@ -60,8 +60,8 @@ pub struct Member {
     fence: Millis,
     /// The same under the act of now.
     lease_until: Millis,
-    /// What that was before the JOIN that is under way.
-    lease_before: Millis,
+    /// The same of the lease that is asked for just now; 0: none is.
+    asked_until: Millis,
     /// The last JOIN was refused, and what was open then has been waited for.
     is_refused: bool,
     /// No JOIN before then.
@@ -81,7 +81,7 @@ impl Member {
             joining: false,
             fence: 0,
             lease_until: 0,
-            lease_before: 0,
+            asked_until: 0,
             is_refused: false,
             join_at: 0,
             commits: BTreeMap::new(),
@@ -121,8 +121,7 @@ impl Member {
     /// the marks to send along.
     pub fn join(&mut self, now: Millis) -> Vec<(Mark, Vec<SlotName>)> {
         self.joining = true;
-        self.lease_before = self.lease_until;
-        self.lease_until = self.lease_until.max(self.over_at(now));
+        self.asked_until = self.over_at(now);
         if !self.has(Safeguard::MarksInJoin) {
             return Vec::new();
         }
@@ -133,7 +132,7 @@ impl Member {
 
     /// A RENEW is about to be sent; as with JOIN. Gives what `applied` does.
     pub fn renew(&mut self, now: Millis) -> u64 {
-        self.lease_until = self.lease_until.max(self.over_at(now));
+        self.asked_until = self.over_at(now);
         self.applied()
     }
 
@@ -223,8 +222,8 @@ impl Member {
     fn drop_act(&mut self) {
         self.joining = false;
         self.joined = None;
-        self.fence = self.fence.max(self.lease_until);
-        self.lease_until = 0;
+        self.fence = self.fence.max(self.lease_until).max(self.asked_until);
+        (self.lease_until, self.asked_until) = (0, 0);
         // Nobody waits any more for us to have heard of a change of the catalogue.
         self.widen();
         let ends = self.has(Safeguard::LeaveEndsWithAct);
@@ -249,9 +248,15 @@ impl Member {
         self.lose(now);
     }
 
+    /// What was asked for last is had.
+    fn on_leased(&mut self) {
+        self.lease_until = self.lease_until.max(std::mem::take(&mut self.asked_until));
+    }
+
     /// `marks`: as they were sent.
     pub fn on_joined(&mut self, act: Act, open: bool, marks: &[(Mark, Vec<SlotName>)]) {
         self.joining = false;
+        self.on_leased();
         self.is_refused = false;
         for (mark, slots) in marks {
             if let Some(commit) = self.commits.get_mut(&mark.n) {
@@ -274,7 +279,7 @@ impl Member {
     /// so soon again. They see our lock from their next census on, so K is over and done with when
     /// the leases of now are, and no other is opened.
     pub fn on_join_refused(&mut self, theirs: Millis, now: Millis) {
-        self.lease_until = self.lease_before;
+        self.asked_until = 0;
         self.drop_act();
         if !std::mem::replace(&mut self.is_refused, true) {
             self.fence = self.fence.max(now + theirs + theirs / 10);
@@ -282,9 +287,29 @@ impl Member {
         self.join_at = now + self.rules.lease;
     }
 
+    /// K is of a PostgreSQL that has taken over from ours: there is no lease of that JOIN.
+    pub fn on_join_passed(&mut self) {
+        self.asked_until = 0;
+        self.drop_act();
+    }
+
+    /// Our JOIN ended a K of a PostgreSQL of before, whose members, whom no census of ours shows, may
+    /// still hit unasked for so long.
+    pub fn on_outlived(&mut self, ms: Millis, now: Millis) {
+        if ms > 0 {
+            self.fence = self.fence.max(now + ms + self.rules.margin);
+        }
+    }
+
     /// K is gone, or another; or we are no member of it.
     pub fn on_lost(&mut self) {
         self.drop_act();
+    }
+
+    /// RENEW gave no lease. K may end again and again for as long as PostgreSQL shows somebody who is not
+    /// there, and no commit waits for what nobody was given.
+    pub fn on_renew_refused(&mut self) {
+        self.asked_until = 0;
     }
 
     /// A RENEW sent at `asked_at` was granted, and all changes up to `seq` have been applied here.
@@ -292,6 +317,7 @@ impl Member {
     /// census is good before.
     pub fn on_renewed(&mut self, open: bool, seq: u64, grant: Millis, asked_at: Millis) -> bool {
         let margin = if self.has(Safeguard::ShortGrant) { self.rules.margin } else { 0 };
+        self.on_leased();
         self.on_heard(seq);
         let Some(joined) = &mut self.joined else { return false };
         let opened = open && !joined.open;
@@ -392,10 +418,9 @@ impl Member {
     pub fn rebase(&mut self, now: Millis, by: Millis) {
         let lease = self.rules.lease + self.rules.margin;
         let earlier = |time: &mut Millis| *time = if *time <= now + by { 0 } else { *time - by };
-        for time in [&mut self.fence, &mut self.lease_until] {
+        for time in [&mut self.fence, &mut self.lease_until, &mut self.asked_until] {
             earlier(time);
         }
-        self.lease_before = 0;
         self.join_at = 0;
         if let Some(joined) = &mut self.joined {
             earlier(&mut joined.granted_until);

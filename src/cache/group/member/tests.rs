@@ -141,3 +141,50 @@ fn no_grant_is_believed_for_longer_than_a_lease() {
     member.on_renewed(true, 0, 60 * LEASE, 0);
     assert_eq!(member.granted_until(), LEASE - MARGIN);
 }
+
+#[test]
+fn no_commit_waits_for_a_lease_that_was_refused() {
+    // Somebody is seen who is not there: K ends with each first lease, and is formed anew.
+    let mut member = joined(true);
+    member.on_renewed(true, 0, 0, 0);
+    member.on_lost();
+    for round in 1..4 {
+        let began = round * (LEASE + 10);
+        let marks = member.join(began);
+        member.on_joined(Act([1; 16]), false, &marks);
+        member.renew(began + LEASE - 5);
+        member.on_renew_refused();
+        member.on_lost();
+        let over = began + LEASE + MARGIN;
+        let n = member.begin(vec![TABLE], 0, HERE);
+        let marks = member.join(began + LEASE + 5);
+        member.on_joined(Act([2; 16]), false, &marks);
+        announced(&mut member, n, false);
+        assert_eq!(member.leave(n, over - 1), Leave::At(over));
+        assert_eq!(member.leave(n, over), Leave::Granted);
+        member.settle(n, true);
+        member.on_ended(n);
+        member.on_lost();
+    }
+}
+
+#[test]
+fn a_commit_waits_for_those_of_a_postgresql_that_was_taken_over_from() {
+    let mut member = joined(false);
+    member.on_outlived(70, 5000);
+    let n = member.begin(vec![TABLE], 0, HERE);
+    announced(&mut member, n, false);
+    assert_eq!(member.leave(n, 5000), Leave::At(5070 + MARGIN));
+    assert_eq!(member.leave(n, 5070 + MARGIN), Leave::Granted);
+}
+
+#[test]
+fn who_is_sent_away_has_no_lease_to_wait_for() {
+    let mut member = joined(false);
+    member.on_lost();
+    let n = member.begin(vec![TABLE], 0, HERE);
+    let fence = member.leave(n, 5000);
+    let _ = member.join(5000);
+    member.on_join_passed();
+    assert_eq!(member.leave(n, 5000), fence);
+}

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::cache::coherence::Scope;
+use crate::cache::group::life::Life;
 use crate::cache::group::process::Process;
 use crate::cache::group::rounds::Errand;
 use crate::cache::group::script::{Answer as Said, Renewed, Reply, Request};
@@ -13,6 +14,7 @@ use crate::cache::group::slot::{Mark, Slot, SlotName};
 const A: TableId = TableId(16_384);
 const B: TableId = TableId(16_385);
 const ACT: Act = Act([7; 16]);
+const LIFE: Life = Life { timeline: 1, started: 1 };
 const K: &str = "fb:{g:1:2:3:4}";
 /// Redis's clock when it was last heard.
 const HEARD_MS: u64 = 1_000_000;
@@ -60,8 +62,8 @@ impl Member {
 
     fn join(&self, act: Act, open: bool) {
         let process = Process { run_id: [1; 20], replication_id: [2; 20] };
-        let errand = Errand::Join { t0: HEARD_MS, heard_at: 0, process, act };
-        self.hear(errand, |_| Said::Joined { act, open, seq: 1 });
+        let errand = Errand::Join { t0: HEARD_MS, heard_at: 0, process, life: LIFE, act };
+        self.hear(errand, |_| Said::Joined { act, open, seq: 1, outlived: 0 });
         self.renew(open, Vec::new());
     }
 
@@ -253,9 +255,10 @@ fn an_answer_of_before_a_flush_is_not_opened_whatever_becomes_of_the_flush() {
             t0: HEARD_MS,
             heard_at: 0,
             process: Process { run_id: [1; 20], replication_id: [2; 20] },
+            life: LIFE,
             act: ACT,
         },
-        |_| Said::Joined { act: ACT, open: true, seq: 1 },
+        |_| Said::Joined { act: ACT, open: true, seq: 1, outlived: 0 },
     );
     refused();
     two.hear(Errand::None, |request| {

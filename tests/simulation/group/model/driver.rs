@@ -121,7 +121,7 @@ impl State {
     pub(crate) fn ask(&mut self, setup: &Setup, at: usize, act: u8, request: &Request) {
         let sent_at = self.instances[at].round.as_ref().map_or(NOW, |round| round.sent_at);
         let reply = self.serve(setup, at, act, request);
-        self.read_reply(setup, at, sent_at, reply);
+        self.read(setup, at, request, (sent_at, reply));
     }
 
     /// What is first on its way to Redis arrives.
@@ -132,6 +132,20 @@ impl State {
         let sent_at = round.sent_at;
         if !round.requests.is_empty() {
             self.at(at).round = Some(round);
+        }
+        self.read(setup, at, &request, (sent_at, reply));
+    }
+
+    fn read(
+        &mut self,
+        setup: &Setup,
+        at: usize,
+        request: &Request,
+        (sent_at, reply): (u64, Reply),
+    ) {
+        let refused = matches!(reply, Reply::Lost | Reply::Refused);
+        if refused && matches!(request, Request::Renew { .. }) {
+            self.at(at).member.on_renew_refused();
         }
         self.read_reply(setup, at, sent_at, reply);
     }

@@ -5,12 +5,15 @@ use forebay::cache::group::process::Process;
 use forebay::cache::group::script;
 use forebay::cache::group::slot::{Act, Mark};
 
+use forebay::cache::group::life::Life;
+
 use super::k::{K, Reply, Request, Slot, mark, ones};
 use super::setup::{CATALOG, NOW};
 use super::tests::GRANTS;
 use super::world::names;
 use crate::group::register::Register;
 
+const LIFE: Life = Life { timeline: 1, started: 1 };
 const PROCESS: Process = Process { run_id: [1; 20], replication_id: [2; 20] };
 const ACT: Act = Act([0; 16]);
 
@@ -62,7 +65,7 @@ impl Both {
                 let (process, marks) = (PROCESS, marks.collect());
                 // All have the same one, and clocks go on: what K looks at it for is not modelled.
                 let (until, lease) = (until + self.passed, u64::from(u32::MAX));
-                script::Request::Join { process, id, until, act, lease, marks }
+                script::Request::Join { process, life: LIFE, id, until, act, lease, marks }
             }
             Request::Members => script::Request::Members { act },
             &Request::Renew { until, applied, seen, gone_seq, gone } => {
