@@ -41,7 +41,9 @@ pub fn start(config: &Config) -> io::Result<Log> {
         None => BoxMakeWriter::new(io::stderr),
     };
     let terminal = file.is_none() && io::stderr().is_terminal();
+    // What cannot be written is lost. To say so where it cannot be said ends whoever logged.
     let log = tracing_subscriber::fmt().with_writer(writer).with_ansi(terminal);
+    let log = log.log_internal_errors(false);
     let set_level = match config.log.format {
         LogFormat::Text => {
             let log = log.fmt_fields(Fields).with_target(false);

@@ -1,11 +1,13 @@
 //! SHUTDOWN and the signals: who may finish, who is refused, and when the program is gone.
 
 use std::net::TcpStream;
+use std::path::Path;
 
+use crate::support::daemon::{Daemon, Job};
 use crate::support::forebay::Forebay;
-use crate::support::postgres::Database;
-use crate::support::raw::{RawClient, query};
-use crate::support::wait_until;
+use crate::support::postgres::{Database, PASSWORD, USER};
+use crate::support::raw::{Login, RawClient, query};
+use crate::support::{free_port, wait_until};
 
 fn start() -> (Database<'static>, Forebay, RawClient) {
     let database = Database::with("CREATE TABLE t (v int)");
@@ -124,4 +126,23 @@ fn a_client_that_waits_for_a_server_is_told_that_it_will_get_none() {
     assert_eq!(holder.until_closed(), "E(57P01)");
     gone(&forebay);
     assert_eq!(database.direct().one("SELECT count(*) FROM t"), "0");
+}
+
+/// A full disk, or whoever read the log is gone.
+#[test]
+fn a_log_that_cannot_be_written_stops_nobody() {
+    let database = Database::with("CREATE TABLE t (v int)");
+    let (port, url) = (free_port(), database.url());
+    let (listen, program) = (format!("127.0.0.1:{port}"), env!("CARGO_BIN_EXE_forebay"));
+    let settings = ["--listen", &listen, "--admin-listen", "", "--log-level", "debug"];
+    let command = [&[program, &url][..], &settings].concat();
+    let log = Path::new("/dev/full");
+    let daemon = Daemon::start(&Job { command: &command, stop_signal: "KILL", log, remove: None });
+    let login = Login::new(USER, PASSWORD, &database.name);
+    wait_until("it listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    let mut client = RawClient::log_in(port, &login).unwrap();
+    assert_eq!(client.one("SELECT count(*) FROM t"), "0");
+    daemon.signal("TERM");
+    client.close();
+    wait_until("the program has ended", || !daemon.runs());
 }
