@@ -138,6 +138,7 @@ static PROBES: &[(&str, Probe)] = &[
     ("standard_conforming_strings", probe(&[text("standard_conforming_strings")], "on")),
     ("datestyle", probe(&[text("DateStyle")], "ISO")),
     ("timezone", probe(&[text("TimeZone")], "GMT")),
+    ("extra_float_digits", probe(&[text("extra_float_digits")], "2")),
 ];
 
 static ONE: Probe = Probe { columns: &[int4("?column?")], answer: "1", tag: "SELECT 1" };

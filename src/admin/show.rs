@@ -49,7 +49,7 @@ pub fn pools(pools: &[Pool]) -> Table {
             wait,
             wait_us,
             value(pool.mode),
-            None,
+            pool.load_balance_hosts.map(str::to_owned),
         ]);
     }
     table

@@ -19,6 +19,8 @@ pub struct Pool {
     pub database: String,
     pub user: String,
     pub mode: &'static str,
+    /// Where there are several.
+    pub load_balance_hosts: Option<&'static str>,
     pub clients_active: usize,
     pub clients_waiting: usize,
     /// Of clients that have no server and want none.

@@ -268,6 +268,7 @@ mod tests {
             servers_canceled: 0,
             servers_idle: 0,
             servers_login: 0,
+            load_balance_hosts: None,
             max_wait: Duration::ZERO,
             totals,
             averages,

@@ -19,6 +19,9 @@ use super::{peer, rules};
 /// A shorter token can be guessed.
 const HTTP_TOKEN_CHARS_MIN: usize = 16;
 
+/// So can a shorter secret of a group, by whoever has what it sealed.
+const SECRET_CHARS_MIN: usize = 32;
+
 /// `files` in the order given, then the command line; `read_file` is for `auth_file`.
 pub(super) fn check(
     base: Base,
@@ -381,7 +384,11 @@ impl Checker {
         let (cache, redis) = (&self.config.cache, &self.config.redis);
         let entry_too_large = cache.max_entry_size > cache.size;
         let mode = cache.mode;
-        let redis_unused = mode != CacheMode::On && !redis.url.is_empty();
+        // A group agrees there, whatever is kept.
+        let redis_unused =
+            mode != CacheMode::On && !redis.url.is_empty() && self.config.group.name.is_empty();
+        let short =
+            (1..SECRET_CHARS_MIN).contains(&self.config.group.secret.reveal().chars().count());
         let has =
             |schemes: &[&str]| schemes.iter().any(|scheme| redis.url.reveal().starts_with(scheme));
         let at_sentinels = has(&["redis+sentinel://", "rediss+sentinel://"]);
@@ -407,6 +414,11 @@ impl Checker {
         }
         if lonely {
             self.mistake("group.name", "expected redis.url: a group agrees through Redis");
+        }
+        if short {
+            let text =
+                format!("group.secret: fewer than {SECRET_CHARS_MIN} characters can be guessed");
+            self.notices.push(text);
         }
         if redis_unused {
             self.notices.push(format!("redis.url: not used, cache.mode is {mode}"));

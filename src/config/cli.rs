@@ -42,7 +42,7 @@ struct Arguments {
     /// Where the page and the metrics are, such as 127.0.0.1:9127
     #[arg(long, value_name = "ADDRESS:PORT")]
     http_listen: Option<String>,
-    /// transaction or session
+    /// transaction, session or statement
     #[arg(long, value_name = "MODE")]
     pool_mode: Option<String>,
     /// Servers for each database and user
@@ -71,7 +71,7 @@ struct Arguments {
     /// error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
-    /// text or json
+    /// text, json or pgbouncer
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
     /// Threads; 0 is one a core
@@ -89,6 +89,8 @@ struct Arguments {
     daemon: bool,
     #[arg(short = 'R', long, hide = true)]
     reboot: bool,
+    #[arg(short = 'u', long, hide = true)]
+    user: Option<String>,
 
     /// Print the settings that would be used, and exit
     #[arg(long)]
@@ -126,10 +128,12 @@ impl Exit {
 
 /// From the program's arguments, its own name first. `read` reads a file; relative paths are
 /// relative to the working directory, as in PgBouncer. A reload calls it again, with the same
-/// arguments.
+/// arguments. `begin` is asked under `--check` whether it could be begun with this, and tells what an
+/// operator should hear.
 pub fn load(
     args: impl Iterator<Item = OsString>,
     read: &dyn Fn(&Path) -> io::Result<String>,
+    begin: &dyn Fn(&Config) -> Result<Vec<String>, String>,
 ) -> Result<Loaded, Exit> {
     let arguments = Arguments::try_parse_from(args).map_err(|error| Exit {
         code: if error.use_stderr() { Exit::USAGE } else { 0 },
@@ -138,8 +142,9 @@ pub fn load(
     if arguments.defaults {
         return Err(Exit::success(reference()));
     }
-    if arguments.daemon || arguments.reboot {
-        let option = if arguments.daemon { "-d" } else { "-R" };
+    let left =
+        [(arguments.daemon, "-d"), (arguments.reboot, "-R"), (arguments.user.is_some(), "-u")];
+    if let Some((_, option)) = left.iter().find(|(given, _)| *given) {
         let text = format!(
             "{option}: not supported: leave that to the service manager, such as systemd; for a \
              restart without a gap start a second Forebay with so_reuseport\n"
@@ -147,9 +152,14 @@ pub fn load(
         return Err(Exit { code: Exit::USAGE, text });
     }
     let (base, files) = arguments.files(read);
-    let loaded = check::check(base, files, arguments.options(), read)
+    let mut loaded = check::check(base, files, arguments.options(), read)
         .map_err(|mistakes| Exit::mistakes(&mistakes))?;
-    if arguments.check { Err(Exit::success(summary(&loaded))) } else { Ok(loaded) }
+    if !arguments.check {
+        return Ok(loaded);
+    }
+    let refused = |why| Exit { code: Exit::MISTAKES, text: format!("{why}\n") };
+    loaded.notices.extend(begin(&loaded.config).map_err(refused)?);
+    Err(Exit::success(summary(&loaded)))
 }
 
 impl Arguments {

@@ -9,7 +9,14 @@ const HEADER: &str = "\
 ";
 
 const DATABASES: &str = "
-# Databases one by one, instead of or beside server.url; \"*\" is every other name.
+# Databases one by one, instead of or beside server.url; \"*\" is every other name. An entry knows
+# host, port, dbname, user, password, application_name, auth_dbname, auth_query, auth_user,
+# client_encoding, connect_query, datestyle, load_balance_hosts, max_db_client_connections,
+# max_db_connections, min_pool_size, options, pool_mode, pool_size, query_wait_timeout,
+# reserve_pool, reserve_pool_size, server_lifetime, slow_threshold, timezone; one of [users]
+# client_idle_timeout, idle_transaction_timeout, max_user_client_connections,
+# max_user_connections, pool_mode, pool_size, query_timeout, query_wait_timeout,
+# reserve_pool_size, slow_threshold and transaction_timeout.
 # Peers by their peer_id: each at an address at which that process alone is reached.
 # Rules say what is never kept, or not for long: by table (with all that is read through it or
 # beside it), by schema, or by statement. A * stands for anything, and in a statement where its
@@ -18,6 +25,8 @@ const DATABASES: &str = "
 # [databases]
 # shop = { host = \"10.0.0.5\", port = 5432, dbname = \"shop_v2\", pool_size = 40 }
 # \"*\" = { host = \"10.0.0.6\", user = \"app\", password = \"secret\", pool_mode = \"session\" }
+# [users]
+# reports = { pool_mode = \"session\", pool_size = 5, query_timeout = \"5m\" }
 # [peers]
 # 2 = { host = \"/run/forebay2\", port = 6432 }
 # [rules]

@@ -23,7 +23,7 @@ fn load_with(arguments: &[&str], files: &[(&str, &str)]) -> Result<Loaded, Exit>
             .map(|(_, text)| (*text).to_owned())
             .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
     };
-    load(["forebay"].iter().chain(arguments).map(OsString::from), &read)
+    load(["forebay"].iter().chain(arguments).map(OsString::from), &read, &|_| Ok(Vec::new()))
 }
 
 /// A configuration that must be good.
@@ -876,6 +876,28 @@ fn check_prints_the_result_and_succeeds() {
 }
 
 #[test]
+fn check_tells_what_who_would_begin_says() {
+    let check = |begun: Result<Vec<String>, String>| {
+        let arguments = ["forebay", URL, "--check"].map(OsString::from).into_iter();
+        let read = |_: &Path| Err(io::Error::from(io::ErrorKind::NotFound));
+        load(arguments, &read, &|_| begun.clone()).unwrap_err()
+    };
+    let told = check(Ok(vec!["no TLS with servers".to_owned()]));
+    assert_eq!((told.code, told.text.lines().next()), (0, Some("notice: no TLS with servers")));
+    let refused = check(Err("no such certificate".to_owned()));
+    assert_eq!((refused.code, refused.text.as_str()), (1, "no such certificate\n"));
+}
+
+#[test]
+fn words_are_read_in_letters_of_either_case() {
+    let config = good(
+        &["f.ini"],
+        &[("f.ini", "[databases]\nx = host=h\n[pgbouncer]\npool_mode = Session\n")],
+    );
+    assert_eq!(config.pool.pool_mode, PoolMode::Session);
+}
+
+#[test]
 fn help_version_and_defaults_succeed_and_other_options_do_not() {
     let exit = load_with(&["--version"], &[]).unwrap_err();
     assert_eq!(exit, Exit { code: 0, text: "Forebay 0.1.0\n".to_owned() });
@@ -1135,4 +1157,12 @@ fn rules_are_read_with_the_place_of_every_mistake() {
         "[cache]\nfunctions = \"pg_catalog.now\"",
         "4: cache.functions: expected functions of your own, found \"pg_catalog.now\"",
     );
+}
+
+#[test]
+fn the_reference_names_what_databases_and_users_know() {
+    let reference = reference();
+    for key in database::DATABASE_KEYS.iter().chain(limits::USER_KEYS) {
+        assert!(reference.contains(key), "{key}");
+    }
 }

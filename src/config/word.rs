@@ -23,7 +23,8 @@ macro_rules! words {
             }
 
             fn from_word(word: &str) -> Option<Self> {
-                match word { $( $word => Some(Self::$variant), )+ _ => None }
+                // As PgBouncer, in letters of either case.
+                [$(Self::$variant),+].into_iter().find(|one| word.eq_ignore_ascii_case(one.name()))
             }
         }
 

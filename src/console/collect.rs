@@ -32,6 +32,11 @@ pub struct Collector<'a> {
 }
 
 /// What a client is doing, in PgBouncer's words.
+/// Where there are several.
+fn load_balance_hosts(entry: &DatabaseEntry) -> Option<&'static str> {
+    matches!(entry.host, Host::Several(_)).then(|| entry.load_balance_hosts.name())
+}
+
 fn client_state(entry: &Entry, shown: &Shown) -> &'static str {
     if shown.waiting_since.is_some() {
         "waiting"
@@ -79,6 +84,7 @@ impl<'a> Collector<'a> {
             database: name.0,
             user: name.1,
             mode: pool.common.mode.name(),
+            load_balance_hosts: self.config.database(&pool.name).and_then(load_balance_hosts),
             clients_active: active,
             clients_waiting: waiting,
             cancels: canceled,
@@ -106,6 +112,7 @@ impl<'a> Collector<'a> {
             database: name.0,
             user: name.1,
             mode: "statement",
+            load_balance_hosts: None,
             clients_active: clients,
             clients_waiting: 0,
             cancels: 0,
@@ -264,8 +271,7 @@ impl<'a> Collector<'a> {
             min_pool_size: plan::min_pool_size(config, entry),
             reserve_pool_size: plan::reserve(config, entry, None),
             server_lifetime: plan::lifetime(config, entry),
-            load_balance_hosts: matches!(entry.host, Host::Several(_))
-                .then(|| entry.load_balance_hosts.name()),
+            load_balance_hosts: load_balance_hosts(entry),
             mode: entry.pool_mode.map(|mode| match mode {
                 PoolMode::Session => pool::PoolMode::Session,
                 PoolMode::Transaction => pool::PoolMode::Transaction,
