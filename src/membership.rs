@@ -37,6 +37,8 @@ const JOIN_POLL: Duration = Duration::from_millis(50);
 /// A question to PostgreSQL that takes longer means the connection is dead.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
+const PASSED: &str = "another PostgreSQL is written in";
+
 /// Why a member is out of its group is said once of each of so many reasons.
 const REASONS_MAX: usize = 16;
 
@@ -74,17 +76,19 @@ pub fn start(
     let group = Arc::clone(home.group.as_ref()?);
     let home = Arc::clone(home);
     Some(Driving(tokio::spawn(async move {
-        let (mut turn, mut said, mut hurries) = (0_usize, Vec::new(), false);
+        let (mut turn, mut said) = (0_usize, Vec::new());
+        let (mut left, mut hurried): (u64, Option<Instant>) = (NOWHERE, None);
         loop {
             if let Some(seat) = group.sit() {
                 let _speaking = Speaking { group: Arc::clone(&group), _seat: seat };
                 let target = targets(turn);
-                let membership = Membership { home: &home, group: &group, target: &target };
+                let membership = Membership { home: &home, group: &group, target: &target, left };
                 let spoken = membership.speak().await;
                 let why = spoken.unwrap_or_else(|error| {
                     turn = turn.wrapping_add(1);
                     error.to_string()
                 });
+                left = if group.is_passed() { group.spoken_of() } else { NOWHERE };
                 group.lose_lock(why.clone(), Instant::now());
                 // Each user may be refused for a reason of its own, again and again.
                 if !said.contains(&why) {
@@ -93,16 +97,17 @@ pub fn start(
                     said.insert(0, why);
                 }
             }
-            // Until we are back there, others go on as if it were written where they are.
-            hurries = group.is_passed() && !hurries;
-            if hurries {
-                continue;
-            }
+            let pause = retry(&group);
             if group.is_passed() {
+                // Until we are back there, others go on as if it were written where they are.
+                if left != NOWHERE && hurried.is_none_or(|then| then.elapsed() > 2 * pause) {
+                    hurried = Some(Instant::now());
+                    continue;
+                }
                 // Somebody else asks for the seat as often as we do, and is to have it first.
-                sleep(retry(&group)).await;
+                sleep(pause).await;
             }
-            sleep(retry(&group)).await;
+            sleep(pause).await;
         }
     })))
 }
@@ -115,6 +120,8 @@ struct Membership<'a> {
     home: &'a Arc<Home>,
     group: &'a Arc<Group>,
     target: &'a Arc<Target>,
+    /// Where it was, if another has taken over from that.
+    left: u64,
 }
 
 /// A census that is being taken: the connection comes back with what it showed.
@@ -176,6 +183,10 @@ impl Membership<'_> {
         let mut connection = opened.unwrap_or(Err(ServerError::Closed))?;
         if !Arc::ptr_eq(&connection.server.home, self.home) {
             return Err(ServerError::Closed);
+        }
+        if connection.server.place == self.left {
+            // Somebody else may be led elsewhere.
+            return Err(ServerError::Query { sqlstate: String::new(), message: PASSED.to_owned() });
         }
         let rows = ask(&mut connection, IDENTITY).await?;
         let identity: Vec<String> =
@@ -257,7 +268,7 @@ impl Rounds<'_> {
     async fn find_errand(&mut self) -> Result<(), String> {
         let group = self.of.group;
         if group.is_passed() {
-            return Err("another PostgreSQL is written in".to_owned());
+            return Err(PASSED.to_owned());
         }
         if self.errand != Errand::None {
             return Ok(());

@@ -171,7 +171,7 @@ words! {
 
 impl Value for Option<AuthType> {
     fn read(raw: &Raw, range: Range) -> Result<Self, String> {
-        match raw.as_text() {
+        match raw.as_text().map(str::to_ascii_lowercase).as_deref() {
             Some("auto") => Ok(None),
             // They need another program to ask.
             Some(foreign @ ("pam" | "ldap")) => Err(format!(

@@ -31,12 +31,12 @@ pub struct Collector<'a> {
     pub(super) clients: Vec<(Arc<Entry>, Shown)>,
 }
 
-/// What a client is doing, in PgBouncer's words.
 /// Where there are several.
 fn load_balance_hosts(entry: &DatabaseEntry) -> Option<&'static str> {
     matches!(entry.host, Host::Several(_)).then(|| entry.load_balance_hosts.name())
 }
 
+/// What a client is doing, in PgBouncer's words.
 fn client_state(entry: &Entry, shown: &Shown) -> &'static str {
     if shown.waiting_since.is_some() {
         "waiting"

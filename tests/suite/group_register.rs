@@ -239,6 +239,7 @@ fn read(fields: &mut BTreeMap<String, String>) -> K {
         members.insert(id.parse().unwrap(), member);
     }
     let lease = number(take("lease"));
+    let past = number(take("past"));
     let timeline = u32::try_from(number(take("timeline"))).unwrap();
     let life = Life { timeline, started: number(take("started")) };
     let (since, seq) = (take("since").map(|word| word.parse().unwrap()), number(take("seq")));
@@ -252,7 +253,7 @@ fn read(fields: &mut BTreeMap<String, String>) -> K {
     }
     let process = process(&run);
     let act = Act::parse(act.as_bytes()).unwrap();
-    let k = K { act, process, life, lease, open, since, seq, members, slots };
+    let k = K { act, process, life, past, lease, open, since, seq, members, slots };
     assert_eq!(k.end(), end);
     k
 }

@@ -1,5 +1,5 @@
-//! Which PostgreSQL of a cluster is written in, where there are several: the one that was promoted
-//! last, or of one timeline the one that was started last. Pure.
+//! Which PostgreSQL of a cluster is taken for the one written in, where several are: that of the higher
+//! timeline, as each promotion begins one, or of one timeline the one started last. Pure.
 
 use super::slot::parse_number;
 

@@ -161,6 +161,14 @@ impl Group {
         if round.requests.iter().zip(answers).any(|of| state.reveals(of, self.id, &mut by_us)) {
             catalog_moved();
         }
+        let gives_none =
+            |answer: &Answer| matches!(answer, Answer::Lost | Answer::Late | Answer::Census { .. });
+        let answers = replies.iter().map(|reply| &reply.answer);
+        let mut asked = round.requests.iter().zip(answers);
+        // First: what is answered before it may be that all is lost.
+        if asked.any(|(asked, answer)| matches!(asked, Request::Renew(_)) && gives_none(answer)) {
+            state.member.on_renew_refused();
+        }
         let mut news = News::default();
         for (request, reply) in round.requests.into_iter().zip(replies) {
             self.take(&mut state, (request, reply), times, coherence, &mut news);
@@ -188,10 +196,6 @@ impl Group {
             state.clock = (now, heard);
         }
         let known = state.member.act();
-        let refused = matches!(reply.answer, Answer::Lost | Answer::Late | Answer::Census { .. });
-        if refused && matches!(request, Request::Renew(_)) {
-            state.member.on_renew_refused();
-        }
         match (request, reply.answer) {
             (Request::Join { marks, .. }, answer) => {
                 self.join_answered(state, (&marks, answer), heard, coherence);

@@ -196,10 +196,15 @@ impl Group {
         self.place.load(Ordering::Acquire) == place
     }
 
+    /// The PostgreSQL that it speaks of.
+    pub fn spoken_of(&self) -> u64 {
+        self.place.load(Ordering::Acquire)
+    }
+
     /// A server was connected to this PostgreSQL, and can write there. Who speaks of another one is to
     /// leave that to somebody else.
     pub fn meet(&self, place: u64) {
-        let spoken_of = self.place.load(Ordering::Acquire);
+        let spoken_of = self.spoken_of();
         if spoken_of != NOWHERE && spoken_of != place {
             self.pass();
             self.state().wake_task();

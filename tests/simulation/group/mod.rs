@@ -207,7 +207,11 @@ fn who_speaks_of_a_postgresql_that_another_has_taken_over_from_is_sent_away() {
         assert_eq!(register.call(&join(1, 40, Vec::new()), 15), Answer::Passed);
         // One more of the later finds it as it is.
         let joined = register.call(&join_of(later, 4, 40, Vec::new()), 16);
-        assert_eq!(joined, Answer::Joined { act: ACT, open: false, seq: 2, outlived: 0 });
+        assert_eq!(joined, Answer::Joined { act: ACT, open: false, seq: 2, outlived: 4 });
+        // Who has a shorter lease believes it no sooner.
+        let short = |now| Renew { lease: 1, seen: vec![3, 4], ..renew(3, now + 20) };
+        let mut open = |now| renewed(&mut register, short(now), now).open;
+        assert_eq!([17, 19, 20].map(&mut open), [false, false, true]);
         // Where nobody of the later is left it is as if there had been none.
         let joined = register.call(&join(1, 60, Vec::new()), 50);
         assert_eq!(joined, Answer::Joined { act: ACT, open: false, seq: 1, outlived: 0 });

@@ -20,6 +20,8 @@ pub(crate) struct K {
     pub(crate) act: Act,
     pub(crate) process: Process,
     pub(crate) life: Life,
+    /// Until when members of another life may hit.
+    pub(crate) past: u64,
     pub(crate) lease: u64,
     pub(crate) open: bool,
     /// When the first good census was.
@@ -50,23 +52,23 @@ impl Register {
                 if *until <= now {
                     return Answer::Late;
                 }
-                let mut outlived = 0;
+                let mut past = 0;
                 if let Some(k) = self.k.take_if(|k| !k.is_over(now) && k.life != *life) {
                     if k.life > *life {
                         self.k = Some(k);
                         return Answer::Passed;
                     }
-                    outlived = (k.end() - now).min(k.lease);
+                    past = now + (k.end().max(k.past) - now).min(k.lease);
                 }
                 let fits = |k: &K| k.process == *process && !k.is_over(now);
                 if !self.k.as_ref().is_some_and(fits) {
-                    self.k = Some(K::new(*act, (*process, *life), *lease));
+                    self.k = Some(K { past, ..K::new(*act, (*process, *life), *lease) });
                 }
                 let k = self.k.as_mut().unwrap();
                 if k.lease != *lease {
                     return Answer::OtherLease { lease: k.lease };
                 }
-                k.join((*id, *until), marks, outlived)
+                k.join((*id, *until), marks, now)
             }
             Request::Check { slots } => self.check(slots, now),
             Request::Time => Answer::Time,
@@ -106,6 +108,7 @@ impl K {
             act,
             process,
             life,
+            past: 0,
             lease,
             open: false,
             since: None,
@@ -176,7 +179,7 @@ impl K {
         &mut self,
         (id, until): (u32, u64),
         marks: &[(Mark, Vec<SlotName>)],
-        outlived: u64,
+        now: u64,
     ) -> Answer {
         self.seq += 1;
         let member = self.members.entry(id).or_insert(Member { until, ..Member::default() });
@@ -184,7 +187,12 @@ impl K {
         for (mark, slots) in marks {
             self.mark(*mark, slots);
         }
-        Answer::Joined { act: self.act, open: self.open, seq: self.seq, outlived }
+        Answer::Joined {
+            act: self.act,
+            open: self.open,
+            seq: self.seq,
+            outlived: self.past.saturating_sub(now),
+        }
     }
 
     fn renew(&mut self, renew: &Renew, now: u64) -> Answer {
@@ -209,7 +217,7 @@ impl K {
         }
         match self.since {
             None => self.since = Some(now),
-            Some(since) => self.open |= now >= since + renew.lease,
+            Some(since) => self.open |= now >= since + renew.lease && now >= self.past,
         }
         let grants = self.open && (renew.local || self.members.len() == 1);
         let end = self.end();

@@ -6,7 +6,7 @@ if tonumber(till) <= now then
 end
 -- Of two PostgreSQLs of one cluster that live the later is the one written in, and who still speaks
 -- of the other would hit on what is not so any more.
-local outlived = 0
+local past = 0
 if get('act') and not is_over() then
   local later = number('timeline') - timeline
   if later == 0 then
@@ -15,7 +15,7 @@ if get('act') and not is_over() then
   if later > 0 then
     return say('passed')
   elseif later < 0 then
-    outlived = math.min(number('end') - now, number('lease'))
+    past = now + math.min(math.max(number('end'), number('past')) - now, number('lease'))
     delete_all()
   end
 end
@@ -29,6 +29,9 @@ if get('run') ~= run or is_over() then
   set('timeline', ARGV[2])
   set('started', ARGV[3])
   set('lease', lease)
+  if past > now then
+    set('past', text(past))
+  end
 elseif get('lease') ~= lease then
   -- Each waits as long as it believes others to live.
   return { 'lease', text(now), get('lease') or '0' }
@@ -52,6 +55,6 @@ for _ = 1, tonumber(ARGV[8]) do
   at = at + 2 + slots
 end
 log(seq)
-local reply = { 'ok', text(now), get('act'), flag(is_open()), text(seq), text(outlived) }
+local reply = { 'ok', text(now), get('act'), flag(is_open()), text(seq), text(math.max(number('past') - now, 0)) }
 end_at(earliest())
 return reply

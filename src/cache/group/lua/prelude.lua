@@ -1,6 +1,7 @@
 -- What every script begins with. Times are milliseconds of this Redis's clock. The fields of K:
 --   act, run   the name of its life, the process it was formed in
 --   timeline, started   of the PostgreSQL that it is about
+--   past       until when members of one of before may hit
 --   lease      how long a member is believed to live
 --   open       equals act once K may be believed
 --   since      when its first good census was

@@ -1,7 +1,7 @@
 -- act id until applied lease local seen id… gone_seq gone id…
 local act, id, till, applied = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local lease, wants_grant = tonumber(ARGV[5]), ARGV[6] == '1'
-read_all({ 'm:' .. id, 'k:' .. id, 'g:' .. id, 'since', 'lease' }, #ARGV + 1)
+read_all({ 'm:' .. id, 'k:' .. id, 'g:' .. id, 'since', 'lease', 'past' }, #ARGV + 1)
 if not is_of(act) or not get('m:' .. id) then
   return say('lost')
 end
@@ -58,10 +58,11 @@ for _ = 1, tonumber(ARGV[at + 1]) do
   end
 end
 
--- Shut for a lease, in which what earlier lives of K left behind runs out.
+-- Shut for a lease, in which what earlier lives of K left behind runs out, and until those of another
+-- PostgreSQL may hit no more: theirs may have been longer.
 if not get('since') then
   set('since', text(now))
-elseif now >= number('since') + lease then
+elseif now >= number('since') + lease and now >= number('past') then
   set('open', act)
 end
 
