@@ -122,7 +122,7 @@ impl Analyses {
 impl Cache {
     pub fn new(mode: Mode, limits: Limits, seed: u64) -> Self {
         let cache = Self {
-            memory: Memory::new(limits.size_bytes, seed),
+            memory: Memory::new(limits.size_bytes, limits.entry_bytes_max, seed),
             turns: Arc::default(),
             roles: Roles::default(),
             redis: None,
@@ -142,7 +142,8 @@ impl Cache {
         cache
     }
 
-    /// Takes effect with the next look-up or fill; the size stays.
+    /// Takes effect with the next look-up or fill. The size stays, and with it how long an entry may
+    /// be that memory has room for.
     pub fn set(&self, mode: Mode, limits: Limits) {
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         self.max_age_us.store(micros(limits.max_age), Ordering::Relaxed);
@@ -171,6 +172,11 @@ impl Cache {
             ask_median_max: Duration::from_micros(self.ask_median_max_us.load(Ordering::Relaxed)),
             cut_off: self.cut_off(),
         }
+    }
+
+    /// Whether memory has room for the longest answers there may be.
+    pub fn has_room(&self) -> bool {
+        self.memory.fits_rows(self.limits().entry_bytes_max)
     }
 
     pub fn opaque_writes(&self) -> OpaqueWrites {
@@ -229,8 +235,8 @@ impl Cache {
         self.memory.insert(Arc::clone(entry));
     }
 
-    /// Stores a finished fill unless something it read has moved since its stamp was taken.
-    /// Tells whether it was admitted. `group`: of the database it is of.
+    /// Stores a finished fill unless something it read has moved since its stamp was taken, or it
+    /// fits nowhere. Tells whether it was admitted. `group`: of the database it is of.
     pub fn store(&self, mut fill: Fill, group: Option<&Arc<Group>>) -> Option<Arc<Entry>> {
         let leader = fill.take_leader();
         let statement = fill.take_statement();
@@ -243,6 +249,12 @@ impl Cache {
             entry.stamp.ended(0);
             return None;
         }
+        let redis = self.redis.as_ref().filter(|redis| self.mode().is_on() && redis.is_up());
+        let fits = self.memory.fits(&entry);
+        if !fits && redis.is_none() {
+            self.memory.insert(Arc::new(entry));
+            return None;
+        }
         entry.stamp.filled();
         entry.statement = statement.inspect(|statement| {
             statement.kept.one();
@@ -250,10 +262,11 @@ impl Cache {
         });
         let entry = Arc::new(entry);
         self.memory.insert(Arc::clone(&entry));
-        if let Some(redis) = self.redis.as_ref().filter(|_| self.mode().is_on()) {
-            redis.offer(&entry, group);
-        }
-        if let Some(leader) = leader {
+        let is_offered = redis.is_some_and(|redis| redis.offer(&entry, group));
+        // Whoever waits for what is kept nowhere does so in vain, each time.
+        if (fits || is_offered)
+            && let Some(leader) = leader
+        {
             leader.stored();
         }
         Some(entry)

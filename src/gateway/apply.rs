@@ -141,7 +141,11 @@ impl Gateway {
             // What may no longer be kept shall not lie about either.
             self.cache.clear();
         }
+        let before = self.cache.limits().entry_bytes_max;
         self.cache.set(mode(&new.config), limits(&new.config));
+        if self.cache.limits().entry_bytes_max > before && !self.cache.has_room() {
+            tracing::warn!("cache.max_entry_size: memory has room for the longest after a restart");
+        }
         let cache = &new.config.cache;
         self.cache.verifier.set(cache.verify_sample, cache.verify_values);
         if self.cache.warm_ups.set(cache.warm_up > 0, cache.warm_up_entries) {

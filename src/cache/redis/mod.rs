@@ -234,11 +234,11 @@ impl Redis {
         }
     }
 
-    /// Hands an entry over to be stored; never waits.
-    pub fn offer(&self, entry: &Arc<Entry>, group: Option<&Arc<Group>>) {
+    /// Hands an entry over to be stored, and tells whether it is on its way; never waits.
+    pub fn offer(&self, entry: &Arc<Entry>, group: Option<&Arc<Group>>) -> bool {
         if !self.is_up() {
             self.counters.dropped.one();
-            return;
+            return false;
         }
         let len = entry.size_bytes();
         let queued = self.queued_bytes.fetch_add(len, Ordering::Relaxed);
@@ -247,7 +247,9 @@ impl Redis {
         if !room || self.queue.try_send(offer).is_err() {
             self.queued_bytes.fetch_sub(len, Ordering::Relaxed);
             self.counters.dropped.one();
+            return false;
         }
+        true
     }
 
     pub fn is_up(&self) -> bool {
