@@ -10,6 +10,7 @@ mod list;
 mod settings;
 mod shared;
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,7 +27,6 @@ pub use settings::{Settings, SettingsError};
 use shared::Sharing;
 
 use super::breaker::Breaker;
-use super::coherence::Coherence;
 use super::digests::Digest;
 use super::entry::Entry;
 use super::group::link::Place;
@@ -193,16 +193,17 @@ impl Redis {
     pub async fn look_up(&self, key: &KeyBuffer, home: &Home) -> Option<Arc<Entry>> {
         match &self.sharing {
             Some(sharing) => self.look_up_shared(sharing, key, home).await,
-            None => self.look_up_own(key, &home.coherence).await,
+            None => self.look_up_own(key, home).await,
         }
     }
 
-    async fn look_up_own(&self, key: &KeyBuffer, coherence: &Coherence) -> Option<Arc<Entry>> {
+    async fn look_up_own(&self, key: &KeyBuffer, home: &Home) -> Option<Arc<Entry>> {
+        let prefix = self.prefix_of_own(home.group.as_deref())?;
         let mut connection = self.connection()?;
         self.counters.look_ups.one();
         // Not GET: whatever somebody put there, no more than an entry's bytes are read.
         let mut command = redis::cmd("GETRANGE");
-        command.arg(self.seal.name(&self.prefix, key.bytes())).arg(0);
+        command.arg(self.seal.name(&prefix, key.bytes())).arg(0);
         command.arg(self.seal.sealed_bytes_max());
         let sealed: Vec<u8> = match self.ask(&command, &mut connection).await {
             Ok(sealed) => sealed,
@@ -216,7 +217,20 @@ impl Redis {
             self.counters.misses.one();
             return None;
         }
-        self.opened(self.seal.open(&sealed, key.bytes(), key.hash(), coherence))
+        self.opened(self.seal.open(&sealed, key.bytes(), key.hash(), &home.coherence))
+    }
+
+    /// What names of this process's own begin with: in a group with K's braces, so that they lie
+    /// where K does, which in a cluster is the node that this one is connected to. `None` if it is
+    /// not.
+    fn prefix_of_own(&self, group: Option<&Group>) -> Option<Cow<'_, str>> {
+        match &self.way {
+            Way::Given(_) => Some(Cow::Borrowed(&self.prefix)),
+            Way::Found(_) => {
+                let k = group.filter(|group| self.is_where(group))?.name()?;
+                Some(Cow::Owned(format!("{k}:o:")))
+            }
+        }
     }
 
     fn opened(&self, opened: Result<Entry, Unsealed>) -> Option<Arc<Entry>> {
@@ -436,7 +450,7 @@ impl Redis {
         let worth = left > 0 && entry.stamp.holds();
         let sealed = worth.then(|| match &self.sharing {
             Some(sharing) => self.seal_shared(sharing, offer),
-            None => self.seal_own(entry),
+            None => self.seal_own(offer),
         });
         let Some((name, sealed)) = sealed.flatten() else {
             self.counters.dropped.one();
@@ -451,10 +465,11 @@ impl Redis {
     }
 
     /// Its name and bytes.
-    fn seal_own(&self, entry: &Entry) -> Option<(String, Vec<u8>)> {
+    fn seal_own(&self, Offer { entry, group }: &Offer) -> Option<(String, Vec<u8>)> {
+        let prefix = self.prefix_of_own(group.as_deref())?;
         let sealed = self.seal.seal(entry)?;
         self.stored.note(entry.hash(), Instant::now());
-        Some((self.seal.name(&self.prefix, entry.key()), sealed))
+        Some((self.seal.name(&prefix, entry.key()), sealed))
     }
 
     async fn set(&self, pipeline: &redis::Pipeline, count: u64) {
