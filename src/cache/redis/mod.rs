@@ -236,7 +236,7 @@ impl Redis {
     fn opened(&self, opened: Result<Entry, Unsealed>) -> Option<Arc<Entry>> {
         match opened {
             Ok(entry) if entry.stamp.holds() => Some(Arc::new(entry)),
-            Ok(_) | Err(Unsealed::WrongTime) => {
+            Ok(_) | Err(Unsealed::WrongTime | Unsealed::TooLong) => {
                 self.counters.misses.one();
                 None
             }

@@ -62,8 +62,10 @@ pub struct Seal {
 /// Why bytes are no entry of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unsealed {
-    /// Too long, another layout, a body that is not what its length says.
+    /// Another layout, a body that is not what its length says.
     Malformed,
+    /// Longer than what is kept here. Others may keep longer ones, or this one did.
+    TooLong,
     /// Not sealed by this process in this life, or by one of its group; or changed since.
     Forged,
     /// Another statement's.
@@ -130,7 +132,7 @@ impl Seal {
         coherence: &Coherence,
     ) -> Result<Entry, Unsealed> {
         if sealed.len() > self.sealed_bytes_max() {
-            return Err(Unsealed::Malformed);
+            return Err(Unsealed::TooLong);
         }
         let (head, rest) = sealed.split_at_checked(HEAD_BYTES).ok_or(Unsealed::Malformed)?;
         let (nonce, stored) = rest.split_first_chunk().ok_or(Unsealed::Malformed)?;
@@ -339,8 +341,9 @@ fn unpacked(
     len_max: usize,
 ) -> Result<Cow<'_, [u8]>, Unsealed> {
     match packing {
+        PLAIN | LZ4 if len > len_max => Err(Unsealed::TooLong),
         PLAIN if stored.len() == len => Ok(stored.into()),
-        LZ4 if len <= len_max => {
+        LZ4 => {
             let mut body = vec![0; len];
             let written = lz4_flex::block::decompress_into(stored, &mut body);
             (written.ok() == Some(len)).then(|| body.into()).ok_or(Unsealed::Malformed)

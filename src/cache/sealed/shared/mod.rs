@@ -168,7 +168,7 @@ impl SharedSeal {
         reader: &Reader<'_>,
     ) -> Result<Entry, Unsealed> {
         if sealed.len() > self.sealed_bytes_max() {
-            return Err(Unsealed::Malformed);
+            return Err(Unsealed::TooLong);
         }
         let body = self.decipher(LAYOUT, sealed, &material.bytes, self.body_bytes_max)?;
         let body = Body::read(&body).ok_or(Unsealed::Malformed)?;
