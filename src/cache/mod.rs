@@ -242,13 +242,14 @@ impl Cache {
         let statement = fill.take_statement();
         let took = fill.took();
         let mut entry = fill.into_entry()?;
-        self.memory.judge_before(&entry);
         // Invariant: an entry is stored only if its stamp still holds. Attacked by the
         // simulation's twin that stores unchecked.
         if !entry.stamp.holds() {
             entry.stamp.ended(0);
             return None;
         }
+        // Only now, since it goes: what comes too late leaves it there, to be judged by the next.
+        self.memory.judge_before(&entry);
         let redis = self.redis.as_ref().filter(|redis| self.mode().is_on() && redis.is_up());
         let fits = self.memory.fits(&entry);
         if !fits && redis.is_none() {
@@ -322,5 +323,54 @@ impl Cache {
 
     pub fn bytes(&self) -> u64 {
         self.memory.bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::coherence::{Coherence, Scope};
+    use crate::cache::key::{SessionKey, StatementKey};
+    use crate::sql::verdict::TableId;
+
+    const A: TableId = TableId(16_384);
+
+    #[test]
+    fn hits_of_what_a_write_has_ended_count_once_however_many_fills_come_too_late() {
+        let limits = Limits {
+            size_bytes: 1 << 20,
+            entry_bytes_max: 1000,
+            max_age: Duration::from_mins(1),
+            opaque_writes: OpaqueWrites::Ask,
+            ask_median_max: Duration::ZERO,
+            cut_off: 5,
+        };
+        let (cache, coherence) = (Cache::new(Mode::On, limits, 1), Coherence::new(1));
+        let now = Instant::now();
+        let mut key = KeyBuffer::default();
+        let none: &[u8] = &[];
+        let [types, formats, values, result_formats] = [none; 4];
+        let text = b"SELECT";
+        let statement = StatementKey { text, types, formats, values, result_formats };
+        assert!(key.set(SessionKey::default(), &statement, cache.seed()));
+        let begin = || {
+            let mut fill = Fill::begin(&key, coherence.stamp(&[A]).unwrap(), now, 1000);
+            fill.complete(b"C\0\0\0\x0dSELECT 0\0");
+            fill
+        };
+        let write = || coherence.begin_write(&Scope::Tables([A].into())).committed();
+        let entry = cache.store(begin(), None).unwrap();
+        (0..10).for_each(|_| entry.hits.one());
+        write();
+        for _ in 0..99 {
+            let late = begin();
+            write();
+            assert!(cache.store(late, None).is_none());
+            assert!(coherence.is_worth_keeping(&[A], 11, now));
+        }
+        // Ten hits of a hundred answers.
+        assert!(cache.store(begin(), None).is_some());
+        assert!(!coherence.is_worth_keeping(&[A], 11, now));
+        assert_eq!(coherence.cut_off(&[A]).map(|cut| (cut.ended, cut.hits)), Some((100, 10)));
     }
 }
