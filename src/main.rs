@@ -164,7 +164,7 @@ fn greet(gateway: &Gateway, listening: &[(Listener, bool)]) {
     if let Some(missing) = gateway.cache.redis.as_ref().and_then(|redis| redis.exposure()) {
         tracing::warn!(
             missing,
-            "redis is on another machine, and others may read what the cache keeps there"
+            "redis is on another machine: others may delete there, hold up, and see how much there is"
         );
     }
     if config.cache.mode != CacheMode::Off {

@@ -425,7 +425,7 @@ settings! {
         url: SecretText = SecretText::default(), Forebay, Range::Any, AtStart;
         /// Authorities that may vouch for a `rediss://` server, instead of the system's.
         tls_ca_file: Option<PathBuf> = None, Forebay, Range::Any, AtStart;
-        /// Every key begins with it.
+        /// Every key begins with it; in a group with fb:{ instead, so that all lie together.
         prefix: String = "forebay:".to_owned(), Forebay, Range::Any, AtStart;
         /// An operation that takes longer counts as a miss.
         timeout: Duration = Duration::from_millis(20), Forebay,

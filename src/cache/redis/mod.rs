@@ -286,7 +286,7 @@ impl Redis {
         self.link().last_error.clone()
     }
 
-    /// What keeps others from reading entries in Redis, or on their way there, and is missing.
+    /// What keeps others away from Redis and the way there, and is missing.
     pub fn exposure(&self) -> Option<&'static str> {
         self.exposure
     }
