@@ -151,6 +151,9 @@ impl Cache {
         self.opaque_writes.store(limits.opaque_writes as u8, Ordering::Relaxed);
         self.entry_bytes_max.store(limits.entry_bytes_max, Ordering::Relaxed);
         self.cut_off.store(limits.cut_off, Ordering::Relaxed);
+        if let Some(redis) = &self.redis {
+            redis.limit(limits.entry_bytes_max, limits.max_age);
+        }
         self.mode.store(mode as u8, Ordering::Relaxed);
     }
 

@@ -348,6 +348,34 @@ fn a_cache_switched_on_by_a_reload_has_its_redis() {
 }
 
 #[test]
+fn limits_that_a_reload_changes_are_those_of_redis_too() {
+    let redis = Redis::start();
+    let toml = |longest: &str, max_age: &str| {
+        format!(
+            "[cache]\nsize = \"1MB\"\nmax_entry_size = \"{longest}\"\nmax_age = \"{max_age}\"\n\
+             [redis]\n{PATIENT}\nurl = \"{}\"\n",
+            redis.url()
+        )
+    };
+    let database = Database::with(TABLE);
+    let forebay = Forebay::with_config(&database, &toml("100kB", "60s"), &[]);
+    let (client, console) = (forebay.client(), forebay.console());
+    let mut world = World { database, forebay, client, console };
+    world.until_state("up");
+    world.check("one");
+    assert_eq!(redis.keys(""), 0);
+    world.forebay.reload(&toml("1MB", "1h"));
+    world.until_redis_hit();
+    let left = redis.number("return redis.call('PTTL', redis.call('KEYS', '*')[1])");
+    assert!((60_001..=3_600_000).contains(&left), "{left}");
+    // What is too long by now is no forgery.
+    world.forebay.reload(&toml("100kB", "1h"));
+    let misses = world.count("redis_misses");
+    assert!(!world.hits_redis());
+    assert_eq!((world.count("redis_misses"), world.count("redis_forged")), (misses + 1, 0));
+}
+
+#[test]
 fn a_full_redis_gives_what_it_has_and_takes_nothing() {
     let mut redis = Redis::with(&["--maxmemory-policy", "noeviction"]);
     let port = free_port();

@@ -11,7 +11,7 @@ mod settings;
 mod shared;
 
 use std::borrow::Cow;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -57,7 +57,7 @@ pub struct Redis {
     exposure: Option<&'static str>,
     prefix: String,
     timeout: Duration,
-    max_age: Duration,
+    max_age_us: AtomicU64,
     seal: Seal,
     /// With all of a group; otherwise what is stored is for this process alone.
     sharing: Option<Sharing>,
@@ -89,6 +89,10 @@ struct Link {
     refuses: bool,
     /// What went wrong last, though it may be long ago.
     last_error: Option<String>,
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// What an operation ended with.
@@ -138,7 +142,7 @@ impl Redis {
             sharing,
             prefix: settings.prefix,
             timeout: settings.timeout,
-            max_age: settings.max_age,
+            max_age_us: AtomicU64::new(micros(settings.max_age)),
             seal: Seal::new(&settings.secret, started, bytes_max, compress_from),
             stored: Stored::new(settings.max_age, Instant::now()),
             link: Mutex::new(Link {
@@ -157,6 +161,16 @@ impl Redis {
         tokio::spawn(Arc::clone(&redis).keep_connected());
         tokio::spawn(Arc::clone(&redis).fill(entries));
         Ok(redis)
+    }
+
+    /// From now on entries may have this length, and live so long.
+    pub fn limit(&self, entry_bytes_max: usize, max_age: Duration) {
+        self.seal.set_longest(entry_bytes_max);
+        if let Some(sharing) = &self.sharing {
+            sharing.seal.set_longest(entry_bytes_max);
+        }
+        self.stored.set_life(max_age);
+        self.max_age_us.store(micros(max_age), Ordering::Relaxed);
     }
 
     /// Whether others may have stored what is looked up.
@@ -446,7 +460,8 @@ impl Redis {
     /// Puts the entry into the pipeline if it is worth that still; gives its length there.
     fn add(&self, offer: &Offer, pipeline: &mut redis::Pipeline, count: &mut u64) -> usize {
         let entry = &offer.entry;
-        let left = self.max_age.saturating_sub(entry.asked_at.elapsed()).as_millis();
+        let max_age = Duration::from_micros(self.max_age_us.load(Ordering::Relaxed));
+        let left = max_age.saturating_sub(entry.asked_at.elapsed()).as_millis();
         let worth = left > 0 && entry.stamp.holds();
         let sealed = worth.then(|| match &self.sharing {
             Some(sharing) => self.seal_shared(sharing, offer),

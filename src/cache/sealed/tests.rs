@@ -181,7 +181,7 @@ fn an_lz4_body_that_is_not_as_long_as_it_says_is_refused() {
         (0, Unsealed::Malformed),
         (body.len() - 1, Unsealed::Malformed),
         (body.len() + 1, Unsealed::Malformed),
-        (world.seal.body_bytes_max + 1, Unsealed::TooLong),
+        (world.seal.body_bytes_max() + 1, Unsealed::TooLong),
     ] {
         let mut head = vec![LAYOUT, LZ4];
         put_u32(&mut head, len).unwrap();
