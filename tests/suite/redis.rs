@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::support::forebay::Forebay;
 use crate::support::http::get;
 use crate::support::postgres::Database;
-use crate::support::raw::RawClient;
+use crate::support::raw::{RawClient, query};
 use crate::support::redis::Redis;
 use crate::support::{free_port, wait_until};
 
@@ -373,6 +373,22 @@ fn limits_that_a_reload_changes_are_those_of_redis_too() {
     let misses = world.count("redis_misses");
     assert!(!world.hits_redis());
     assert_eq!((world.count("redis_misses"), world.count("redis_forged")), (misses + 1, 0));
+}
+
+#[test]
+fn a_client_has_what_it_is_owed_while_redis_is_asked_for_what_comes_next() {
+    let redis = Redis::start();
+    let mut world = World::new(&redis.url(), "timeout = \"10s\"");
+    world.until_redis_hit();
+    let small = "SELECT v FROM t";
+    world.database.until_hit(&mut world.client, small);
+    let before = world.count("hits_redis");
+    redis.pause();
+    world.client.send(&[query(small), query(READ)].concat());
+    world.client.expect("T(v) D(old) C(SELECT 1) Z(I)");
+    redis.resume();
+    assert_eq!(world.client.until(b'Z').len(), 4);
+    assert_eq!(world.count("hits_redis"), before + 1);
 }
 
 #[test]
