@@ -202,7 +202,9 @@ fn listen_to_signals(gateway: &Arc<Gateway>) -> std::io::Result<()> {
     on(SignalKind::hangup(), |gateway| {
         tracing::info!("got SIGHUP, re-reading config");
         // Its outcome is in the log already, and nobody else asked.
-        let _logged = reload::reload(gateway, &|path| std::fs::read_to_string(path));
+        let reload = || reload::reload(gateway, &|path| std::fs::read_to_string(path));
+        // It may empty the cache, which may take long.
+        let _logged = tokio::task::block_in_place(reload);
     })?;
     on(SignalKind::terminate(), |gateway| {
         tracing::info!("got SIGTERM{}", what_next(gateway, "waiting for all clients disconnect"));
