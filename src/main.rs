@@ -170,7 +170,7 @@ fn greet(gateway: &Gateway, listening: &[(Listener, bool)]) {
     if let Some(missing) = gateway.cache.redis.as_ref().and_then(|redis| redis.exposure()) {
         tracing::warn!(
             missing,
-            "redis is on another machine, and others may read what the cache keeps there"
+            "redis is on another machine: others may delete there, hold up, and see how much there is"
         );
     }
     if config.cache.mode != CacheMode::Off {
@@ -208,7 +208,9 @@ fn listen_to_signals(gateway: &Arc<Gateway>) -> std::io::Result<()> {
     on(SignalKind::hangup(), |gateway| {
         tracing::info!("got SIGHUP, re-reading config");
         // Its outcome is in the log already, and nobody else asked.
-        let _logged = reload::reload(gateway, &|path| std::fs::read_to_string(path));
+        let reload = || reload::reload(gateway, &|path| std::fs::read_to_string(path));
+        // It may empty the cache, which may take long.
+        let _logged = tokio::task::block_in_place(reload);
     })?;
     on(SignalKind::terminate(), |gateway| {
         tracing::info!("got SIGTERM{}", what_next(gateway, "waiting for all clients disconnect"));

@@ -122,7 +122,7 @@ impl Analyses {
 impl Cache {
     pub fn new(mode: Mode, limits: Limits, seed: u64) -> Self {
         let cache = Self {
-            memory: Memory::new(limits.size_bytes, seed),
+            memory: Memory::new(limits.size_bytes, limits.entry_bytes_max, seed),
             turns: Arc::default(),
             roles: Roles::default(),
             redis: None,
@@ -142,7 +142,8 @@ impl Cache {
         cache
     }
 
-    /// Takes effect with the next look-up or fill; the size stays.
+    /// Takes effect with the next look-up or fill. The size stays, and with it how long an entry may
+    /// be that memory has room for.
     pub fn set(&self, mode: Mode, limits: Limits) {
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         self.max_age_us.store(micros(limits.max_age), Ordering::Relaxed);
@@ -150,6 +151,9 @@ impl Cache {
         self.opaque_writes.store(limits.opaque_writes as u8, Ordering::Relaxed);
         self.entry_bytes_max.store(limits.entry_bytes_max, Ordering::Relaxed);
         self.cut_off.store(limits.cut_off, Ordering::Relaxed);
+        if let Some(redis) = &self.redis {
+            redis.limit(limits.entry_bytes_max, limits.max_age);
+        }
         self.mode.store(mode as u8, Ordering::Relaxed);
     }
 
@@ -171,6 +175,11 @@ impl Cache {
             ask_median_max: Duration::from_micros(self.ask_median_max_us.load(Ordering::Relaxed)),
             cut_off: self.cut_off(),
         }
+    }
+
+    /// Whether memory has room for the longest answers there may be.
+    pub fn has_room(&self) -> bool {
+        self.memory.fits_rows(self.limits().entry_bytes_max)
     }
 
     pub fn opaque_writes(&self) -> OpaqueWrites {
@@ -229,18 +238,25 @@ impl Cache {
         self.memory.insert(Arc::clone(entry));
     }
 
-    /// Stores a finished fill unless something it read has moved since its stamp was taken.
-    /// Tells whether it was admitted. `group`: of the database it is of.
+    /// Stores a finished fill unless something it read has moved since its stamp was taken, or it
+    /// fits nowhere. Tells whether it was admitted. `group`: of the database it is of.
     pub fn store(&self, mut fill: Fill, group: Option<&Arc<Group>>) -> Option<Arc<Entry>> {
         let leader = fill.take_leader();
         let statement = fill.take_statement();
         let took = fill.took();
         let mut entry = fill.into_entry()?;
-        self.memory.judge_before(&entry);
         // Invariant: an entry is stored only if its stamp still holds. Attacked by the
         // simulation's twin that stores unchecked.
         if !entry.stamp.holds() {
             entry.stamp.ended(0);
+            return None;
+        }
+        // Only now, since it goes: what comes too late leaves it there, to be judged by the next.
+        self.memory.judge_before(&entry);
+        let redis = self.redis.as_ref().filter(|redis| self.mode().is_on() && redis.is_up());
+        let fits = self.memory.fits(&entry);
+        if !fits && redis.is_none() {
+            self.memory.insert(Arc::new(entry));
             return None;
         }
         entry.stamp.filled();
@@ -250,10 +266,11 @@ impl Cache {
         });
         let entry = Arc::new(entry);
         self.memory.insert(Arc::clone(&entry));
-        if let Some(redis) = self.redis.as_ref().filter(|_| self.mode().is_on()) {
-            redis.offer(&entry, group);
-        }
-        if let Some(leader) = leader {
+        let is_offered = redis.is_some_and(|redis| redis.offer(&entry, group));
+        // Whoever waits for what is kept nowhere does so in vain, each time.
+        if (fits || is_offered)
+            && let Some(leader) = leader
+        {
             leader.stored();
         }
         Some(entry)
@@ -309,5 +326,54 @@ impl Cache {
 
     pub fn bytes(&self) -> u64 {
         self.memory.bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::coherence::{Coherence, Scope};
+    use crate::cache::key::{SessionKey, StatementKey};
+    use crate::sql::verdict::TableId;
+
+    const A: TableId = TableId(16_384);
+
+    #[test]
+    fn hits_of_what_a_write_has_ended_count_once_however_many_fills_come_too_late() {
+        let limits = Limits {
+            size_bytes: 1 << 20,
+            entry_bytes_max: 1000,
+            max_age: Duration::from_mins(1),
+            opaque_writes: OpaqueWrites::Ask,
+            ask_median_max: Duration::ZERO,
+            cut_off: 5,
+        };
+        let (cache, coherence) = (Cache::new(Mode::On, limits, 1), Coherence::new(1));
+        let now = Instant::now();
+        let mut key = KeyBuffer::default();
+        let none: &[u8] = &[];
+        let [types, formats, values, result_formats] = [none; 4];
+        let text = b"SELECT";
+        let statement = StatementKey { text, types, formats, values, result_formats };
+        assert!(key.set(SessionKey::default(), &statement, cache.seed()));
+        let begin = || {
+            let mut fill = Fill::begin(&key, coherence.stamp(&[A]).unwrap(), now, 1000);
+            fill.complete(b"C\0\0\0\x0dSELECT 0\0");
+            fill
+        };
+        let write = || coherence.begin_write(&Scope::Tables([A].into())).committed();
+        let entry = cache.store(begin(), None).unwrap();
+        (0..10).for_each(|_| entry.hits.one());
+        write();
+        for _ in 0..99 {
+            let late = begin();
+            write();
+            assert!(cache.store(late, None).is_none());
+            assert!(coherence.is_worth_keeping(&[A], 11, now));
+        }
+        // Ten hits of a hundred answers.
+        assert!(cache.store(begin(), None).is_some());
+        assert!(!coherence.is_worth_keeping(&[A], 11, now));
+        assert_eq!(coherence.cut_off(&[A]).map(|cut| (cut.ended, cut.hits)), Some((100, 10)));
     }
 }

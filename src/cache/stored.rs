@@ -17,7 +17,6 @@ const PROBES: usize = 3;
 /// that lives still and is emptied first.
 pub struct Stored {
     halves: [Box<[AtomicU64]>; 2],
-    life: Duration,
     /// Guards which half is written; nothing else is locked inside.
     turn: Mutex<Turn>,
 }
@@ -25,21 +24,27 @@ pub struct Stored {
 struct Turn {
     half: usize,
     since: Instant,
+    life: Duration,
 }
 
 impl Stored {
     /// What is noted lives so long.
     pub fn new(life: Duration, now: Instant) -> Self {
         let half = || (0..BITS / WORD_BITS).map(|_| AtomicU64::new(0)).collect();
-        let turn = Mutex::new(Turn { half: 0, since: now });
-        Self { halves: [half(), half()], life, turn }
+        let turn = Mutex::new(Turn { half: 0, since: now, life });
+        Self { halves: [half(), half()], turn }
+    }
+
+    /// What is noted from now on lives so long.
+    pub fn set_life(&self, life: Duration) {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner).life = life;
     }
 
     /// Notes the key of this hash.
     pub fn note(&self, hash: u128, now: Instant) {
         let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.saturating_duration_since(turn.since) >= self.life {
-            *turn = Turn { half: 1 - turn.half, since: now };
+        if now.saturating_duration_since(turn.since) >= turn.life {
+            (turn.half, turn.since) = (1 - turn.half, now);
             self.half(turn.half).iter().for_each(|word| word.store(0, Ordering::Relaxed));
         }
         let half = self.half(turn.half);
@@ -105,6 +110,19 @@ mod tests {
             assert!((0..=4.min(number.into())).all(noted_ago), "{number}");
             assert!(!(8..16).any(noted_ago), "{number}");
         }
+    }
+
+    #[test]
+    fn what_is_noted_after_a_change_is_found_for_the_life_of_then() {
+        let start = Instant::now();
+        let stored = Stored::new(LIFE, start);
+        stored.set_life(10 * LIFE);
+        stored.note(hash(0), start);
+        stored.note(hash(1), start + 9 * LIFE);
+        stored.note(hash(2), start + 10 * LIFE);
+        assert!((0..3).all(|number| stored.may_have(hash(number))));
+        stored.note(hash(3), start + 20 * LIFE);
+        assert!(!stored.may_have(hash(0)));
     }
 
     #[test]

@@ -372,7 +372,8 @@ settings! {
         /// No answer is served when older. Writes that do not pass through Forebay are seen
         /// within this time; those that do, at once.
         max_age: Duration = Duration::from_mins(1), Forebay, Range::Between(1, 30 * DAY), OnReload;
-        /// A longer answer is not kept.
+        /// A longer answer is not kept. In memory there is room for the longest, up to 97% of
+        /// `size` with its statement; for what a RELOAD raises this to after a restart.
         max_entry_size: Size = Size::megabytes(1), Forebay,
             Range::Between(KILOBYTE, 1 << 30), OnReload;
         /// For so long after PostgreSQL has last answered, what is kept is served although it
@@ -424,7 +425,7 @@ settings! {
         url: SecretText = SecretText::default(), Forebay, Range::Any, AtStart;
         /// Authorities that may vouch for a `rediss://` server, instead of the system's.
         tls_ca_file: Option<PathBuf> = None, Forebay, Range::Any, AtStart;
-        /// Every key begins with it.
+        /// Every key begins with it; in a group with fb:{ instead, so that all lie together.
         prefix: String = "forebay:".to_owned(), Forebay, Range::Any, AtStart;
         /// An operation that takes longer counts as a miss.
         timeout: Duration = Duration::from_millis(20), Forebay,

@@ -72,8 +72,8 @@ fn is_secret(key: &str) -> bool {
     SETTINGS.iter().any(|setting| setting.secret && setting.shown_name() == key)
 }
 
-/// What is shown may take a look at every client, and at every entry of the cache: the threads that
-/// serve clients have better to do.
+/// What is shown may take a look at every client, and at every entry of the cache, and so may what
+/// empties it: the threads that serve clients have better to do.
 async fn perform(
     gateway: Arc<Gateway>,
     command: Command,
@@ -81,14 +81,22 @@ async fn perform(
     now: Instant,
 ) -> Performed {
     let read = |path: &Path| std::fs::read_to_string(path);
-    if !matches!(command, Command::Show(_) | Command::ShowPart(..)) {
+    let is_long = matches!(
+        command,
+        Command::Show(_)
+            | Command::ShowPart(..)
+            | Command::FlushCache
+            | Command::Reload
+            | Command::Set { .. }
+    );
+    if !is_long {
         return act::perform(&gateway, &command, access, now, &read);
     }
     let making = move || act::perform(&gateway, &command, access, now, &read);
     tokio::task::spawn_blocking(making).await.unwrap_or_else(|_panicked| {
         Performed::Done(Outcome::Failed {
             sqlstate: sqlstate::INTERNAL_ERROR,
-            message: "it could not be shown, see the log".to_owned(),
+            message: "it failed, see the log".to_owned(),
         })
     })
 }

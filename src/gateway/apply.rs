@@ -12,6 +12,7 @@ use crate::net::set_socket_options;
 use crate::plan;
 use crate::pool::io::{Pool, limit};
 use crate::running::{GatewayError, Running, socket_options};
+use crate::server::base::homes;
 use crate::service::Times;
 
 use super::{
@@ -41,7 +42,7 @@ impl Gateway {
             let mut running = self.running.write().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut *running, Arc::clone(&new))
         };
-        self.set_shared(&made, &new);
+        let is_emptied = self.set_shared(&made, &new);
         set_socket_options(socket_options(&new.config));
         let other_tls = !old.tls.server.is_same(&new.tls.server);
         if other_tls {
@@ -55,6 +56,10 @@ impl Gateway {
             service.set_times(Times::of(&new.config));
         }
         drop(made);
+        if is_emptied {
+            // May take long, and nobody should wait for a pool meanwhile.
+            self.cache.clear();
+        }
         if let Some(call) = self.on_reload.get() {
             call(&new.config);
         }
@@ -125,23 +130,26 @@ impl Gateway {
         replaced.into_iter().map(|(name, _)| name).collect()
     }
 
-    /// What all pools and clients share.
-    fn set_shared(&self, made: &Made, new: &Running) {
-        if self.cache.mode() == Mode::Off {
-            // What was written meanwhile has not been noted.
-            for (database, _) in made.databases.values() {
-                database.home().coherence.invalidate(&Scope::Database);
+    /// What all pools and clients share. Tells whether the memory is to be emptied: nothing in it
+    /// is served that should not be.
+    fn set_shared(&self, made: &Made, new: &Running) -> bool {
+        let was_off = self.cache.mode() == Mode::Off;
+        if was_off {
+            // What was written meanwhile has not been noted, whoever lives there now.
+            for home in homes() {
+                home.coherence.invalidate(&Scope::Database);
             }
-            self.cache.clear();
         }
         let rules = new.config.rules();
         // All of them, one after the other.
         let changed = made.databases.values().filter(|(database, _)| database.set_rules(&rules));
-        if changed.count() > 0 {
-            // What may no longer be kept shall not lie about either.
-            self.cache.clear();
-        }
+        // What may no longer be kept shall not lie about either.
+        let is_emptied = changed.count() > 0 || was_off;
+        let before = self.cache.limits().entry_bytes_max;
         self.cache.set(mode(&new.config), limits(&new.config));
+        if self.cache.limits().entry_bytes_max > before && !self.cache.has_room() {
+            tracing::warn!("cache.max_entry_size: memory has room for the longest after a restart");
+        }
         let cache = &new.config.cache;
         self.cache.verifier.set(cache.verify_sample, cache.verify_values);
         if self.cache.warm_ups.set(cache.warm_up > 0, cache.warm_up_entries) {
@@ -156,6 +164,7 @@ impl Gateway {
         self.shared.fast_close.store(server.server_fast_close, Ordering::Relaxed);
         self.shared.insight.slow.set(Arc::clone(&new.config));
         self.shared.insight.set(&new.config.insight);
+        is_emptied
     }
 }
 

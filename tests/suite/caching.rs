@@ -443,3 +443,33 @@ fn a_notification_that_comes_with_an_answer_is_not_part_of_what_is_kept() {
     assert!(database.is_hit(&mut other, sql));
     assert_eq!(other.query(sql), "T(count) D(2) C(SELECT 1) Z(I)");
 }
+
+#[test]
+fn an_answer_that_memory_has_room_for_is_kept_however_small_that_is() {
+    let database = Database::with(TABLE);
+    let forebay = Forebay::with_config(&database, "[cache]\nsize = \"1MB\"\n", &[]);
+    let mut client = forebay.client();
+    database.until_hit(&mut client, "SELECT repeat(v, 330000) FROM t WHERE id = 1");
+}
+
+#[test]
+fn an_answer_that_memory_has_no_room_for_is_no_fill_and_evicts_nothing() {
+    let database = Database::with(TABLE);
+    let toml = |longest: &str| format!("[cache]\nsize = \"2MB\"\nmax_entry_size = \"{longest}\"\n");
+    let forebay = Forebay::with_config(&database, &toml("100kB"), &[]);
+    let (mut client, mut console) = (forebay.client(), forebay.console());
+    database.until_hit(&mut client, READ);
+    let mut shown =
+        || ["fills", "evictions", "entries"].map(|column| console.column("SHOW CACHE", column));
+    let before = shown();
+    // Longer than a shard on any machine.
+    let long = "SELECT repeat(v, 300000) FROM t WHERE id = 1";
+    for longest in ["100kB", "1MB"] {
+        forebay.reload(&toml(longest));
+        for _ in 0..3 {
+            assert_eq!(client.one(long).len(), 900_000);
+        }
+    }
+    assert_eq!((shown(), database.seen(long)), (before, 6));
+    forebay.log_contains("cache.max_entry_size: memory has room for the longest after a restart");
+}

@@ -215,7 +215,7 @@ fn an_entry_from_redis_is_compared_like_one_from_memory() {
     let toml =
         format!("{VERIFY}size = \"1MB\"\n[redis]\ntimeout = \"5s\"\nurl = \"{}\"\n", redis.url());
     let mut stage = Stage::new(TABLE, &toml);
-    let long = "SELECT repeat(v, 200000) FROM t WHERE id = 2";
+    let long = "SELECT repeat(v, 345000) FROM t WHERE id = 2";
     stage.until_verified(long);
     stage.database.admin().run("UPDATE t SET v = 'six' WHERE id = 2");
     stage.moves(DIFFERENT, long);

@@ -10,7 +10,8 @@ mod list;
 mod settings;
 mod shared;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::borrow::Cow;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,6 @@ pub use settings::{Settings, SettingsError};
 use shared::Sharing;
 
 use super::breaker::Breaker;
-use super::coherence::Coherence;
 use super::digests::Digest;
 use super::entry::Entry;
 use super::group::link::Place;
@@ -57,7 +57,7 @@ pub struct Redis {
     exposure: Option<&'static str>,
     prefix: String,
     timeout: Duration,
-    max_age: Duration,
+    max_age_us: AtomicU64,
     seal: Seal,
     /// With all of a group; otherwise what is stored is for this process alone.
     sharing: Option<Sharing>,
@@ -89,6 +89,10 @@ struct Link {
     refuses: bool,
     /// What went wrong last, though it may be long ago.
     last_error: Option<String>,
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// What an operation ended with.
@@ -138,7 +142,7 @@ impl Redis {
             sharing,
             prefix: settings.prefix,
             timeout: settings.timeout,
-            max_age: settings.max_age,
+            max_age_us: AtomicU64::new(micros(settings.max_age)),
             seal: Seal::new(&settings.secret, started, bytes_max, compress_from),
             stored: Stored::new(settings.max_age, Instant::now()),
             link: Mutex::new(Link {
@@ -157,6 +161,16 @@ impl Redis {
         tokio::spawn(Arc::clone(&redis).keep_connected());
         tokio::spawn(Arc::clone(&redis).fill(entries));
         Ok(redis)
+    }
+
+    /// From now on entries may have this length, and live so long.
+    pub fn limit(&self, entry_bytes_max: usize, max_age: Duration) {
+        self.seal.set_longest(entry_bytes_max);
+        if let Some(sharing) = &self.sharing {
+            sharing.seal.set_longest(entry_bytes_max);
+        }
+        self.stored.set_life(max_age);
+        self.max_age_us.store(micros(max_age), Ordering::Relaxed);
     }
 
     /// Whether others may have stored what is looked up.
@@ -193,16 +207,17 @@ impl Redis {
     pub async fn look_up(&self, key: &KeyBuffer, home: &Home) -> Option<Arc<Entry>> {
         match &self.sharing {
             Some(sharing) => self.look_up_shared(sharing, key, home).await,
-            None => self.look_up_own(key, &home.coherence).await,
+            None => self.look_up_own(key, home).await,
         }
     }
 
-    async fn look_up_own(&self, key: &KeyBuffer, coherence: &Coherence) -> Option<Arc<Entry>> {
+    async fn look_up_own(&self, key: &KeyBuffer, home: &Home) -> Option<Arc<Entry>> {
+        let prefix = self.prefix_of_own(home.group.as_deref())?;
         let mut connection = self.connection()?;
         self.counters.look_ups.one();
         // Not GET: whatever somebody put there, no more than an entry's bytes are read.
         let mut command = redis::cmd("GETRANGE");
-        command.arg(self.seal.name(&self.prefix, key.bytes())).arg(0);
+        command.arg(self.seal.name(&prefix, key.bytes())).arg(0);
         command.arg(self.seal.sealed_bytes_max());
         let sealed: Vec<u8> = match self.ask(&command, &mut connection).await {
             Ok(sealed) => sealed,
@@ -216,13 +231,26 @@ impl Redis {
             self.counters.misses.one();
             return None;
         }
-        self.opened(self.seal.open(&sealed, key.bytes(), key.hash(), coherence))
+        self.opened(self.seal.open(&sealed, key.bytes(), key.hash(), &home.coherence))
+    }
+
+    /// What names of this process's own begin with: in a group with K's braces, so that they lie
+    /// where K does, which in a cluster is the node that this one is connected to. `None` if it is
+    /// not.
+    fn prefix_of_own(&self, group: Option<&Group>) -> Option<Cow<'_, str>> {
+        match &self.way {
+            Way::Given(_) => Some(Cow::Borrowed(&self.prefix)),
+            Way::Found(_) => {
+                let k = group.filter(|group| self.is_where(group))?.name()?;
+                Some(Cow::Owned(format!("{k}:o:")))
+            }
+        }
     }
 
     fn opened(&self, opened: Result<Entry, Unsealed>) -> Option<Arc<Entry>> {
         match opened {
             Ok(entry) if entry.stamp.holds() => Some(Arc::new(entry)),
-            Ok(_) | Err(Unsealed::WrongTime) => {
+            Ok(_) | Err(Unsealed::WrongTime | Unsealed::TooLong) => {
                 self.counters.misses.one();
                 None
             }
@@ -234,11 +262,11 @@ impl Redis {
         }
     }
 
-    /// Hands an entry over to be stored; never waits.
-    pub fn offer(&self, entry: &Arc<Entry>, group: Option<&Arc<Group>>) {
+    /// Hands an entry over to be stored, and tells whether it is on its way; never waits.
+    pub fn offer(&self, entry: &Arc<Entry>, group: Option<&Arc<Group>>) -> bool {
         if !self.is_up() {
             self.counters.dropped.one();
-            return;
+            return false;
         }
         let len = entry.size_bytes();
         let queued = self.queued_bytes.fetch_add(len, Ordering::Relaxed);
@@ -247,7 +275,9 @@ impl Redis {
         if !room || self.queue.try_send(offer).is_err() {
             self.queued_bytes.fetch_sub(len, Ordering::Relaxed);
             self.counters.dropped.one();
+            return false;
         }
+        true
     }
 
     pub fn is_up(&self) -> bool {
@@ -270,7 +300,7 @@ impl Redis {
         self.link().last_error.clone()
     }
 
-    /// What keeps others from reading entries in Redis, or on their way there, and is missing.
+    /// What keeps others away from Redis and the way there, and is missing.
     pub fn exposure(&self) -> Option<&'static str> {
         self.exposure
     }
@@ -430,11 +460,12 @@ impl Redis {
     /// Puts the entry into the pipeline if it is worth that still; gives its length there.
     fn add(&self, offer: &Offer, pipeline: &mut redis::Pipeline, count: &mut u64) -> usize {
         let entry = &offer.entry;
-        let left = self.max_age.saturating_sub(entry.asked_at.elapsed()).as_millis();
+        let max_age = Duration::from_micros(self.max_age_us.load(Ordering::Relaxed));
+        let left = max_age.saturating_sub(entry.asked_at.elapsed()).as_millis();
         let worth = left > 0 && entry.stamp.holds();
         let sealed = worth.then(|| match &self.sharing {
             Some(sharing) => self.seal_shared(sharing, offer),
-            None => self.seal_own(entry),
+            None => self.seal_own(offer),
         });
         let Some((name, sealed)) = sealed.flatten() else {
             self.counters.dropped.one();
@@ -449,10 +480,11 @@ impl Redis {
     }
 
     /// Its name and bytes.
-    fn seal_own(&self, entry: &Entry) -> Option<(String, Vec<u8>)> {
+    fn seal_own(&self, Offer { entry, group }: &Offer) -> Option<(String, Vec<u8>)> {
+        let prefix = self.prefix_of_own(group.as_deref())?;
         let sealed = self.seal.seal(entry)?;
         self.stored.note(entry.hash(), Instant::now());
-        Some((self.seal.name(&self.prefix, entry.key()), sealed))
+        Some((self.seal.name(&prefix, entry.key()), sealed))
     }
 
     async fn set(&self, pipeline: &redis::Pipeline, count: u64) {

@@ -85,8 +85,9 @@ impl Settings {
     }
 }
 
-/// Values are sealed against change, not enciphered: on another machine they are as safe as the
-/// way there and as who may ask for them (hazard J4).
+/// Values are enciphered, and names tell nothing (hazard J4). Whoever may speak to Redis, or is on
+/// the way there, still deletes them, holds them up and sees how long they are; in a group it reads
+/// what K says of commits, and may write it.
 fn exposure(info: &ConnectionInfo) -> Option<&'static str> {
     let (host, tls) = match info.addr() {
         ConnectionAddr::Tcp(host, _) => (host.as_str(), false),

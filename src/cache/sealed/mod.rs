@@ -17,7 +17,7 @@
 pub mod shared;
 
 use std::borrow::Cow;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use hmac::{Hmac, KeyInit, Mac};
@@ -55,15 +55,17 @@ pub struct Seal {
     /// Ages count from here.
     started: Instant,
     /// Longest body; bounds what a length inside can make us allocate.
-    body_bytes_max: usize,
+    body_bytes_max: AtomicUsize,
     compress_from: usize,
 }
 
 /// Why bytes are no entry of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unsealed {
-    /// Too long, another layout, a body that is not what its length says.
+    /// Another layout, a body that is not what its length says.
     Malformed,
+    /// Longer than what is kept here. Others may keep longer ones, or this one did.
+    TooLong,
     /// Not sealed by this process in this life, or by one of its group; or changed since.
     Forged,
     /// Another statement's.
@@ -81,14 +83,22 @@ impl Seal {
         entry_bytes_max: usize,
         compress_from: usize,
     ) -> Self {
-        let body_bytes_max = body_bytes_max(entry_bytes_max);
         Self {
             names: hmac(&derived(secret, b"forebay name")),
             seals: sealing(&derived(secret, b"forebay seal")),
             started,
-            body_bytes_max,
+            body_bytes_max: AtomicUsize::new(body_bytes_max(entry_bytes_max)),
             compress_from,
         }
+    }
+
+    /// From now on entries may have this length.
+    pub fn set_longest(&self, entry_bytes_max: usize) {
+        self.body_bytes_max.store(body_bytes_max(entry_bytes_max), Ordering::Relaxed);
+    }
+
+    fn body_bytes_max(&self) -> usize {
+        self.body_bytes_max.load(Ordering::Relaxed)
     }
 
     /// Where the entry of this key lies: tells nobody without the secret what the key is.
@@ -99,7 +109,7 @@ impl Seal {
 
     /// Longest sealed entry.
     pub fn sealed_bytes_max(&self) -> usize {
-        HEAD_BYTES + NONCE_LEN + self.body_bytes_max + TAG_BYTES
+        HEAD_BYTES + NONCE_LEN + self.body_bytes_max() + TAG_BYTES
     }
 
     /// `None` if it is over a bound, so that it would not be opened again.
@@ -130,7 +140,7 @@ impl Seal {
         coherence: &Coherence,
     ) -> Result<Entry, Unsealed> {
         if sealed.len() > self.sealed_bytes_max() {
-            return Err(Unsealed::Malformed);
+            return Err(Unsealed::TooLong);
         }
         let (head, rest) = sealed.split_at_checked(HEAD_BYTES).ok_or(Unsealed::Malformed)?;
         let (nonce, stored) = rest.split_first_chunk().ok_or(Unsealed::Malformed)?;
@@ -141,7 +151,7 @@ impl Seal {
         let stored: &[u8] = opened.or(Err(Unsealed::Forged))?;
         let &[LAYOUT, packing, a, b, c, d] = head else { return Err(Unsealed::Malformed) };
         let len = u32::from_be_bytes([a, b, c, d]) as usize;
-        let body = unpacked(packing, stored, len, self.body_bytes_max)?;
+        let body = unpacked(packing, stored, len, self.body_bytes_max())?;
         self.entry(&body, key, hash, coherence)
     }
 
@@ -163,7 +173,7 @@ impl Seal {
             }
         }
         put_answer(&mut body, entry)?;
-        (body.len() <= self.body_bytes_max).then_some(body)
+        (body.len() <= self.body_bytes_max()).then_some(body)
     }
 
     fn entry(
@@ -339,8 +349,9 @@ fn unpacked(
     len_max: usize,
 ) -> Result<Cow<'_, [u8]>, Unsealed> {
     match packing {
+        PLAIN | LZ4 if len > len_max => Err(Unsealed::TooLong),
         PLAIN if stored.len() == len => Ok(stored.into()),
-        LZ4 if len <= len_max => {
+        LZ4 => {
             let mut body = vec![0; len];
             let written = lz4_flex::block::decompress_into(stored, &mut body);
             (written.ok() == Some(len)).then(|| body.into()).ok_or(Unsealed::Malformed)

@@ -138,7 +138,7 @@ fn every_changed_bit_and_every_truncation_is_refused() {
 fn a_value_over_the_bound_is_not_looked_into() {
     let world = world(usize::MAX);
     let long = vec![0; world.seal.sealed_bytes_max() + 1];
-    assert_eq!(world.open(&long).unwrap_err(), Unsealed::Malformed);
+    assert_eq!(world.open(&long).unwrap_err(), Unsealed::TooLong);
 }
 
 #[test]
@@ -177,11 +177,16 @@ fn an_lz4_body_that_is_not_as_long_as_it_says_is_refused() {
     let world = world(usize::MAX);
     let body = world.seal.body(&world.entry(None, ROWS)).unwrap();
     let packed = pack(&body).unwrap();
-    for len in [0, body.len() - 1, body.len() + 1, world.seal.body_bytes_max + 1] {
+    for (len, expected) in [
+        (0, Unsealed::Malformed),
+        (body.len() - 1, Unsealed::Malformed),
+        (body.len() + 1, Unsealed::Malformed),
+        (world.seal.body_bytes_max() + 1, Unsealed::TooLong),
+    ] {
         let mut head = vec![LAYOUT, LZ4];
         put_u32(&mut head, len).unwrap();
         let sealed = world.seal.encipher(head, packed.clone()).unwrap();
-        assert_eq!(world.open(&sealed).unwrap_err(), Unsealed::Malformed);
+        assert_eq!(world.open(&sealed).unwrap_err(), expected);
     }
 }
 

@@ -239,9 +239,9 @@ impl Task {
                     self.answer()
                 }
                 // A few times.
-                Answer::AskGroup => Box::pin(self.ask_group()).await,
+                Answer::AskGroup => Box::pin(self.ask_group()).await?,
                 // Once.
-                Answer::AskRedis => Box::pin(self.ask_redis()).await,
+                Answer::AskRedis => Box::pin(self.ask_redis()).await?,
                 Answer::AwaitFill => Box::pin(self.await_fill()).await?,
                 Answer::Done | Answer::Refuse(_) | Answer::Send | Answer::SendIfFree => break,
             };
@@ -278,31 +278,35 @@ impl Task {
     }
 
     /// Asks the group, no longer than a look into Redis may take; the client is read no further
-    /// meanwhile.
-    async fn ask_group(&mut self) -> Answer {
+    /// meanwhile, and what it is owed already is sent.
+    async fn ask_group(&mut self) -> Result<Answer, CloseReason> {
         let holds = match self.session.check() {
             Some((check, limit)) => {
-                let answered = timeout(limit, poll_fn(|cx| check.poll(cx))).await;
-                answered.unwrap_or(false)
+                let answered = self.sending(poll_fn(|cx| check.poll(cx)));
+                timeout(limit, answered).await.unwrap_or(Ok(false))?
             }
             None => false,
         };
         self.now = Instant::now();
-        self.session.answer_checked(holds, self.now, &mut self.out)
+        Ok(self.session.answer_checked(holds, self.now, &mut self.out))
     }
 
-    /// Looks in Redis, no longer than `redis.timeout`; the client is read no further meanwhile.
-    async fn ask_redis(&mut self) -> Answer {
+    /// Looks in Redis, no longer than `redis.timeout`; the client is read no further meanwhile, and
+    /// what it is owed already is sent.
+    async fn ask_redis(&mut self) -> Result<Answer, CloseReason> {
         let common = Arc::clone(&self.session.common);
         let found = match &common.cache.redis {
             Some(redis) => {
                 let home = common.database.home();
-                redis.look_up(&self.session.work.key, &home).await
+                let key = std::mem::take(&mut self.session.work.key);
+                let found = self.sending(redis.look_up(&key, &home)).await;
+                self.session.work.key = key;
+                found?
             }
             None => None,
         };
         self.now = Instant::now();
-        self.session.answer_again(found, self.now, &mut self.out)
+        Ok(self.session.answer_again(found, self.now, &mut self.out))
     }
 
     /// Sends the group on, after waiting for a server if there is none yet.

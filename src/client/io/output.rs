@@ -1,7 +1,9 @@
 //! What goes out to the client: its buffer, and in the middle of it the rows of a large hit, which
 //! are written from the cache's own memory.
 
+use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
@@ -66,6 +68,19 @@ impl Task {
         self.note_owed();
         self.give_buffers();
         Poll::Pending
+    }
+
+    /// What this comes to; what the client is owed is sent meanwhile.
+    pub(super) async fn sending<T>(
+        &mut self,
+        wanted: impl Future<Output = T>,
+    ) -> Result<T, CloseReason> {
+        let mut wanted = pin!(wanted);
+        poll_fn(|cx| match wanted.as_mut().poll(cx) {
+            Poll::Ready(came) => Poll::Ready(Ok(came)),
+            Poll::Pending => self.poll_owed(cx).map(Err),
+        })
+        .await
     }
 
     /// For who wants to know whether the client is at rest while it waits.

@@ -79,10 +79,7 @@ impl Task {
     pub(super) async fn await_fill(&mut self) -> Result<Answer, CloseReason> {
         if let Some(gate) = self.session.work.awaited_fill.take() {
             let entry = Arc::clone(&self.entry);
-            let opened = poll_fn(|cx| match gate.poll_open(cx) {
-                Poll::Ready(()) => Poll::Ready(Ok(())),
-                Poll::Pending => self.poll_owed(cx).map(Err),
-            });
+            let opened = self.sending(poll_fn(|cx| gate.poll_open(cx)));
             tokio::select! {
                 opened = timeout(FILL_WAIT, opened) => opened.unwrap_or(Ok(()))?,
                 () = entry.cancelled.notified() => {

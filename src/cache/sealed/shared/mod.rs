@@ -18,6 +18,7 @@
 //! The age is the difference of two moments of Redis's clock: a value that was long on its way, or
 //! was put there anew, is as old as it is.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use hmac::{Hmac, Mac};
@@ -51,7 +52,7 @@ pub struct SharedSeal {
     keys: Hmac<Sha256>,
     salt: [u8; SALT_BYTES],
     own: LessSafeKey,
-    body_bytes_max: usize,
+    body_bytes_max: AtomicUsize,
     compress_from: usize,
 }
 
@@ -99,9 +100,18 @@ impl SharedSeal {
             own: key_of(&keys, &salt),
             keys,
             salt,
-            body_bytes_max: body_bytes_max(entry_bytes_max),
+            body_bytes_max: AtomicUsize::new(body_bytes_max(entry_bytes_max)),
             compress_from,
         }
+    }
+
+    /// From now on entries may have this length.
+    pub fn set_longest(&self, entry_bytes_max: usize) {
+        self.body_bytes_max.store(body_bytes_max(entry_bytes_max), Ordering::Relaxed);
+    }
+
+    fn body_bytes_max(&self) -> usize {
+        self.body_bytes_max.load(Ordering::Relaxed)
     }
 
     /// Where it lies.
@@ -112,7 +122,7 @@ impl SharedSeal {
 
     /// Longest sealed entry.
     pub fn sealed_bytes_max(&self) -> usize {
-        HEAD_BYTES + SALT_BYTES + NONCE_LEN + self.body_bytes_max + TAG_BYTES
+        HEAD_BYTES + SALT_BYTES + NONCE_LEN + self.body_bytes_max() + TAG_BYTES
     }
 
     /// The entry, whose stamp has to hold after `versions` was had. `None` if it is over a bound.
@@ -156,7 +166,7 @@ impl SharedSeal {
             body.extend_from_slice(&generation.to_be_bytes());
         }
         put_answer(&mut body, entry)?;
-        (body.len() <= self.body_bytes_max).then_some(body)
+        (body.len() <= self.body_bytes_max()).then_some(body)
     }
 
     /// The entry of this key, `hash` in memory, if these bytes are one.
@@ -168,9 +178,9 @@ impl SharedSeal {
         reader: &Reader<'_>,
     ) -> Result<Entry, Unsealed> {
         if sealed.len() > self.sealed_bytes_max() {
-            return Err(Unsealed::Malformed);
+            return Err(Unsealed::TooLong);
         }
-        let body = self.decipher(LAYOUT, sealed, &material.bytes, self.body_bytes_max)?;
+        let body = self.decipher(LAYOUT, sealed, &material.bytes, self.body_bytes_max())?;
         let body = Body::read(&body).ok_or(Unsealed::Malformed)?;
         let asked_us = body.asked_ms.checked_mul(1000).ok_or(Unsealed::Malformed)?;
         let age = reader.redis_us.checked_sub(asked_us).ok_or(Unsealed::WrongTime)?;

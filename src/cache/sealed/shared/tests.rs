@@ -342,7 +342,7 @@ fn what_is_over_a_bound_is_neither_sealed_nor_looked_into() {
     let member = Member::new(1);
     assert_eq!(member.seal(&member.entry(None, &vec![0; 2 << 20])), None);
     let long = vec![0; member.seal.sealed_bytes_max() + 1];
-    assert_eq!(member.open(&long).unwrap_err(), Unsealed::Malformed);
+    assert_eq!(member.open(&long).unwrap_err(), Unsealed::TooLong);
 }
 
 /// As if somebody had the secret: the decoder must still not be led astray.
