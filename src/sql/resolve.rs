@@ -273,13 +273,14 @@ impl<'a> Resolver<'a> {
             self.ranges.iter().map(|(range, _)| range_name(range)).collect();
         let names_row = facts.columns.iter().any(|column| self.names_a_row(column, &ranges));
         self.values.any |= facts.whole_rows || names_row;
-        let all = facts.stars || facts.natural_join || self.values.any;
+        let all = facts.stars || facts.natural_join || facts.renamed_join || self.values.any;
         let mut classes: Vec<TypeClass> = parameter_types
             .iter()
             .filter(|oid| **oid != 0)
             .map(|oid| self.catalog.type_class(*oid))
             .collect();
-        for (_, relations) in &self.ranges {
+        for (range, relations) in &self.ranges {
+            let all = all || range.renamed;
             let columns = relations.iter().flat_map(|relation| &relation.columns);
             classes.extend(
                 columns.filter(|column| all || used.contains(&*column.name)).map(|c| c.class),

@@ -94,6 +94,24 @@ fn a_common_table_expression_hides_no_table() {
 }
 
 #[test]
+fn a_list_of_column_names_hides_no_type() {
+    cacheable("SELECT a FROM orders AS x(a)", &[20002]);
+    cacheable("SELECT a FROM (users u JOIN orders o ON true) AS x(a)", &[20001, 20002]);
+    harmless("SELECT a FROM clocks AS x(i, a)", Reason::TimeType);
+    harmless("SELECT a FROM (users u JOIN clocks c ON true) AS x(a)", Reason::TimeType);
+    for sql in [
+        "SELECT b = 'x' FROM mails AS x(a, b)",
+        "SELECT b = 'x' FROM (mails m JOIN users u ON true) AS x(a, b)",
+        "WITH x(b) AS (SELECT address FROM mails) SELECT b = 'x' FROM x",
+        "WITH x(b) AS (TABLE mails) SELECT b = 'x' FROM x",
+        "SELECT b = 'x' FROM (SELECT address FROM mails) AS x(b)",
+        "SELECT b = 'x' FROM (SELECT address AS b FROM mails) AS x",
+    ] {
+        opaque(sql);
+    }
+}
+
+#[test]
 fn enums_are_built_in_enough() {
     cacheable("SELECT mood FROM users WHERE mood = 'ok' AND mood <> 'sad'::mood", &[20001]);
 }

@@ -173,6 +173,8 @@ pub struct Facts {
     /// `t.*` inside an expression: a row value.
     pub whole_rows: bool,
     pub natural_join: bool,
+    /// A join in parentheses gives its columns other names.
+    pub renamed_join: bool,
     pub locks_rows: bool,
     pub into: bool,
     /// CURRENT_DATE and its kin; not CURRENT_USER and its kin, which the key holds.

@@ -337,6 +337,7 @@ fn visit_join(join: &JoinExpr, facts: &mut Facts) {
     derive(join.alias().and_then(|alias| alias.aliasname()), facts);
     derive(join.join_using_alias().and_then(|alias| alias.aliasname()), facts);
     facts.natural_join |= join.is_natural;
+    facts.renamed_join |= join.alias().is_some_and(|alias| !alias.colnames().is_empty());
     if join.is_natural || !join.using_clause().is_empty() {
         facts.operators.push(operator("=", vec![Argument::Typed; 2]));
     }
