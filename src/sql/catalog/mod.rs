@@ -6,6 +6,7 @@ mod extensions;
 mod fingerprint;
 mod queries;
 mod stored;
+mod types;
 
 use std::collections::{HashMap, HashSet};
 
