@@ -133,8 +133,10 @@ pub(super) fn is_plain(table: &Relation) -> bool {
         && !table.trigger
         && !table.rule
         && !table.code
-        && !table
-            .columns
-            .iter()
-            .any(|column| matches!(column.class, TypeClass::Outside | TypeClass::CheckedDomain))
+        && !table.columns.iter().any(|column| {
+            matches!(
+                column.class,
+                TypeClass::Outside | TypeClass::CheckedDomain | TypeClass::CheckedElements
+            )
+        })
 }

@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashSet};
 use super::catalog::{BuiltIn, Catalog, Relation, RelationKind, Stored, TypeClass, Volatility};
 use super::functions;
 use super::names::{Path, Values};
-use super::parse::{Call, Facts, Name, Range, Source, TypeUse};
+use super::parse::{Argument, Call, Facts, Name, Range, Source, TypeUse};
 use super::reading::reading_runs_code;
 use super::rules::Restrictions;
 use super::verdict::{BypassReason, Restriction, TableId};
@@ -71,6 +71,7 @@ pub(super) fn resolve(
     for operator in &facts.operators {
         resolver.operator(operator);
     }
+    resolver.literals();
     resolver.bounded()
 }
 
@@ -279,6 +280,10 @@ impl<'a> Resolver<'a> {
             .filter(|oid| **oid != 0)
             .map(|oid| self.catalog.type_class(*oid))
             .collect();
+        if classes.contains(&TypeClass::CheckedDomain) {
+            // Whatever Bind brings is checked.
+            self.outside(BypassReason::UserObject);
+        }
         for (range, relations) in &self.ranges {
             let all = all || range.renamed;
             let columns = relations.iter().flat_map(|relation| &relation.columns);
@@ -303,7 +308,9 @@ impl<'a> Resolver<'a> {
 
     fn note_value(&mut self, class: TypeClass) {
         match class {
-            TypeClass::Plain | TypeClass::Moment | TypeClass::CheckedDomain => {}
+            TypeClass::Plain | TypeClass::Moment => {}
+            TypeClass::CheckedDomain => self.values.checked = true,
+            TypeClass::CheckedElements => self.outside(BypassReason::UserObject),
             TypeClass::Reg => self.refuse(BypassReason::RegType),
             TypeClass::TimeTz => self.refuse(BypassReason::TimeType),
             TypeClass::Enum(oid) if self.catalog.has_casts(oid) => {
@@ -343,7 +350,10 @@ impl<'a> Resolver<'a> {
                 }
             } else if candidate.domain {
                 self.refuse(BypassReason::UserObject);
-                if matches!(candidate.class, TypeClass::CheckedDomain | TypeClass::Outside) {
+                if matches!(
+                    candidate.class,
+                    TypeClass::CheckedDomain | TypeClass::CheckedElements | TypeClass::Outside
+                ) {
                     self.resolved.code = true;
                 }
                 self.note_value(candidate.class);
@@ -521,6 +531,23 @@ impl<'a> Resolver<'a> {
     fn older_name(&self, call: &Call) -> Option<BuiltIn> {
         let extract = call.name.name == "extract" && call.name.schema.is_some();
         extract.then(|| self.catalog.built_in("date_part")).flatten()
+    }
+
+    /// Beside a value of a domain a literal is one of the type below it. But what takes any type
+    /// takes the domain, and makes arrays of it: there a literal becomes what is checked.
+    fn literals(&mut self) {
+        let is_untyped =
+            |call: &Call| call.any_place || call.arguments.contains(&Argument::Untyped);
+        let takes_any = |call: &Call| is_untyped(call) || call.name.name.starts_with("array_");
+        let appends = |call: &Call| call.name.name == "||" && is_untyped(call);
+        let facts = self.facts;
+        if self.values.checked
+            && (facts.arrays
+                || facts.calls.iter().any(takes_any)
+                || facts.operators.iter().any(appends))
+        {
+            self.outside(BypassReason::UserObject);
+        }
     }
 
     fn operator(&mut self, call: &Call) {

@@ -56,6 +56,8 @@ pub enum TypeClass {
     Outside,
     /// A domain over a built-in type whose checks call code from outside.
     CheckedDomain,
+    /// An array of such a domain: a literal beside it becomes one too, so its checks run.
+    CheckedElements,
 }
 
 #[derive(Clone, Debug)]

@@ -176,7 +176,9 @@ impl Judge<'_> {
             TypeClass::Plain | TypeClass::Moment | TypeClass::Enum(_) => None,
             TypeClass::Reg => Some(BypassReason::RegType),
             TypeClass::TimeTz => Some(BypassReason::TimeType),
-            TypeClass::Outside | TypeClass::CheckedDomain => Some(BypassReason::UserObject),
+            TypeClass::Outside | TypeClass::CheckedDomain | TypeClass::CheckedElements => {
+                Some(BypassReason::UserObject)
+            }
         }
     }
 

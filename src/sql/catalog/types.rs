@@ -27,26 +27,40 @@ pub(super) struct Types<'a> {
     pub system_schemas: HashSet<u32>,
 }
 
+/// Whether domains around a type have checks that call code from outside.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Checks {
+    None,
+    /// Of the value as a whole.
+    Whole,
+    /// Of the elements of an array.
+    Elements,
+}
+
 impl Types<'_> {
-    /// The type without array and domain around it, and whether a domain with code was passed.
-    pub(super) fn core(&self, oid: u32) -> (u32, bool) {
+    /// The type without array and domain around it, and what these check.
+    pub(super) fn core(&self, oid: u32) -> (u32, Checks) {
         let mut oid = oid;
-        let mut checked = false;
+        let mut checks = Checks::None;
+        let mut in_array = false;
         // Types cannot be recursive; the bound is for answers that lie.
         for _ in 0..32 {
             let Some(row) = self.rows.get(&oid) else {
                 break;
             };
-            checked |= self.checked.contains(&oid);
+            if self.checked.contains(&oid) {
+                checks = if in_array { Checks::Elements } else { Checks::Whole };
+            }
             if row.kind == "d" {
                 oid = row.base;
             } else if row.element != 0 {
+                in_array = true;
                 oid = row.element;
             } else {
                 break;
             }
         }
-        (oid, checked)
+        (oid, checks)
     }
 
     /// The type that a value must have to be this, if it is from outside.
@@ -64,16 +78,22 @@ impl Types<'_> {
     }
 
     pub(super) fn class(&self, oid: u32) -> TypeClass {
-        let (core, checked) = self.core(oid);
+        let (core, checks) = self.core(oid);
         if let Some(outside) = self.outside(oid) {
             return match self.rows.get(&outside) {
-                Some(row) if row.kind == "e" && !checked => TypeClass::Enum(outside),
+                Some(row) if row.kind == "e" && checks == Checks::None => TypeClass::Enum(outside),
                 Some(_) | None => TypeClass::Outside,
             };
         }
-        if checked {
-            TypeClass::CheckedDomain
-        } else if core == TIMETZ {
+        match checks {
+            Checks::None => self.built_in(core),
+            Checks::Whole => TypeClass::CheckedDomain,
+            Checks::Elements => TypeClass::CheckedElements,
+        }
+    }
+
+    fn built_in(&self, core: u32) -> TypeClass {
+        if core == TIMETZ {
             TypeClass::TimeTz
         } else if MOMENTS.contains(&core) {
             TypeClass::Moment

@@ -807,6 +807,34 @@ fn no_text_makes_it_panic() {
         "WITH RECURSIVE r(a) AS (VALUES (1) UNION SELECT a + 1 FROM r) SEARCH DEPTH FIRST BY a SET o CYCLE a SET c USING p SELECT * FROM r",
         "SELECT (u).*, u.*, ROW(u.*), ARRAY[1,2][1:2], a[1].b FROM users u TABLESAMPLE system (1) REPEATABLE (2)",
         "SELECT xmlelement(name a, xmlattributes(1 AS b), 'c'), xmlserialize(content x AS text), json_object('a': 1), json_arrayagg(x), json_value('{}', '$.a' RETURNING int), JSON('{}') IS JSON FROM users",
+#[test]
+fn a_value_for_a_parameter_of_a_checked_domain_runs_its_checks() {
+    let catalog = sample::catalog();
+    let path = ["public".to_owned()];
+    let context = Context {
+        catalog: Some(&catalog),
+        search_path: &path,
+        parameter_types: &[18002],
+        restrictions: &Restrictions::default(),
+    };
+    let verdict = classify("SELECT id FROM users WHERE id < $1", &context);
+    assert_eq!(verdict.read, Read::Bypass(Reason::UserObject));
+    assert_eq!(verdict.write, UNKNOWN_CODE);
+}
+
+#[test]
+fn a_literal_that_becomes_a_checked_domain_runs_its_checks() {
+    cacheable("SELECT id FROM checked WHERE id = 1 OR id IN (2, 3)", &[20017]);
+    cacheable("SELECT count(*), coalesce(max(id), 5) FROM checked", &[20017]);
+    opaque("SELECT concat(id, '5') FROM checked");
+    opaque("SELECT array_agg(id) FROM checked");
+    opaque("SELECT ARRAY[id] FROM checked");
+    opaque("SELECT ARRAY(SELECT id FROM checked)");
+    opaque("SELECT '{}' || id FROM checked");
+    // Without the column it is a call like any other.
+    cacheable("SELECT concat(id, '5') FROM users", &[20001]);
+}
+
         "SELECT * FROM json_table('[]', '$[*]' COLUMNS (a int PATH '$', NESTED PATH '$' COLUMNS (b int))) j, xmltable('/a' PASSING x COLUMNS b int PATH 'c' DEFAULT 1) x, ROWS FROM (f(1), g(2) AS (a int)) WITH ORDINALITY",
         "MERGE INTO users u USING (SELECT 1 id) s ON u.id = s.id WHEN MATCHED AND s.id > 1 THEN UPDATE SET (name, id) = (SELECT 'x', 1) WHEN NOT MATCHED BY SOURCE THEN DELETE WHEN NOT MATCHED THEN INSERT (id) OVERRIDING SYSTEM VALUE VALUES (DEFAULT) RETURNING merge_action(), u.*",
         "INSERT INTO users AS x (id, name[1], mood.y) VALUES (1, DEFAULT) ON CONFLICT (lower(name) COLLATE \"C\" text_ops) WHERE id > 1 DO UPDATE SET name = excluded.name WHERE x.id > 1 RETURNING WITH (OLD AS o, NEW AS n) o.id, n.*",

@@ -173,6 +173,8 @@ pub struct Facts {
     /// `t.*` inside an expression: a row value.
     pub whole_rows: bool,
     pub natural_join: bool,
+    /// `ARRAY[…]` of anything but constants and parameters, or of a query.
+    pub arrays: bool,
     /// A join in parentheses gives its columns other names.
     pub renamed_join: bool,
     pub locks_rows: bool,
