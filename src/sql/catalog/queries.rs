@@ -83,7 +83,9 @@ pub const SNAPSHOT_QUERIES: &[&str] = &[
      WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'v', 'm', 'f') \
      AND c.relpersistence <> 't' AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' \
      ORDER BY a.attrelid, a.attnum",
-    "SELECT inhrelid::text, inhparent::text FROM pg_inherits",
+    // A temporary child is read and written by its own session alone, which is known to have some.
+    "SELECT i.inhrelid::text, i.inhparent::text FROM pg_inherits i \
+     JOIN pg_class c ON c.oid = i.inhrelid WHERE c.relpersistence <> 't'",
     "SELECT conrelid::text, confrelid::text, confdeltype::text, confupdtype::text \
      FROM pg_constraint WHERE contype = 'f'",
     // Types. A multirange's or range's element does not matter here: outside is outside.
