@@ -443,3 +443,11 @@ fn a_notification_that_comes_with_an_answer_is_not_part_of_what_is_kept() {
     assert!(database.is_hit(&mut other, sql));
     assert_eq!(other.query(sql), "T(count) D(2) C(SELECT 1) Z(I)");
 }
+
+#[test]
+fn a_postgresql_that_has_no_md5_is_cached_all_the_same() {
+    let database = Database::with(TABLE);
+    database.admin().run("REVOKE EXECUTE ON FUNCTION pg_catalog.md5(text) FROM PUBLIC");
+    let forebay = Forebay::start(&database, &[]);
+    database.until_hit(&mut forebay.client(), "SELECT v FROM t");
+}

@@ -39,12 +39,13 @@ macro_rules! of_relations {
 
 /// One row, one text value; it changes whenever anything a verdict or a permission depends on
 /// has changed. Run it with `search_path = pg_catalog`, so that its names mean what they say.
+/// No `md5()`, which PostgreSQL has not got with OpenSSL in FIPS mode.
 pub const FINGERPRINT_QUERY: &str = concat!(
     "WITH temporary AS MATERIALIZED \
      (SELECT oid FROM pg_namespace WHERE nspname ~ '^pg_(toast_)?temp_'), \
      relations AS MATERIALIZED (SELECT oid FROM pg_class \
      WHERE oid >= 16384 AND relpersistence <> 't' AND relkind <> 't') \
-     SELECT md5(concat_ws(',', ",
+     SELECT concat_ws(',', ",
     "(SELECT count(*) || ':' || coalesce(sum(hashtextextended(concat_ws('|', oid, relname, \
      relnamespace, relowner, relkind, relpersistence, relrowsecurity, relforcerowsecurity, \
      relispartition, reltype, reloftype, relam, relacl, reloptions, relpartbound), 0)), 0) \
@@ -99,5 +100,5 @@ pub const FINGERPRINT_QUERY: &str = concat!(
     "(SELECT concat_ws('|', oid, datname, datdba, datacl) FROM pg_database \
      WHERE datname = current_database()), ",
     // Which server this is. A copy of it, promoted, has another start time at least.
-    "pg_conf_load_time(), pg_postmaster_start_time(), pg_is_in_recovery()))"
+    "pg_conf_load_time(), pg_postmaster_start_time(), pg_is_in_recovery())"
 );
