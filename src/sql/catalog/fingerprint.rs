@@ -3,7 +3,8 @@
 //! Rows count by `xmin`, so that a change and its reversal show too, and by content where
 //! PostgreSQL updates rows for reasons that change no verdict (a new file for a table, in
 //! `pg_class`). Left out: whatever belongs to temporary schemas, statistics, and PostgreSQL's own
-//! rows in the large catalogues, which only a superuser at odds with the manual changes.
+//! rows in the large catalogues, which only a superuser at odds with the manual changes; but not
+//! those of functions with privileges of their own, for to revoke one is no such thing.
 
 /// A catalogue with an `oid`, restricted by `$where`.
 macro_rules! rows {
@@ -67,7 +68,10 @@ pub const FINGERPRINT_QUERY: &str = concat!(
     "(SELECT count(*) || ':' || coalesce(sum(hashint8extended(x.indexrelid::bigint, x.indrelid::bigint)), 0) \
      FROM pg_index x JOIN relations r ON r.oid = x.indrelid), ",
     rows!("pg_constraint", "contypid <> 0 AND oid >= 16384"),
-    rows!("pg_proc", "oid >= 16384 AND pronamespace NOT IN (SELECT oid FROM temporary)"),
+    rows!(
+        "pg_proc",
+        "(oid >= 16384 OR proacl IS NOT NULL) AND pronamespace NOT IN (SELECT oid FROM temporary)"
+    ),
     rows!("pg_type", "oid >= 16384 AND typnamespace NOT IN (SELECT oid FROM temporary)"),
     rows!("pg_namespace", "oid NOT IN (SELECT oid FROM temporary)"),
     rows!("pg_operator", "oid >= 16384"),
