@@ -72,6 +72,7 @@ pub(super) fn resolve(
         resolver.operator(operator);
     }
     resolver.literals();
+    resolver.times();
     resolver.bounded()
 }
 
@@ -309,6 +310,7 @@ impl<'a> Resolver<'a> {
     fn note_value(&mut self, class: TypeClass) {
         match class {
             TypeClass::Plain | TypeClass::Moment => {}
+            TypeClass::Time => self.values.times = true,
             TypeClass::CheckedDomain => self.values.checked = true,
             TypeClass::CheckedElements => self.outside(BypassReason::UserObject),
             TypeClass::Reg => self.refuse(BypassReason::RegType),
@@ -406,7 +408,7 @@ impl<'a> Resolver<'a> {
             .peekable();
         is_of_tables
             && columns.peek().is_some()
-            && columns.all(|column| column.class == TypeClass::Moment)
+            && columns.all(|column| matches!(column.class, TypeClass::Moment | TypeClass::Time))
     }
 
     /// `a.b` is a column, or else the function b of the row a. In `(a).b` a may be any value, and b
@@ -547,6 +549,17 @@ impl<'a> Resolver<'a> {
                 || facts.operators.iter().any(appends))
         {
             self.outside(BypassReason::UserObject);
+        }
+    }
+
+    /// A time of day is in another time zone what it would be today.
+    fn times(&mut self) {
+        let facts = self.facts;
+        let calls = |is: fn(&str) -> bool| {
+            facts.calls.iter().map(|call| &call.name.name).chain(&facts.attributes).any(|n| is(n))
+        };
+        if calls(functions::changes_zone) && (self.values.times || calls(functions::makes_time)) {
+            self.refuse(BypassReason::TimeType);
         }
     }
 

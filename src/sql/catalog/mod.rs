@@ -44,8 +44,10 @@ pub enum RelationKind {
 pub enum TypeClass {
     /// Built in, and an answer that holds it depends on nothing but rows and settings.
     Plain,
-    /// Built in, a date or time: not text that may be read as one.
+    /// Built in, a date or timestamp: not text that may be read as one.
     Moment,
+    /// `time`: as `Moment`, but in another time zone it takes today's offset.
+    Time,
     /// `regclass` and kin: the text depends on catalogues.
     Reg,
     /// `timetz`: input takes today's offset.

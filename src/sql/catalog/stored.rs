@@ -173,7 +173,7 @@ impl Judge<'_> {
             return None;
         }
         match (self.class)(oid) {
-            TypeClass::Plain | TypeClass::Moment | TypeClass::Enum(_) => None,
+            TypeClass::Plain | TypeClass::Moment | TypeClass::Time | TypeClass::Enum(_) => None,
             TypeClass::Reg => Some(BypassReason::RegType),
             TypeClass::TimeTz => Some(BypassReason::TimeType),
             TypeClass::Outside | TypeClass::CheckedDomain | TypeClass::CheckedElements => {

@@ -8,8 +8,11 @@ use super::{FIRST_NORMAL_OID, TypeClass};
 /// `timetz`.
 const TIMETZ: u32 = 1266;
 
-/// date, time, timestamp, timestamptz.
-const MOMENTS: [u32; 4] = [1082, 1083, 1114, 1184];
+/// `time`.
+const TIME: u32 = 1083;
+
+/// date, timestamp, timestamptz.
+const MOMENTS: [u32; 3] = [1082, 1114, 1184];
 
 /// A row of `pg_type`.
 pub(super) struct TypeRow<'a> {
@@ -95,6 +98,8 @@ impl Types<'_> {
     fn built_in(&self, core: u32) -> TypeClass {
         if core == TIMETZ {
             TypeClass::TimeTz
+        } else if core == TIME {
+            TypeClass::Time
         } else if MOMENTS.contains(&core) {
             TypeClass::Moment
         } else if self.rows.get(&core).is_some_and(|row| prints_names(row.name)) {
