@@ -473,6 +473,26 @@ fn what_runs_code_behind_ddl_leaves_a_session_that_is_not_known() {
     }
 }
 
+#[test]
+fn a_bound_that_is_computed_runs_code() {
+    for sql in [
+        "CREATE TABLE x PARTITION OF parts FOR VALUES IN (1, writes())",
+        "CREATE TABLE x PARTITION OF parts FOR VALUES FROM (writes()) TO (MAXVALUE)",
+        "CREATE TABLE x PARTITION OF parts FOR VALUES FROM (1) TO ('5'::positive)",
+        "ALTER TABLE parts ATTACH PARTITION orders FOR VALUES IN (1 + writes())",
+    ] {
+        catalogue(sql);
+        assert!(verdict(sql).taints, "{sql}");
+    }
+    opaque("CREATE TEMP TABLE x PARTITION OF y FOR VALUES IN (writes())");
+    schema(
+        "CREATE TABLE x PARTITION OF parts FOR VALUES FROM (MINVALUE, -1) TO (1, 'x')",
+        &[20010],
+    );
+    schema("CREATE TABLE x PARTITION OF parts FOR VALUES WITH (MODULUS 4, REMAINDER 1)", &[20010]);
+    schema("ALTER TABLE parts ATTACH PARTITION orders FOR VALUES IN (NULL, true)", &[20002, 20010]);
+}
+
 #[track_caller]
 fn schema(sql: &str, oids: &[u32]) {
     assert_eq!(verdict(sql).write, Write::Schema(tables(oids)), "{sql}");

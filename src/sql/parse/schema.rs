@@ -4,7 +4,7 @@
 use pg_raw_parse::Node;
 use pg_raw_parse::nodes::{
     AlterTableStmt, AlterTableType, CreateStmt, DropBehavior, DropStmt, GrantStmt, GrantTargetType,
-    IndexStmt, ObjectType, RangeVar,
+    IndexStmt, ObjectType, PartitionBoundSpec, RangeVar,
 };
 
 use super::terms::range_of;
@@ -22,6 +22,16 @@ pub(super) fn create(create: &CreateStmt, facts: &mut Facts) -> Option<Kind> {
         facts.targets.push(target(parent));
     }
     create.of_typename().is_none().then_some(Kind::Adds { may_exist: create.if_not_exists })
+}
+
+/// A bound is computed when it is declared, by any code that it calls.
+pub(super) fn computes_bounds(bound: Option<&PartitionBoundSpec>) -> bool {
+    // MINVALUE and MAXVALUE stand there as columns do, which PostgreSQL refuses.
+    let is_given = |datum| matches!(datum, Node::A_Const(_) | Node::ColumnRef(_));
+    bound.is_some_and(|bound| {
+        let lists = [bound.listdatums(), bound.lowerdatums(), bound.upperdatums()];
+        !lists.into_iter().all(|list| list.iter().all(is_given))
+    })
 }
 
 /// DROP TABLE and DROP INDEX, of what nothing else hangs on.
@@ -58,7 +68,11 @@ pub(super) fn alter(alter: &AlterTableStmt, facts: &mut Facts) -> Option<Kind> {
         .contains(&command.subtype);
     let Node::PartitionCmd(partition) = command.def() else { return None };
     // Of an index, or in two transactions.
-    if !moves || partition.concurrent || alter.objtype != ObjectType::OBJECT_TABLE {
+    if !moves
+        || partition.concurrent
+        || computes_bounds(partition.bound())
+        || alter.objtype != ObjectType::OBJECT_TABLE
+    {
         return None;
     }
     facts.targets.push(target(alter.relation()?));
