@@ -518,6 +518,13 @@ fn a_table_of_a_new_name_changes_the_tree_it_joins_alone() {
     catalogue("CREATE TABLE x OF mood");
     catalogue("CREATE TABLE x PARTITION OF no_such_table DEFAULT");
     catalogue("CREATE TABLE x () INHERITS (defaulted)");
+    // Its index or sequence takes a name that another has.
+    schema("CREATE TABLE x (id int UNIQUE CONSTRAINT users CHECK (id > 0))", &[]);
+    catalogue("CREATE TABLE x (id int CONSTRAINT users PRIMARY KEY)");
+    catalogue("CREATE TABLE x (id int, CONSTRAINT users UNIQUE (id))");
+    catalogue("CREATE TABLE x (id int, CONSTRAINT users EXCLUDE (id WITH =))");
+    catalogue("CREATE TABLE x (id int GENERATED ALWAYS AS IDENTITY (SEQUENCE NAME users))");
+    schema("CREATE TABLE x (id int GENERATED ALWAYS AS IDENTITY (START 5))", &[]);
     catalogue(&format!("CREATE TABLE {} (id int)", "x".repeat(41)));
 }
 
@@ -801,33 +808,6 @@ fn declared_parameter_types_count() {
 }
 
 #[test]
-fn a_search_path_is_read_as_postgresql_prints_it() {
-    let parse = |value: &str| parse_search_path(value, "bob");
-    let names = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect());
-    assert_eq!(parse("\"$user\", public"), names(&["bob", "public"]));
-    assert_eq!(parse(""), names(&[]));
-    assert_eq!(parse("\"\""), names(&[""]));
-    assert_eq!(parse("a,\"B \"\"c\", D"), names(&["a", "B \"c", "d"]));
-    for wrong in ["a b", "a,", ",a", "\"a", "a\"b\""] {
-        assert_eq!(parse(wrong), None, "{wrong}");
-    }
-}
-
-/// A small generator of numbers, so that a failure can be repeated from its seed.
-fn next(state: &mut u64) -> usize {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    usize::try_from(*state % 1_000_003).unwrap()
-}
-
-#[test]
-fn no_text_makes_it_panic() {
-    let seeds = [
-        "WITH RECURSIVE r(a) AS (VALUES (1) UNION SELECT a + 1 FROM r) SEARCH DEPTH FIRST BY a SET o CYCLE a SET c USING p SELECT * FROM r",
-        "SELECT (u).*, u.*, ROW(u.*), ARRAY[1,2][1:2], a[1].b FROM users u TABLESAMPLE system (1) REPEATABLE (2)",
-        "SELECT xmlelement(name a, xmlattributes(1 AS b), 'c'), xmlserialize(content x AS text), json_object('a': 1), json_arrayagg(x), json_value('{}', '$.a' RETURNING int), JSON('{}') IS JSON FROM users",
-#[test]
 fn a_value_for_a_parameter_of_a_checked_domain_runs_its_checks() {
     let catalog = sample::catalog();
     let path = ["public".to_owned()];
@@ -855,6 +835,33 @@ fn a_literal_that_becomes_a_checked_domain_runs_its_checks() {
     cacheable("SELECT concat(id, '5') FROM users", &[20001]);
 }
 
+#[test]
+fn a_search_path_is_read_as_postgresql_prints_it() {
+    let parse = |value: &str| parse_search_path(value, "bob");
+    let names = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect());
+    assert_eq!(parse("\"$user\", public"), names(&["bob", "public"]));
+    assert_eq!(parse(""), names(&[]));
+    assert_eq!(parse("\"\""), names(&[""]));
+    assert_eq!(parse("a,\"B \"\"c\", D"), names(&["a", "B \"c", "d"]));
+    for wrong in ["a b", "a,", ",a", "\"a", "a\"b\""] {
+        assert_eq!(parse(wrong), None, "{wrong}");
+    }
+}
+
+/// A small generator of numbers, so that a failure can be repeated from its seed.
+fn next(state: &mut u64) -> usize {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    usize::try_from(*state % 1_000_003).unwrap()
+}
+
+#[test]
+fn no_text_makes_it_panic() {
+    let seeds = [
+        "WITH RECURSIVE r(a) AS (VALUES (1) UNION SELECT a + 1 FROM r) SEARCH DEPTH FIRST BY a SET o CYCLE a SET c USING p SELECT * FROM r",
+        "SELECT (u).*, u.*, ROW(u.*), ARRAY[1,2][1:2], a[1].b FROM users u TABLESAMPLE system (1) REPEATABLE (2)",
+        "SELECT xmlelement(name a, xmlattributes(1 AS b), 'c'), xmlserialize(content x AS text), json_object('a': 1), json_arrayagg(x), json_value('{}', '$.a' RETURNING int), JSON('{}') IS JSON FROM users",
         "SELECT * FROM json_table('[]', '$[*]' COLUMNS (a int PATH '$', NESTED PATH '$' COLUMNS (b int))) j, xmltable('/a' PASSING x COLUMNS b int PATH 'c' DEFAULT 1) x, ROWS FROM (f(1), g(2) AS (a int)) WITH ORDINALITY",
         "MERGE INTO users u USING (SELECT 1 id) s ON u.id = s.id WHEN MATCHED AND s.id > 1 THEN UPDATE SET (name, id) = (SELECT 'x', 1) WHEN NOT MATCHED BY SOURCE THEN DELETE WHEN NOT MATCHED THEN INSERT (id) OVERRIDING SYSTEM VALUE VALUES (DEFAULT) RETURNING merge_action(), u.*",
         "INSERT INTO users AS x (id, name[1], mood.y) VALUES (1, DEFAULT) ON CONFLICT (lower(name) COLLATE \"C\" text_ops) WHERE id > 1 DO UPDATE SET name = excluded.name WHERE x.id > 1 RETURNING WITH (OLD AS o, NEW AS n) o.id, n.*",
