@@ -30,7 +30,7 @@ macro_rules! runs_sql {
 /// result set each.
 ///
 /// The first makes the names in the others mean PostgreSQL's own, whatever the role's settings,
-/// and keeps the pattern of calls of built-ins that run SQL text (`FORBIDDEN`), since to find
+/// and keeps the pattern of calls of built-ins that run SQL text (`runs_sql!`), since to find
 /// them among all functions takes longer than the rest of a snapshot.
 pub const SETUP_QUERIES: &[&str] = &[
     "SELECT pg_catalog.set_config('search_path', 'pg_catalog', false), \
