@@ -45,17 +45,7 @@ pub(super) fn resolve(
     parameter_types: &[u32],
     restrictions: &Restrictions,
 ) -> Resolved {
-    let mut resolver = Resolver {
-        facts,
-        catalog,
-        path: Path::new(catalog, search_path),
-        ranges: Vec::new(),
-        values: Values::default(),
-        seen: HashSet::new(),
-        followed: HashSet::new(),
-        restrictions,
-        resolved: Resolved::default(),
-    };
+    let mut resolver = Resolver::new(facts, catalog, search_path, restrictions);
     resolver.flags();
     for range in &facts.relations {
         resolver.range(range);
@@ -65,6 +55,7 @@ pub(super) fn resolve(
         resolver.type_use(use_);
     }
     resolver.columns();
+    resolver.note_results();
     for call in &facts.calls {
         resolver.call(call);
     }
@@ -83,17 +74,7 @@ pub(super) fn resolve_stored(
     restrictions: &Restrictions,
 ) -> Resolved {
     let facts = Facts::default();
-    let mut resolver = Resolver {
-        facts: &facts,
-        catalog,
-        path: Path::new(catalog, &[]),
-        ranges: Vec::new(),
-        values: Values::default(),
-        seen: HashSet::new(),
-        followed: HashSet::new(),
-        restrictions,
-        resolved: Resolved::default(),
-    };
+    let mut resolver = Resolver::new(&facts, catalog, &[], restrictions);
     resolver.flags();
     resolver.stored(stored);
     if stored.relations.iter().any(|oid| reading_runs_code(*oid, catalog)) {
@@ -118,6 +99,25 @@ struct Resolver<'a> {
 }
 
 impl<'a> Resolver<'a> {
+    fn new(
+        facts: &'a Facts,
+        catalog: &'a Catalog,
+        search_path: &[String],
+        restrictions: &'a Restrictions,
+    ) -> Self {
+        Self {
+            facts,
+            catalog,
+            path: Path::new(catalog, search_path),
+            ranges: Vec::new(),
+            values: Values::default(),
+            seen: HashSet::new(),
+            followed: HashSet::new(),
+            restrictions,
+            resolved: Resolved::default(),
+        }
+    }
+
     fn bounded(mut self) -> Resolved {
         if self.resolved.tables.is_empty() {
             self.refuse(BypassReason::NoTable);
@@ -294,6 +294,22 @@ impl<'a> Resolver<'a> {
         }
         for class in classes {
             self.note_value(class);
+        }
+    }
+
+    /// What functions return for which the operator answers may be given to others.
+    fn note_results(&mut self) {
+        let (facts, catalog) = (self.facts, self.catalog);
+        if !self.restrictions.has_functions() {
+            return;
+        }
+        for Call { name: Name { name, .. }, .. } in &facts.calls {
+            let overloads = catalog.functions(name).iter();
+            for overload in overloads {
+                if self.restrictions.allows_function(overload.schema, name) {
+                    overload.results.iter().for_each(|class| self.note_value(*class));
+                }
+            }
         }
     }
 

@@ -377,8 +377,8 @@ fn functions(
     casts: &Casts,
 ) -> Result<HashMap<Box<str>, Vec<Overload>>, CatalogError> {
     let mut functions: HashMap<Box<str>, Vec<Overload>> = HashMap::new();
-    for row in answer.rows::<5>() {
-        let [name, schema, arguments, defaults, variadic] = row?;
+    for row in answer.rows::<6>() {
+        let [name, schema, arguments, defaults, variadic, results] = row?;
         let arguments = arguments
             .split_ascii_whitespace()
             .map(|oid| Ok(demand(types, casts, answer.number(oid)?)))
@@ -388,6 +388,10 @@ fn functions(
             arguments,
             defaults: answer.number(defaults)? as usize,
             variadic: answer.yes(variadic)?,
+            results: results
+                .split_ascii_whitespace()
+                .map(|oid| Ok(types.class(answer.number(oid)?)))
+                .collect::<Result<_, CatalogError>>()?,
         });
     }
     Ok(functions)
@@ -414,6 +418,7 @@ fn operators(
             arguments: arguments.into(),
             defaults: 0,
             variadic: false,
+            results: Box::default(),
         });
     }
     Ok(operators)

@@ -127,6 +127,8 @@ pub struct Overload {
     pub arguments: Box<[Demand]>,
     pub defaults: usize,
     pub variadic: bool,
+    /// What its results may hold; of operators nobody asks.
+    pub results: Box<[TypeClass]>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

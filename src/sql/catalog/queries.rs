@@ -93,9 +93,10 @@ pub const SNAPSHOT_QUERIES: &[&str] = &[
      CASE WHEN typlen = -1 AND typcategory = 'A' THEN typelem ELSE 0 END::text, typbasetype::text \
      FROM pg_type t WHERE NOT EXISTS (SELECT FROM pg_namespace n WHERE n.oid = t.typnamespace \
      AND n.nspname ~ '^pg_(toast_)?temp_')",
-    // Functions outside.
+    // Functions outside. Types of output arguments are given with those of the others.
     "SELECT proname::text, pronamespace::text, proargtypes::text, pronargdefaults::text, \
-     (provariadic <> 0)::text FROM pg_proc WHERE pronamespace <> 'pg_catalog'::regnamespace \
+     (provariadic <> 0)::text, concat_ws(' ', prorettype, array_to_string(proallargtypes, ' ')) \
+     FROM pg_proc WHERE pronamespace <> 'pg_catalog'::regnamespace \
      OR oid >= 16384",
     "SELECT oprname::text, oprnamespace::text, oprleft::text, oprright::text FROM pg_operator \
      WHERE oprnamespace <> 'pg_catalog'::regnamespace OR oid >= 16384",
