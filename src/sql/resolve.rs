@@ -11,7 +11,7 @@ use super::catalog::{BuiltIn, Catalog, Relation, RelationKind, Stored, TypeClass
 use super::functions;
 use super::names::{Path, Values};
 use super::parse::{Argument, Call, Facts, Name, Range, Source, TypeUse};
-use super::reading::reading_runs_code;
+use super::reading::{Looked, reading_runs_code};
 use super::rules::Restrictions;
 use super::verdict::{BypassReason, Restriction, TableId};
 
@@ -77,7 +77,8 @@ pub(super) fn resolve_stored(
     let mut resolver = Resolver::new(&facts, catalog, &[], restrictions);
     resolver.flags();
     resolver.stored(stored);
-    if stored.relations.iter().any(|oid| reading_runs_code(*oid, catalog)) {
+    let looked = &mut Looked::default();
+    if stored.relations.iter().any(|oid| reading_runs_code(*oid, catalog, looked)) {
         resolver.outside(BypassReason::UserObject);
     }
     resolver.bounded()
@@ -94,6 +95,7 @@ struct Resolver<'a> {
     seen: HashSet<u32>,
     /// Views and policies that have been looked at.
     followed: HashSet<u32>,
+    looked: Looked,
     restrictions: &'a Restrictions,
     resolved: Resolved,
 }
@@ -113,6 +115,7 @@ impl<'a> Resolver<'a> {
             values: Values::default(),
             seen: HashSet::new(),
             followed: HashSet::new(),
+            looked: Looked::default(),
             restrictions,
             resolved: Resolved::default(),
         }
@@ -173,7 +176,7 @@ impl<'a> Resolver<'a> {
                 continue;
             }
             self.read(relation);
-            if reading_runs_code(relation.oid, self.catalog) {
+            if reading_runs_code(relation.oid, self.catalog, &mut self.looked) {
                 self.outside(BypassReason::UserObject);
             }
         }
@@ -189,10 +192,8 @@ impl<'a> Resolver<'a> {
         match relation.kind {
             RelationKind::Table | RelationKind::MaterializedView => {
                 let root = self.catalog.root(relation.oid);
-                self.resolved.tables.insert(root);
-                let catalog = self.catalog;
-                for member in catalog.tree(root) {
-                    self.read_member(member);
+                if self.resolved.tables.insert(root) {
+                    self.catalog.tree(root).for_each(|member| self.read_member(member));
                 }
             }
             RelationKind::View => self.follow(relation.oid),
@@ -271,8 +272,7 @@ impl<'a> Resolver<'a> {
         if SYSTEM_COLUMNS.iter().any(|name| used.contains(name)) {
             self.refuse(BypassReason::SystemColumn);
         }
-        let ranges: HashSet<&str> =
-            self.ranges.iter().map(|(range, _)| range_name(range)).collect();
+        let ranges: HashSet<&str> = self.ranges.iter().map(|(range, _)| range.known_as()).collect();
         let names_row = facts.columns.iter().any(|column| self.names_a_row(column, &ranges));
         self.values.any |= facts.whole_rows || names_row;
         let all = facts.stars || facts.natural_join || facts.renamed_join || self.values.any;
@@ -414,7 +414,7 @@ impl<'a> Resolver<'a> {
                 facts.derived.is_empty() && facts.ctes.is_empty() && !facts.outputs.contains(name)
             }
         };
-        let is_meant = |range: &Range| qualifier.is_none_or(|of| range_name(range) == of);
+        let is_meant = |range: &Range| qualifier.is_none_or(|of| range.known_as() == of);
         let mut columns = self
             .ranges
             .iter()
@@ -460,7 +460,7 @@ impl<'a> Resolver<'a> {
 
     fn is_column(&self, qualifier: &str, name: &str) -> bool {
         let mut candidates =
-            self.ranges.iter().filter(|(range, _)| range_name(range) == qualifier).peekable();
+            self.ranges.iter().filter(|(range, _)| range.known_as() == qualifier).peekable();
         !self.facts.derived.contains(qualifier)
             && !self.facts.ctes.contains(qualifier)
             && candidates.peek().is_some()
@@ -584,11 +584,6 @@ impl<'a> Resolver<'a> {
             self.outside(BypassReason::UserObject);
         }
     }
-}
-
-/// The name under which a FROM item's columns are known.
-fn range_name(range: &Range) -> &str {
-    range.alias.as_ref().unwrap_or(&range.name.name)
 }
 
 fn may_keep(name: &str, arguments: usize, built_in: BuiltIn) -> bool {
