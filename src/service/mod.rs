@@ -579,8 +579,8 @@ const OWN_SETTINGS: &str = "SELECT pg_catalog.set_config(name, boot_val, false) 
 
 /// Roles' and databases' settings, and when PostgreSQL has last read its files.
 const DEFAULTS_QUERY: &str = "SELECT concat_ws(' ', pg_conf_load_time(), \
-     (SELECT md5(string_agg(concat_ws('|', setdatabase, setrole, setconfig), ',' \
-      ORDER BY setdatabase, setrole)) FROM pg_db_role_setting))";
+     (SELECT hashtextextended(string_agg(concat_ws('|', setdatabase, setrole, setconfig), ',' \
+      ORDER BY setdatabase, setrole), 0) FROM pg_db_role_setting))";
 
 /// Statements in one message, the rows of each; bounded in time.
 async fn ask(connection: &mut Connection, sql: &[&str]) -> Result<Vec<Rows>, ServerError> {

@@ -1,12 +1,12 @@
 //! Which tables a write touches: its targets, their partition and inheritance trees, and what
 //! foreign keys carry on. Knows only what is fixed in the catalogue; triggers end its knowledge.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::catalog::{Action, Catalog, Relation, RelationKind, TypeClass};
 use super::names::Path;
 use super::parse::{Operations, Target};
-use super::reading::reading_runs_code;
+use super::reading::{Looked, reading_runs_code};
 
 use super::verdict::{TableId, Write};
 
@@ -63,10 +63,14 @@ pub(super) fn refresh(targets: &[Target], catalog: &Catalog, search_path: &[Stri
         Err(write) => return write,
         Ok(found) => found,
     };
-    let clean = |relation: &Relation| {
+    let mut looked = Looked::default();
+    let mut clean = |relation: &Relation| {
         relation.kind == RelationKind::MaterializedView
             && !relation.code
-            && !catalog.reads(relation.oid).iter().any(|read| reading_runs_code(*read, catalog))
+            && !catalog
+                .reads(relation.oid)
+                .iter()
+                .any(|read| reading_runs_code(*read, catalog, &mut looked))
     };
     let clean = found.iter().all(|(relation, _)| clean(relation));
     let views = found.iter().map(|(relation, _)| TableId(relation.oid)).collect();
@@ -101,15 +105,12 @@ fn verdict(tables: Option<BTreeSet<TableId>>) -> Write {
 /// The closure over trees and foreign keys; `None` if code from outside runs on the way.
 fn follow(mut waiting: Vec<(TableId, Operations)>, catalog: &Catalog) -> Option<BTreeSet<TableId>> {
     let mut tables = BTreeSet::new();
-    let mut seen = Vec::new();
+    // Each partition has a foreign key of its own, and all of them lead to one tree.
+    let mut seen: HashSet<_> = waiting.iter().copied().collect();
     while let Some((root, mut operations)) = waiting.pop() {
         let members: Vec<&Relation> = catalog.tree(root).collect();
         // A row that changes its partition is deleted in one and inserted in the other.
         operations.delete |= operations.update && members.len() > 1;
-        if seen.contains(&(root, operations)) {
-            continue;
-        }
-        seen.push((root, operations));
         tables.insert(root);
         if members.is_empty() || !members.iter().all(|member| is_plain(member)) {
             return None;
@@ -119,8 +120,9 @@ fn follow(mut waiting: Vec<(TableId, Operations)>, catalog: &Catalog) -> Option<
             let deletes = operations.delete && key.on_delete == Action::Cascade;
             let updates = operations.delete && key.on_delete == Action::Set
                 || operations.update && key.on_update != Action::Nothing;
-            if deletes || updates {
-                waiting.push((child, Operations { update: updates, delete: deletes }));
+            let next = (child, Operations { update: updates, delete: deletes });
+            if (deletes || updates) && seen.insert(next) {
+                waiting.push(next);
             }
         }
     }
@@ -133,8 +135,10 @@ pub(super) fn is_plain(table: &Relation) -> bool {
         && !table.trigger
         && !table.rule
         && !table.code
-        && !table
-            .columns
-            .iter()
-            .any(|column| matches!(column.class, TypeClass::Outside | TypeClass::CheckedDomain))
+        && !table.columns.iter().any(|column| {
+            matches!(
+                column.class,
+                TypeClass::Outside | TypeClass::CheckedDomain | TypeClass::CheckedElements
+            )
+        })
 }

@@ -188,6 +188,16 @@ pub fn returns_moment(name: &str) -> bool {
     )
 }
 
+/// Gives the time in another time zone: of a `time` by today's offset.
+pub fn changes_zone(name: &str) -> bool {
+    name == "timezone"
+}
+
+/// The result is a `time` though no argument is one.
+pub fn makes_time(name: &str) -> bool {
+    name == "make_time"
+}
+
 /// The value of a built-in type of this name is a moment or contains one.
 pub fn is_time_type(name: &str) -> bool {
     TIME_TYPES.contains(&name)

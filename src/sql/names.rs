@@ -72,6 +72,10 @@ pub(super) struct Values {
     pub enums: HashSet<u32>,
     /// Rows, or values of a type from outside that is no enum: they reach any overload.
     pub any: bool,
+    /// Values of type `time`.
+    pub times: bool,
+    /// Values of a domain over a built-in type whose checks call code from outside.
+    pub checked: bool,
 }
 
 impl Values {

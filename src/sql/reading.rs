@@ -28,11 +28,18 @@ pub fn tables_shown(oid: u32, catalog: &Catalog) -> Option<BTreeSet<TableId>> {
     Some(tables)
 }
 
-pub(super) fn reading_runs_code(oid: u32, catalog: &Catalog) -> bool {
+/// What needs no second look: a view may name every partition of a tree.
+#[derive(Debug, Default)]
+pub(super) struct Looked {
+    relations: HashSet<u32>,
+    trees: HashSet<TableId>,
+}
+
+/// `looked` holds what has been asked about before, and is not answered for again.
+pub(super) fn reading_runs_code(oid: u32, catalog: &Catalog, looked: &mut Looked) -> bool {
     let mut waiting = vec![oid];
-    let mut seen = HashSet::new();
     while let Some(oid) = waiting.pop() {
-        if !seen.insert(oid) {
+        if !looked.relations.insert(oid) {
             continue;
         }
         let Some(relation) = catalog.relation(oid) else {
@@ -46,7 +53,11 @@ pub(super) fn reading_runs_code(oid: u32, catalog: &Catalog) -> bool {
             RelationKind::View if relation.code => return true,
             RelationKind::View => waiting.extend(catalog.reads(oid)),
             RelationKind::Table => {
-                for member in catalog.tree(catalog.root(oid)) {
+                let root = catalog.root(oid);
+                if !looked.trees.insert(root) {
+                    continue;
+                }
+                for member in catalog.tree(root) {
                     if member.kind == RelationKind::Foreign || member.row_security && member.code {
                         return true;
                     }

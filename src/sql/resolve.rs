@@ -10,8 +10,8 @@ use std::collections::{BTreeSet, HashSet};
 use super::catalog::{BuiltIn, Catalog, Relation, RelationKind, Stored, TypeClass, Volatility};
 use super::functions;
 use super::names::{Path, Values};
-use super::parse::{Call, Facts, Name, Range, Source, TypeUse};
-use super::reading::reading_runs_code;
+use super::parse::{Argument, Call, Facts, Name, Range, Source, TypeUse};
+use super::reading::{Looked, reading_runs_code};
 use super::rules::Restrictions;
 use super::verdict::{BypassReason, Restriction, TableId};
 
@@ -45,17 +45,7 @@ pub(super) fn resolve(
     parameter_types: &[u32],
     restrictions: &Restrictions,
 ) -> Resolved {
-    let mut resolver = Resolver {
-        facts,
-        catalog,
-        path: Path::new(catalog, search_path),
-        ranges: Vec::new(),
-        values: Values::default(),
-        seen: HashSet::new(),
-        followed: HashSet::new(),
-        restrictions,
-        resolved: Resolved::default(),
-    };
+    let mut resolver = Resolver::new(facts, catalog, search_path, restrictions);
     resolver.flags();
     for range in &facts.relations {
         resolver.range(range);
@@ -65,12 +55,15 @@ pub(super) fn resolve(
         resolver.type_use(use_);
     }
     resolver.columns();
+    resolver.note_results();
     for call in &facts.calls {
         resolver.call(call);
     }
     for operator in &facts.operators {
         resolver.operator(operator);
     }
+    resolver.literals();
+    resolver.times();
     resolver.bounded()
 }
 
@@ -81,20 +74,11 @@ pub(super) fn resolve_stored(
     restrictions: &Restrictions,
 ) -> Resolved {
     let facts = Facts::default();
-    let mut resolver = Resolver {
-        facts: &facts,
-        catalog,
-        path: Path::new(catalog, &[]),
-        ranges: Vec::new(),
-        values: Values::default(),
-        seen: HashSet::new(),
-        followed: HashSet::new(),
-        restrictions,
-        resolved: Resolved::default(),
-    };
+    let mut resolver = Resolver::new(&facts, catalog, &[], restrictions);
     resolver.flags();
     resolver.stored(stored);
-    if stored.relations.iter().any(|oid| reading_runs_code(*oid, catalog)) {
+    let looked = &mut Looked::default();
+    if stored.relations.iter().any(|oid| reading_runs_code(*oid, catalog, looked)) {
         resolver.outside(BypassReason::UserObject);
     }
     resolver.bounded()
@@ -111,11 +95,32 @@ struct Resolver<'a> {
     seen: HashSet<u32>,
     /// Views and policies that have been looked at.
     followed: HashSet<u32>,
+    looked: Looked,
     restrictions: &'a Restrictions,
     resolved: Resolved,
 }
 
 impl<'a> Resolver<'a> {
+    fn new(
+        facts: &'a Facts,
+        catalog: &'a Catalog,
+        search_path: &[String],
+        restrictions: &'a Restrictions,
+    ) -> Self {
+        Self {
+            facts,
+            catalog,
+            path: Path::new(catalog, search_path),
+            ranges: Vec::new(),
+            values: Values::default(),
+            seen: HashSet::new(),
+            followed: HashSet::new(),
+            looked: Looked::default(),
+            restrictions,
+            resolved: Resolved::default(),
+        }
+    }
+
     fn bounded(mut self) -> Resolved {
         if self.resolved.tables.is_empty() {
             self.refuse(BypassReason::NoTable);
@@ -171,7 +176,7 @@ impl<'a> Resolver<'a> {
                 continue;
             }
             self.read(relation);
-            if reading_runs_code(relation.oid, self.catalog) {
+            if reading_runs_code(relation.oid, self.catalog, &mut self.looked) {
                 self.outside(BypassReason::UserObject);
             }
         }
@@ -187,10 +192,8 @@ impl<'a> Resolver<'a> {
         match relation.kind {
             RelationKind::Table | RelationKind::MaterializedView => {
                 let root = self.catalog.root(relation.oid);
-                self.resolved.tables.insert(root);
-                let catalog = self.catalog;
-                for member in catalog.tree(root) {
-                    self.read_member(member);
+                if self.resolved.tables.insert(root) {
+                    self.catalog.tree(root).for_each(|member| self.read_member(member));
                 }
             }
             RelationKind::View => self.follow(relation.oid),
@@ -269,17 +272,21 @@ impl<'a> Resolver<'a> {
         if SYSTEM_COLUMNS.iter().any(|name| used.contains(name)) {
             self.refuse(BypassReason::SystemColumn);
         }
-        let ranges: HashSet<&str> =
-            self.ranges.iter().map(|(range, _)| range_name(range)).collect();
+        let ranges: HashSet<&str> = self.ranges.iter().map(|(range, _)| range.known_as()).collect();
         let names_row = facts.columns.iter().any(|column| self.names_a_row(column, &ranges));
         self.values.any |= facts.whole_rows || names_row;
-        let all = facts.stars || facts.natural_join || self.values.any;
+        let all = facts.stars || facts.natural_join || facts.renamed_join || self.values.any;
         let mut classes: Vec<TypeClass> = parameter_types
             .iter()
             .filter(|oid| **oid != 0)
             .map(|oid| self.catalog.type_class(*oid))
             .collect();
-        for (_, relations) in &self.ranges {
+        if classes.contains(&TypeClass::CheckedDomain) {
+            // Whatever Bind brings is checked.
+            self.outside(BypassReason::UserObject);
+        }
+        for (range, relations) in &self.ranges {
+            let all = all || range.renamed;
             let columns = relations.iter().flat_map(|relation| &relation.columns);
             classes.extend(
                 columns.filter(|column| all || used.contains(&*column.name)).map(|c| c.class),
@@ -287,6 +294,22 @@ impl<'a> Resolver<'a> {
         }
         for class in classes {
             self.note_value(class);
+        }
+    }
+
+    /// What functions return for which the operator answers may be given to others.
+    fn note_results(&mut self) {
+        let (facts, catalog) = (self.facts, self.catalog);
+        if !self.restrictions.has_functions() {
+            return;
+        }
+        for Call { name: Name { name, .. }, .. } in &facts.calls {
+            let overloads = catalog.functions(name).iter();
+            for overload in overloads {
+                if self.restrictions.allows_function(overload.schema, name) {
+                    overload.results.iter().for_each(|class| self.note_value(*class));
+                }
+            }
         }
     }
 
@@ -302,7 +325,10 @@ impl<'a> Resolver<'a> {
 
     fn note_value(&mut self, class: TypeClass) {
         match class {
-            TypeClass::Plain | TypeClass::Moment | TypeClass::CheckedDomain => {}
+            TypeClass::Plain | TypeClass::Moment => {}
+            TypeClass::Time => self.values.times = true,
+            TypeClass::CheckedDomain => self.values.checked = true,
+            TypeClass::CheckedElements => self.outside(BypassReason::UserObject),
             TypeClass::Reg => self.refuse(BypassReason::RegType),
             TypeClass::TimeTz => self.refuse(BypassReason::TimeType),
             TypeClass::Enum(oid) if self.catalog.has_casts(oid) => {
@@ -342,7 +368,10 @@ impl<'a> Resolver<'a> {
                 }
             } else if candidate.domain {
                 self.refuse(BypassReason::UserObject);
-                if matches!(candidate.class, TypeClass::CheckedDomain | TypeClass::Outside) {
+                if matches!(
+                    candidate.class,
+                    TypeClass::CheckedDomain | TypeClass::CheckedElements | TypeClass::Outside
+                ) {
                     self.resolved.code = true;
                 }
                 self.note_value(candidate.class);
@@ -385,7 +414,7 @@ impl<'a> Resolver<'a> {
                 facts.derived.is_empty() && facts.ctes.is_empty() && !facts.outputs.contains(name)
             }
         };
-        let is_meant = |range: &Range| qualifier.is_none_or(|of| range_name(range) == of);
+        let is_meant = |range: &Range| qualifier.is_none_or(|of| range.known_as() == of);
         let mut columns = self
             .ranges
             .iter()
@@ -395,7 +424,7 @@ impl<'a> Resolver<'a> {
             .peekable();
         is_of_tables
             && columns.peek().is_some()
-            && columns.all(|column| column.class == TypeClass::Moment)
+            && columns.all(|column| matches!(column.class, TypeClass::Moment | TypeClass::Time))
     }
 
     /// `a.b` is a column, or else the function b of the row a. In `(a).b` a may be any value, and b
@@ -431,7 +460,7 @@ impl<'a> Resolver<'a> {
 
     fn is_column(&self, qualifier: &str, name: &str) -> bool {
         let mut candidates =
-            self.ranges.iter().filter(|(range, _)| range_name(range) == qualifier).peekable();
+            self.ranges.iter().filter(|(range, _)| range.known_as() == qualifier).peekable();
         !self.facts.derived.contains(qualifier)
             && !self.facts.ctes.contains(qualifier)
             && candidates.peek().is_some()
@@ -522,16 +551,39 @@ impl<'a> Resolver<'a> {
         extract.then(|| self.catalog.built_in("date_part")).flatten()
     }
 
+    /// Beside a value of a domain a literal is one of the type below it. But what takes any type
+    /// takes the domain, and makes arrays of it: there a literal becomes what is checked.
+    fn literals(&mut self) {
+        let is_untyped =
+            |call: &Call| call.any_place || call.arguments.contains(&Argument::Untyped);
+        let takes_any = |call: &Call| is_untyped(call) || call.name.name.starts_with("array_");
+        let appends = |call: &Call| call.name.name == "||" && is_untyped(call);
+        let facts = self.facts;
+        if self.values.checked
+            && (facts.arrays
+                || facts.calls.iter().any(takes_any)
+                || facts.operators.iter().any(appends))
+        {
+            self.outside(BypassReason::UserObject);
+        }
+    }
+
+    /// A time of day is in another time zone what it would be today.
+    fn times(&mut self) {
+        let facts = self.facts;
+        let calls = |is: fn(&str) -> bool| {
+            facts.calls.iter().map(|call| &call.name.name).chain(&facts.attributes).any(|n| is(n))
+        };
+        if calls(functions::changes_zone) && (self.values.times || calls(functions::makes_time)) {
+            self.refuse(BypassReason::TimeType);
+        }
+    }
+
     fn operator(&mut self, call: &Call) {
         if self.path.reaches(call, self.catalog.operators(&call.name.name), &self.values) {
             self.outside(BypassReason::UserObject);
         }
     }
-}
-
-/// The name under which a FROM item's columns are known.
-fn range_name(range: &Range) -> &str {
-    range.alias.as_ref().unwrap_or(&range.name.name)
 }
 
 fn may_keep(name: &str, arguments: usize, built_in: BuiltIn) -> bool {

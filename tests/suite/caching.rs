@@ -473,3 +473,11 @@ fn an_answer_that_memory_has_no_room_for_is_no_fill_and_evicts_nothing() {
     assert_eq!((shown(), database.seen(long)), (before, 6));
     forebay.log_contains("cache.max_entry_size: memory has room for the longest after a restart");
 }
+
+#[test]
+fn a_postgresql_that_has_no_md5_is_cached_all_the_same() {
+    let database = Database::with(TABLE);
+    database.admin().run("REVOKE EXECUTE ON FUNCTION pg_catalog.md5(text) FROM PUBLIC");
+    let forebay = Forebay::start(&database, &[]);
+    database.until_hit(&mut forebay.client(), "SELECT v FROM t");
+}

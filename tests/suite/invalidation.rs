@@ -4,6 +4,7 @@
 use crate::support::forebay::Forebay;
 use crate::support::postgres::{Database, USER};
 use crate::support::raw::{bind, copy_data, copy_done, execute, parse, query, sync};
+use crate::support::wait_until;
 
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, v text);
                      INSERT INTO t VALUES (1, 'one'), (2, 'two')";
@@ -541,4 +542,15 @@ fn a_role_that_is_changed_through_one_database_is_another_in_all() {
         crate::support::raw::Login::new(user, crate::support::postgres::PASSWORD, &other.name);
     forebay.log_in(&login).unwrap().run(&format!("REVOKE {readers} FROM {reader}"));
     assert_eq!(client.query("SELECT v FROM t"), "E(42501) Z(I)");
+}
+
+#[test]
+fn what_is_revoked_on_a_built_in_elsewhere_is_noticed() {
+    let database = Database::with(TABLE);
+    let forebay = Forebay::start(&database, &[]);
+    let mut client = forebay.client();
+    let sql = "SELECT upper(v) FROM t";
+    database.until_hit(&mut client, sql);
+    database.admin().run("REVOKE EXECUTE ON FUNCTION upper(text) FROM PUBLIC");
+    wait_until("the REVOKE is noticed", || client.query(sql) == "E(42501) Z(I)");
 }

@@ -161,3 +161,24 @@ fn a_function_that_the_operator_answers_for_is_no_hindrance() {
     client.run("CREATE OR REPLACE FUNCTION slug(text) RETURNS text RETURN 'new'");
     assert_eq!(client.one(calls[0]), "new");
 }
+
+#[test]
+fn what_such_a_function_returns_may_be_given_to_code_nobody_answers_for() {
+    let toml = "[cache]\nfunctions = [\"public.price\", \"public.prices\", \"public.plain\"]\n";
+    let (database, _forebay, mut client) = start(toml);
+    client.run(
+        "CREATE TYPE money2 AS (amt numeric, cur text);
+         CREATE FUNCTION plain(int) RETURNS int LANGUAGE sql AS 'SELECT 1';
+         CREATE FUNCTION price(int) RETURNS money2 LANGUAGE sql AS 'SELECT ROW(1, 2)::money2';
+         CREATE FUNCTION prices(int, OUT a money2, OUT b int) LANGUAGE sql
+            AS 'SELECT ROW(1, 2)::money2, 3';
+         CREATE FUNCTION conv(money2, text) RETURNS int LANGUAGE sql AS 'SELECT count(*) FROM parts';
+         CREATE OPERATOR || (LEFTARG = money2, RIGHTARG = text, FUNCTION = conv)",
+    );
+    let calls = [
+        "SELECT price(id) || 'EUR' FROM t",
+        "SELECT public.price(id) || 'EUR' FROM t",
+        "SELECT a || 'EUR' FROM t, prices(id)",
+    ];
+    never(&database, &mut client, "SELECT plain(id) + 1 FROM t", &calls);
+}

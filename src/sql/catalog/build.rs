@@ -8,19 +8,14 @@ use crate::sql::functions::is_time_type;
 
 use super::extensions::Trusted;
 use super::stored::{Judge, Routine, Stored};
+use super::types::{TypeRow, Types, is_reg, types};
 use super::{
-    Action, BuiltIn, Catalog, Column, Demand, FIRST_NORMAL_OID, ForeignKey, Identity, NamedType,
-    Overload, Relation, RelationKind, SETUP_QUERIES, SNAPSHOT_QUERIES, TypeClass, Volatility,
+    Action, BuiltIn, Catalog, Column, Demand, ForeignKey, Identity, NamedType, Overload, Relation,
+    RelationKind, SETUP_QUERIES, SNAPSHOT_QUERIES, TypeClass, Volatility,
 };
 
 /// Types that a numeric constant has or is cast to implicitly; `reg…` types are more of them.
 const NUMBERS: [&str; 7] = ["float4", "float8", "int2", "int4", "int8", "numeric", "oid"];
-
-/// `timetz`.
-const TIMETZ: u32 = 1266;
-
-/// date, time, timestamp, timestamptz.
-const MOMENTS: [u32; 4] = [1082, 1083, 1114, 1184];
 
 /// The answer is not what the snapshot queries ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,91 +71,6 @@ impl<'a> Answer<'a> {
             _ => Err(self.error("not a boolean")),
         }
     }
-}
-
-/// A row of `pg_type`.
-struct TypeRow<'a> {
-    name: &'a str,
-    schema: u32,
-    kind: &'a str,
-    element: u32,
-    base: u32,
-}
-
-/// All types, with what classifying one needs.
-struct Types<'a> {
-    rows: HashMap<u32, TypeRow<'a>>,
-    checked: HashSet<u32>,
-    system_schemas: HashSet<u32>,
-}
-
-impl Types<'_> {
-    /// The type without array and domain around it, and whether a domain with code was passed.
-    fn core(&self, oid: u32) -> (u32, bool) {
-        let mut oid = oid;
-        let mut checked = false;
-        // Types cannot be recursive; the bound is for answers that lie.
-        for _ in 0..32 {
-            let Some(row) = self.rows.get(&oid) else {
-                break;
-            };
-            checked |= self.checked.contains(&oid);
-            if row.kind == "d" {
-                oid = row.base;
-            } else if row.element != 0 {
-                oid = row.element;
-            } else {
-                break;
-            }
-        }
-        (oid, checked)
-    }
-
-    /// The type that a value must have to be this, if it is from outside.
-    fn outside(&self, oid: u32) -> Option<u32> {
-        let (core, _) = self.core(oid);
-        if core == 0 {
-            return None;
-        }
-        match self.rows.get(&core) {
-            Some(row) if core < FIRST_NORMAL_OID && self.system_schemas.contains(&row.schema) => {
-                None
-            }
-            Some(_) | None => Some(core),
-        }
-    }
-
-    fn class(&self, oid: u32) -> TypeClass {
-        let (core, checked) = self.core(oid);
-        if let Some(outside) = self.outside(oid) {
-            return match self.rows.get(&outside) {
-                Some(row) if row.kind == "e" && !checked => TypeClass::Enum(outside),
-                Some(_) | None => TypeClass::Outside,
-            };
-        }
-        if checked {
-            TypeClass::CheckedDomain
-        } else if core == TIMETZ {
-            TypeClass::TimeTz
-        } else if MOMENTS.contains(&core) {
-            TypeClass::Moment
-        } else if self.rows.get(&core).is_some_and(|row| prints_names(row.name)) {
-            TypeClass::Reg
-        } else {
-            TypeClass::Plain
-        }
-    }
-}
-
-/// `regclass`, `regtype` and kin; `aclitem` prints role names and is of their kind.
-fn is_reg(name: &str) -> bool {
-    name.starts_with("reg") || name == "aclitem"
-}
-
-/// What it prints follows names in catalogues that change without an answer being forgotten.
-/// Text search configurations and dictionaries are changed by DDL alone, which forgets all.
-fn prints_names(name: &str) -> bool {
-    is_reg(name) && !matches!(name, "regconfig" | "regdictionary")
 }
 
 impl Catalog {
@@ -264,26 +174,6 @@ fn schemas(answer: Answer<'_>) -> Result<HashMap<Box<str>, u32>, CatalogError> {
 
 fn oids(answer: Answer<'_>) -> Result<HashSet<u32>, CatalogError> {
     answer.rows::<1>().map(|row| row.and_then(|[oid]| answer.number(oid))).collect()
-}
-
-fn types(
-    answer: Answer<'_>,
-    checked: HashSet<u32>,
-    system_schemas: HashSet<u32>,
-) -> Result<Types<'_>, CatalogError> {
-    let mut rows = HashMap::new();
-    for row in answer.rows::<6>() {
-        let [oid, name, schema, kind, element, base] = row?;
-        let row = TypeRow {
-            name,
-            schema: answer.number(schema)?,
-            kind,
-            element: answer.number(element)?,
-            base: answer.number(base)?,
-        };
-        rows.insert(answer.number(oid)?, row);
-    }
-    Ok(Types { rows, checked, system_schemas })
 }
 
 fn named_types(types: &Types<'_>) -> HashMap<Box<str>, Vec<NamedType>> {
@@ -487,8 +377,8 @@ fn functions(
     casts: &Casts,
 ) -> Result<HashMap<Box<str>, Vec<Overload>>, CatalogError> {
     let mut functions: HashMap<Box<str>, Vec<Overload>> = HashMap::new();
-    for row in answer.rows::<5>() {
-        let [name, schema, arguments, defaults, variadic] = row?;
+    for row in answer.rows::<6>() {
+        let [name, schema, arguments, defaults, variadic, results] = row?;
         let arguments = arguments
             .split_ascii_whitespace()
             .map(|oid| Ok(demand(types, casts, answer.number(oid)?)))
@@ -498,6 +388,10 @@ fn functions(
             arguments,
             defaults: answer.number(defaults)? as usize,
             variadic: answer.yes(variadic)?,
+            results: results
+                .split_ascii_whitespace()
+                .map(|oid| Ok(types.class(answer.number(oid)?)))
+                .collect::<Result<_, CatalogError>>()?,
         });
     }
     Ok(functions)
@@ -524,6 +418,7 @@ fn operators(
             arguments: arguments.into(),
             defaults: 0,
             variadic: false,
+            results: Box::default(),
         });
     }
     Ok(operators)

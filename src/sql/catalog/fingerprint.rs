@@ -3,7 +3,8 @@
 //! Rows count by `xmin`, so that a change and its reversal show too, and by content where
 //! PostgreSQL updates rows for reasons that change no verdict (a new file for a table, in
 //! `pg_class`). Left out: whatever belongs to temporary schemas, statistics, and PostgreSQL's own
-//! rows in the large catalogues, which only a superuser at odds with the manual changes.
+//! rows in the large catalogues, which only a superuser at odds with the manual changes; but not
+//! those of functions with privileges of their own, for to revoke one is no such thing.
 
 /// A catalogue with an `oid`, restricted by `$where`.
 macro_rules! rows {
@@ -39,12 +40,13 @@ macro_rules! of_relations {
 
 /// One row, one text value; it changes whenever anything a verdict or a permission depends on
 /// has changed. Run it with `search_path = pg_catalog`, so that its names mean what they say.
+/// No `md5()`, which PostgreSQL has not got with OpenSSL in FIPS mode.
 pub const FINGERPRINT_QUERY: &str = concat!(
     "WITH temporary AS MATERIALIZED \
      (SELECT oid FROM pg_namespace WHERE nspname ~ '^pg_(toast_)?temp_'), \
      relations AS MATERIALIZED (SELECT oid FROM pg_class \
      WHERE oid >= 16384 AND relpersistence <> 't' AND relkind <> 't') \
-     SELECT md5(concat_ws(',', ",
+     SELECT concat_ws(',', ",
     "(SELECT count(*) || ':' || coalesce(sum(hashtextextended(concat_ws('|', oid, relname, \
      relnamespace, relowner, relkind, relpersistence, relrowsecurity, relforcerowsecurity, \
      relispartition, reltype, reloftype, relam, relacl, reloptions, relpartbound), 0)), 0) \
@@ -66,7 +68,10 @@ pub const FINGERPRINT_QUERY: &str = concat!(
     "(SELECT count(*) || ':' || coalesce(sum(hashint8extended(x.indexrelid::bigint, x.indrelid::bigint)), 0) \
      FROM pg_index x JOIN relations r ON r.oid = x.indrelid), ",
     rows!("pg_constraint", "contypid <> 0 AND oid >= 16384"),
-    rows!("pg_proc", "oid >= 16384 AND pronamespace NOT IN (SELECT oid FROM temporary)"),
+    rows!(
+        "pg_proc",
+        "(oid >= 16384 OR proacl IS NOT NULL) AND pronamespace NOT IN (SELECT oid FROM temporary)"
+    ),
     rows!("pg_type", "oid >= 16384 AND typnamespace NOT IN (SELECT oid FROM temporary)"),
     rows!("pg_namespace", "oid NOT IN (SELECT oid FROM temporary)"),
     rows!("pg_operator", "oid >= 16384"),
@@ -99,5 +104,5 @@ pub const FINGERPRINT_QUERY: &str = concat!(
     "(SELECT concat_ws('|', oid, datname, datdba, datacl) FROM pg_database \
      WHERE datname = current_database()), ",
     // Which server this is. A copy of it, promoted, has another start time at least.
-    "pg_conf_load_time(), pg_postmaster_start_time(), pg_is_in_recovery()))"
+    "pg_conf_load_time(), pg_postmaster_start_time(), pg_is_in_recovery())"
 );

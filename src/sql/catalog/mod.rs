@@ -6,6 +6,7 @@ mod extensions;
 mod fingerprint;
 mod queries;
 mod stored;
+mod types;
 
 use std::collections::{HashMap, HashSet};
 
@@ -43,8 +44,10 @@ pub enum RelationKind {
 pub enum TypeClass {
     /// Built in, and an answer that holds it depends on nothing but rows and settings.
     Plain,
-    /// Built in, a date or time: not text that may be read as one.
+    /// Built in, a date or timestamp: not text that may be read as one.
     Moment,
+    /// `time`: as `Moment`, but in another time zone it takes today's offset.
+    Time,
     /// `regclass` and kin: the text depends on catalogues.
     Reg,
     /// `timetz`: input takes today's offset.
@@ -55,6 +58,8 @@ pub enum TypeClass {
     Outside,
     /// A domain over a built-in type whose checks call code from outside.
     CheckedDomain,
+    /// An array of such a domain: a literal beside it becomes one too, so its checks run.
+    CheckedElements,
 }
 
 #[derive(Clone, Debug)]
@@ -122,6 +127,8 @@ pub struct Overload {
     pub arguments: Box<[Demand]>,
     pub defaults: usize,
     pub variadic: bool,
+    /// What its results may hold; of operators nobody asks.
+    pub results: Box<[TypeClass]>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -30,7 +30,7 @@ macro_rules! runs_sql {
 /// result set each.
 ///
 /// The first makes the names in the others mean PostgreSQL's own, whatever the role's settings,
-/// and keeps the pattern of calls of built-ins that run SQL text (`FORBIDDEN`), since to find
+/// and keeps the pattern of calls of built-ins that run SQL text (`runs_sql!`), since to find
 /// them among all functions takes longer than the rest of a snapshot.
 pub const SETUP_QUERIES: &[&str] = &[
     "SELECT pg_catalog.set_config('search_path', 'pg_catalog', false), \
@@ -83,7 +83,9 @@ pub const SNAPSHOT_QUERIES: &[&str] = &[
      WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'v', 'm', 'f') \
      AND c.relpersistence <> 't' AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' \
      ORDER BY a.attrelid, a.attnum",
-    "SELECT inhrelid::text, inhparent::text FROM pg_inherits",
+    // A temporary child is read and written by its own session alone, which is known to have some.
+    "SELECT i.inhrelid::text, i.inhparent::text FROM pg_inherits i \
+     JOIN pg_class c ON c.oid = i.inhrelid WHERE c.relpersistence <> 't'",
     "SELECT conrelid::text, confrelid::text, confdeltype::text, confupdtype::text \
      FROM pg_constraint WHERE contype = 'f'",
     // Types. A multirange's or range's element does not matter here: outside is outside.
@@ -91,9 +93,10 @@ pub const SNAPSHOT_QUERIES: &[&str] = &[
      CASE WHEN typlen = -1 AND typcategory = 'A' THEN typelem ELSE 0 END::text, typbasetype::text \
      FROM pg_type t WHERE NOT EXISTS (SELECT FROM pg_namespace n WHERE n.oid = t.typnamespace \
      AND n.nspname ~ '^pg_(toast_)?temp_')",
-    // Functions outside.
+    // Functions outside. Types of output arguments are given with those of the others.
     "SELECT proname::text, pronamespace::text, proargtypes::text, pronargdefaults::text, \
-     (provariadic <> 0)::text FROM pg_proc WHERE pronamespace <> 'pg_catalog'::regnamespace \
+     (provariadic <> 0)::text, concat_ws(' ', prorettype, array_to_string(proallargtypes, ' ')) \
+     FROM pg_proc WHERE pronamespace <> 'pg_catalog'::regnamespace \
      OR oid >= 16384",
     "SELECT oprname::text, oprnamespace::text, oprleft::text, oprright::text FROM pg_operator \
      WHERE oprnamespace <> 'pg_catalog'::regnamespace OR oid >= 16384",

@@ -148,14 +148,14 @@ const TYPES: &str = "
 18003 users 2200 c 0 0
 ";
 
-/// name schema arguments defaults variadic
+/// name schema arguments defaults variadic result
 const FUNCTIONS: &str = "
-writes 2200 - 0 false
-lower 2200 18000 0 false
-fullname 2200 18003 0 false
-rank_of 2200 18001 0 false
-twice 2200 23 1 false
-tenant_only 17000 23 0 false
+writes 2200 - 0 false 23
+lower 2200 18000 0 false 23
+fullname 2200 18003 0 false 23
+rank_of 2200 18001 0 false 23
+twice 2200 23 1 false 23
+tenant_only 17000 23 0 false 23
 ";
 
 /// name volatility takes-row id arguments

@@ -173,10 +173,12 @@ impl Judge<'_> {
             return None;
         }
         match (self.class)(oid) {
-            TypeClass::Plain | TypeClass::Moment | TypeClass::Enum(_) => None,
+            TypeClass::Plain | TypeClass::Moment | TypeClass::Time | TypeClass::Enum(_) => None,
             TypeClass::Reg => Some(BypassReason::RegType),
             TypeClass::TimeTz => Some(BypassReason::TimeType),
-            TypeClass::Outside | TypeClass::CheckedDomain => Some(BypassReason::UserObject),
+            TypeClass::Outside | TypeClass::CheckedDomain | TypeClass::CheckedElements => {
+                Some(BypassReason::UserObject)
+            }
         }
     }
 

@@ -94,6 +94,24 @@ fn a_common_table_expression_hides_no_table() {
 }
 
 #[test]
+fn a_list_of_column_names_hides_no_type() {
+    cacheable("SELECT a FROM orders AS x(a)", &[20002]);
+    cacheable("SELECT a FROM (users u JOIN orders o ON true) AS x(a)", &[20001, 20002]);
+    harmless("SELECT a FROM clocks AS x(i, a)", Reason::TimeType);
+    harmless("SELECT a FROM (users u JOIN clocks c ON true) AS x(a)", Reason::TimeType);
+    for sql in [
+        "SELECT b = 'x' FROM mails AS x(a, b)",
+        "SELECT b = 'x' FROM (mails m JOIN users u ON true) AS x(a, b)",
+        "WITH x(b) AS (SELECT address FROM mails) SELECT b = 'x' FROM x",
+        "WITH x(b) AS (TABLE mails) SELECT b = 'x' FROM x",
+        "SELECT b = 'x' FROM (SELECT address FROM mails) AS x(b)",
+        "SELECT b = 'x' FROM (SELECT address AS b FROM mails) AS x",
+    ] {
+        opaque(sql);
+    }
+}
+
+#[test]
 fn enums_are_built_in_enough() {
     cacheable("SELECT mood FROM users WHERE mood = 'ok' AND mood <> 'sad'::mood", &[20001]);
 }
@@ -455,6 +473,26 @@ fn what_runs_code_behind_ddl_leaves_a_session_that_is_not_known() {
     }
 }
 
+#[test]
+fn a_bound_that_is_computed_runs_code() {
+    for sql in [
+        "CREATE TABLE x PARTITION OF parts FOR VALUES IN (1, writes())",
+        "CREATE TABLE x PARTITION OF parts FOR VALUES FROM (writes()) TO (MAXVALUE)",
+        "CREATE TABLE x PARTITION OF parts FOR VALUES FROM (1) TO ('5'::positive)",
+        "ALTER TABLE parts ATTACH PARTITION orders FOR VALUES IN (1 + writes())",
+    ] {
+        catalogue(sql);
+        assert!(verdict(sql).taints, "{sql}");
+    }
+    opaque("CREATE TEMP TABLE x PARTITION OF y FOR VALUES IN (writes())");
+    schema(
+        "CREATE TABLE x PARTITION OF parts FOR VALUES FROM (MINVALUE, -1) TO (1, 'x')",
+        &[20010],
+    );
+    schema("CREATE TABLE x PARTITION OF parts FOR VALUES WITH (MODULUS 4, REMAINDER 1)", &[20010]);
+    schema("ALTER TABLE parts ATTACH PARTITION orders FOR VALUES IN (NULL, true)", &[20002, 20010]);
+}
+
 #[track_caller]
 fn schema(sql: &str, oids: &[u32]) {
     assert_eq!(verdict(sql).write, Write::Schema(tables(oids)), "{sql}");
@@ -480,6 +518,13 @@ fn a_table_of_a_new_name_changes_the_tree_it_joins_alone() {
     catalogue("CREATE TABLE x OF mood");
     catalogue("CREATE TABLE x PARTITION OF no_such_table DEFAULT");
     catalogue("CREATE TABLE x () INHERITS (defaulted)");
+    // Its index or sequence takes a name that another has.
+    schema("CREATE TABLE x (id int UNIQUE CONSTRAINT users CHECK (id > 0))", &[]);
+    catalogue("CREATE TABLE x (id int CONSTRAINT users PRIMARY KEY)");
+    catalogue("CREATE TABLE x (id int, CONSTRAINT users UNIQUE (id))");
+    catalogue("CREATE TABLE x (id int, CONSTRAINT users EXCLUDE (id WITH =))");
+    catalogue("CREATE TABLE x (id int GENERATED ALWAYS AS IDENTITY (SEQUENCE NAME users))");
+    schema("CREATE TABLE x (id int GENERATED ALWAYS AS IDENTITY (START 5))", &[]);
     catalogue(&format!("CREATE TABLE {} (id int)", "x".repeat(41)));
 }
 
@@ -760,6 +805,34 @@ fn declared_parameter_types_count() {
     assert_eq!(read(0), Read::Cacheable(tables(&[20001])));
     assert_eq!(read(2205), Read::Bypass(Reason::RegType));
     assert_eq!(read(18000), Read::Bypass(Reason::UserObject));
+}
+
+#[test]
+fn a_value_for_a_parameter_of_a_checked_domain_runs_its_checks() {
+    let catalog = sample::catalog();
+    let path = ["public".to_owned()];
+    let context = Context {
+        catalog: Some(&catalog),
+        search_path: &path,
+        parameter_types: &[18002],
+        restrictions: &Restrictions::default(),
+    };
+    let verdict = classify("SELECT id FROM users WHERE id < $1", &context);
+    assert_eq!(verdict.read, Read::Bypass(Reason::UserObject));
+    assert_eq!(verdict.write, UNKNOWN_CODE);
+}
+
+#[test]
+fn a_literal_that_becomes_a_checked_domain_runs_its_checks() {
+    cacheable("SELECT id FROM checked WHERE id = 1 OR id IN (2, 3)", &[20017]);
+    cacheable("SELECT count(*), coalesce(max(id), 5) FROM checked", &[20017]);
+    opaque("SELECT concat(id, '5') FROM checked");
+    opaque("SELECT array_agg(id) FROM checked");
+    opaque("SELECT ARRAY[id] FROM checked");
+    opaque("SELECT ARRAY(SELECT id FROM checked)");
+    opaque("SELECT '{}' || id FROM checked");
+    // Without the column it is a call like any other.
+    cacheable("SELECT concat(id, '5') FROM users", &[20001]);
 }
 
 #[test]

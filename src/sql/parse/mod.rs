@@ -91,6 +91,13 @@ pub struct Range {
     pub renamed: bool,
 }
 
+impl Range {
+    /// The name under which its columns are known.
+    pub fn known_as(&self) -> &str {
+        self.alias.as_ref().unwrap_or(&self.name.name)
+    }
+}
+
 /// The table that a writing statement names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
@@ -98,7 +105,7 @@ pub struct Target {
     pub operations: Operations,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Operations {
     pub update: bool,
     pub delete: bool,
@@ -173,6 +180,10 @@ pub struct Facts {
     /// `t.*` inside an expression: a row value.
     pub whole_rows: bool,
     pub natural_join: bool,
+    /// `ARRAY[…]` of anything but constants and parameters, or of a query.
+    pub arrays: bool,
+    /// A join in parentheses gives its columns other names.
+    pub renamed_join: bool,
     pub locks_rows: bool,
     pub into: bool,
     /// CURRENT_DATE and its kin; not CURRENT_USER and its kin, which the key holds.

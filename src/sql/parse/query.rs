@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use pg_raw_parse::nodes::{
     A_Expr, A_Expr_Kind, CommonTableExpr, FuncCall, JoinExpr, OnConflictClause, RangeFunction,
-    RangeVar, ResTarget, SQLValueFunctionOp, SelectStmt, SubLink,
+    RangeVar, ResTarget, SQLValueFunctionOp, SelectStmt, SubLink, SubLinkType,
 };
 use pg_raw_parse::walk::{Recurse, walk_manual};
 use pg_raw_parse::{ConstValue, Node};
@@ -87,6 +87,11 @@ fn visit(node: Node<'_>, facts: &mut Facts) -> Step {
                     _ => {}
                 }
             }
+        }
+        Node::A_ArrayExpr(array) => {
+            let is_given =
+                |element: Node<'_>| matches!(element, Node::A_Const(_) | Node::ParamRef(_));
+            facts.arrays |= !array.elements().iter().all(is_given);
         }
         Node::A_Expr(expression) => visit_operator(expression, facts),
         Node::SubLink(link) => visit_sublink(link, facts),
@@ -205,7 +210,6 @@ fn visit(node: Node<'_>, facts: &mut Facts) -> Step {
         | Node::BooleanTest(_)
         | Node::CollateClause(_)
         | Node::A_Indices(_)
-        | Node::A_ArrayExpr(_)
         | Node::MultiAssignRef(_)
         | Node::WindowDef(_)
         | Node::WithClause(_)
@@ -310,6 +314,7 @@ fn visit_operator(expression: &A_Expr, facts: &mut Facts) {
 }
 
 fn visit_sublink(link: &SubLink, facts: &mut Facts) {
+    facts.arrays |= link.sub_link_type == SubLinkType::ARRAY_SUBLINK;
     if matches!(link.testexpr(), Node::None) {
         return;
     }
@@ -337,6 +342,7 @@ fn visit_join(join: &JoinExpr, facts: &mut Facts) {
     derive(join.alias().and_then(|alias| alias.aliasname()), facts);
     derive(join.join_using_alias().and_then(|alias| alias.aliasname()), facts);
     facts.natural_join |= join.is_natural;
+    facts.renamed_join |= join.alias().is_some_and(|alias| !alias.colnames().is_empty());
     if join.is_natural || !join.using_clause().is_empty() {
         facts.operators.push(operator("=", vec![Argument::Typed; 2]));
     }

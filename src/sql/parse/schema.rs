@@ -3,8 +3,8 @@
 
 use pg_raw_parse::Node;
 use pg_raw_parse::nodes::{
-    AlterTableStmt, AlterTableType, CreateStmt, DropBehavior, DropStmt, GrantStmt, GrantTargetType,
-    IndexStmt, ObjectType, RangeVar,
+    AlterTableStmt, AlterTableType, ConstrType, CreateStmt, DropBehavior, DropStmt, GrantStmt,
+    GrantTargetType, IndexStmt, ObjectType, PartitionBoundSpec, RangeVar,
 };
 
 use super::terms::range_of;
@@ -16,12 +16,42 @@ fn target(relation: &RangeVar) -> Target {
 
 /// CREATE TABLE: the new one, then those it becomes a part of.
 pub(super) fn create(create: &CreateStmt, facts: &mut Facts) -> Option<Kind> {
+    if create.table_elts().iter().any(names_relation) {
+        return None;
+    }
     facts.targets.push(target(create.relation()?));
     for parent in create.inh_relations() {
         let Node::RangeVar(parent) = parent else { return None };
         facts.targets.push(target(parent));
     }
     create.of_typename().is_none().then_some(Kind::Adds { may_exist: create.if_not_exists })
+}
+
+/// A column or constraint that gives an index or a sequence a name of its own.
+fn names_relation(element: Node<'_>) -> bool {
+    if let Node::ColumnDef(column) = element {
+        return column.constraints().iter().any(names_relation);
+    }
+    let Node::Constraint(constraint) = element else { return false };
+    match constraint.contype {
+        ConstrType::CONSTR_PRIMARY | ConstrType::CONSTR_UNIQUE | ConstrType::CONSTR_EXCLUSION => {
+            constraint.conname().is_some()
+        }
+        ConstrType::CONSTR_IDENTITY => constraint.options().iter().any(|option| {
+            matches!(option, Node::DefElem(option) if option.defname() == Some("sequence_name"))
+        }),
+        _ => false,
+    }
+}
+
+/// A bound is computed when it is declared, by any code that it calls.
+pub(super) fn computes_bounds(bound: Option<&PartitionBoundSpec>) -> bool {
+    // MINVALUE and MAXVALUE stand there as columns do, which PostgreSQL refuses.
+    let is_given = |datum| matches!(datum, Node::A_Const(_) | Node::ColumnRef(_));
+    bound.is_some_and(|bound| {
+        let lists = [bound.listdatums(), bound.lowerdatums(), bound.upperdatums()];
+        !lists.into_iter().all(|list| list.iter().all(is_given))
+    })
 }
 
 /// DROP TABLE and DROP INDEX, of what nothing else hangs on.
@@ -58,7 +88,11 @@ pub(super) fn alter(alter: &AlterTableStmt, facts: &mut Facts) -> Option<Kind> {
         .contains(&command.subtype);
     let Node::PartitionCmd(partition) = command.def() else { return None };
     // Of an index, or in two transactions.
-    if !moves || partition.concurrent || alter.objtype != ObjectType::OBJECT_TABLE {
+    if !moves
+        || partition.concurrent
+        || computes_bounds(partition.bound())
+        || alter.objtype != ObjectType::OBJECT_TABLE
+    {
         return None;
     }
     facts.targets.push(target(alter.relation()?));

@@ -117,6 +117,10 @@ fn fill(node: Node<'_>, statement: &mut Statement) -> Result<(), ParseError> {
         }
         Node::CreateTableAsStmt(create) => return fill_create_as(create, statement),
         Node::CreateStmt(create) => match temporary(create.relation(), false, controls) {
+            kind if schema::computes_bounds(create.partbound()) => {
+                statement.facts.unknown_syntax = true;
+                kind
+            }
             Kind::Catalog => schema::create(create, &mut statement.facts).unwrap_or(Kind::Catalog),
             kind => kind,
         },

@@ -93,3 +93,13 @@ fn postgresql_accepts_every_statement_of_the_corpus() {
         assert_eq!(reply == "1 3 Z(I)", known, "{reply}: {sql}");
     }
 }
+
+#[test]
+fn a_temporary_child_of_two_tables_joins_no_slots() {
+    let database = Database::with("CREATE TABLE one (v int); CREATE TABLE two (v int)");
+    let (mut client, mut other) = (database.direct(), database.direct());
+    other.run("CREATE TEMP TABLE child () INHERITS (one, two)");
+    let two = TableId(client.one("SELECT 'two'::regclass::oid").parse().unwrap());
+    let verdict = judge("SELECT v FROM two", &catalog(&mut client));
+    assert_eq!(verdict.read, Read::Cacheable([two].into()));
+}
