@@ -466,6 +466,7 @@ fn a_value_changed_in_redis_is_never_served() {
         (before.0 + 1, before.1)
     );
     // Not even a text.
+    world.until_redis_hit();
     let before = world.count("redis_errors");
     redis.for_every_key("redis.call('DEL', k) redis.call('RPUSH', k, 'x')");
     assert_eq!(world.read(), "old");

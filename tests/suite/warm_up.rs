@@ -234,6 +234,9 @@ fn after_one(secret: &str) -> (Database<'static>, Redis) {
     wait_until("its Redis is up", || console.column("SHOW CACHE", "redis") == "up");
     forebay.daemon.signal("INT");
     wait_until("it has stopped", || !forebay.daemon.runs());
+    // Who joins it is out again when the lease of the one before is over, and forgets all.
+    let k = "return #redis.call('KEYS', 'fb:{g:*}')";
+    wait_until("what it agreed on has ended", || redis.number(k) == 0);
     (database, redis)
 }
 
