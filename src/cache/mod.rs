@@ -253,9 +253,9 @@ impl Cache {
         }
         // Only now, since it goes: what comes too late leaves it there, to be judged by the next.
         self.memory.judge_before(&entry);
-        let redis = self.redis.as_ref().filter(|redis| self.mode().is_on() && redis.is_up());
+        let redis = self.redis.as_ref().filter(|_| self.mode().is_on());
         let fits = self.memory.fits(&entry);
-        if !fits && redis.is_none() {
+        if !fits && !redis.is_some_and(|redis| redis.is_up()) {
             self.memory.insert(Arc::new(entry));
             return None;
         }

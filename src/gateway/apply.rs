@@ -56,10 +56,6 @@ impl Gateway {
             service.set_times(Times::of(&new.config));
         }
         drop(made);
-        if is_emptied {
-            // May take long, and nobody should wait for a pool meanwhile.
-            self.cache.clear();
-        }
         if let Some(call) = self.on_reload.get() {
             call(&new.config);
         }
@@ -72,6 +68,10 @@ impl Gateway {
             }
             let times = timeouts(&new.config, &entry.database, &entry.user, &entry.server_user);
             entry.set_timeouts(self.shared.registry.share(times));
+        }
+        if is_emptied {
+            // May take long, and neither who waits for a pool nor another RELOAD should meanwhile.
+            self.cache.clear();
         }
         new.notices.clone()
     }

@@ -4,6 +4,8 @@
 //! Nothing here follows PostgreSQL's choice among candidates: a name counts as every object it
 //! could be. That only adds tables, and doubt.
 
+mod times;
+
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashSet};
 
@@ -404,29 +406,6 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// Every column that may be meant holds dates or times, so a cast of it reads no text. Where
-    /// something else than tables stands in a FROM list, that may have a column of any name.
-    fn holds_moments(&self, qualifier: Option<&str>, name: &str) -> bool {
-        let facts = self.facts;
-        let is_of_tables = match qualifier {
-            Some(qualifier) => self.is_column(qualifier, name),
-            None => {
-                facts.derived.is_empty() && facts.ctes.is_empty() && !facts.outputs.contains(name)
-            }
-        };
-        let is_meant = |range: &Range| qualifier.is_none_or(|of| range.known_as() == of);
-        let mut columns = self
-            .ranges
-            .iter()
-            .filter(|(range, _)| is_meant(range))
-            .flat_map(|(_, relations)| relations)
-            .filter_map(|relation| relation.column(name))
-            .peekable();
-        is_of_tables
-            && columns.peek().is_some()
-            && columns.all(|column| matches!(column.class, TypeClass::Moment | TypeClass::Time))
-    }
-
     /// `a.b` is a column, or else the function b of the row a. In `(a).b` a may be any value, and b
     /// a type that it is cast to.
     fn columns(&mut self) {
@@ -565,17 +544,6 @@ impl<'a> Resolver<'a> {
                 || facts.operators.iter().any(appends))
         {
             self.outside(BypassReason::UserObject);
-        }
-    }
-
-    /// A time of day is in another time zone what it would be today.
-    fn times(&mut self) {
-        let facts = self.facts;
-        let calls = |is: fn(&str) -> bool| {
-            facts.calls.iter().map(|call| &call.name.name).chain(&facts.attributes).any(|n| is(n))
-        };
-        if calls(functions::changes_zone) && (self.values.times || calls(functions::makes_time)) {
-            self.refuse(BypassReason::TimeType);
         }
     }
 

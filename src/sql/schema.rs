@@ -18,7 +18,7 @@ const NAME_BYTES_MAX: usize = 40;
 /// What a statement of this kind touches; `Write::Catalog` if that is not known.
 pub(super) fn change(
     kind: Kind,
-    targets: &[Target],
+    (targets, made): (&[Target], &[String]),
     catalog: Option<&Catalog>,
     search_path: &[String],
 ) -> Write {
@@ -30,7 +30,9 @@ pub(super) fn change(
         (Kind::Allows, _) => Some(BTreeSet::new()),
         (Kind::Adds { may_exist }, [new, parents @ ..]) => {
             let found = existing(&new.name, catalog, search_path).filter(|_| may_exist);
-            let fits = found.is_some() || is_new(&new.name.name, catalog);
+            let hides_none = |index: &String| catalog.relations_named(index).next().is_none();
+            let fits =
+                found.is_some() || (is_new(&new.name.name, catalog) && made.iter().all(hides_none));
             let mut tables = roots(parents, catalog, search_path).filter(|_| fits);
             if let (Some(tables), Some(found)) = (&mut tables, found) {
                 tables.insert(found);

@@ -287,6 +287,7 @@ impl Task {
             }
             None => false,
         };
+        self.take_output();
         self.now = Instant::now();
         Ok(self.session.answer_checked(holds, self.now, &mut self.out))
     }
@@ -305,6 +306,7 @@ impl Task {
             }
             None => None,
         };
+        self.take_output();
         self.now = Instant::now();
         Ok(self.session.answer_again(found, self.now, &mut self.out))
     }

@@ -168,9 +168,8 @@ fn effect(
             (Write::Opaque { commits_inside, taints: true }, not_a_read)
         }
         Kind::Adds { .. } | Kind::Moves | Kind::Indexes | Kind::Allows | Kind::Comments => {
-            let targets = &statement.facts.targets;
-            let write =
-                schema::change(statement.kind, targets, context.catalog, context.search_path);
+            let names = (&*statement.facts.targets, &*statement.facts.made);
+            let write = schema::change(statement.kind, names, context.catalog, context.search_path);
             let finer = Read::Bypass(BypassReason::CatalogLoading);
             (write, if context.catalog.is_none() { finer } else { not_a_read })
         }

@@ -520,6 +520,7 @@ fn a_table_of_a_new_name_changes_the_tree_it_joins_alone() {
     catalogue("CREATE TABLE x () INHERITS (defaulted)");
     // Its index or sequence takes a name that another has.
     schema("CREATE TABLE x (id int UNIQUE CONSTRAINT users CHECK (id > 0))", &[]);
+    schema("CREATE TABLE x (id int CONSTRAINT pk_x PRIMARY KEY)", &[]);
     catalogue("CREATE TABLE x (id int CONSTRAINT users PRIMARY KEY)");
     catalogue("CREATE TABLE x (id int, CONSTRAINT users UNIQUE (id))");
     catalogue("CREATE TABLE x (id int, CONSTRAINT users EXCLUDE (id WITH =))");

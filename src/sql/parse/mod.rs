@@ -120,6 +120,8 @@ pub struct Call {
     pub any_place: bool,
     /// What the first argument is, and its text if it is a literal.
     pub first: Option<(Source, Option<String>)>,
+    /// What the last one is.
+    pub last: Option<Source>,
 }
 
 /// What the text says of an argument's type.
@@ -184,6 +186,8 @@ pub struct Facts {
     pub arrays: bool,
     /// A join in parentheses gives its columns other names.
     pub renamed_join: bool,
+    /// Names that CREATE TABLE gives to indexes.
+    pub made: Vec<String>,
     pub locks_rows: bool,
     pub into: bool,
     /// CURRENT_DATE and its kin; not CURRENT_USER and its kin, which the key holds.

@@ -335,6 +335,7 @@ fn visit_call(call: &FuncCall, facts: &mut Facts) {
         || call.agg_within_group
         || call.args().iter().any(|argument| matches!(argument, Node::NamedArgExpr(_)));
     use_.first = call.args().iter().next().map(literal_of);
+    use_.last = call.args().iter().next_back().map(source_of);
     facts.calls.push(use_);
 }
 

@@ -16,9 +16,7 @@ fn target(relation: &RangeVar) -> Target {
 
 /// CREATE TABLE: the new one, then those it becomes a part of.
 pub(super) fn create(create: &CreateStmt, facts: &mut Facts) -> Option<Kind> {
-    if create.table_elts().iter().any(names_relation) {
-        return None;
-    }
+    create.table_elts().iter().try_for_each(|one| name_indexes(one, &mut facts.made))?;
     facts.targets.push(target(create.relation()?));
     for parent in create.inh_relations() {
         let Node::RangeVar(parent) = parent else { return None };
@@ -27,21 +25,26 @@ pub(super) fn create(create: &CreateStmt, facts: &mut Facts) -> Option<Kind> {
     create.of_typename().is_none().then_some(Kind::Adds { may_exist: create.if_not_exists })
 }
 
-/// A column or constraint that gives an index or a sequence a name of its own.
-fn names_relation(element: Node<'_>) -> bool {
+/// Notes the indexes that a column or constraint gives a name. `None` if it names a sequence.
+fn name_indexes(element: Node<'_>, names: &mut Vec<String>) -> Option<()> {
     if let Node::ColumnDef(column) = element {
-        return column.constraints().iter().any(names_relation);
+        return column.constraints().iter().try_for_each(|one| name_indexes(one, names));
     }
-    let Node::Constraint(constraint) = element else { return false };
+    let Node::Constraint(constraint) = element else { return Some(()) };
     match constraint.contype {
         ConstrType::CONSTR_PRIMARY | ConstrType::CONSTR_UNIQUE | ConstrType::CONSTR_EXCLUSION => {
-            constraint.conname().is_some()
+            names.extend(constraint.conname().map(str::to_owned));
         }
-        ConstrType::CONSTR_IDENTITY => constraint.options().iter().any(|option| {
-            matches!(option, Node::DefElem(option) if option.defname() == Some("sequence_name"))
-        }),
-        _ => false,
+        ConstrType::CONSTR_IDENTITY if constraint.options().iter().any(names_sequence) => {
+            return None;
+        }
+        _ => {}
     }
+    Some(())
+}
+
+fn names_sequence(option: Node<'_>) -> bool {
+    matches!(option, Node::DefElem(option) if option.defname() == Some("sequence_name"))
 }
 
 /// A bound is computed when it is declared, by any code that it calls.

@@ -52,7 +52,7 @@ fn name_of<'a>(parts: impl Iterator<Item = Node<'a>>) -> Name {
 }
 
 pub(super) fn call_of<'a>(parts: impl Iterator<Item = Node<'a>>, arguments: Vec<Argument>) -> Call {
-    Call { name: name_of(parts), arguments, any_place: false, first: None }
+    Call { name: name_of(parts), arguments, any_place: false, first: None, last: None }
 }
 
 pub(super) fn operator(name: &str, arguments: Vec<Argument>) -> Call {
@@ -61,6 +61,7 @@ pub(super) fn operator(name: &str, arguments: Vec<Argument>) -> Call {
         arguments,
         any_place: false,
         first: None,
+        last: None,
     }
 }
 
