@@ -20,7 +20,7 @@ use crate::wire::{self, Connection};
 pub(crate) const FAULTS: &[Fault] = &[
     fault("cut_off_0", 2, Needs::Members, cut_off::<0>),
     fault("cut_off_2_in_silence", 2, Needs::Members, cut_off_in_silence::<2>),
-    fault("member_killed", 4, Needs::Members, member_killed),
+    fault("member_killed", 10, Needs::Members, member_killed),
     fault("slow_link", 4, Needs::Members, slow_link),
     fault("redis_flushed", 3, Needs::Members, redis_flushed),
     fault("member_frozen", 4, Needs::Members, member_frozen),
@@ -149,7 +149,7 @@ fn others(member: usize) -> Vec<usize> {
 /// happened.
 fn cut_off<const MEMBER: usize>(stage: &mut Stage<'_>) -> io::Result<bool> {
     // Now and then for many leases, each of which begins and ends as the one before.
-    let ms = stage.away_ms_min * if stage.random.below(3) == 0 { 8 } else { 1 };
+    let ms = stage.away_ms_min * if stage.random.below(6) == 0 { 8 } else { 1 };
     let ms = ms + stage.random.below(stage.away_ms_min);
     let Some(Group { members, apart, .. }) = &mut stage.group else { return Ok(false) };
     let mut cast = Cast::new(stage.world, apart);
