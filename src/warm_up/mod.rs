@@ -74,15 +74,16 @@ struct Watch {
 
 impl Watch {
     /// Whether what was kept may have become untrue since the last look: it is in memory still, with
-    /// its hits. Not again while the database is in flight, for then nothing is kept.
+    /// its hits. Not again while the database is in flight, for then nothing is kept; but once more
+    /// when it is so no longer, for much can be kept, hit and forgotten between two looks.
     fn look(&mut self, coherence: &Coherence, pools: usize, now: Instant) -> bool {
         let holds = self.stamp.as_ref().is_some_and(Stamp::holds);
         if holds && self.pools == pools {
             return false;
         }
-        let is_forgotten = !holds && !self.is_in_flight;
         self.stamp = coherence.stamp(&[]);
-        self.is_in_flight = self.stamp.is_none();
+        let was_in_flight = std::mem::replace(&mut self.is_in_flight, self.stamp.is_none());
+        let is_forgotten = !holds && !(was_in_flight && self.is_in_flight);
         self.pools = pools;
         self.since = Some(now);
         self.running = None;
@@ -251,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entries_are_looked_through_once_however_long_the_database_is_in_flight() {
+    fn entries_are_looked_through_when_a_flight_begins_and_when_it_is_over() {
         let (coherence, now) = (Coherence::new(7), Instant::now());
         let mut watch = Watch::default();
         let mut look = || watch.look(&coherence, 1, now);
@@ -259,7 +260,7 @@ mod tests {
         let write = coherence.begin_write(&Scope::Database);
         assert_eq!([look(), look(), look()], [true, false, false]);
         write.committed();
-        assert_eq!([look(), look()], [false, false]);
+        assert_eq!([look(), look()], [true, false]);
         coherence.invalidate(&Scope::Database);
         assert_eq!([look(), look()], [true, false]);
     }
