@@ -416,10 +416,10 @@ async fn count(
          AND l.database = d.oid AND d.datname = pg_catalog.current_database()"
     );
     if twin::is(Twin::MarksClearedAfterCrash) {
-        // A process that is gone has no idle backends, and its last commit is in one at work.
+        // The last commit of a process that is gone waits for somebody.
         question.push_str(
-            " AND (l.pid = pg_catalog.pg_backend_pid() OR EXISTS (SELECT FROM \
-             pg_catalog.pg_stat_activity a WHERE a.pid = l.pid AND a.state = 'idle'))",
+            " AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity a WHERE a.pid = l.pid \
+             AND a.wait_event_type = 'Lock')",
         );
     }
     let rows = ask(&mut connection, &question).await?;

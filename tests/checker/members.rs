@@ -116,6 +116,11 @@ impl Member {
         Ok(())
     }
 
+    /// In this life.
+    pub(crate) fn hits(&self) -> u64 {
+        counters(Some(&self.admin)).get("hits").copied().unwrap_or_default()
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().map_or(0, Child::id)
     }

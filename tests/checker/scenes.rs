@@ -46,6 +46,9 @@ const SLOW_MS: u64 = 50;
 /// Of one register: reads of it in a row, enough that the last ones are hits.
 const WARM: usize = 4;
 
+/// How long is looked whether there are hits.
+const LOOK_MS: usize = 100;
+
 /// So long a commit may take from here to there.
 const LANDS_MAX: Duration = Duration::from_secs(5);
 
@@ -135,6 +138,20 @@ impl<'a> Cast<'a> {
             }
         }
         Ok(())
+    }
+}
+
+/// Reads through those until they have hits again, one way or another, and once more.
+fn bustle_until_hits(cast: &mut Cast<'_>, members: &mut Members, of: &[usize]) -> io::Result<()> {
+    let mut hits = || of.iter().map(|&member| members.of(member).hits()).sum::<u64>();
+    let (began, mut before) = (Instant::now(), hits());
+    loop {
+        cast.bustle(LOOK_MS, &[], of)?;
+        let now = hits();
+        if now > before || began.elapsed() > LANDS_MAX || !cast.world.running() {
+            return cast.bustle(LOOK_MS, &[], of);
+        }
+        before = now;
     }
 }
 
@@ -272,7 +289,10 @@ fn member_killed(stage: &mut Stage<'_>) -> io::Result<bool> {
     while watcher.simple(waits)?.rows.is_empty() && sent.elapsed() < LANDS_MAX {}
     members.of(member).kill()?;
     cast.clients[member] = None;
-    let played = cast.bustle(dead_ms, &[], &others(member)).and_then(|()| {
+    let others = others(member);
+    let played = cast.bustle(dead_ms, &[], &others).and_then(|()| {
+        // They have agreed without it.
+        bustle_until_hits(&mut cast, members, &others)?;
         gate.simple("COMMIT")?;
         // Seen by somebody, so by everybody from then on.
         let let_go = Instant::now();
@@ -281,7 +301,7 @@ fn member_killed(stage: &mut Stage<'_>) -> io::Result<bool> {
             let answer = watcher.simple("SELECT max(v) FROM checker.landing")?;
             finish(stage.world, landing, floor, &answer, "read past all members");
         }
-        cast.bustle(ms / 2, &[], &others(member))
+        cast.bustle(ms / 2, &[], &others)
     });
     members.of(member).start()?;
     played?;
