@@ -106,6 +106,7 @@ async fn serve(config: Config, log: Log) -> ExitCode {
     process::notify(&Notice::Ready);
     stop::over(&gateway).await;
     warm_up::remember(&gateway).await;
+    stop::leave_groups(&gateway).await;
     tracing::info!("shut down");
     ExitCode::SUCCESS
 }

@@ -38,6 +38,7 @@ const JOIN_POLL: Duration = Duration::from_millis(50);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 const PASSED: &str = "another PostgreSQL is written in";
+const LEFT: &str = "it stops";
 
 /// Why a member is out of its group is said once of each of so many reasons.
 const REASONS_MAX: usize = 16;
@@ -88,6 +89,10 @@ pub fn start(
                     turn = turn.wrapping_add(1);
                     error.to_string()
                 });
+                if group.is_leaving() {
+                    tracing::info!(database = %target.database, reason = %why, "out of the group");
+                    return;
+                }
                 left = if group.is_passed() { group.spoken_of() } else { NOWHERE };
                 group.lose_lock(why.clone(), Instant::now());
                 // Each user may be refused for a reason of its own, again and again.
@@ -243,6 +248,9 @@ impl Membership<'_> {
             if let Err(why) = rounds.find_errand().await {
                 return Gone { why, kept: None };
             }
+            if self.group.is_leaving() {
+                return Gone { why: rounds.leave().await, kept: None };
+            }
             if let Err(why) = rounds.go().await {
                 return Gone { why, kept: recover(rounds.connection, rounds.renewal).await };
             }
@@ -270,7 +278,7 @@ impl Rounds<'_> {
         if group.is_passed() {
             return Err(PASSED.to_owned());
         }
-        if self.errand != Errand::None {
+        if self.errand != Errand::None || group.is_leaving() {
             return Ok(());
         }
         let now = Instant::now();
@@ -329,6 +337,19 @@ impl Rounds<'_> {
                 counted = census => Woken::Counted(counted),
             },
         }
+    }
+
+    /// What is to be told still, and that we hit no more: who comes in our place need not wait until
+    /// our lease is over.
+    async fn leave(&mut self) -> String {
+        let group = self.of.group;
+        self.errand = Errand::None;
+        if let Err(why) = self.go().await {
+            return why;
+        }
+        let last = group.part(LEFT, Instant::now());
+        let left = self.link.round(last.as_slice(), group.settings.timeout).await;
+        left.map_or_else(|error| error.to_string(), |_heard| LEFT.to_owned())
     }
 
     /// One round. Fails when Redis is lost.

@@ -7,10 +7,10 @@ use crate::client::registry::Leave;
 use crate::gateway::{Gateway, Stage};
 use crate::process::{self, Notice};
 
-/// Between two looks at whether servers are in use.
+/// Between two looks at whether servers are in use, or groups are left.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// For clients to be told, and gone.
+/// For clients to be told, and gone; for groups to hear of it.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Goes on to this stage, never back. Nothing waits here.
@@ -100,6 +100,22 @@ pub async fn over(gateway: &Arc<Gateway>) {
         let _told =
             tokio::time::timeout(FAREWELL_TIMEOUT, untold.wait_for(|count| *count == 0)).await;
     }
+}
+
+/// Resolves when the groups know that we answer nobody any more, or have had their time to. Called
+/// when nothing else is to be asked of them.
+pub async fn leave_groups(gateway: &Gateway) {
+    let groups = gateway.databases().into_iter();
+    let groups = groups.filter_map(|(database, _)| database.home().group.clone());
+    let joined: Vec<_> = groups.filter(|group| group.act().is_some()).collect();
+    joined.iter().for_each(|group| group.leave());
+    let left = async {
+        while joined.iter().any(|group| group.is_spoken_for()) {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    // What does not answer finds out when our lease is over.
+    let _left = tokio::time::timeout(FAREWELL_TIMEOUT, left).await;
 }
 
 /// Resolves when nobody is waited for any more.

@@ -68,6 +68,13 @@ impl World {
         wait_until("its Redis is up", || self.shown(at, "redis") == "up");
     }
 
+    fn stop(&mut self, at: usize) {
+        let Member { forebay, .. } = self.members.remove(at);
+        forebay.daemon.signal("INT");
+        wait_until("it has stopped", || !forebay.daemon.runs());
+        assert!(forebay.log().contains("out of the group"), "{}", forebay.log());
+    }
+
     fn shown(&mut self, at: usize, column: &str) -> String {
         self.members[at].console.column("SHOW CACHE", column)
     }
@@ -207,12 +214,40 @@ fn what_one_fills_after_a_write_the_other_answers_though_it_has_the_old_answer()
 }
 
 #[test]
-fn one_that_is_started_again_answers_from_redis_at_once() {
+fn one_of_two_that_is_started_again_answers_from_redis_at_once() {
     let mut two = World::new(TABLES, &[SECRET, SECRET]);
     two.fill(0, READ);
-    drop(two.members.remove(0));
+    two.stop(0);
     two.add(SECRET);
     assert!(two.is_from_redis(1, READ, "1"));
+}
+
+/// Who is alone may hit for a lease without asking, and nobody takes its place before that is over,
+/// unless it has said that it stops.
+#[test]
+fn what_one_alone_agreed_on_outlives_it_if_another_is_there_in_time() {
+    let mut world = World::new(TABLES, &[SECRET]);
+    world.fill(0, READ);
+    wait_until("it need not ask", || {
+        world.redis.number(&of_k("return redis.call('HEXISTS', k, 'g:' .. ids)")) == 1
+    });
+    let act = world.redis.number(&of_k("return tonumber(string.sub(act, 1, 8), 16)"));
+    world.stop(0);
+    assert_eq!(world.redis.number(&of_k("return redis.call('HEXISTS', k, 'g:' .. ids)")), 0);
+    world.add(SECRET);
+    assert!(world.is_from_redis(0, READ, "1"));
+    let count = of_k("return select(2, string.gsub(ids, '%d+', ''))");
+    wait_until("the one before is dropped", || world.redis.number(&count) == 1);
+    assert_eq!(world.redis.number(&of_k("return tonumber(string.sub(act, 1, 8), 16)")), act);
+    assert!(world.members[0].forebay.log().contains("joined the group"));
+}
+
+/// Lua that looks at what the group has agreed on.
+fn of_k(lua: &str) -> String {
+    format!(
+        "local k = redis.call('KEYS', 'fb:{{g:*}}')[1] local act = redis.call('HGET', k, 'act') \
+         local ids = redis.call('HGET', k, 'ids') {lua}"
+    )
 }
 
 #[test]

@@ -124,7 +124,7 @@ fn answers_come_in_the_order_of_the_questions() {
         Request::Members { act: Act([8; 16]) },
         Request::Check { slots: Vec::new() },
         Request::Leave { act: ACT, id: 1 },
-        Request::Leave { act: ACT, id: 1 },
+        Request::Leave { act: ACT, id: 2 },
     ];
     let checked = Answer::Checked { act: Some(ACT), open: None, slots: Vec::new() };
     let expected = [Answer::Time, Answer::Lost, checked, Answer::Left, Answer::Lost];

@@ -232,12 +232,16 @@ fn after_one(secret: &str) -> (Database<'static>, Redis) {
     let mut client = forebay.client();
     database.until_hit(&mut client, READ);
     wait_until("its Redis is up", || console.column("SHOW CACHE", "redis") == "up");
+    stop(&forebay, &redis);
+    (database, redis)
+}
+
+/// And all that it had agreed on: who comes sooner has its answers still.
+fn stop(forebay: &Forebay, redis: &Redis) {
     forebay.daemon.signal("INT");
     wait_until("it has stopped", || !forebay.daemon.runs());
-    // Who joins it is out again when the lease of the one before is over, and forgets all.
     let k = "return #redis.call('KEYS', 'fb:{g:*}')";
     wait_until("what it agreed on has ended", || redis.number(k) == 0);
-    (database, redis)
 }
 
 #[test]
@@ -257,23 +261,19 @@ fn one_that_is_started_again_is_warm_before_it_has_a_client() {
 #[test]
 fn what_fails_at_one_that_is_started_again_is_not_asked_by_the_next() {
     let (database, redis) = (Database::with(TABLES), Redis::start());
-    let stop = |forebay: Forebay| {
-        forebay.daemon.signal("INT");
-        wait_until("it has stopped", || !forebay.daemon.runs());
-    };
     let (forebay, mut console) = member(&database, &redis, SECRET);
     let mut client = forebay.client();
     database.until_hit(&mut client, READ);
     database.until_hit(&mut client, "SELECT 10 / v FROM w");
     wait_until("its Redis is up", || console.column("SHOW CACHE", "redis") == "up");
-    stop(forebay);
+    stop(&forebay, &redis);
     database.admin().run("UPDATE w SET v = 0");
     for failed in ["1", "0"] {
         let (forebay, mut console) = member(&database, &redis, SECRET);
         wait_until("it is warm", || console.column("SHOW CACHE", "warmed") == "1");
         forebay.log_contains("warm-up over");
         assert_eq!(console.column("SHOW CACHE", "warm_failed"), failed);
-        stop(forebay);
+        stop(&forebay, &redis);
     }
 }
 

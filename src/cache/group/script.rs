@@ -65,7 +65,7 @@ pub enum Request {
         act: Act,
         slots: Vec<SlotName>,
     },
-    /// Is a member no more.
+    /// Hits no more, and asks nothing either: it stops.
     Leave {
         act: Act,
         id: u32,

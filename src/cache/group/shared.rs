@@ -44,6 +44,8 @@ pub struct Group {
     place: AtomicU64,
     /// Another has been written in since.
     is_passed: AtomicBool,
+    /// The process stops.
+    is_leaving: AtomicBool,
     /// Guards all that follows; locks of `Coherence` may be taken inside.
     state: Mutex<State>,
     pub counters: MemberCounters,
@@ -145,6 +147,7 @@ impl Group {
             granted_until: AtomicU64::new(0),
             place: AtomicU64::new(NOWHERE),
             is_passed: AtomicBool::new(false),
+            is_leaving: AtomicBool::new(false),
             state: Mutex::new(State {
                 member: Member::new(id, rules.clone()),
                 mirror: Mirror::default(),
@@ -299,16 +302,38 @@ impl Group {
 
     // The task.
 
-    /// To speak for this member, if nobody does.
+    /// To speak for this member, if nobody does, and somebody is to.
     pub fn sit(self: &Arc<Self>) -> Option<Seat> {
-        let taken = self.seated.swap(true, Ordering::AcqRel);
-        (!taken).then(|| Seat(Arc::clone(self)))
+        let is_free = !self.is_leaving() && !self.seated.swap(true, Ordering::AcqRel);
+        is_free.then(|| Seat(Arc::clone(self)))
+    }
+
+    /// Whether somebody does.
+    pub fn is_spoken_for(&self) -> bool {
+        self.seated.load(Ordering::Acquire)
+    }
+
+    /// Whoever speaks for it is to say that it stops, and nobody after that.
+    pub fn leave(&self) {
+        self.is_leaving.store(true, Ordering::Release);
+        self.state().wake_task();
+    }
+
+    pub fn is_leaving(&self) -> bool {
+        self.is_leaving.load(Ordering::Acquire)
+    }
+
+    /// The last that K is asked: what was joined is given up before it is said.
+    pub fn part(&self, why: &str, now: Instant) -> Option<Request> {
+        let act = self.act()?;
+        self.lose_lock(why.to_owned(), now);
+        Some(Request::Leave { act, id: self.id })
     }
 
     /// Ready when there is something to send.
     pub fn poll_work(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.state();
-        if state.has_work() || self.is_passed() {
+        if state.has_work() || self.is_passed() || self.is_leaving() {
             return Poll::Ready(());
         }
         state.task = Some(cx.waker().clone());

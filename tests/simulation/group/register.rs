@@ -162,8 +162,8 @@ impl K {
                 self.changed(slots)
             }
             Request::Leave { id, .. } => {
-                self.seq += 1;
-                self.members.remove(id);
+                let Some(member) = self.members.get_mut(id) else { return Answer::Lost };
+                member.grant = 0;
                 Answer::Left
             }
             Request::Members { .. } => {

@@ -228,7 +228,7 @@ impl State {
                 instance.member.on_joined(Act([act; 16]), open, &[]);
                 instance.copy = [None; 4];
             }
-            Reply::Refused => {}
+            Reply::Refused | Reply::Left => {}
             _ if !is_joined => {}
             Reply::Members { until, seq, listed } => {
                 instance.renewal = Some(Renewal { until, heard_at: NOW, seq, listed });

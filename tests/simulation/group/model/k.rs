@@ -60,11 +60,13 @@ pub(crate) enum Request {
     Lag { seq: u64, all: bool },
     Hear { applied: u64 },
     End { n: u64, committed: bool, slots: u8 },
+    Leave,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Reply {
     Lost,
+    Left,
     JoinLate,
     /// To a RENEW that changed nothing.
     Refused,
@@ -116,6 +118,7 @@ impl Request {
             Self::Lag { .. } => "LAG arrives, of",
             Self::Hear { .. } => "HEAR arrives, of",
             Self::End { .. } => "END arrives, of",
+            Self::Leave => "LEAVE arrives, of",
         }
     }
 
@@ -126,6 +129,7 @@ impl Request {
             Self::Begin { .. } => "BEGIN arrives though given up, of",
             Self::Hear { .. } => "HEAR arrives though given up, of",
             Self::End { .. } => "END arrives though given up, of",
+            Self::Leave => "LEAVE arrives, of",
             Self::Members | Self::Lag { .. } => "nothing of note arrives, of",
         }
     }
@@ -137,7 +141,11 @@ impl Request {
             Self::Renew { applied, gone_seq, .. } => vec![applied, gone_seq],
             Self::Lag { seq, .. } => vec![seq],
             Self::Hear { applied } => vec![applied],
-            Self::Join { .. } | Self::Members | Self::Begin { .. } | Self::End { .. } => vec![],
+            Self::Join { .. }
+            | Self::Members
+            | Self::Begin { .. }
+            | Self::End { .. }
+            | Self::Leave => vec![],
         }
     }
 }
@@ -251,7 +259,8 @@ impl K {
                 | Request::Renew { .. }
                 | Request::Begin { .. }
                 | Request::Lag { .. }
-                | Request::Hear { .. } => Reply::Lost,
+                | Request::Hear { .. }
+                | Request::Leave => Reply::Lost,
             };
         };
         match request {
@@ -280,6 +289,10 @@ impl K {
                 Reply::Heard { seq: self.seq, slots: self.news(applied) }
             }
             &Request::End { n, committed, slots } => self.end(from, n, committed, slots),
+            Request::Leave => {
+                row.granted = 0;
+                Reply::Left
+            }
         }
     }
 

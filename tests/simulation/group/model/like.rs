@@ -36,7 +36,7 @@ impl Both {
         let change = self.below(self.k.seq + 1);
         let until = NOW + self.below(4);
         let some = |bits: u64| bits as u8 & 0b111;
-        let request = match self.below(9) {
+        let request = match self.below(10) {
             0 => Request::Join { run: 0, until, marks: vec![(mark(at, n), slots)] },
             1 => Request::Members,
             2..=4 => {
@@ -49,6 +49,7 @@ impl Both {
             5 => Request::Begin { n, slots },
             6 => Request::Lag { seq: change, all: n < 3 },
             7 => Request::Hear { applied: change },
+            8 => Request::Leave,
             _ => Request::End { n, committed: n < 4, slots },
         };
         (at, request)
@@ -93,6 +94,7 @@ impl Both {
                 let (mark, slots) = (Mark { id, n }, names(slots));
                 script::Request::End { act, mark, committed, slots }
             }
+            Request::Leave => script::Request::Leave { act, id },
         }
     }
 
@@ -110,7 +112,8 @@ impl Both {
             | Request::Begin { .. }
             | Request::Lag { .. }
             | Request::Hear { .. }
-            | Request::End { .. } => self.k.serve(&GRANTS, at, &request),
+            | Request::End { .. }
+            | Request::Leave => self.k.serve(&GRANTS, at, &request),
         };
         assert!(is_like(&answer, &expected), "{request:?}: {answer:?}, {expected:?}");
     }
@@ -135,6 +138,7 @@ fn is_like(answer: &Reply, like: &script::Answer) -> bool {
     };
     match (answer, like) {
         (Reply::Lost, Answer::Lost)
+        | (Reply::Left, Answer::Left)
         | (Reply::JoinLate, Answer::Late)
         | (Reply::Refused, Answer::Late | Answer::Census { .. }) => true,
         (Reply::Joined { open, .. }, Answer::Joined { open: other, .. }) => open == other,

@@ -60,6 +60,8 @@ pub(crate) struct Faults {
     pub(crate) control_cut: u8,
     pub(crate) promotion: u8,
     pub(crate) birth: u8,
+    /// An instance says that it answers nobody any more, and joins no more.
+    pub(crate) leave: u8,
     /// An instance's clock stands still for a tick.
     pub(crate) slow_clock: u8,
     /// Redis's does.
@@ -99,6 +101,8 @@ pub(crate) enum Without {
     KeptUnknown,
     /// What is known here and not ended in K is no L2 hit.
     OwnUnended,
+    /// Who leaves has given up what it had joined before it says so.
+    LeaveLast,
 }
 
 impl Setup {
@@ -108,8 +112,8 @@ impl Setup {
 
     /// Whether somebody may be dropped.
     fn drops(&self) -> bool {
-        let Faults { crash, postgres_cut, control_cut, birth, .. } = self.faults;
-        crash + postgres_cut + control_cut + birth > 0
+        let Faults { crash, postgres_cut, control_cut, birth, leave, .. } = self.faults;
+        crash + postgres_cut + control_cut + birth + leave > 0
     }
 
     /// Whether it matters who knows what of K's slots.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::driver::Turn;
-use super::k::Slot;
+use super::k::{Request, Slot};
 use super::setup::{CATALOG, DATABASE, FIRST, INSTANCES, NAMES, NOW, SECOND, Setup, Without};
 use super::world::{Catalog, Entry, Life, PLACE, Phase, State, names};
 
@@ -218,9 +218,12 @@ impl Steps<'_> {
                 state.lose_control(setup, at);
             });
         }
+        if faults.leave > 0 && instance.act().is_some() && instance.round.is_none() && !is_stray {
+            self.step("stops, and sends LEAVE", who, |state| state.leave(setup, at));
+        }
         if !instance.connected {
             self.step("connects to PostgreSQL anew", who, |state| state.at(at).connect());
-        } else if !instance.control {
+        } else if !instance.control && !instance.leaves {
             self.step("shows its lock anew", who, |state| {
                 state.at(at).control = true;
                 state.at(at).member.take_lock(PLACE);
@@ -443,6 +446,16 @@ impl State {
         if self.instances[at].control {
             self.lose_control(setup, at);
         }
+    }
+
+    fn leave(&mut self, setup: &Setup, at: usize) {
+        self.faults.leave -= 1;
+        let act = self.instances[at].act();
+        if !setup.lacks(Without::LeaveLast) {
+            self.at(at).leaves = true;
+            self.lose_control(setup, at);
+        }
+        self.at(at).ghosts.extend(act.map(|act| (act, Request::Leave)));
     }
 
     fn lose_control(&mut self, setup: &Setup, at: usize) {

@@ -14,6 +14,7 @@ const NONE: Faults = Faults {
     control_cut: 0,
     promotion: 0,
     birth: 0,
+    leave: 0,
     slow_clock: 0,
     slow_redis: 0,
     evicted_slot: 0,
@@ -64,6 +65,14 @@ const GRANTS_CUT: Setup = Setup { grants: true, ..CUT };
 /// A reads and is cut off from PostgreSQL, B writes.
 const GRANTED: Setup =
     Setup { writers: &[Writer { at: 1, slots: FIRST }], readers: &[0], grants: true, ..UNKNOWN };
+
+/// A reads and answers without asking, and leaves when it likes; B writes.
+const LEFT: Setup = Setup {
+    writers: &[Writer { at: 1, slots: FIRST }],
+    readers: &[0],
+    faults: Faults { leave: 1, ..NONE },
+    ..GRANTS
+};
 
 /// A writes the first table, B makes such writes write the second, which is read.
 const CATALOGS: Setup = Setup {
@@ -129,6 +138,11 @@ fn who_hears_at_once_hits_nothing_old() {
 }
 
 #[test]
+fn who_leaves_makes_no_hit_old() {
+    holds("left", &LEFT);
+}
+
+#[test]
 fn a_promoted_replica_makes_no_hit_old() {
     if is_long() {
         holds("promoted", &PROMOTED);
@@ -158,6 +172,12 @@ fn the_larger_worlds_have_no_old_hit() {
     let faults = Faults { birth: 1, ..NONE };
     holds("one alone that does not ask", &Setup { alone: true, faults, ..ALONE });
     holds("unknown outcome", &UNKNOWN);
+    let faults = Faults { leave: 1, crash: 1, ..NONE };
+    holds("left and killed", &Setup { faults, ..LEFT });
+    let faults = Faults { leave: 1, birth: 1, ..NONE };
+    holds("one alone that leaves, then another", &Setup { alone: true, faults, ..ALONE });
+    let writers = &[Writer { at: 0, slots: FIRST }];
+    holds("one that writes leaves", &Setup { writers, readers: &[1], ..LEFT });
 }
 
 #[test]
@@ -208,6 +228,7 @@ fn each_part_that_keeps_a_grant_short_is_needed() {
     breaks("17", Member(Safeguard::AwaitGrants), &GRANTS, 7);
     breaks("18", Without::LocalDeadline, &GRANTS, 8);
     breaks("19", Without::GrantOfRest, &GRANTS_CUT, 10);
+    breaks("left", Without::LeaveLast, &LEFT, 9);
     breaks("shut", Member(Safeguard::ShutWaits), &GRANTS_LOST, 11);
 }
 

@@ -54,6 +54,8 @@ pub(crate) struct Instance {
     pub(crate) severed: bool,
     /// It has the one that shows the lock.
     pub(crate) control: bool,
+    /// It stops: that one is not made anew.
+    pub(crate) leaves: bool,
     /// PostgreSQL shows its lock, whatever is under way.
     pub(crate) shown: bool,
     /// When its servers took the lock.
@@ -151,6 +153,7 @@ impl Instance {
             connected: false,
             severed: false,
             control: false,
+            leaves: false,
             shown: false,
             locked_at: 0,
             copy: [None; 4],
@@ -178,9 +181,12 @@ impl Instance {
 
     /// All its connections to PostgreSQL are there, and as new as can be.
     pub(crate) fn connect(&mut self) {
-        (self.connected, self.control, self.shown) = (true, true, true);
+        (self.connected, self.shown) = (true, true);
         self.locked_at = NOW;
-        self.member.take_lock(PLACE);
+        if !self.leaves {
+            self.control = true;
+            self.member.take_lock(PLACE);
+        }
     }
 
     /// Its own clock moves on by a tick.
@@ -230,7 +236,8 @@ impl Instance {
             | Request::Begin { .. }
             | Request::Lag { .. }
             | Request::Hear { .. }
-            | Request::End { .. } => !is_dead(*act),
+            | Request::End { .. }
+            | Request::Leave => !is_dead(*act),
         });
         self.renewal.take_if(|renewal| renewal.until <= NOW);
     }
