@@ -284,7 +284,7 @@ fn role(database: &Database<'_>, options: &str) -> String {
 
 #[test]
 fn a_user_of_no_list_is_asked_for_and_its_proof_logs_in_to_postgres() {
-    let database = Database::with("");
+    let database = Database::apart("");
     let ann = role(&database, "PASSWORD 'pencil'");
     // The verifier alone would not do: PostgreSQL asks for SCRAM, too.
     for auth_type in ["scram-sha-256", "md5"] {
@@ -298,7 +298,7 @@ fn a_user_of_no_list_is_asked_for_and_its_proof_logs_in_to_postgres() {
 
 #[test]
 fn a_changed_password_counts_at_the_next_login() {
-    let database = Database::with("");
+    let database = Database::apart("");
     let ann = role(&database, "PASSWORD 'old'");
     let forebay = looking_up(&database, "scram-sha-256");
     let mut admin = database.postgres.admin("postgres");
@@ -319,7 +319,7 @@ fn a_changed_password_counts_at_the_next_login() {
 
 #[test]
 fn nobody_learns_whom_postgres_knows() {
-    let database = Database::with("");
+    let database = Database::apart("");
     let ann = role(&database, "PASSWORD 'pencil'");
     let forebay = looking_up(&database, "scram-sha-256");
     let unknown = refused(&forebay, "nobody", "pencil", "direct");
@@ -329,7 +329,7 @@ fn nobody_learns_whom_postgres_knows() {
 
 #[test]
 fn a_question_that_postgres_refuses_is_the_operators_mistake() {
-    let database = Database::with("");
+    let database = Database::apart("");
     let toml = format!(
         "[databases.direct]\nhost = \"127.0.0.1\"\nport = {}\ndbname = \"{}\"\n\
          auth_user = \"postgres\"\nauth_query = \"SELECT $1 FROM nowhere\"\n\
@@ -345,7 +345,7 @@ fn a_question_that_postgres_refuses_is_the_operators_mistake() {
 
 #[test]
 fn users_are_not_looked_up_in_a_database_that_is_paused_nor_by_old_connections() {
-    let database = Database::with("");
+    let database = Database::apart("");
     let ann = role(&database, "PASSWORD 'pencil'");
     let toml = format!(
         "[databases.direct]\nhost = \"127.0.0.1\"\nport = {}\ndbname = \"{}\"\n\

@@ -145,7 +145,7 @@ fn a_time_word_in_a_parameter_is_never_kept() {
 
 #[test]
 fn a_role_without_the_privilege_is_refused_what_others_have_cached() {
-    let database = Database::with("CREATE TABLE t (v int); INSERT INTO t VALUES (7)");
+    let database = Database::apart("CREATE TABLE t (v int); INSERT INTO t VALUES (7)");
     let role = format!("reader_{}", database.name);
     database.admin().run(&format!("CREATE ROLE {role}; GRANT {role} TO {USER}"));
     let forebay = Forebay::start(&database, &[]);

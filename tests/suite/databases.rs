@@ -7,7 +7,7 @@ use crate::support::raw::{Login, bind, execute, parse, sync};
 
 #[test]
 fn a_database_that_only_forebay_is_connected_to_can_be_copied_renamed_and_dropped() {
-    let database = Database::with("");
+    let database = Database::apart("");
     let mut admin = database.admin();
     admin.run(&format!("ALTER ROLE {USER} CREATEDB"));
     let (name, copy, other) = (

@@ -12,7 +12,7 @@ const TABLE: &str = "CREATE TABLE t (at timestamptz); INSERT INTO t VALUES ('202
 const READ: &str = "SELECT at FROM t";
 
 fn start(sql: &str) -> (Database<'static>, Forebay, RawClient) {
-    let database = Database::with(sql);
+    let database = Database::apart(sql);
     let forebay = Forebay::with_config(&database, "[cache]\ncatalog_poll = \"100ms\"\n", &[]);
     let client = forebay.client();
     (database, forebay, client)

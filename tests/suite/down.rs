@@ -77,7 +77,7 @@ fn hits_end_when_postgresql_is_gone_and_come_back_with_it() {
         assert_eq!(client.until_closed(), "");
     }
     world.postgres.start();
-    let database = Database { postgres: &world.postgres, name: world.name.clone() };
+    let database = world.postgres.database_called(&world.name);
     let login = Login::new(USER, PASSWORD, &world.name);
     let mut client = None;
     wait_until("clients are answered again", || {
@@ -134,7 +134,7 @@ fn check_left(silent: &str, tls: &str) {
 
 #[test]
 fn users_are_looked_up_at_the_next_host_when_one_is_silent() {
-    let database = Database::with("");
+    let database = Database::apart("");
     let (port, name, silent) = (database.postgres.port, &database.name, "127.0.0.5");
     let ann = format!("{name}_ann");
     database.admin().run(&format!("CREATE ROLE {ann} LOGIN PASSWORD 'pencil'"));
@@ -161,7 +161,7 @@ fn a_connection_that_is_ended_does_not_end_the_hits() {
     let forebay = Forebay::with_config(&database, QUICK, &[]);
     let mut client = forebay.client();
     database.until_hit(&mut client, READ);
-    end_backends(database.postgres, &database.name);
+    end_backends(&database.postgres, &database.name);
     forebay.log_contains("service connection failed");
     // What hits meanwhile and after it is back, says so.
     for _ in 0..3 {

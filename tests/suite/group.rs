@@ -293,9 +293,8 @@ fn stranger(database: &Database<'_>) -> (String, String) {
 
 #[test]
 fn who_may_not_ask_for_the_cluster_announces_its_writes_too() {
-    let database = Database::with(TABLES);
+    let database = Database::apart(TABLES);
     let (role, entry) = stranger(&database);
-    let mut admin = database.admin();
     let mut two = Together::of(database, 2, "strict", entry);
     two.until_hits(READ);
     let mut reporting = two.members[0].log_in(&Login::new(USER, PASSWORD, "reports")).unwrap();
@@ -305,16 +304,12 @@ fn who_may_not_ask_for_the_cluster_announces_its_writes_too() {
         reporting.run(&format!("UPDATE t SET v = {value}"));
         two.all_read(READ, &value.to_string());
     }
-    drop(reporting);
-    drop(two);
-    admin.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
 }
 
 #[test]
 fn a_name_of_the_database_that_cannot_speak_for_it_leaves_that_to_another() {
-    let database = Database::with(TABLES);
-    let (role, entry) = stranger(&database);
-    let mut admin = database.admin();
+    let database = Database::apart(TABLES);
+    let (_, entry) = stranger(&database);
     let redis = Redis::start();
     let toml = format!("[group]\nname = \"g\"\nlease = \"600ms\"\n{entry}");
     let forebay = Forebay::with_config(&database, &toml, &["--redis", &redis.url()]);
@@ -324,9 +319,6 @@ fn a_name_of_the_database_that_cannot_speak_for_it_leaves_that_to_another() {
     let why = forebay.console().column("SHOW GROUP", "failure");
     assert_eq!(why, "permission denied for function pg_control_system");
     database.until_hit(&mut forebay.client(), READ);
-    drop(reporting);
-    drop(forebay);
-    admin.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
 }
 
 #[test]
@@ -369,7 +361,7 @@ fn what_another_postgres_answers_is_not_judged_by_the_one_before() {
     let before = postgres.database();
     before.direct().run(TABLES);
     let copy = Postgres::taken_over_from(&postgres);
-    let after = Database { postgres: &copy, name: before.name.clone() };
+    let after = copy.database_called(&before.name);
     let redis = Redis::start();
     let settings = |database: &Database<'_>| {
         format!(

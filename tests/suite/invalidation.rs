@@ -325,7 +325,7 @@ fn a_new_table_that_hides_the_old_one_is_read() {
 
 #[test]
 fn a_revoked_privilege_counts_at_once() {
-    let database = Database::with(TABLE);
+    let database = Database::apart(TABLE);
     let role = format!("reader_{}", database.name);
     database.admin().run(&format!("CREATE ROLE {role}; GRANT {role} TO {USER}"));
     database.direct().run(&format!("GRANT SELECT ON t TO {role}"));
@@ -443,7 +443,7 @@ fn a_write_is_of_the_schema_that_is_in_force_when_it_runs() {
 
 #[test]
 fn a_write_under_another_role_is_seen() {
-    let database = Database::with(TABLE);
+    let database = Database::apart(TABLE);
     let role = format!("writer_{}", database.name);
     database.admin().run(&format!("CREATE ROLE {role}; GRANT {role} TO {USER}"));
     database.direct().run(&format!("GRANT ALL ON t TO {role}"));
@@ -524,8 +524,8 @@ fn a_trigger_of_users_code_that_is_marked_internal_is_seen() {
 
 #[test]
 fn a_role_that_is_changed_through_one_database_is_another_in_all() {
-    let database = Database::with("CREATE TABLE t AS SELECT 1 AS v");
-    let other = Database::with("");
+    let database = Database::apart("CREATE TABLE t AS SELECT 1 AS v");
+    let other = database.postgres.database();
     let (reader, readers) = (format!("reader_{}", database.name), format!("of_{}", database.name));
     let user = USER;
     database.admin().run(&format!(

@@ -65,7 +65,7 @@ fn after_a_restart_of_postgres_clients_work_and_nothing_old_is_served() {
     };
     let retry = "[server]\nserver_login_retry = \"100ms\"\n";
     let forebay = {
-        let database = Database { postgres: &postgres, name: name.clone() };
+        let database = postgres.database_called(&name);
         let forebay = Forebay::with_config(&database, retry, &["--max-age", "1h"]);
         let mut client = forebay.client();
         database.until_hit(&mut client, READ);
@@ -78,7 +78,7 @@ fn after_a_restart_of_postgres_clients_work_and_nothing_old_is_served() {
     let told = client.until_closed();
     assert!(told.is_empty() || told.contains("E("), "{told}");
     postgres.start();
-    let database = Database { postgres: &postgres, name };
+    let database = postgres.database_called(&name);
     database.direct().run("UPDATE t SET v = 'behind'");
     wait_until("clients work again", || {
         let login = Login::new("app", "secret", &database.name);

@@ -105,7 +105,7 @@ fn names_are_tied_where_postgresql_does_not_tell_which_cluster_it_is() {
 
 #[test]
 fn names_are_tied_where_only_one_of_the_users_is_told_which_cluster_it_is() {
-    let database = Database::with(TABLE);
+    let database = Database::apart(TABLE);
     let mut admin = database.admin();
     let told = format!("told_{}", database.name);
     admin.run(&format!("CREATE ROLE {told} LOGIN SUPERUSER PASSWORD '{PASSWORD}'"));
@@ -119,7 +119,6 @@ fn names_are_tied_where_only_one_of_the_users_is_told_which_cluster_it_is() {
         check_tied(&database, &mut first, &mut second);
         check_tied(&database, &mut second, &mut first);
     }
-    admin.run(&format!("DROP ROLE {told}"));
 }
 
 #[test]
@@ -190,7 +189,7 @@ fn the_catalogue_is_read_where_it_is_written_though_the_one_before_is_still_ther
          CREATE VIEW w AS SELECT v FROM t",
     );
     let copy = Postgres::taken_over_from(&postgres);
-    let after = Database { postgres: &copy, name: before.name.clone() };
+    let after = copy.database_called(&before.name);
     let forwarder = Forwarder::start(postgres.port);
     let url = format!("postgres://{USER}:{PASSWORD}@127.0.0.1:{}/{}", forwarder.port, before.name);
     let forebay = Forebay::launch(&url, &before.name, "", &[]);

@@ -225,7 +225,7 @@ fn settings_follow_their_client_and_no_other() {
 
 #[test]
 fn a_role_does_not_outlive_its_clients_turn() {
-    let database = Database::with("");
+    let database = Database::apart("");
     let role = format!("role_{}", database.name);
     let user = crate::support::postgres::USER;
     database.admin().run(&format!("CREATE ROLE {role}; GRANT {role} TO {user}"));

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::support::forebay::Forebay;
 use crate::support::http::get;
-use crate::support::postgres::Database;
+use crate::support::postgres::{Database, Postgres};
 use crate::support::raw::{RawClient, query};
 use crate::support::redis::Redis;
 use crate::support::{free_port, wait_until};
@@ -589,7 +589,7 @@ fn two_forebays_on_one_redis_share_nothing() {
     let redis = Redis::start();
     let mut one = World::new(&redis.url(), PATIENT);
     one.until_redis_hit();
-    let database = Database { postgres: one.database.postgres, name: one.database.name.clone() };
+    let database = Postgres::shared().database_called(&one.database.name);
     let mut two = World::in_front_of(database, &redis.url(), PATIENT);
     // The table gets another value behind the back of both: what the first has of it is old.
     one.database.direct().run("UPDATE t SET v = 'new'");

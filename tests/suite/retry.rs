@@ -14,7 +14,7 @@ struct World {
 
 impl World {
     fn start(pool: &str, retry: &str) -> Self {
-        let database = Database::with("");
+        let database = Database::apart("");
         let role = format!("server_{}", database.name);
         database.admin().run(&format!("CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}'"));
         let world = Self { forebay: Forebay::with_config(&database, "", &[]), database, role };

@@ -24,7 +24,7 @@ struct Both<'a> {
 
 impl Both<'_> {
     fn start() -> Self {
-        let database = Database::with(TABLES);
+        let database = Database::apart(TABLES);
         let forebay = Forebay::start(&database, &[]);
         database.until_hit(&mut forebay.client(), "SELECT FROM t");
         let (through, direct) = (forebay.client(), database.direct());

@@ -216,7 +216,7 @@ fn a_time_out_of_one_clients_start_refuses_nobody_else() {
 
 #[test]
 fn ddl_that_runs_no_code_leaves_a_session_its_hits() {
-    let database = Database::with("CREATE TABLE t AS SELECT 1 AS v");
+    let database = Database::apart("CREATE TABLE t AS SELECT 1 AS v");
     let user = format!("of_{}", database.name);
     database.admin().run(&format!("CREATE ROLE {user}; GRANT {user} TO {USER} WITH ADMIN OPTION"));
     let forebay = start(&database, &[]);

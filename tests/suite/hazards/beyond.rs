@@ -16,7 +16,7 @@ fn entry(name: &str, port: u16, database: &str) -> String {
 
 #[test]
 fn each_login_role_has_answers_of_its_own() {
-    let database = Database::with("CREATE TABLE t (v int); INSERT INTO t VALUES (7)");
+    let database = Database::apart("CREATE TABLE t (v int); INSERT INTO t VALUES (7)");
     let mut admin = database.admin();
     let [ann, bob] = ["ann", "bob"].map(|name| format!("{name}_{}", database.name));
     admin.run(&format!(
@@ -50,7 +50,7 @@ fn each_login_role_has_answers_of_its_own() {
 
 #[test]
 fn a_session_authorization_is_followed() {
-    let database = Database::with("CREATE TABLE t (v int); INSERT INTO t VALUES (7)");
+    let database = Database::apart("CREATE TABLE t (v int); INSERT INTO t VALUES (7)");
     let role = format!("other_{}", database.name);
     database.admin().run(&format!("CREATE ROLE {role}"));
     let toml = "[auth]\nauth_type = \"trust\"\n";

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::support::forebay::Forebay;
-use crate::support::postgres::{Database, PASSWORD, USER};
+use crate::support::postgres::{Database, PASSWORD, Postgres, USER};
 use crate::support::raw::{
     Login, RawClient, bind, copy_data, copy_done, copy_fail, describe_portal, execute, message,
     parse, query, show, sync,
@@ -33,7 +33,12 @@ struct Side<'a> {
 
 impl<'a> Side<'a> {
     fn prepare(script: &'a Script, manner: Manner) -> Self {
-        let database = Database::with("");
+        let changes_roles = script.superuser.iter().any(|sql| sql.contains("ROLE"));
+        let database = if changes_roles {
+            Postgres::shared_with_roles().database()
+        } else {
+            Postgres::shared().database()
+        };
         let side = Self { script, manner, database, forebay: None, clients: HashMap::new() };
         let mut admin = side.database.admin();
         for sql in &script.superuser {

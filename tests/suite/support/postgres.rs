@@ -1,10 +1,12 @@
 //! A real PostgreSQL: one shared by all tests that need nothing special of it, each with a fresh
-//! database of its own, and private ones for tests that stop it or configure it.
+//! database of its own, and private ones for tests that stop it, configure it or change roles, which
+//! all of its databases have in common: others would lose their answers.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -42,7 +44,15 @@ host all hashed 127.0.0.1/32 md5
 host all all 127.0.0.1/32 scram-sha-256
 ";
 
-static SHARED: LazyLock<Postgres> = LazyLock::new(|| Postgres::boot("", HBA, true));
+static SHARED: LazyLock<Postgres> =
+    LazyLock::new(|| Postgres::boot("", HBA, (initialise, true)));
+static WITH_ROLES: LazyLock<Postgres> = LazyLock::new(|| Postgres::boot("", HBA, (copy, true)));
+/// What nobody has started yet; it goes with the shared one.
+static UNUSED: LazyLock<PathBuf> = LazyLock::new(|| {
+    let directory = SHARED.directory.join("unused");
+    initialise(&directory);
+    directory
+});
 static SCRATCH: AtomicU32 = AtomicU32::new(0);
 
 pub struct Postgres {
@@ -87,27 +97,26 @@ impl Postgres {
         &SHARED
     }
 
+    /// One shared by those who can bear that roles are changed, and do so.
+    pub fn shared_with_roles() -> &'static Self {
+        &WITH_ROLES
+    }
+
     /// One of the test's own, with further settings.
     pub fn private(settings: &str) -> Self {
-        Self::boot(settings, HBA, false)
+        Self::boot(settings, HBA, (initialise, false))
     }
 
     /// The same with another pg_hba.conf.
     pub fn private_with_hba(settings: &str, hba: &str) -> Self {
-        Self::boot(settings, hba, false)
+        Self::boot(settings, hba, (initialise, false))
     }
 
-    fn boot(settings: &str, hba: &str, shared: bool) -> Self {
+    fn boot(settings: &str, hba: &str, (make, shared): (fn(&Path), bool)) -> Self {
         let directory = scratch();
         let port = free_port();
         let data = directory.join("data");
-        let program = binary("initdb");
-        let arguments = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N", "-D"];
-        let mut initdb = unprivileged(&program);
-        initdb.extend(arguments.iter().map(|&argument| argument.to_owned()));
-        initdb.push(data.to_str().unwrap().to_owned());
-        let output = Command::new(&initdb[0]).args(&initdb[1..]).current_dir("/").output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        make(&data);
         let mut config = std::fs::read_to_string(data.join("postgresql.conf")).unwrap();
         write!(config, "{SETTINGS}port = {port}\n{settings}\n").unwrap();
         std::fs::write(data.join("postgresql.conf"), config).unwrap();
@@ -195,7 +204,12 @@ impl Postgres {
         let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
         let mut admin = self.admin("postgres");
         admin.run(&format!("CREATE DATABASE {name} OWNER {USER}"));
-        Database { postgres: self, name }
+        self.database_called(&name)
+    }
+
+    /// One that is there.
+    pub fn database_called(&self, name: &str) -> Database<'_> {
+        Database { postgres: Host::Lent(self), name: name.to_owned() }
     }
 
     fn log_path(&self) -> PathBuf {
@@ -214,20 +228,64 @@ impl Drop for Postgres {
     }
 }
 
+fn initialise(data: &Path) {
+    let arguments = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N", "-D"];
+    run(unprivileged(&binary("initdb")), &arguments, data);
+}
+
+/// In less time; such clusters all have one identifier.
+fn copy(data: &Path) {
+    run(["cp".to_owned()].into(), &["-a", UNUSED.to_str().unwrap()], data);
+}
+
+fn run(mut command: Vec<String>, arguments: &[&str], last: &Path) {
+    command.extend(arguments.iter().map(|&argument| argument.to_owned()));
+    command.push(last.to_str().unwrap().to_owned());
+    let output = Command::new(&command[0]).args(&command[1..]).current_dir("/").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// One database of a PostgreSQL.
 pub struct Database<'a> {
-    pub postgres: &'a Postgres,
+    pub postgres: Host<'a>,
     pub name: String,
+}
+
+/// Where a database is; it may be all that there is.
+pub enum Host<'a> {
+    Lent(&'a Postgres),
+    Own(Box<Postgres>),
+}
+
+impl Deref for Host<'_> {
+    type Target = Postgres;
+
+    fn deref(&self) -> &Postgres {
+        match self {
+            Self::Lent(postgres) => postgres,
+            Self::Own(postgres) => postgres,
+        }
+    }
 }
 
 impl Database<'static> {
     /// A fresh one of the shared PostgreSQL, after running `sql` in it as its owner.
     pub fn with(sql: &str) -> Self {
-        let database = Postgres::shared().database();
+        Postgres::shared().database().after(sql)
+    }
+
+    /// The same in a PostgreSQL of its own: nobody else's roles change, nor with ours.
+    pub fn apart(sql: &str) -> Self {
+        let postgres = Postgres::boot("", HBA, (copy, false));
+        let name = postgres.database().name;
+        Self { postgres: Host::Own(Box::new(postgres)), name }.after(sql)
+    }
+
+    fn after(self, sql: &str) -> Self {
         if !sql.is_empty() {
-            database.direct().run(sql);
+            self.direct().run(sql);
         }
-        database
+        self
     }
 }
 
