@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use forebay::sql::catalog::FINGERPRINT_QUERY;
+
 use crate::support::forebay::Forebay;
 use crate::support::postgres::{Database, PASSWORD, Postgres, USER};
 use crate::support::raw::{Login, RawClient};
@@ -200,4 +202,20 @@ fn servers_at_several_addresses_of_one_database_are_used_side_by_side() {
     assert_eq!(servers.len(), 3, "{servers:?}");
     let addresses: BTreeSet<_> = servers.iter().map(|row| &row[1]).collect();
     assert_eq!(addresses.len(), 2, "{servers:?}");
+}
+
+/// The settings of all databases lie in one catalogue.
+#[test]
+fn what_sessions_of_another_database_begin_with_is_no_change_of_this_one() {
+    let database = Database::apart("");
+    let other = database.postgres.database();
+    let mut admin = database.admin();
+    admin.run("SET search_path = pg_catalog");
+    let mut changes = |of: &str| {
+        let before = admin.one(FINGERPRINT_QUERY);
+        admin.run(&format!("ALTER DATABASE {of} SET lock_timeout = '10ms'"));
+        admin.one(FINGERPRINT_QUERY) != before
+    };
+    assert!(!changes(&other.name));
+    assert!(changes(&database.name));
 }

@@ -100,7 +100,8 @@ pub const FINGERPRINT_QUERY: &str = concat!(
     "(SELECT count(*) || ':' || coalesce(sum(hashint8extended(xmin::text::bigint, \
      (roleid::bigint << 31) + member::bigint)), 0) FROM pg_auth_members), ",
     "(SELECT count(*) || ':' || coalesce(sum(hashint8extended(xmin::text::bigint, \
-     (setdatabase::bigint << 31) + setrole::bigint)), 0) FROM pg_db_role_setting), ",
+     (setdatabase::bigint << 31) + setrole::bigint)), 0) FROM pg_db_role_setting \
+     WHERE setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))), ",
     "(SELECT concat_ws('|', oid, datname, datdba, datacl) FROM pg_database \
      WHERE datname = current_database()), ",
     // Which server this is. A copy of it, promoted, has another start time at least.
