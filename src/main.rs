@@ -7,20 +7,18 @@ use std::sync::Arc;
 
 use forebay::admin::cache_show;
 use forebay::config::{self, CacheMode, Config, Exit, Loaded};
-use forebay::gateway::{Gateway, Stage};
+use forebay::gateway::{self, Gateway, Stage};
 use forebay::log::{self, Log};
 use forebay::net::listen::{ListenOptions, Listener, Permissions, listen_tcp, listen_unix};
 use forebay::process::{self, Notice, PidFile};
-use forebay::running::{Read, Running};
+use forebay::running::Read;
 use forebay::{cancel, console, http, listener, reload, stop, warm_up};
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
     let read: Read<'_> = &|path| std::fs::read_to_string(path);
-    let begin = |config: &Config| match Running::load(config.clone(), read) {
-        Ok(running) => Ok(running.notices),
-        Err(error) => Err(error.to_string()),
-    };
+    let begin =
+        |config: &Config| gateway::check(config.clone(), read).map_err(|error| error.to_string());
     let loaded = config::load(std::env::args_os(), read, &begin);
     match loaded {
         Ok(loaded) => run(loaded),

@@ -34,7 +34,7 @@ use crate::pool::database::Database;
 use crate::pool::io::{Pool, Quotas};
 use crate::pool::quota::Quota;
 use crate::pool::{self, Common, statements};
-use crate::running::{GatewayError, Running, socket_options};
+use crate::running::{GatewayError, Read, Running, socket_options};
 use crate::server::io::{ServerTls, Target};
 use crate::service::{Service, Times};
 
@@ -149,13 +149,25 @@ impl Opened {
     }
 }
 
+/// Whether this process could begin with these settings, and what it would say then. Nothing is
+/// connected or listened to.
+pub fn check(config: Config, read: Read<'_>) -> Result<Vec<String>, GatewayError> {
+    let running = Running::load(config, read)?;
+    if let Some(redis) = redis_settings(&running, limits(&running.config))? {
+        redis.check().map_err(GatewayError::Redis)?;
+    }
+    Ok(running.notices)
+}
+
 impl Gateway {
     pub fn new(config: Config) -> Result<Self, GatewayError> {
         let running = Running::load(config, &read_file)?;
         tell(&running.notices);
         let config = &running.config;
         let started = (Instant::now(), std::time::SystemTime::now());
-        let redis = redis(&running, limits(config), started.0)?;
+        let redis = redis_settings(&running, limits(config))?;
+        let redis = redis.map(|redis| Redis::start(redis, started.0)).transpose();
+        let redis = redis.map_err(GatewayError::Redis)?;
         set_socket_options(socket_options(config));
         let cache = Cache::new(mode(config), limits(config), rand::random())
             .in_group(running.group.is_some())
@@ -376,11 +388,10 @@ impl Gateway {
 
 /// The second tier, if there is one; nothing is kept there while the cache is not on, which a
 /// reload may change.
-fn redis(
+fn redis_settings(
     running: &Running,
     limits: Limits,
-    started: Instant,
-) -> Result<Option<Arc<Redis>>, GatewayError> {
+) -> Result<Option<RedisSettings>, GatewayError> {
     let redis = &running.config.redis;
     if redis.url.is_empty() {
         return Ok(None);
@@ -391,7 +402,7 @@ fn redis(
         };
         std::fs::read(path).map_err(failed)
     };
-    let settings = RedisSettings {
+    Ok(Some(RedisSettings {
         url: redis.url.reveal().to_owned(),
         authorities: redis.tls_ca_file.as_ref().map(read).transpose()?,
         prefix: redis.prefix.clone(),
@@ -403,8 +414,7 @@ fn redis(
         max_age: limits.max_age,
         secret: rand::random(),
         group: running.group.clone(),
-    };
-    Redis::start(settings, started).map(Some).map_err(GatewayError::Redis)
+    }))
 }
 
 fn read_file(path: &Path) -> std::io::Result<String> {
@@ -452,7 +462,7 @@ mod tests {
     use super::*;
     use crate::client::registry::Leave;
     use crate::client::registry::Room;
-    use crate::config::{AuthLookup, DatabaseLimits, LoadBalance};
+    use crate::config::{AuthLookup, DatabaseLimits, LoadBalance, SecretText};
     use crate::config::{Base, PoolMode};
     use crate::wire::startup::Replication;
 
@@ -481,6 +491,19 @@ mod tests {
 
     fn gateway() -> Arc<Gateway> {
         Arc::new(Gateway::new(config()).unwrap())
+    }
+
+    #[test]
+    fn what_the_redis_client_would_refuse_is_refused_before_a_start() {
+        let told = |ca_file: Option<&str>| {
+            let mut config = config();
+            config.redis.url = SecretText::new("rediss://127.0.0.1");
+            config.redis.tls_ca_file = ca_file.map(Into::into);
+            check(config, &read_file).map_err(|error| error.to_string())
+        };
+        assert!(told(None).is_ok());
+        let nothing = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+        assert_eq!(told(Some(nothing)).unwrap_err(), "redis.tls_ca_file: no certificate");
     }
 
     #[tokio::test]

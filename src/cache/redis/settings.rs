@@ -53,6 +53,11 @@ impl std::fmt::Display for SettingsError {
 }
 
 impl Settings {
+    /// Whether there is a way to it. Nobody is asked.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        self.way().map(|_way| ())
+    }
+
     /// And what keeps others from reading on the way there, and is missing.
     pub(super) fn way(&self) -> Result<(Way, Option<&'static str>), SettingsError> {
         let Some(group) = &self.group else {
