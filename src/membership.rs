@@ -14,7 +14,7 @@ use crate::cache::group::life::Life;
 use crate::cache::group::link::Link;
 use crate::cache::group::member::Millis;
 use crate::cache::group::rounds::{Errand, Heard};
-use crate::cache::group::script::Request;
+use crate::cache::group::script::{Answer, Request};
 use crate::cache::group::shared::{Group, NOWHERE, Seat};
 use crate::cache::group::slot::Act;
 use crate::cache::home::Home;
@@ -39,6 +39,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 const PASSED: &str = "another PostgreSQL is written in";
 const LEFT: &str = "it stops";
+const UNTOLD: &str = "it stops, and told nobody";
 
 /// Why a member is out of its group is said once of each of so many reasons.
 const REASONS_MAX: usize = 16;
@@ -347,9 +348,14 @@ impl Rounds<'_> {
         if let Err(why) = self.go().await {
             return why;
         }
-        let last = group.part(LEFT, Instant::now());
-        let left = self.link.round(last.as_slice(), group.settings.timeout).await;
-        left.map_or_else(|error| error.to_string(), |_heard| LEFT.to_owned())
+        let Some(last) = group.part(LEFT, Instant::now()) else { return UNTOLD.to_owned() };
+        match self.link.round(&[last], group.settings.timeout).await {
+            Ok(replies) if replies.iter().any(|reply| reply.answer == Answer::Left) => {
+                LEFT.to_owned()
+            }
+            Ok(_) => UNTOLD.to_owned(),
+            Err(error) => error.to_string(),
+        }
     }
 
     /// One round. Fails when Redis is lost.

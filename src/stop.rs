@@ -103,12 +103,17 @@ pub async fn over(gateway: &Arc<Gateway>) {
 }
 
 /// Resolves when the groups know that we answer nobody any more, or have had their time to. Called
-/// when nothing else is to be asked of them.
+/// when nothing else is to be asked of them; where clients are left something might be.
 pub async fn leave_groups(gateway: &Gateway) {
+    if *gateway.stage.borrow() == Stage::Now {
+        return;
+    }
     let groups = gateway.databases().into_iter();
     let groups = groups.filter_map(|(database, _)| database.home().group.clone());
     let joined: Vec<_> = groups.filter(|group| group.act().is_some()).collect();
-    joined.iter().for_each(|group| group.leave());
+    for group in &joined {
+        group.leave();
+    }
     let left = async {
         while joined.iter().any(|group| group.is_spoken_for()) {
             tokio::time::sleep(LOOK).await;

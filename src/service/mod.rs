@@ -509,6 +509,10 @@ impl Service {
         answers.truncate(SETUP_QUERIES.len());
         match built {
             Ok(catalog) => {
+                if let Some(redis) = &self.cache.redis {
+                    // Before anything is judged by it.
+                    redis.judged_by(self.database.id, now.as_deref());
+                }
                 // Refused if DDL came between; then we are woken again.
                 if self.database.install(generation, home, catalog) {
                     *fingerprint = now;

@@ -83,11 +83,11 @@ impl Watch {
         }
         self.stamp = coherence.stamp(&[]);
         let was_in_flight = std::mem::replace(&mut self.is_in_flight, self.stamp.is_none());
-        let is_forgotten = !holds && !(was_in_flight && self.is_in_flight);
+        let is_noted = holds || (was_in_flight && self.is_in_flight);
         self.pools = pools;
         self.since = Some(now);
         self.running = None;
-        is_forgotten
+        !is_noted
     }
 }
 

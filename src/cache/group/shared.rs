@@ -323,11 +323,13 @@ impl Group {
         self.is_leaving.load(Ordering::Acquire)
     }
 
-    /// The last that K is asked: what was joined is given up before it is said.
+    /// The last that K is asked: what was joined is given up before it is said. Not where something
+    /// was to be made fresh still: K must not outlive us then.
     pub fn part(&self, why: &str, now: Instant) -> Option<Request> {
         let act = self.act()?;
         self.lose_lock(why.to_owned(), now);
-        Some(Request::Leave { act, id: self.id })
+        let owes = !self.state().bumps.is_empty();
+        (!owes).then_some(Request::Leave { act, id: self.id })
     }
 
     /// Ready when there is something to send.

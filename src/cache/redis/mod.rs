@@ -185,10 +185,17 @@ impl Redis {
         }
     }
 
+    /// What is judged in this database is so by the catalogue of this fingerprint from here on.
+    pub fn judged_by(&self, database: u64, fingerprint: Option<&str>) {
+        if let Some(sharing) = &self.sharing {
+            sharing.digests.judged_by(database, fingerprint.map(Digest::of_catalogue));
+        }
+    }
+
     /// Whether a look-up is worth its time: it may have this key, and it is up.
     pub fn should_ask(&self, key: &KeyBuffer) -> bool {
         let may_have = match &self.sharing {
-            Some(sharing) => sharing.digest(key.bytes()).is_some(),
+            Some(sharing) => sharing.session(key.bytes()).is_some(),
             None => self.stored.may_have(key.hash()),
         };
         if !may_have {

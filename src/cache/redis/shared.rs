@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use tokio::time::timeout;
 
-use crate::cache::digests::{Digest, Digests};
+use crate::cache::digests::{Digests, Session};
 use crate::cache::entry::Entry;
 use crate::cache::group::shared::Group;
 use crate::cache::home::Home;
@@ -30,14 +30,14 @@ impl Sharing {
     }
 
     /// What the session of this key is to everybody, and the rest of the key.
-    pub(super) fn digest<'a>(&self, key: &'a [u8]) -> Option<(Digest, &'a [u8])> {
+    pub(super) fn session<'a>(&self, key: &'a [u8]) -> Option<(Session, &'a [u8])> {
         let (session, statement) = key::split(key)?;
         Some((self.digests.find(&session)?, statement))
     }
 
     fn material(&self, k: &str, key: &[u8]) -> Option<Material> {
-        let (digest, statement) = self.digest(key)?;
-        Material::new(k, &digest, statement)
+        let (session, statement) = self.session(key)?;
+        Material::new(k, &session, statement)
     }
 }
 

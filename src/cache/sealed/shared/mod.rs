@@ -12,7 +12,8 @@
 //!            material too · its tag 16 bytes
 //! body     = asked ms u64 of Redis's clock · act 16 bytes · versions u16 × (table u64 ·
 //!            generation u64) · described u8 · RowDescription bytes32 · rows bytes32
-//! material = name of K bytes32 · session 32 bytes · the statement's part of the key
+//! material = name of K bytes32 · catalogue 32 bytes · session 32 bytes · the statement's part of
+//!            the key
 //! ```
 //!
 //! The age is the difference of two moments of Redis's clock: a value that was long on its way, or
@@ -26,7 +27,7 @@ use ring::aead::{Aad, LessSafeKey, NONCE_LEN, Nonce};
 use sha2::Sha256;
 
 use crate::cache::coherence::Coherence;
-use crate::cache::digests::Digest;
+use crate::cache::digests::{Digest, Session};
 use crate::cache::entry::{Answer, Entry};
 use crate::cache::group::shared::Group;
 use crate::cache::group::slot::Act;
@@ -43,7 +44,7 @@ use super::{
     unpacked,
 };
 
-const LAYOUT: u8 = 4;
+const LAYOUT: u8 = 6;
 const SALT_BYTES: usize = 16;
 
 pub struct SharedSeal {
@@ -65,10 +66,13 @@ pub struct Material {
 
 impl Material {
     /// `None` for a name of K that has no length that fits.
-    pub fn new(k: &str, session: &Digest, statement: &[u8]) -> Option<Self> {
-        let mut bytes = Vec::with_capacity(4 + k.len() + session.0.len() + statement.len());
+    pub fn new(k: &str, session: &Session, statement: &[u8]) -> Option<Self> {
+        let Session { catalogue: Digest(catalogue), session: Digest(session) } = session;
+        let digests = catalogue.len() + session.len();
+        let mut bytes = Vec::with_capacity(4 + k.len() + digests + statement.len());
         put_bytes(&mut bytes, k.as_bytes())?;
-        bytes.extend_from_slice(&session.0);
+        bytes.extend_from_slice(catalogue);
+        bytes.extend_from_slice(session);
         bytes.extend_from_slice(statement);
         // With K's own braces, so that it lies where K does.
         Some(Self { bytes, prefix: format!("{k}:v:") })
@@ -94,9 +98,9 @@ impl SharedSeal {
         compress_from: usize,
     ) -> Self {
         let secret = derived(&[0; 32], secret);
-        let keys = hmac(&derived(&secret, b"forebay group seal 4"));
+        let keys = hmac(&derived(&secret, b"forebay group seal 6"));
         Self {
-            names: hmac(&derived(&secret, b"forebay group name 4")),
+            names: hmac(&derived(&secret, b"forebay group name 6")),
             own: key_of(&keys, &salt),
             keys,
             salt,

@@ -108,7 +108,12 @@ impl Member {
 }
 
 fn material(k: &str, session: u8, statement: &[u8]) -> Material {
-    Material::new(k, &Digest([session; 32]), statement).unwrap()
+    material_in(7, k, session, statement)
+}
+
+fn material_in(catalogue: u8, k: &str, session: u8, statement: &[u8]) -> Material {
+    let [catalogue, session] = [catalogue, session].map(|byte| Digest([byte; 32]));
+    Material::new(k, &Session { catalogue, session }, statement).unwrap()
 }
 
 fn slot(generation: u64) -> Slot {
@@ -291,6 +296,7 @@ fn an_entry_of_another_key_is_not_opened() {
     for other in [
         material("fb:{g:1:2:3:5}", 1, b"statement"),
         material(K, 2, b"statement"),
+        material_in(8, K, 1, b"statement"),
         material(K, 1, b"statemenu"),
         material(K, 1, b""),
     ] {
