@@ -4,7 +4,7 @@
 #                                  page docker drivers checker group verify soak; all of them by default
 #
 # On Debian as root it installs what is missing; elsewhere it says what to install.
-# CHECKER_SECONDS=60 is how long the checker reads and writes (group: half as long again), SOAK_SECONDS=120 how long the soak lasts.
+# CHECKER_SECONDS=60 is how long the checker reads and writes (group: twice as long), SOAK_SECONDS=120 how long the soak lasts.
 # shellcheck disable=SC2119,SC2153 # servers are started without further settings; lib.sh sets URLs
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -55,7 +55,7 @@ part_checker() { tests/checker.sh "$CHECKER_SECONDS"; }
 # fault has its turn and there is something to hit between them. 30 per cent of hits are asked of half an
 # hour; here it is as the dice fall, and what is asked shows that there were hits at all.
 part_group() {
-    CHECKER_PAUSE_MS="${CHECKER_PAUSE_MS:-2500}" tests/checker.sh "$((CHECKER_SECONDS * 3 / 2))" --group --require-hits 20
+    CHECKER_PAUSE_MS="${CHECKER_PAUSE_MS:-2500}" tests/checker.sh "$((CHECKER_SECONDS * 2))" --group --require-hits 20
 }
 
 # Every hit compared with PostgreSQL's answer, every commit asked what it wrote; `tests/verify.sh` alone

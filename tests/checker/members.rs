@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::counters;
+use crate::faults::signal;
 use crate::link::Link;
 use crate::wire::{Connection, Url};
 
@@ -17,6 +18,8 @@ pub(crate) const MEMBERS: usize = 3;
 
 /// A member that takes longer to start does not start.
 const START_MAX: Duration = Duration::from_secs(20);
+/// Nobody waits longer for one that stops.
+const STOP_MAX: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(10);
 
 pub(crate) struct Member {
@@ -114,6 +117,22 @@ impl Member {
             child.wait()?;
         }
         Ok(())
+    }
+
+    /// As an operator does, who kills what does not end. Gives whether it ended by itself.
+    pub(crate) fn stop(&mut self) -> io::Result<bool> {
+        add(&mut self.counted, counters(Some(&self.admin)));
+        let Some(mut child) = self.child.take() else { return Ok(false) };
+        let (asked, mut ended) = (Instant::now(), signal(child.id(), "-INT")?);
+        while ended && child.try_wait()?.is_none() {
+            ended = asked.elapsed() < STOP_MAX;
+            thread::park_timeout(POLL);
+        }
+        if !ended {
+            child.kill()?;
+            child.wait()?;
+        }
+        Ok(ended)
     }
 
     /// In this life.

@@ -21,6 +21,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     fault("cut_off_0", 2, Needs::Members, cut_off::<0>),
     fault("cut_off_2_in_silence", 2, Needs::Members, cut_off_in_silence::<2>),
     fault("member_killed", 10, Needs::Members, member_killed),
+    fault("all_restarted", 3, Needs::Members, all_restarted),
     fault("slow_link", 4, Needs::Members, slow_link),
     fault("redis_flushed", 3, Needs::Members, redis_flushed),
     fault("member_frozen", 4, Needs::Members, member_frozen),
@@ -307,6 +308,32 @@ fn member_killed(stage: &mut Stage<'_>) -> io::Result<bool> {
     played?;
     cast.bustle(ms / 2, &[member], &ALL)?;
     Ok(landing.register.floor().shown >= n)
+}
+
+/// All are stopped, and started again at once: what was agreed on may outlive them, and what the last
+/// of them knew, who was alone and asked nobody, may not.
+fn all_restarted(stage: &mut Stage<'_>) -> io::Result<bool> {
+    let (last, ms) = (stage.random.below(MEMBERS), stage.away_ms_min);
+    let Some(Group { members, bustle, .. }) = &mut stage.group else { return Ok(false) };
+    let mut cast = Cast::new(stage.world, bustle);
+    cast.warm()?;
+    let mut ended = true;
+    for member in others(last) {
+        ended &= members.of(member).stop()?;
+        cast.clients[member] = None;
+    }
+    bustle_until_hits(&mut cast, members, &[last])?;
+    cast.bustle(ms, &[last], &[last])?;
+    ended &= members.of(last).stop()?;
+    cast.clients[last] = None;
+    let first = stage.random.below(MEMBERS);
+    members.of(first).start()?;
+    cast.bustle(ms / 2, &[first], &[first])?;
+    for member in others(first) {
+        members.of(member).start()?;
+    }
+    cast.bustle(ms, &ALL, &ALL)?;
+    Ok(ended)
 }
 
 /// A member stops in the middle of a write, sleeps longer than anybody waits for it, and wakes up

@@ -172,6 +172,13 @@ fn the_larger_worlds_have_no_old_hit() {
     let faults = Faults { birth: 1, ..NONE };
     holds("one alone that does not ask", &Setup { alone: true, faults, ..ALONE });
     holds("unknown outcome", &UNKNOWN);
+}
+
+#[test]
+fn in_the_larger_worlds_too_who_leaves_makes_no_hit_old() {
+    if !is_long() {
+        return;
+    }
     let faults = Faults { leave: 1, crash: 1, ..NONE };
     holds("left and killed", &Setup { faults, ..LEFT });
     let faults = Faults { leave: 1, birth: 1, ..NONE };
