@@ -51,7 +51,7 @@ part_drivers() { tests/drivers/run.sh; }
 # Everything that may be read and written, and everything that goes wrong meanwhile; the long form
 # is in tests/checker.sh.
 part_checker() { tests/checker.sh "$CHECKER_SECONDS"; }
-# The same of three that answer as one: half as long again, with a while between two faults, so that every
+# The same of three that answer as one: twice as long, with a while between two faults, so that every
 # fault has its turn and there is something to hit between them. 30 per cent of hits are asked of half an
 # hour; here it is as the dice fall, and what is asked shows that there were hits at all.
 part_group() {
