@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::admin::history::PoolName;
+use crate::admin::history::{Picture, PoolName};
 use crate::admin::snapshot::{
     Abandoned, Analysis, Cache, Database, Ends, Group, Lists, Pinned, Pool, Redis, Side, Socket,
     User, Verified, WarmUps,
@@ -64,22 +64,27 @@ impl<'a> Collector<'a> {
     /// Every pool, the console's among them, by database and user.
     pub fn pools(&self) -> Vec<Pool> {
         let census = Census::of(&self.clients);
+        let older = {
+            let history = self.gateway.history.lock().unwrap_or_else(PoisonError::into_inner);
+            history.older()
+        };
         let opened = self.gateway.pools();
-        let mut pools: Vec<Pool> = opened.iter().map(|opened| self.pool(opened, &census)).collect();
-        pools.push(self.console(census.console));
+        let pool = |opened: &Opened| self.pool(opened, &census, &older);
+        let mut pools: Vec<Pool> = opened.iter().map(pool).collect();
+        pools.push(self.console(census.console, &older));
         pools.sort_by(|left, right| {
             (&left.database, &left.user).cmp(&(&right.database, &right.user))
         });
         pools
     }
 
-    fn pool(&self, opened: &Opened, census: &Census<'_>) -> Pool {
+    fn pool(&self, opened: &Opened, census: &Census<'_>, older: &Picture) -> Pool {
         let pool = &opened.pool;
         let counts = pool.counts(self.now);
         let name = (pool.name.clone(), pool.common.user.clone());
         let Clients { active, waiting, canceled } = census.of_pool(&name.0, &name.1);
         let totals = Totals::read(&pool.common.counters);
-        let averages = self.average(&name, totals);
+        let span = older.span(&name, totals, self.now);
         Pool {
             database: name.0,
             user: name.1,
@@ -93,8 +98,7 @@ impl<'a> Collector<'a> {
             servers_idle: counts.idle,
             servers_login: counts.connecting,
             max_wait: counts.max_wait,
-            totals,
-            averages,
+            span,
             abandoned: Abandoned {
                 drained: pool.common.counters.abandoned_drained.value(),
                 rolled_back: pool.common.counters.abandoned_rolled_back.value(),
@@ -104,10 +108,10 @@ impl<'a> Collector<'a> {
     }
 
     /// PgBouncer shows its console as a database of its own.
-    fn console(&self, clients: usize) -> Pool {
+    fn console(&self, clients: usize, older: &Picture) -> Pool {
         let totals = Totals::read(&self.gateway.console_counters);
         let name = (DATABASE.to_owned(), DATABASE.to_owned());
-        let averages = self.average(&name, totals);
+        let span = older.span(&name, totals, self.now);
         Pool {
             database: name.0,
             user: name.1,
@@ -121,20 +125,17 @@ impl<'a> Collector<'a> {
             servers_idle: 0,
             servers_login: 0,
             max_wait: Duration::ZERO,
-            totals,
-            averages,
+            span,
             abandoned: Abandoned::default(),
         }
     }
 
-    fn average(&self, name: &PoolName, totals: Totals) -> Totals {
-        let history = self.gateway.history.lock().unwrap_or_else(PoisonError::into_inner);
-        history.average(name, totals, self.now)
-    }
-
     /// The counters of every pool as they are, for the history.
     pub fn totals(&self) -> HashMap<PoolName, Totals> {
-        self.pools().into_iter().map(|pool| ((pool.database, pool.user), pool.totals)).collect()
+        self.pools()
+            .into_iter()
+            .map(|pool| ((pool.database, pool.user), pool.span.totals))
+            .collect()
     }
 
     pub fn clients(&self) -> Vec<Socket> {

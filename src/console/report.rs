@@ -3,7 +3,7 @@
 use std::sync::PoisonError;
 use std::time::Instant;
 
-use crate::admin::stats_show::Totals;
+use crate::admin::stats_show::{Span, Totals};
 use crate::gateway::Gateway;
 use crate::process::{self, Notice};
 
@@ -30,7 +30,8 @@ impl Report {
         let totals = Collector::new(gateway, now).totals();
         let sum = totals.values().fold(Totals::default(), |sum, totals| sum.plus(*totals));
         gateway.history.lock().unwrap_or_else(PoisonError::into_inner).turn(now, totals);
-        let average = sum.average_since(self.sum, since);
+        let span = Span { totals: sum, change: sum.since(self.sum), period: since };
+        let average = span.average();
         if config.log.log_stats {
             tracing::info!("{}", line(average, "us"));
         }

@@ -44,8 +44,7 @@ host all hashed 127.0.0.1/32 md5
 host all all 127.0.0.1/32 scram-sha-256
 ";
 
-static SHARED: LazyLock<Postgres> =
-    LazyLock::new(|| Postgres::boot("", HBA, (initialise, true)));
+static SHARED: LazyLock<Postgres> = LazyLock::new(|| Postgres::boot("", HBA, (initialise, true)));
 static WITH_ROLES: LazyLock<Postgres> = LazyLock::new(|| Postgres::boot("", HBA, (copy, true)));
 /// What nobody has started yet; it goes with the shared one.
 static UNUSED: LazyLock<PathBuf> = LazyLock::new(|| {
