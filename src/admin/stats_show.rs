@@ -71,8 +71,9 @@ impl Totals {
         self.by_field(old, u64::saturating_sub)
     }
 
-    /// What happened within a period, averaged as PgBouncer does it: counts, bytes and waiting a
-    /// second; the time of a transaction or query by how many there were.
+    /// What happened within a period, averaged as PgBouncer does it: counts and bytes a second;
+    /// the time of a transaction or query by how many there were, that of waiting by how many servers
+    /// were given to clients.
     fn average(self, period: Duration) -> Self {
         let micros = period.as_micros().max(1);
         let second = |count: u64| u64::try_from(u128::from(count) * 1_000_000 / micros);
@@ -80,6 +81,7 @@ impl Totals {
         Self {
             xact_time: self.xact_time.checked_div(self.xact).unwrap_or(0),
             query_time: self.query_time.checked_div(self.query).unwrap_or(0),
+            wait_time: self.wait_time.checked_div(self.server_assignment).unwrap_or(0),
             ..each
         }
     }
@@ -335,6 +337,14 @@ mod tests {
         assert_eq!((average.query, average.query_time, average.received), (2, 200, 60));
         // Nothing happened: no division by it.
         assert_eq!(Totals::default().average(Duration::from_secs(10)), Totals::default());
+    }
+
+    #[test]
+    fn the_wait_is_that_for_one_server() {
+        let change = Totals { wait_time: 900, server_assignment: 3, ..Totals::default() };
+        assert_eq!(change.average(Duration::from_secs(60)).wait_time, 300);
+        let none = Totals { server_assignment: 0, ..change };
+        assert_eq!(none.average(Duration::from_secs(60)).wait_time, 0);
     }
 
     #[test]
