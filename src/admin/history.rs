@@ -30,9 +30,13 @@ impl History {
         Self { older: Arc::clone(&nothing), newer: nothing }
     }
 
-    /// A period has passed.
-    pub fn turn(&mut self, now: Instant, totals: HashMap<PoolName, Totals>) {
+    /// A period has passed; what was counted in it, of the pools that are there. One that has gone
+    /// takes nothing away from what the others did.
+    pub fn turn(&mut self, now: Instant, totals: HashMap<PoolName, Totals>) -> Span {
+        let of_pool = |(name, totals): (&PoolName, &Totals)| self.newer.span(name, *totals, now);
+        let span = totals.iter().map(of_pool).fold(Span::default(), Span::plus);
         self.older = std::mem::replace(&mut self.newer, Arc::new(Picture { at: now, totals }));
+        span
     }
 
     /// What averages span from, the same for all pools that are shown together.
@@ -73,5 +77,18 @@ mod tests {
         assert_eq!(average(&history, &pool, totals(360), at(160)).query, 3);
         let new = ("new".into(), "ann".into());
         assert_eq!(average(&history, &new, totals(200), at(160)).query, 2);
+    }
+
+    #[test]
+    fn a_pool_that_goes_takes_nothing_from_what_others_did() {
+        let start = Instant::now();
+        let pool = |name: &str, query| {
+            (("app".to_owned(), name.to_owned()), Totals { query, ..Totals::default() })
+        };
+        let mut history = History::new(start);
+        let at = |seconds| start + Duration::from_secs(seconds);
+        history.turn(at(10), HashMap::from([pool("ann", 1000), pool("bob", 10)]));
+        let span = history.turn(at(20), HashMap::from([pool("bob", 30), pool("cid", 20)]));
+        assert_eq!(span.average().query, 4);
     }
 }
