@@ -18,6 +18,7 @@ use crate::client::registry::{Entry, Shown};
 use crate::config::{Config, DatabaseEntry, Host, PoolMode};
 use crate::gateway::{Gateway, Opened};
 use crate::metrics::{Counter, GroupCounters, RedisCounters, VerifyCounters};
+use crate::server::link::Link;
 use crate::{cache, plan, pool};
 
 use super::DATABASE;
@@ -165,17 +166,25 @@ impl<'a> Collector<'a> {
     }
 
     pub fn servers(&self) -> Vec<Socket> {
-        let mut servers: Vec<Socket> =
-            self.clients.iter().filter_map(|(entry, _)| self.active(entry)).collect();
-        for opened in self.gateway.pools() {
-            servers.extend(self.idle(&opened));
+        let opened = self.gateway.pools();
+        let pools: HashMap<_, &Opened> =
+            opened.iter().map(|opened| (Arc::as_ptr(&opened.pool.target), opened)).collect();
+        let closes = |link: &Link| {
+            // One of no pool is of a pool that has been replaced.
+            let of_pool = pools.get(&Arc::as_ptr(&link.target));
+            of_pool.is_none_or(|opened| opened.pool.is_retired(link.server_id))
+        };
+        let active = |(entry, _): &(Arc<Entry>, Shown)| self.active(entry, closes);
+        let mut servers: Vec<Socket> = self.clients.iter().filter_map(active).collect();
+        for opened in &opened {
+            servers.extend(self.idle(opened));
         }
         servers.sort_by_key(|server| server.id);
         servers
     }
 
-    /// The server that a client has.
-    fn active(&self, entry: &Entry) -> Option<Socket> {
+    /// The server that a client has; `closes`: once it is free.
+    fn active(&self, entry: &Entry, closes: impl Fn(&Link) -> bool) -> Option<Socket> {
         let current = entry.current()?;
         let state = if current.has_cancel() { "being_canceled" } else { "active" };
         Some(Socket {
@@ -188,7 +197,7 @@ impl<'a> Collector<'a> {
             connected_at: self.time_of_day(current.connected_at),
             request_at: self.time_of_day(entry.requested_at().max(current.connected_at)),
             wait: Duration::ZERO,
-            close_needed: false,
+            close_needed: closes(&current),
             link: Some(entry.id),
             remote_pid: current.pid,
             tls: current.ends.tls.clone(),
