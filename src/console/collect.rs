@@ -268,8 +268,10 @@ impl<'a> Collector<'a> {
         };
         let config = &self.config;
         let host = match &entry.host {
-            Host::SocketDirectory(_) => None,
-            host @ (Host::Name(_) | Host::Several(_)) => Some(host.to_string()),
+            Host::Unnamed(_) => None,
+            host @ (Host::Name(_) | Host::SocketDirectory(_) | Host::Several(_)) => {
+                Some(host.to_string())
+            }
         };
         Database {
             name: name.to_owned(),
@@ -493,7 +495,7 @@ fn redis(state: &'static str, redis: Option<&cache::redis::Redis>) -> Redis {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{gateway, hello};
+    use super::super::tests::{self, gateway, hello};
     use super::*;
     use crate::client::registry::{Registered, Room};
 
@@ -528,6 +530,20 @@ mod tests {
         let users = picture.users().into_iter().map(|user| (user.name, user.clients));
         let users: HashMap<String, usize> = users.collect();
         assert_eq!([users["ann"], users["bob"], users["root"]], [2, 2, 1]);
+    }
+
+    #[test]
+    fn a_directory_is_a_host_where_somebody_named_it() {
+        let at = |name: &str, host| DatabaseEntry { host, ..tests::entry(name) };
+        let named = at("named", Host::SocketDirectory("/run/pg".into()));
+        let unnamed = at("unnamed", Host::Unnamed("/run/pg".into()));
+        let config = Config { databases: vec![named, unnamed], ..tests::config() };
+        let gateway = Gateway::new(config).unwrap();
+        let databases = Collector::new(&gateway, Instant::now()).databases().into_iter();
+        let hosts: Vec<_> = databases.map(|database| (database.name, database.host)).collect();
+        let console = (DATABASE.to_owned(), None);
+        let named = ("named".to_owned(), Some("/run/pg".to_owned()));
+        assert_eq!(hosts, [named, console, ("unnamed".to_owned(), None)]);
     }
 
     #[tokio::test]
