@@ -449,6 +449,7 @@ mod tests {
             remote_pid: 0,
             tls: None,
             application_name: "web".into(),
+            plain_name: "web".into(),
             replication: "none",
             prepared_statements: 2,
         }

@@ -70,6 +70,8 @@ pub struct Socket {
     pub remote_pid: u32,
     pub tls: Option<String>,
     pub application_name: String,
+    /// Without its address.
+    pub plain_name: String,
     pub replication: &'static str,
     pub prepared_statements: usize,
 }

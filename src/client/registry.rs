@@ -38,6 +38,9 @@ pub struct Entry {
     pub server_user: Arc<str>,
     pub database: Arc<str>,
     pub application_name: Arc<str>,
+    /// What it called itself, by which statistics go: `application_name` may have its address behind
+    /// it, and each connection would be counted by itself.
+    pub plain_name: Arc<str>,
     pub address: String,
     /// Our own end of its connection.
     pub local: String,
@@ -239,6 +242,7 @@ pub struct Hello {
     pub server_user: String,
     pub database: String,
     pub application_name: String,
+    pub plain_name: String,
     pub address: String,
     pub local: String,
     pub tls: Option<String>,
@@ -337,6 +341,7 @@ impl Connected {
             }
             one_less(&mut self.names, &entry.server_user);
             one_less(&mut self.names, &entry.application_name);
+            one_less(&mut self.names, &entry.plain_name);
         }
     }
 
@@ -380,6 +385,7 @@ impl Registry {
             server_user: one_more(&mut connected.names, hello.server_user),
             database,
             application_name: one_more(&mut connected.names, hello.application_name),
+            plain_name: one_more(&mut connected.names, hello.plain_name),
             address: hello.address,
             local: hello.local,
             console: hello.console,
@@ -416,12 +422,8 @@ impl Registry {
 
     fn group(&self, hello: &Hello) -> Arc<GroupCounters> {
         let host = hello.address.rsplit_once(':').map_or(hello.address.as_str(), |(host, _)| host);
-        let mut key = (
-            hello.user.clone(),
-            hello.database.clone(),
-            hello.application_name.clone(),
-            host.to_owned(),
-        );
+        let mut key =
+            (hello.user.clone(), hello.database.clone(), hello.plain_name.clone(), host.to_owned());
         let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
         if groups.len() >= GROUPS_MAX && !groups.contains_key(&key) {
             let rest = || "(others)".to_owned();
@@ -522,6 +524,7 @@ mod tests {
             server_user: user.into(),
             database: database.into(),
             application_name: String::new(),
+            plain_name: String::new(),
             address: String::new(),
             local: String::new(),
             tls: None,

@@ -189,7 +189,7 @@ fn owner(entry: &Entry) -> Owner {
     Owner {
         database: Arc::clone(&entry.database),
         user: Arc::clone(&entry.user),
-        application_name: Arc::clone(&entry.application_name),
+        application_name: Arc::clone(&entry.plain_name),
     }
 }
 

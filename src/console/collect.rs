@@ -160,6 +160,7 @@ impl<'a> Collector<'a> {
             remote_pid: 0,
             tls: entry.tls.clone(),
             application_name: entry.application_name.to_string(),
+            plain_name: entry.plain_name.to_string(),
             replication: entry.replication.name(),
             prepared_statements: shown.prepared_statements,
         }
@@ -202,6 +203,7 @@ impl<'a> Collector<'a> {
             remote_pid: current.pid,
             tls: current.ends.tls.clone(),
             application_name: entry.application_name.to_string(),
+            plain_name: entry.plain_name.to_string(),
             replication: current.replication.name(),
             prepared_statements: current.prepared_statements.load(Ordering::Relaxed),
         })
@@ -228,6 +230,7 @@ impl<'a> Collector<'a> {
                 remote_pid: server.pid,
                 tls: connection.link.ends.tls.clone(),
                 application_name: String::new(),
+                plain_name: String::new(),
                 replication: connection.link.replication.name(),
                 prepared_statements: server.statements.len(),
             }

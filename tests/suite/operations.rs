@@ -272,6 +272,15 @@ fn every_client_may_be_told_something_at_login_and_named_with_its_address() {
     assert_eq!(notice.field(b'M'), "hello");
     let name = client.one("SHOW application_name");
     assert!(name.starts_with("web - 127.0.0.1:"), "{name}");
+    // Statistics are those of the application, not of each connection.
+    let _other = forebay.client_with(&[("application_name", "web")]);
+    let mut console = forebay.console();
+    assert_eq!(
+        find(&mut console, "SHOW CLIENTS", "database", &database.name)["application_name"],
+        name
+    );
+    let group = find(&mut console, "SHOW CLIENT_STATS", "database", &database.name);
+    assert_eq!((&*group["application_name"], count(&group, "clients")), ("web", 2));
 }
 
 #[test]
