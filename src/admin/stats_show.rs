@@ -342,9 +342,9 @@ mod tests {
     #[test]
     fn the_wait_is_that_for_one_server() {
         let change = Totals { wait_time: 900, server_assignment: 3, ..Totals::default() };
-        assert_eq!(change.average(Duration::from_secs(60)).wait_time, 300);
+        assert_eq!(change.average(Duration::from_mins(1)).wait_time, 300);
         let none = Totals { server_assignment: 0, ..change };
-        assert_eq!(none.average(Duration::from_secs(60)).wait_time, 0);
+        assert_eq!(none.average(Duration::from_mins(1)).wait_time, 0);
     }
 
     #[test]
