@@ -159,8 +159,8 @@ impl<'a> Collector<'a> {
             link: entry.current().map(|current| current.server_id),
             remote_pid: 0,
             tls: entry.tls.clone(),
-            application_name: entry.application_name.to_string(),
-            plain_name: entry.plain_name.to_string(),
+            application_name: entry.called().application_name.to_string(),
+            plain_name: entry.called().plain_name.to_string(),
             replication: entry.replication.name(),
             prepared_statements: shown.prepared_statements,
         }
@@ -202,8 +202,8 @@ impl<'a> Collector<'a> {
             link: Some(entry.id),
             remote_pid: current.pid,
             tls: current.ends.tls.clone(),
-            application_name: entry.application_name.to_string(),
-            plain_name: entry.plain_name.to_string(),
+            application_name: entry.called().application_name.to_string(),
+            plain_name: entry.called().plain_name.to_string(),
             replication: current.replication.name(),
             prepared_statements: current.prepared_statements.load(Ordering::Relaxed),
         })
