@@ -84,7 +84,7 @@ pub async fn take_server(
     show_wait(entry, None);
     let waited = micros(began.elapsed());
     opened.pool.common.counters.wait_time.add(waited);
-    entry.group.wait_time.add(waited);
+    entry.called().group.wait_time.add(waited);
     let lease = acquired.map_err(|error| close_reason(&error, expired))?;
     registered.take_pid(lease.connection.server.pid);
     Ok(lease)

@@ -180,6 +180,7 @@ mod tests {
             server_user: "ann".into(),
             database: "app".into(),
             application_name: String::new(),
+            plain_name: String::new(),
             address: "127.0.0.1:1".into(),
             local: "127.0.0.1:2".into(),
             tls: None,

@@ -93,7 +93,7 @@ fn key(value: Value, kind: Kind) -> (Option<i128>, Option<String>) {
     let number = |text: &str| -> Option<i128> {
         let (whole, part) = text.split_once('.').unwrap_or((text, ""));
         let thousandths = format!("{part:0<3}").get(..3)?.parse::<i128>().ok()?;
-        Some(whole.parse::<i128>().ok()? * 1000 + thousandths)
+        whole.parse::<i128>().ok()?.checked_mul(1000)?.checked_add(thousandths)
     };
     match (value.as_deref().and_then(number), kind) {
         (Some(number), _) => (Some(number), None),
@@ -134,6 +134,12 @@ mod tests {
         assert_eq!(names("show order by name desc limit 1"), "d");
         assert_eq!(names("show limit 3"), "bac");
         assert_eq!(names("show limit 0"), "");
+    }
+
+    #[test]
+    fn a_text_of_more_digits_than_numbers_have_is_a_text() {
+        let digits = "9".repeat(38);
+        assert_eq!(key(value(&digits), Kind::Text), (None, Some(digits)));
     }
 
     #[test]

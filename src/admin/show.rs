@@ -92,7 +92,8 @@ const BUFFER_COLUMNS: [Column; 7] = [
     int4("send_avail"),
 ];
 
-/// `SHOW SOCKETS` and `SHOW ACTIVE_SOCKETS`: both lists of columns in one.
+/// `SHOW SOCKETS` and `SHOW ACTIVE_SOCKETS`, of those that do something: both lists of columns in
+/// one.
 pub const SOCKETS: Columns = &{
     let mut columns = [text(""); 28];
     let mut at = 0;
@@ -448,6 +449,7 @@ mod tests {
             remote_pid: 0,
             tls: None,
             application_name: "web".into(),
+            plain_name: "web".into(),
             replication: "none",
             prepared_statements: 2,
         }

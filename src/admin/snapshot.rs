@@ -11,7 +11,7 @@ use crate::pool::PoolMode;
 use crate::sql::footprint::Doubt;
 use crate::sql::verdict::TableId;
 
-use super::stats_show::Totals;
+use super::stats_show::Span;
 
 /// One database and user.
 #[derive(Clone, Debug)]
@@ -31,8 +31,7 @@ pub struct Pool {
     /// Being connected.
     pub servers_login: usize,
     pub max_wait: Duration,
-    pub totals: Totals,
-    pub averages: Totals,
+    pub span: Span,
     pub abandoned: Abandoned,
 }
 
@@ -71,6 +70,8 @@ pub struct Socket {
     pub remote_pid: u32,
     pub tls: Option<String>,
     pub application_name: String,
+    /// Without its address.
+    pub plain_name: String,
     pub replication: &'static str,
     pub prepared_statements: usize,
 }

@@ -8,7 +8,7 @@ use super::snapshot::Pool;
 use super::table::{Columns, Table, Value, numeric, text, value};
 
 /// PgBouncer's counters at one moment, in its order; times in microseconds. As averages: a
-/// second, times per query or transaction.
+/// second, times per query, transaction or wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     pub server_assignment: u64,
@@ -65,17 +65,23 @@ impl Totals {
         self.by_field(other, u64::saturating_add)
     }
 
-    /// What happened between `old` and `self`, averaged as PgBouncer does it: counts, bytes and
-    /// waiting a second; the time of a transaction or query by how many there were.
+    /// What happened between `old` and `self`.
     #[must_use]
-    pub fn average_since(self, old: Self, period: Duration) -> Self {
-        let change = self.by_field(old, u64::saturating_sub);
+    pub fn since(self, old: Self) -> Self {
+        self.by_field(old, u64::saturating_sub)
+    }
+
+    /// What happened within a period, averaged as PgBouncer does it: counts and bytes a second;
+    /// the time of a transaction or query by how many there were, that of waiting by how many servers
+    /// were given to clients.
+    fn average(self, period: Duration) -> Self {
         let micros = period.as_micros().max(1);
         let second = |count: u64| u64::try_from(u128::from(count) * 1_000_000 / micros);
-        let each = change.by_field(Self::default(), |count, _| second(count).unwrap_or(u64::MAX));
+        let each = self.by_field(Self::default(), |count, _| second(count).unwrap_or(u64::MAX));
         Self {
-            xact_time: change.xact_time.checked_div(change.xact).unwrap_or(0),
-            query_time: change.query_time.checked_div(change.query).unwrap_or(0),
+            xact_time: self.xact_time.checked_div(self.xact).unwrap_or(0),
+            query_time: self.query_time.checked_div(self.query).unwrap_or(0),
+            wait_time: self.wait_time.checked_div(self.server_assignment).unwrap_or(0),
             ..each
         }
     }
@@ -95,6 +101,31 @@ impl Totals {
             self.bind,
             self.login,
         ]
+    }
+}
+
+/// What was counted, and how much of it since a period began. Pools are added up before anything
+/// is divided: each of many small ones would round to nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Span {
+    pub totals: Totals,
+    pub change: Totals,
+    pub period: Duration,
+}
+
+impl Span {
+    /// With one more pool, over the same period.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            totals: self.totals.plus(other.totals),
+            change: self.change.plus(other.change),
+            period: self.period.max(other.period),
+        }
+    }
+
+    pub fn average(self) -> Totals {
+        self.change.average(self.period)
     }
 }
 
@@ -178,72 +209,49 @@ const NAMES: [&str; 12] = [
 ];
 
 /// Pools summed by database, in the order of the names.
-fn by_database(pools: &[Pool]) -> Vec<(&str, Totals, Totals)> {
-    let mut sums: Vec<(&str, Totals, Totals)> = Vec::new();
+fn by_database(pools: &[Pool]) -> Vec<(&str, Span)> {
+    let mut sums: Vec<(&str, Span)> = Vec::new();
     let mut sorted: Vec<&Pool> = pools.iter().collect();
     sorted.sort_by(|left, right| left.database.cmp(&right.database));
     for pool in sorted {
         match sums.last_mut() {
-            Some((name, totals, averages)) if *name == pool.database => {
-                *averages = sum_averages((*totals, *averages), (pool.totals, pool.averages));
-                *totals = totals.plus(pool.totals);
-            }
-            Some(_) | None => sums.push((&pool.database, pool.totals, pool.averages)),
+            Some((name, span)) if *name == pool.database => *span = span.plus(pool.span),
+            Some(_) | None => sums.push((&pool.database, pool.span)),
         }
     }
     sums
 }
 
-/// Rates add up; the time of one query is weighed by how many queries a second there were.
-fn sum_averages(left: (Totals, Totals), right: (Totals, Totals)) -> Totals {
-    let (left, right) = (left.1, right.1);
-    let weighed = |left: (u64, u64), right: (u64, u64)| {
-        let product = |(time, count): (u64, u64)| u128::from(time) * u128::from(count);
-        let count = u128::from(left.1) + u128::from(right.1);
-        match (product(left) + product(right)).checked_div(count) {
-            Some(time) => u64::try_from(time).unwrap_or(u64::MAX),
-            // Less than one a second on either side: no weights to speak of.
-            None => left.0.max(right.0),
-        }
-    };
-    Totals {
-        xact_time: weighed((left.xact_time, left.xact), (right.xact_time, right.xact)),
-        query_time: weighed((left.query_time, left.query), (right.query_time, right.query)),
-        ..left.plus(right)
-    }
-}
-
 pub fn stats(pools: &[Pool]) -> Table {
-    rows(STATS, pools, |totals, averages| [totals.values(), averages.values()].concat())
+    rows(STATS, pools, |span| [span.totals.values(), span.average().values()].concat())
 }
 
 pub fn stats_totals(pools: &[Pool]) -> Table {
-    rows(STATS_TOTALS, pools, |totals, _| totals.values().to_vec())
+    rows(STATS_TOTALS, pools, |span| span.totals.values().to_vec())
 }
 
 pub fn stats_averages(pools: &[Pool]) -> Table {
-    rows(STATS_AVERAGES, pools, |_, averages| averages.values().to_vec())
+    rows(STATS_AVERAGES, pools, |span| span.average().values().to_vec())
 }
 
-fn rows(columns: Columns, pools: &[Pool], values: impl Fn(Totals, Totals) -> Vec<u64>) -> Table {
+fn rows(columns: Columns, pools: &[Pool], values: impl Fn(Span) -> Vec<u64>) -> Table {
     let mut table = Table::new(columns);
-    for (database, totals, averages) in by_database(pools) {
-        let numbers = values(totals, averages).into_iter().map(value);
+    for (database, span) in by_database(pools) {
+        let numbers = values(span).into_iter().map(value);
         table.push(std::iter::once(value(database)).chain(numbers).collect());
     }
     table
 }
 
 /// Everything, whatever the database.
-pub fn sum(pools: &[Pool]) -> (Totals, Totals) {
-    let pairs = pools.iter().map(|pool| (pool.totals, pool.averages));
-    pairs.fold(Default::default(), |sum, pool| (sum.0.plus(pool.0), sum_averages(sum, pool)))
+pub fn sum(pools: &[Pool]) -> Span {
+    pools.iter().fold(Span::default(), |sum, pool| sum.plus(pool.span))
 }
 
 pub fn totals(pools: &[Pool]) -> Table {
-    let (totals, averages) = sum(pools);
+    let span = sum(pools);
     let mut table = Table::new(TOTALS);
-    for (prefix, values) in [("total_", totals.values()), ("avg_", averages.values())] {
+    for (prefix, values) in [("total_", span.totals.values()), ("avg_", span.average().values())] {
         for (name, number) in NAMES.iter().zip(values) {
             let row: Vec<Value> = vec![value(format!("{prefix}{name}")), value(number)];
             table.push(row);
@@ -256,7 +264,8 @@ pub fn totals(pools: &[Pool]) -> Table {
 mod tests {
     use super::*;
 
-    fn pool(database: &str, totals: Totals, averages: Totals) -> Pool {
+    /// Over ten seconds.
+    fn pool(database: &str, old: Totals, now: Totals) -> Pool {
         Pool {
             database: database.into(),
             user: "ann".into(),
@@ -270,10 +279,14 @@ mod tests {
             servers_login: 0,
             load_balance_hosts: None,
             max_wait: Duration::ZERO,
-            totals,
-            averages,
+            span: Span { totals: now, change: now.since(old), period: Duration::from_secs(10) },
             abandoned: crate::admin::snapshot::Abandoned::default(),
         }
+    }
+
+    fn shown(table: &Table, row: usize, name: &str) -> String {
+        let at = table.columns.iter().position(|column| column.name == name).unwrap();
+        table.rows[row][at].clone().unwrap()
     }
 
     fn names(columns: Columns) -> String {
@@ -320,31 +333,48 @@ mod tests {
     fn averages_are_a_second_for_counts_and_each_for_times() {
         let old = Totals { query: 10, query_time: 1000, received: 0, ..Totals::default() };
         let new = Totals { query: 30, query_time: 5000, received: 600, ..Totals::default() };
-        let average = new.average_since(old, Duration::from_secs(10));
+        let average = new.since(old).average(Duration::from_secs(10));
         assert_eq!((average.query, average.query_time, average.received), (2, 200, 60));
         // Nothing happened: no division by it.
-        assert_eq!(new.average_since(new, Duration::from_secs(10)), Totals::default());
+        assert_eq!(Totals::default().average(Duration::from_secs(10)), Totals::default());
+    }
+
+    #[test]
+    fn the_wait_is_that_for_one_server() {
+        let change = Totals { wait_time: 900, server_assignment: 3, ..Totals::default() };
+        assert_eq!(change.average(Duration::from_mins(1)).wait_time, 300);
+        let none = Totals { server_assignment: 0, ..change };
+        assert_eq!(none.average(Duration::from_mins(1)).wait_time, 0);
     }
 
     #[test]
     fn pools_are_summed_by_database() {
         let totals = |query, query_time| Totals { query, query_time, ..Totals::default() };
         let pools = [
-            pool("b", totals(1, 10), totals(1, 10)),
-            pool("a", totals(2, 20), totals(2, 20)),
-            pool("b", totals(3, 30), totals(3, 50)),
+            pool("b", totals(0, 0), totals(10, 100)),
+            pool("a", totals(0, 0), totals(20, 200)),
+            pool("b", totals(10, 1000), totals(40, 2500)),
         ];
         let table = stats(&pools);
-        let column = |row: usize, name: &str| {
-            let at = STATS.iter().position(|column| column.name == name).unwrap();
-            table.rows[row][at].clone().unwrap()
-        };
         assert_eq!(table.rows.len(), 2);
-        assert_eq!(column(0, "database"), "a");
-        assert_eq!(column(1, "total_query_count"), "4");
-        assert_eq!(column(1, "total_query_time"), "40");
-        assert_eq!(column(1, "avg_query_count"), "4");
-        assert_eq!(column(1, "avg_query_time"), "40");
+        assert_eq!(shown(&table, 0, "database"), "a");
+        assert_eq!(shown(&table, 1, "total_query_count"), "50");
+        assert_eq!(shown(&table, 1, "total_query_time"), "2600");
+        assert_eq!(shown(&table, 1, "avg_query_count"), "4");
+        assert_eq!(shown(&table, 1, "avg_query_time"), "40");
+    }
+
+    #[test]
+    fn pools_that_do_less_than_one_a_second_add_up() {
+        let totals = |query, query_time| Totals { query, query_time, ..Totals::default() };
+        let pool = |count: u64, time: u64| pool("a", totals(7, 70), totals(7 + count, 70 + time));
+        // Nine tenths a second each, and one that is as rare and slow.
+        let pools = [pool(9, 90), pool(9, 90), pool(2, 1_820)];
+        let table = stats(&pools);
+        assert_eq!(shown(&table, 0, "avg_query_count"), "2");
+        assert_eq!(shown(&table, 0, "avg_query_time"), "100");
+        let sum = sum(&pools).average();
+        assert_eq!((sum.query, sum.query_time), (2, 100));
     }
 
     #[test]

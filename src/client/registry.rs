@@ -37,7 +37,8 @@ pub struct Entry {
     /// As whom its servers log in; with the database it names its pool.
     pub server_user: Arc<str>,
     pub database: Arc<str>,
-    pub application_name: Arc<str>,
+    /// Guards what it is called now; nothing else is locked inside.
+    called: Mutex<Called>,
     pub address: String,
     /// Our own end of its connection.
     pub local: String,
@@ -52,7 +53,6 @@ pub struct Entry {
     pub replication: Replication,
     /// The descriptor of its socket.
     pub fd: i32,
-    pub group: Arc<GroupCounters>,
     /// Guards which server it has; nothing else is locked inside.
     current: Mutex<Option<Arc<Link>>>,
     /// What the console shows of it.
@@ -71,6 +71,16 @@ pub struct Entry {
     pub owed: AtomicBool,
     /// A cancel came while it had no server; only a client that waits for one listens.
     pub cancelled: Notify,
+}
+
+/// What a client is called, until it calls itself otherwise, and what it is counted in for that.
+#[derive(Clone)]
+pub struct Called {
+    pub application_name: Arc<str>,
+    /// What it called itself, by which statistics go: `application_name` may have its address behind
+    /// it, and each connection would be counted by itself.
+    pub plain_name: Arc<str>,
+    pub group: Arc<GroupCounters>,
 }
 
 /// What its task has not heard yet. A `Notify` would do, but cost a waiter made and dropped at
@@ -222,6 +232,11 @@ impl Entry {
         poll_fn(|cx| self.poll_asked_to_leave(cx)).await
     }
 
+    /// Its task has the group of it at hand.
+    pub fn called(&self) -> Called {
+        self.called.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     pub fn identity(&self) -> Identity {
         self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -239,6 +254,7 @@ pub struct Hello {
     pub server_user: String,
     pub database: String,
     pub application_name: String,
+    pub plain_name: String,
     pub address: String,
     pub local: String,
     pub tls: Option<String>,
@@ -336,8 +352,14 @@ impl Connected {
                 one_less(&mut self.users, &entry.user);
             }
             one_less(&mut self.names, &entry.server_user);
-            one_less(&mut self.names, &entry.application_name);
+            self.forget(&entry.called());
         }
+    }
+
+    /// Nobody is called so any more, or one less.
+    fn forget(&mut self, called: &Called) {
+        one_less(&mut self.names, &called.application_name);
+        one_less(&mut self.names, &called.plain_name);
     }
 
     fn of_pid(&self, pid: u32) -> impl Iterator<Item = &Arc<Entry>> {
@@ -347,7 +369,7 @@ impl Connected {
 
 #[derive(Default)]
 pub struct Registry {
-    /// Guards who is connected. Inside, the lock of an identity or a burst may be taken.
+    /// Guards who is connected. Inside, the lock of an identity, a name or a burst may be taken.
     connected: Mutex<Connected>,
     groups: Mutex<HashMap<GroupKey, Arc<GroupCounters>>>,
     /// Those of the client that came last, which the next one mostly shares.
@@ -360,7 +382,11 @@ impl Registry {
     /// Enters a client if there is room for it.
     pub fn enter(self: &Arc<Self>, hello: Hello, room: Room) -> Result<Registered, CloseReason> {
         // Who looks at the counters is not counted.
-        let group = if hello.console { Arc::default() } else { self.group(&hello) };
+        let group = if hello.console {
+            Arc::default()
+        } else {
+            self.group(&hello.user, &hello.database, &hello.plain_name, &hello.address)
+        };
         let mut connected = self.connected();
         if let Some(reason) = connected.full(&hello, room) {
             return Err(reason);
@@ -379,7 +405,11 @@ impl Registry {
             user,
             server_user: one_more(&mut connected.names, hello.server_user),
             database,
-            application_name: one_more(&mut connected.names, hello.application_name),
+            called: Mutex::new(Called {
+                application_name: one_more(&mut connected.names, hello.application_name),
+                plain_name: one_more(&mut connected.names, hello.plain_name),
+                group,
+            }),
             address: hello.address,
             local: hello.local,
             console: hello.console,
@@ -389,7 +419,6 @@ impl Registry {
             tls: hello.tls,
             replication: hello.replication,
             fd: hello.fd,
-            group,
             current: Mutex::new(None),
             shown: Mutex::default(),
             burst: Mutex::default(),
@@ -400,7 +429,7 @@ impl Registry {
             owed: AtomicBool::new(false),
             cancelled: Notify::new(),
         });
-        entry.group.clients.one();
+        entry.called().group.clients.one();
         connected.add(&entry);
         Ok(Registered { entry, registry: Arc::clone(self) })
     }
@@ -414,14 +443,37 @@ impl Registry {
         Arc::clone(&last)
     }
 
-    fn group(&self, hello: &Hello) -> Arc<GroupCounters> {
-        let host = hello.address.rsplit_once(':').map_or(hello.address.as_str(), |(host, _)| host);
-        let mut key = (
-            hello.user.clone(),
-            hello.database.clone(),
-            hello.application_name.clone(),
-            host.to_owned(),
-        );
+    /// PostgreSQL calls it so from now on. Gives what it is counted in.
+    pub fn rename(&self, entry: &Entry, name: &str) -> Arc<GroupCounters> {
+        let before = entry.called();
+        // RESET gives back the name of its start, with what was put behind that.
+        let added = name.strip_suffix(&*entry.address).and_then(|rest| rest.strip_suffix(" - "));
+        let plain = added.unwrap_or(name);
+        let group = self.group(&entry.user, &entry.database, plain, &entry.address);
+        if !Arc::ptr_eq(&group, &before.group) {
+            group.clients.one();
+        }
+        let mut connected = self.connected();
+        let called = Called {
+            application_name: one_more(&mut connected.names, name.to_owned()),
+            plain_name: one_more(&mut connected.names, plain.to_owned()),
+            group: Arc::clone(&group),
+        };
+        *entry.called.lock().unwrap_or_else(PoisonError::into_inner) = called;
+        connected.forget(&before);
+        group
+    }
+
+    fn group(
+        &self,
+        user: &str,
+        database: &str,
+        plain_name: &str,
+        address: &str,
+    ) -> Arc<GroupCounters> {
+        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+        let [user, database, name, host] = [user, database, plain_name, host].map(str::to_owned);
+        let mut key = (user, database, name, host);
         let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
         if groups.len() >= GROUPS_MAX && !groups.contains_key(&key) {
             let rest = || "(others)".to_owned();
@@ -522,6 +574,7 @@ mod tests {
             server_user: user.into(),
             database: database.into(),
             application_name: String::new(),
+            plain_name: String::new(),
             address: String::new(),
             local: String::new(),
             tls: None,

@@ -30,13 +30,14 @@ pub async fn run(
     mut lease: Lease,
     (entry, counters): (&Entry, &PoolCounters),
 ) -> CloseReason {
+    let group = entry.called().group;
     let received = |count: usize| {
         counters.received.add(count as u64);
-        entry.group.received.add(count as u64);
+        group.received.add(count as u64);
     };
     let sent = |count: usize| {
         counters.sent.add(count as u64);
-        entry.group.sent.add(count as u64);
+        group.sent.add(count as u64);
     };
     // Nobody counts what goes to servers and comes from them.
     let uncounted = |_count: usize| {};

@@ -161,6 +161,9 @@ impl Session {
             backend::PARAMETER_STATUS => {
                 show = (forward || server.outstanding.is_empty())
                     && !self.is_fallback_of_server(server, body);
+                if show && let Ok((b"application_name", name)) = backend::parameter_status(body) {
+                    self.work.renamed = Some(String::from_utf8_lossy(name).into_owned());
+                }
             }
             _ => return Err(ServerFault::Unexpected { tag }),
         }
@@ -482,6 +485,9 @@ impl Session {
         for (name, value) in reported.iter() {
             if returned.contains(&name.to_ascii_lowercase()) {
                 backend::write_parameter_status(out, name, value);
+                if name == "application_name" {
+                    self.work.renamed = Some(value.clone());
+                }
             }
         }
     }

@@ -19,7 +19,7 @@ use super::underway::{Finished, Running, Shape};
 /// notes it if it was slow. Gives the microseconds that it took.
 pub fn record(
     insight: &Insight,
-    entry: &Entry,
+    (entry, group): (&Entry, u16),
     session: &Session,
     finished: &Finished,
     transactions: u64,
@@ -45,7 +45,7 @@ pub fn record(
             at: insight.slow.time_of_day(finished.finished_at),
             database: Arc::clone(&entry.database),
             user: Arc::clone(&entry.user),
-            application_name: Arc::clone(&entry.application_name),
+            application_name: entry.called().application_name,
             address: entry.address.clone(),
             shape: shape_text(running),
             wait,
@@ -74,7 +74,6 @@ pub fn record(
         slow,
         failed: running.failed,
     };
-    let group = entry.group.number;
     match &running.shape {
         Shape::Text(_) | Shape::Prepared(_) => {
             let place = place(insight, common, running);
@@ -189,7 +188,7 @@ fn owner(entry: &Entry) -> Owner {
     Owner {
         database: Arc::clone(&entry.database),
         user: Arc::clone(&entry.user),
-        application_name: Arc::clone(&entry.application_name),
+        application_name: entry.called().plain_name,
     }
 }
 

@@ -106,6 +106,8 @@ pub struct Work {
     pub ending: Ending,
     /// Settings that fell back to what the client started with, told before ReadyForQuery.
     pub returned: Vec<String>,
+    /// What PostgreSQL has just told it that its `application_name` is.
+    pub renamed: Option<String>,
     /// The group has waited for the catalogue; it is judged without it if need be.
     pub awaited_catalog: bool,
     /// What was sent lets go of all locks of its session, that of the group too.
@@ -157,6 +159,7 @@ impl Work {
         let is_told = self.stray_names.is_empty()
             && self.unsettled.is_empty()
             && self.returned.is_empty()
+            && self.renamed.is_none()
             && self.vacate.is_empty()
             && self.finished.is_empty()
             && self.transactions == 0;
@@ -204,6 +207,7 @@ impl Work {
             values,
             ending: _,
             returned,
+            renamed: _,
             awaited_catalog,
             unlocks,
             discards,

@@ -55,6 +55,8 @@ pub enum Host {
     Name(String),
     /// The directory of its Unix socket, `.s.PGSQL.<port>`.
     SocketDirectory(PathBuf),
+    /// Such a directory, which no setting of the database names.
+    Unnamed(PathBuf),
     /// At several of these; connections are spread over them, or go to the first that can be
     /// reached.
     Several(Vec<Self>),
@@ -64,7 +66,7 @@ impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Name(name) => f.write_str(name),
-            Self::SocketDirectory(path) => path.display().fmt(f),
+            Self::SocketDirectory(path) | Self::Unnamed(path) => path.display().fmt(f),
             Self::Several(hosts) => {
                 for (index, host) in hosts.iter().enumerate() {
                     let comma = if index == 0 { "" } else { "," };
@@ -170,7 +172,7 @@ impl Databases {
         }
         match elsewhere {
             Elsewhere::Url(entry) => (*entry).clone(),
-            Elsewhere::Directory(path) => bare_entry(Host::SocketDirectory(path.into())),
+            Elsewhere::Directory(path) => bare_entry(Host::Unnamed(path.into())),
             Elsewhere::Unreadable => bare_entry(Host::Name(String::new())),
             Elsewhere::Nowhere => {
                 let text = format!("databases.{}: expected a host", written.name.escape_debug());

@@ -238,7 +238,7 @@ fn databases_of_pgbouncer_ini_are_found_by_name_then_by_star() {
     assert_eq!(reports.limits.min_pool_size, Some(2));
     assert_eq!(config.database("any").unwrap().limits.reserve_pool_size, Some(3));
     let local = config.database("local").unwrap();
-    assert_eq!(local.host, Host::SocketDirectory(PathBuf::from("/var/run/postgresql")));
+    assert_eq!(local.host, Host::Unnamed(PathBuf::from("/var/run/postgresql")));
     assert_eq!(config.database("other").unwrap().host, Host::Name("10.0.0.3".to_owned()));
 }
 

@@ -6,6 +6,7 @@ use std::time::Instant;
 use crate::admin::command::{Command, Show, Shutdown};
 use crate::admin::conversation::{Access, Outcome};
 use crate::admin::part::Part;
+use crate::admin::snapshot::Socket;
 use crate::admin::table::Table;
 use crate::admin::{
     cache_show, clients_show, differences_show, fds_show, group_show, routes_show, show,
@@ -158,16 +159,23 @@ fn perform_at_once(
     }
 }
 
+fn sockets(now: &Collector<'_>) -> Vec<Socket> {
+    let mut sockets = now.clients();
+    sockets.extend(now.servers());
+    sockets
+}
+
 /// What SHOW shows.
 pub fn table(gateway: &Gateway, what: Show, access: Access, at: Instant) -> Table {
     let now = Collector::new(gateway, at);
     let literals = access == Access::All && gateway.config().insight.literals;
     match what {
-        Show::ActiveSockets | Show::Sockets => {
-            let mut sockets = now.clients();
-            sockets.extend(now.servers());
+        Show::ActiveSockets => {
+            let mut sockets = sockets(&now);
+            sockets.retain(|socket| socket.state != "idle");
             show::sockets(&sockets)
         }
+        Show::Sockets => show::sockets(&sockets(&now)),
         Show::Cache => cache_show::cache(&now.cache()),
         Show::CacheDifferences => {
             differences_show::differences(&now.differences(), access == Access::All)

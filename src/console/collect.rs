@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::admin::history::PoolName;
+use crate::admin::history::{Picture, PoolName};
 use crate::admin::snapshot::{
     Abandoned, Analysis, Cache, Database, Ends, Group, Lists, Pinned, Pool, Redis, Side, Socket,
     User, Verified, WarmUps,
@@ -18,6 +18,7 @@ use crate::client::registry::{Entry, Shown};
 use crate::config::{Config, DatabaseEntry, Host, PoolMode};
 use crate::gateway::{Gateway, Opened};
 use crate::metrics::{Counter, GroupCounters, RedisCounters, VerifyCounters};
+use crate::server::link::Link;
 use crate::{cache, plan, pool};
 
 use super::DATABASE;
@@ -64,22 +65,27 @@ impl<'a> Collector<'a> {
     /// Every pool, the console's among them, by database and user.
     pub fn pools(&self) -> Vec<Pool> {
         let census = Census::of(&self.clients);
+        let older = {
+            let history = self.gateway.history.lock().unwrap_or_else(PoisonError::into_inner);
+            history.older()
+        };
         let opened = self.gateway.pools();
-        let mut pools: Vec<Pool> = opened.iter().map(|opened| self.pool(opened, &census)).collect();
-        pools.push(self.console(census.console));
+        let pool = |opened: &Opened| self.pool(opened, &census, &older);
+        let mut pools: Vec<Pool> = opened.iter().map(pool).collect();
+        pools.push(self.console(census.console, &older));
         pools.sort_by(|left, right| {
             (&left.database, &left.user).cmp(&(&right.database, &right.user))
         });
         pools
     }
 
-    fn pool(&self, opened: &Opened, census: &Census<'_>) -> Pool {
+    fn pool(&self, opened: &Opened, census: &Census<'_>, older: &Picture) -> Pool {
         let pool = &opened.pool;
         let counts = pool.counts(self.now);
         let name = (pool.name.clone(), pool.common.user.clone());
         let Clients { active, waiting, canceled } = census.of_pool(&name.0, &name.1);
         let totals = Totals::read(&pool.common.counters);
-        let averages = self.average(&name, totals);
+        let span = older.span(&name, totals, self.now);
         Pool {
             database: name.0,
             user: name.1,
@@ -93,8 +99,7 @@ impl<'a> Collector<'a> {
             servers_idle: counts.idle,
             servers_login: counts.connecting,
             max_wait: counts.max_wait,
-            totals,
-            averages,
+            span,
             abandoned: Abandoned {
                 drained: pool.common.counters.abandoned_drained.value(),
                 rolled_back: pool.common.counters.abandoned_rolled_back.value(),
@@ -104,10 +109,10 @@ impl<'a> Collector<'a> {
     }
 
     /// PgBouncer shows its console as a database of its own.
-    fn console(&self, clients: usize) -> Pool {
+    fn console(&self, clients: usize, older: &Picture) -> Pool {
         let totals = Totals::read(&self.gateway.console_counters);
         let name = (DATABASE.to_owned(), DATABASE.to_owned());
-        let averages = self.average(&name, totals);
+        let span = older.span(&name, totals, self.now);
         Pool {
             database: name.0,
             user: name.1,
@@ -121,20 +126,17 @@ impl<'a> Collector<'a> {
             servers_idle: 0,
             servers_login: 0,
             max_wait: Duration::ZERO,
-            totals,
-            averages,
+            span,
             abandoned: Abandoned::default(),
         }
     }
 
-    fn average(&self, name: &PoolName, totals: Totals) -> Totals {
-        let history = self.gateway.history.lock().unwrap_or_else(PoisonError::into_inner);
-        history.average(name, totals, self.now)
-    }
-
     /// The counters of every pool as they are, for the history.
     pub fn totals(&self) -> HashMap<PoolName, Totals> {
-        self.pools().into_iter().map(|pool| ((pool.database, pool.user), pool.totals)).collect()
+        self.pools()
+            .into_iter()
+            .map(|pool| ((pool.database, pool.user), pool.span.totals))
+            .collect()
     }
 
     pub fn clients(&self) -> Vec<Socket> {
@@ -157,24 +159,33 @@ impl<'a> Collector<'a> {
             link: entry.current().map(|current| current.server_id),
             remote_pid: 0,
             tls: entry.tls.clone(),
-            application_name: entry.application_name.to_string(),
+            application_name: entry.called().application_name.to_string(),
+            plain_name: entry.called().plain_name.to_string(),
             replication: entry.replication.name(),
             prepared_statements: shown.prepared_statements,
         }
     }
 
     pub fn servers(&self) -> Vec<Socket> {
-        let mut servers: Vec<Socket> =
-            self.clients.iter().filter_map(|(entry, _)| self.active(entry)).collect();
-        for opened in self.gateway.pools() {
-            servers.extend(self.idle(&opened));
+        let opened = self.gateway.pools();
+        let pools: HashMap<_, &Opened> =
+            opened.iter().map(|opened| (Arc::as_ptr(&opened.pool.target), opened)).collect();
+        let closes = |link: &Link| {
+            // One of no pool is of a pool that has been replaced.
+            let of_pool = pools.get(&Arc::as_ptr(&link.target));
+            of_pool.is_none_or(|opened| opened.pool.is_retired(link.server_id))
+        };
+        let active = |(entry, _): &(Arc<Entry>, Shown)| self.active(entry, closes);
+        let mut servers: Vec<Socket> = self.clients.iter().filter_map(active).collect();
+        for opened in &opened {
+            servers.extend(self.idle(opened));
         }
         servers.sort_by_key(|server| server.id);
         servers
     }
 
-    /// The server that a client has.
-    fn active(&self, entry: &Entry) -> Option<Socket> {
+    /// The server that a client has; `closes`: once it is free.
+    fn active(&self, entry: &Entry, closes: impl Fn(&Link) -> bool) -> Option<Socket> {
         let current = entry.current()?;
         let state = if current.has_cancel() { "being_canceled" } else { "active" };
         Some(Socket {
@@ -187,11 +198,12 @@ impl<'a> Collector<'a> {
             connected_at: self.time_of_day(current.connected_at),
             request_at: self.time_of_day(entry.requested_at().max(current.connected_at)),
             wait: Duration::ZERO,
-            close_needed: false,
+            close_needed: closes(&current),
             link: Some(entry.id),
             remote_pid: current.pid,
             tls: current.ends.tls.clone(),
-            application_name: entry.application_name.to_string(),
+            application_name: entry.called().application_name.to_string(),
+            plain_name: entry.called().plain_name.to_string(),
             replication: current.replication.name(),
             prepared_statements: current.prepared_statements.load(Ordering::Relaxed),
         })
@@ -218,6 +230,7 @@ impl<'a> Collector<'a> {
                 remote_pid: server.pid,
                 tls: connection.link.ends.tls.clone(),
                 application_name: String::new(),
+                plain_name: String::new(),
                 replication: connection.link.replication.name(),
                 prepared_statements: server.statements.len(),
             }
@@ -258,8 +271,10 @@ impl<'a> Collector<'a> {
         };
         let config = &self.config;
         let host = match &entry.host {
-            Host::SocketDirectory(_) => None,
-            host @ (Host::Name(_) | Host::Several(_)) => Some(host.to_string()),
+            Host::Unnamed(_) => None,
+            host @ (Host::Name(_) | Host::SocketDirectory(_) | Host::Several(_)) => {
+                Some(host.to_string())
+            }
         };
         Database {
             name: name.to_owned(),
@@ -483,7 +498,7 @@ fn redis(state: &'static str, redis: Option<&cache::redis::Redis>) -> Redis {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{gateway, hello};
+    use super::super::tests::{self, gateway, hello};
     use super::*;
     use crate::client::registry::{Registered, Room};
 
@@ -518,6 +533,20 @@ mod tests {
         let users = picture.users().into_iter().map(|user| (user.name, user.clients));
         let users: HashMap<String, usize> = users.collect();
         assert_eq!([users["ann"], users["bob"], users["root"]], [2, 2, 1]);
+    }
+
+    #[test]
+    fn a_directory_is_a_host_where_somebody_named_it() {
+        let at = |name: &str, host| DatabaseEntry { host, ..tests::entry(name) };
+        let named = at("named", Host::SocketDirectory("/run/pg".into()));
+        let unnamed = at("unnamed", Host::Unnamed("/run/pg".into()));
+        let config = Config { databases: vec![named, unnamed], ..tests::config() };
+        let gateway = Gateway::new(config).unwrap();
+        let databases = Collector::new(&gateway, Instant::now()).databases().into_iter();
+        let hosts: Vec<_> = databases.map(|database| (database.name, database.host)).collect();
+        let console = (DATABASE.to_owned(), None);
+        let named = ("named".to_owned(), Some("/run/pg".to_owned()));
+        assert_eq!(hosts, [named, console, ("unnamed".to_owned(), None)]);
     }
 
     #[tokio::test]

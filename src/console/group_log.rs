@@ -20,7 +20,8 @@ type Name = (String, String, String, String);
 /// When it was done last, and what each group had done then.
 pub struct GroupLog {
     at: Instant,
-    before: HashMap<Name, GroupTally>,
+    /// `None`: it was off, so nobody knows what was done when.
+    before: Option<HashMap<Name, GroupTally>>,
 }
 
 /// What one group did meanwhile. Time in microseconds.
@@ -39,17 +40,21 @@ struct Line {
 
 impl GroupLog {
     pub fn new(now: Instant) -> Self {
-        Self { at: now, before: HashMap::new() }
+        Self { at: now, before: Some(HashMap::new()) }
+    }
+
+    fn off(now: Instant) -> Self {
+        Self { at: now, before: None }
     }
 
     /// Called more often than an interval is long.
     pub fn tick(&mut self, gateway: &Gateway, now: Instant) {
         let interval = gateway.config().insight.log_interval;
         if interval.is_zero() || !gateway.shared.insight.is_enabled() {
-            *self = Self::new(now);
+            *self = Self::off(now);
             return;
         }
-        if now.saturating_duration_since(self.at) < interval {
+        if self.before.is_some() && now.saturating_duration_since(self.at) < interval {
             return;
         }
         let (lines, untold) = self.turn(Collector::new(gateway, now).groups(), now);
@@ -76,18 +81,22 @@ impl GroupLog {
     }
 
     /// What the groups that queried most did since the last time, and how many more there were.
+    /// After it was off it begins with this.
     fn turn(&mut self, groups: Vec<Group>, now: Instant) -> (Vec<Line>, usize) {
         let name = |group: Group| {
             let Group { user, database, application_name, address, tally, .. } = group;
             ((user, database, application_name, address), tally)
         };
         let tallies: HashMap<Name, GroupTally> = groups.into_iter().map(name).collect();
-        let line = |(name, tally): (&Name, &GroupTally)| line(name, tally, self.before.get(name));
-        let mut lines: Vec<Line> = tallies.iter().filter_map(line).collect();
+        let lines = self.before.as_ref().map(|before| {
+            let line = |(name, tally): (&Name, &GroupTally)| line(name, tally, before.get(name));
+            tallies.iter().filter_map(line).collect()
+        });
+        let mut lines: Vec<Line> = lines.unwrap_or_default();
         lines.sort_by(|left, right| {
             (Reverse(left.queries), &left.name).cmp(&(Reverse(right.queries), &right.name))
         });
-        *self = Self { at: now, before: tallies };
+        *self = Self { at: now, before: Some(tallies) };
         let untold = lines.len().saturating_sub(LINES_MAX);
         lines.truncate(LINES_MAX);
         (lines, untold)
@@ -162,6 +171,15 @@ mod tests {
             p95: 21,
         };
         assert_eq!((lines, untold), (vec![line], 0));
+    }
+
+    #[test]
+    fn what_was_done_while_it_was_off_is_of_no_interval() {
+        let now = Instant::now();
+        let mut log = GroupLog::off(now);
+        assert_eq!(log.turn(vec![group("web", &[1, 1, 1])], now), (vec![], 0));
+        let (lines, _) = log.turn(vec![group("web", &[1, 1, 1, 1])], now);
+        assert_eq!(lines.iter().map(|line| line.queries).collect::<Vec<_>>(), [1]);
     }
 
     #[test]

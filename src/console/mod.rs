@@ -97,6 +97,7 @@ mod tests {
             server_user: user.to_owned(),
             database: database.to_owned(),
             application_name: String::new(),
+            plain_name: String::new(),
             address: String::new(),
             local: String::new(),
             tls: None,

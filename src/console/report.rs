@@ -9,33 +9,33 @@ use crate::process::{self, Notice};
 
 use super::collect::Collector;
 
-/// When it was done last, and what the counters were then.
+/// When it was done last.
 pub struct Report {
     at: Instant,
-    sum: Totals,
 }
 
 impl Report {
     pub fn new(now: Instant) -> Self {
-        Self { at: now, sum: Totals::default() }
+        Self { at: now }
     }
 
     /// Called more often than a period is long.
     pub fn tick(&mut self, gateway: &Gateway, now: Instant) {
         let config = gateway.config();
-        let since = now.saturating_duration_since(self.at);
-        if since < config.log.stats_period {
+        if now.saturating_duration_since(self.at) < config.log.stats_period {
             return;
         }
         let totals = Collector::new(gateway, now).totals();
-        let sum = totals.values().fold(Totals::default(), |sum, totals| sum.plus(*totals));
-        gateway.history.lock().unwrap_or_else(PoisonError::into_inner).turn(now, totals);
-        let average = sum.average_since(self.sum, since);
+        let span = {
+            let mut history = gateway.history.lock().unwrap_or_else(PoisonError::into_inner);
+            history.turn(now, totals)
+        };
+        let average = span.average();
         if config.log.log_stats {
             tracing::info!("{}", line(average, "us"));
         }
         process::notify(&Notice::Status(line(average, "\u{3bc}s")));
-        *self = Self { at: now, sum };
+        self.at = now;
     }
 }
 

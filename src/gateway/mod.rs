@@ -611,6 +611,7 @@ mod tests {
             server_user: "ann".into(),
             database: "app".into(),
             application_name: String::new(),
+            plain_name: String::new(),
             address: String::new(),
             local: String::new(),
             tls: None,

@@ -60,7 +60,9 @@ fn target(
     };
     let hosts = match &entry.host {
         Host::Several(hosts) => hosts.iter().map(|host| address(host, entry.port)).collect(),
-        host @ (Host::Name(_) | Host::SocketDirectory(_)) => Box::from([address(host, entry.port)]),
+        host @ (Host::Name(_) | Host::SocketDirectory(_) | Host::Unnamed(_)) => {
+            Box::from([address(host, entry.port)])
+        }
     };
     let round_robin = entry.load_balance_hosts == LoadBalance::RoundRobin;
     let application = entry.application_name.iter().map(|name| ("application_name", name));

@@ -135,7 +135,7 @@ pub fn connections(out: &mut Exposition, clients: &[Socket]) {
 fn largest(clients: &[Socket], max: usize) -> Vec<([&str; 4], usize)> {
     let mut counts: BTreeMap<[&str; 4], usize> = BTreeMap::new();
     for client in clients {
-        let key = [&client.database, &client.user, &client.application_name];
+        let key = [&client.database, &client.user, &client.plain_name];
         let [database, user, application] = key.map(String::as_str);
         *counts.entry([database, user, application, client.state]).or_default() += 1;
     }
@@ -189,7 +189,7 @@ mod tests {
         assert_eq!(shown(&late, 2), ["a 21", "b 5", "(others) 39"]);
     }
 
-    fn client(application_name: &str, state: &'static str) -> Socket {
+    fn client(plain_name: &str, state: &'static str) -> Socket {
         Socket {
             side: Side::Client,
             id: 1,
@@ -204,7 +204,8 @@ mod tests {
             link: None,
             remote_pid: 0,
             tls: None,
-            application_name: application_name.into(),
+            application_name: format!("{plain_name} - 10.0.0.7:4000"),
+            plain_name: plain_name.into(),
             replication: "none",
             prepared_statements: 0,
         }

@@ -21,7 +21,7 @@ pub fn overview(gateway: &Gateway, now: Instant) -> Json {
     // Who looks at the console is no load.
     let of_database = |pool: &Pool| pool.database != console::DATABASE;
     let pools: Vec<Pool> = collector.pools().into_iter().filter(of_database).collect();
-    let (totals, _) = stats_show::sum(&pools);
+    let totals = stats_show::sum(&pools).totals;
     let cache = collector.cache();
     let latency = gateway.shared.insight.latency();
     let sum = |count: fn(&Pool) -> usize| pools.iter().map(count).sum::<usize>();

@@ -6,7 +6,7 @@ pub(super) const BUCKETS: usize = 124;
 /// How often something took how long, in microseconds.
 #[derive(Clone, Debug)]
 pub struct Histogram {
-    counts: [u32; BUCKETS],
+    counts: [u64; BUCKETS],
 }
 
 impl Default for Histogram {
@@ -47,11 +47,11 @@ impl Histogram {
 
     /// The time that `percent` of all were not above, as the middle of its bucket; 0 of none.
     pub fn quantile(&self, percent: u64) -> u64 {
-        let total: u64 = self.counts.iter().copied().map(u64::from).sum();
+        let total: u64 = self.counts.iter().sum();
         let rank = (total * percent).div_ceil(100).max(1);
         let mut seen = 0;
         for (index, count) in self.counts.iter().enumerate() {
-            seen += u64::from(*count);
+            seen += *count;
             if seen >= rank {
                 return u64::midpoint(lowest(index), lowest(index + 1) - 1);
             }
@@ -65,7 +65,7 @@ impl Histogram {
         let mut sum = 0;
         self.counts.iter().enumerate().filter(|(_, count)| **count > 0).map(
             move |(index, count)| {
-                sum += u64::from(*count);
+                sum += *count;
                 (lowest(index + 1) - 1, sum)
             },
         )
@@ -111,6 +111,19 @@ mod tests {
             let told: u64 = histogram.quantile(percent);
             assert!(told.abs_diff(exact) * 8 <= exact, "{percent}: {told}");
         }
+    }
+
+    #[test]
+    fn what_is_counted_for_weeks_is_still_told_apart() {
+        let mut histogram = Histogram::default();
+        histogram.add(1);
+        for _ in 0..40 {
+            histogram.merge(&histogram.clone());
+        }
+        let days = histogram.clone();
+        histogram.merge(&days);
+        histogram.add(1000);
+        assert_eq!(histogram.since(&days).cumulative().last(), Some((1023, (1 << 40) + 1)));
     }
 
     #[test]

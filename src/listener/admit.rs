@@ -140,6 +140,7 @@ impl Newcomer {
                 .parameter("application_name")
                 .unwrap_or_default()
                 .to_owned(),
+            plain_name: known.plain_name.clone(),
             address: stream.map_or_else(String::new, |stream| text(stream.peer())),
             local: stream.map_or_else(String::new, |stream| text(stream.local())),
             tls: stream.and_then(Stream::tls_description),

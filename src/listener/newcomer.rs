@@ -52,6 +52,8 @@ pub(super) struct Known {
     pub(super) user: String,
     pub(super) database: String,
     pub(super) startup: Startup,
+    /// What it called itself; the startup's may have its address behind it.
+    pub(super) plain_name: String,
     /// Messages for it, AuthenticationOk not among them yet.
     pub(super) out: Vec<u8>,
     pub(super) replication: Replication,
@@ -135,12 +137,13 @@ impl Newcomer {
         if !console && self.gateway.pauses().is_disabled(&database) {
             return Err(CloseReason::DatabaseDisabled(database));
         }
+        let plain_name = startup.parameter("application_name").unwrap_or_default().to_owned();
         if config.listen.application_name_add_host {
             let peer = self.stream.as_ref().and_then(|stream| stream.peer().ok());
             let address = peer.map_or_else(String::new, |peer| peer.to_string());
             startup::add_host(&mut startup, &address);
         }
-        Ok(Some(Known { user, database, startup, out, replication, console, own }))
+        Ok(Some(Known { user, database, startup, plain_name, out, replication, console, own }))
     }
 
     async fn packet(&mut self) -> Result<Packet, CloseReason> {

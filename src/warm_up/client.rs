@@ -105,6 +105,7 @@ async fn enter(
         server_user: common.user.clone(),
         database: opened.pool.name.clone(),
         application_name: NAME.to_owned(),
+        plain_name: NAME.to_owned(),
         address: "forebay".to_owned(),
         local: String::new(),
         tls: None,

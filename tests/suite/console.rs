@@ -123,6 +123,51 @@ fn every_show_of_pgbouncer_has_its_columns_names_types_and_order() {
 }
 
 #[test]
+fn a_client_is_called_and_counted_as_it_last_called_itself() {
+    let database = Database::with("");
+    let forebay = Forebay::start(&database, &["--cache", "off"]);
+    let mut client = forebay.client_with(&[("application_name", "before")]);
+    let mut console = forebay.console();
+    let mut named = |sql| {
+        client.run(sql);
+        find(&mut console, "SHOW CLIENTS", "database", &database.name)["application_name"].clone()
+    };
+    assert_eq!(named("SELECT 1"), "before");
+    assert_eq!(named("SET application_name = 'it''s'"), "it's");
+    assert_eq!(named("BEGIN; SET application_name = 'other'"), "other");
+    assert_eq!(named("ROLLBACK"), "it's");
+    assert_eq!(named("SELECT 2"), "it's");
+    assert_eq!(named("RESET application_name"), "before");
+    assert_eq!(named("SET application_name = 'last'"), "last");
+    assert_eq!(named("SELECT 3"), "last");
+    let last = find(&mut console, "SHOW CLIENT_STATS", "application_name", "last");
+    assert_eq!((count(&last, "clients"), count(&last, "queries")), (1, 2));
+}
+
+#[test]
+fn active_sockets_are_those_that_do_something() {
+    let database = Database::with("");
+    let forebay = Forebay::start(&database, &["--cache", "off"]);
+    let (mut busy, mut idle) = (forebay.client(), forebay.client());
+    busy.run("BEGIN");
+    busy.run("SELECT 1");
+    idle.run("SELECT 1");
+    let mut console = forebay.console();
+    let mut states = |sql| {
+        let table = table(&mut console, sql);
+        let mut states: Vec<String> = table
+            .iter()
+            .filter(|row| row["database"] == database.name)
+            .map(|row| format!("{} {}", row["type"], row["state"]))
+            .collect();
+        states.sort();
+        states.join(", ")
+    };
+    assert_eq!(states("SHOW ACTIVE_SOCKETS"), "C cl_active, S sv_active");
+    assert_eq!(states("SHOW SOCKETS"), "C cl_active, C cl_idle, S sv_active, S sv_idle");
+}
+
+#[test]
 fn statistics_have_pgbouncers_columns() {
     let (_database, _forebay, mut console) = start("", &[]);
     let mut check = |sql: &str, expected: &str| check_columns(&mut console, sql, expected);

@@ -1,6 +1,7 @@
 //! What operators do on the console and by signals while clients work: PAUSE, SUSPEND, KILL and
 //! the rest.
 
+use crate::console::{count, find};
 use crate::support::forebay::Forebay;
 use crate::support::postgres::{Database, PASSWORD, USER};
 use crate::support::raw::{Login, RawClient, SSL_REQUEST, cancel, query};
@@ -171,6 +172,26 @@ fn a_disabled_database_takes_no_new_clients() {
     assert_eq!(forebay.client().one("SELECT 2"), "2");
 }
 
+fn close_needed(console: &mut RawClient, pid: &str) -> u64 {
+    count(&find(console, "SHOW SERVERS", "remote_pid", pid), "close_needed")
+}
+
+#[test]
+fn a_server_of_a_pool_that_is_made_anew_is_shown_as_one_to_close() {
+    let database = Database::with("");
+    let toml = |name: &str| {
+        format!("[databases]\n{} = {{ application_name = \"{name}\" }}\n", database.name)
+    };
+    let forebay = Forebay::with_config(&database, &toml("one"), &[]);
+    let (mut busy, mut console) = (forebay.client(), forebay.console());
+    busy.run("BEGIN");
+    let pid = busy.one("SELECT pg_backend_pid()");
+    assert_eq!(close_needed(&mut console, &pid), 0);
+    forebay.write_settings(&toml("two"));
+    console.run("RELOAD");
+    assert_eq!(close_needed(&mut console, &pid), 1);
+}
+
 #[test]
 fn a_reconnect_replaces_servers_once_they_are_free_and_is_waited_for() {
     let (_database, forebay) = start();
@@ -178,7 +199,9 @@ fn a_reconnect_replaces_servers_once_they_are_free_and_is_waited_for() {
     let before = idle.one("SELECT pg_backend_pid()");
     busy.run("BEGIN");
     let busy_pid = busy.one("SELECT pg_backend_pid()");
+    assert_eq!(close_needed(&mut console, &busy_pid), 0);
     console.run("RECONNECT");
+    assert_eq!(close_needed(&mut console, &busy_pid), 1);
     assert_ne!(idle.one("SELECT pg_backend_pid()"), before);
     assert_eq!(busy.one("SELECT pg_backend_pid()"), busy_pid);
     console.send(&query("WAIT_CLOSE"));
@@ -249,6 +272,15 @@ fn every_client_may_be_told_something_at_login_and_named_with_its_address() {
     assert_eq!(notice.field(b'M'), "hello");
     let name = client.one("SHOW application_name");
     assert!(name.starts_with("web - 127.0.0.1:"), "{name}");
+    // Statistics are those of the application, not of each connection.
+    let _other = forebay.client_with(&[("application_name", "web")]);
+    let mut console = forebay.console();
+    assert_eq!(
+        find(&mut console, "SHOW CLIENTS", "database", &database.name)["application_name"],
+        name
+    );
+    let group = find(&mut console, "SHOW CLIENT_STATS", "database", &database.name);
+    assert_eq!((&*group["application_name"], count(&group, "clients")), ("web", 2));
 }
 
 #[test]

@@ -30,6 +30,7 @@ pub struct Beginning {
 impl Task {
     pub fn new(beginning: Beginning) -> Self {
         let Beginning { stream, input, out, session, pool, entry, service, shared } = beginning;
+        let group = entry.called().group;
         Self {
             stream,
             input,
@@ -38,6 +39,7 @@ impl Task {
             session: Box::new(session),
             pool,
             entry,
+            group,
             service,
             shared,
             lease: None,

@@ -33,8 +33,8 @@ impl Task {
             queries += u64::from(running.is_call);
             hits += u64::from(running.outcome.is_hit());
             let ended = std::mem::take(&mut uncounted);
-            let (insight, entry) = (&self.shared.insight, &self.entry);
-            time += statistics::record(insight, entry, &self.session, finished, ended);
+            let (insight, client) = (&self.shared.insight, (&*self.entry, self.group.number));
+            time += statistics::record(insight, client, &self.session, finished, ended);
         }
         all.clear();
         if all.capacity() <= FINISHED_KEPT {

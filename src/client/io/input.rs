@@ -39,7 +39,7 @@ impl Task {
 
     pub(super) fn count_received(&self, count: usize) {
         self.session.common.counters.received.add(count as u64);
-        self.entry.group.received.add(count as u64);
+        self.group.received.add(count as u64);
     }
 
     /// No room is held while nothing is under way.

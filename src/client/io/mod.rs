@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, BytesMut};
 use tokio::time::{Sleep, sleep, timeout};
 
+use crate::metrics::GroupCounters;
 use crate::net::Stream;
 use crate::pool::io::{Lease, Pool};
 use crate::server::io::Connection;
@@ -69,6 +70,8 @@ pub struct Task {
     pub session: Box<Session>,
     pub pool: Arc<Pool>,
     pub entry: Arc<Entry>,
+    /// As the entry has it: counted in at each turn, so found without its lock.
+    pub group: Arc<GroupCounters>,
     pub service: Arc<Service>,
     pub shared: Arc<Shared>,
     pub lease: Option<Lease>,
@@ -367,6 +370,9 @@ impl Task {
         if server.outstanding.is_empty() {
             server.reading.rest(input);
             self.away.clear();
+        }
+        if let Some(name) = self.session.work.renamed.take() {
+            self.group = self.shared.registry.rename(&self.entry, &name);
         }
         self.report();
         self.release_if_done();

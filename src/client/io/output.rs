@@ -112,6 +112,6 @@ impl Task {
 
     pub(super) fn count_sent(&self, count: usize) {
         self.session.common.counters.sent.add(count as u64);
-        self.entry.group.sent.add(count as u64);
+        self.group.sent.add(count as u64);
     }
 }

@@ -61,7 +61,7 @@ impl Task {
         self.show(|shown| shown.waiting_since = None);
         let waited = statistics::micros(self.now.saturating_duration_since(began));
         self.session.common.counters.wait_time.add(waited);
-        self.entry.group.wait_time.add(waited);
+        self.group.wait_time.add(waited);
         self.take_lease(acquired);
         Ok(())
     }

@@ -127,7 +127,8 @@ function showOverview(now) {
   if (restarted) before = null;
   const seconds = before ? (now.at_us - before.at_us) / 1e6 : now.at_us / 1e6;
   const change = (of) => of(now) - (before ? of(before) : 0);
-  const rate = (of) => change(of) / Math.max(seconds, 0.001);
+  // A pool that is forgotten takes its counts with it.
+  const rate = (of) => Math.max(change(of), 0) / Math.max(seconds, 0.001);
   const since = before ? "" : " since the start";
   const perSecond = (of) => digits(rate(of)) + "/s";
 
