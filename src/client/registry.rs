@@ -382,11 +382,7 @@ impl Registry {
     /// Enters a client if there is room for it.
     pub fn enter(self: &Arc<Self>, hello: Hello, room: Room) -> Result<Registered, CloseReason> {
         // Who looks at the counters is not counted.
-        let group = if hello.console {
-            Arc::default()
-        } else {
-            self.group(&hello.user, &hello.database, &hello.plain_name, &hello.address)
-        };
+        let group = if hello.console { Arc::default() } else { self.group(&hello) };
         let mut connected = self.connected();
         if let Some(reason) = connected.full(&hello, room) {
             return Err(reason);
@@ -449,7 +445,14 @@ impl Registry {
         // RESET gives back the name of its start, with what was put behind that.
         let added = name.strip_suffix(&*entry.address).and_then(|rest| rest.strip_suffix(" - "));
         let plain = added.unwrap_or(name);
-        let group = self.group(&entry.user, &entry.database, plain, &entry.address);
+        let key = group_key(&entry.user, &entry.database, plain, &entry.address);
+        let group = {
+            let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+            // Some call themselves otherwise for each task: the rest is for those who come.
+            let is_known = groups.contains_key(&key);
+            let may = is_known || groups.len() < GROUPS_MAX / 2;
+            if may { counters_of(&mut groups, key) } else { Arc::clone(&before.group) }
+        };
         if !Arc::ptr_eq(&group, &before.group) {
             group.clients.one();
         }
@@ -464,24 +467,14 @@ impl Registry {
         group
     }
 
-    fn group(
-        &self,
-        user: &str,
-        database: &str,
-        plain_name: &str,
-        address: &str,
-    ) -> Arc<GroupCounters> {
-        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-        let [user, database, name, host] = [user, database, plain_name, host].map(str::to_owned);
-        let mut key = (user, database, name, host);
+    fn group(&self, hello: &Hello) -> Arc<GroupCounters> {
+        let mut key = group_key(&hello.user, &hello.database, &hello.plain_name, &hello.address);
         let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
         if groups.len() >= GROUPS_MAX && !groups.contains_key(&key) {
             let rest = || "(others)".to_owned();
             key = (rest(), rest(), rest(), rest());
         }
-        let number = u16::try_from(groups.len() + 1).unwrap_or(u16::MAX);
-        let counters = || Arc::new(GroupCounters { number, ..GroupCounters::default() });
-        Arc::clone(groups.entry(key).or_insert_with(counters))
+        counters_of(&mut groups, key)
     }
 
     /// The client with this key, for a cancel.
@@ -528,6 +521,20 @@ impl Registry {
         groups.sort_by(|left, right| left.0.cmp(&right.0));
         groups
     }
+}
+
+fn group_key(user: &str, database: &str, plain_name: &str, address: &str) -> GroupKey {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    (user.to_owned(), database.to_owned(), plain_name.to_owned(), host.to_owned())
+}
+
+fn counters_of(
+    groups: &mut HashMap<GroupKey, Arc<GroupCounters>>,
+    key: GroupKey,
+) -> Arc<GroupCounters> {
+    let number = u16::try_from(groups.len() + 1).unwrap_or(u16::MAX);
+    let counters = || Arc::new(GroupCounters { number, ..GroupCounters::default() });
+    Arc::clone(groups.entry(key).or_insert_with(counters))
 }
 
 /// A client's entry, removed when it goes.
@@ -600,6 +607,19 @@ mod tests {
         assert_eq!(enter("app", "ann").err(), Some(CloseReason::TooManyUserClients));
         assert!(enter("app", "cid").is_ok());
         assert!(registry.enter(hello("shop", "ann"), Room::UNLIMITED).is_ok());
+    }
+
+    #[test]
+    fn whoever_is_called_otherwise_for_each_task_leaves_groups_to_those_who_come() {
+        let registry = Arc::new(Registry::default());
+        let one = registry.enter(hello("app", "ann"), Room::UNLIMITED).unwrap();
+        for task in 0..2 * GROUPS_MAX {
+            registry.rename(&one.entry, &format!("task {task}"));
+        }
+        assert_eq!(registry.groups().len(), GROUPS_MAX / 2);
+        assert_eq!(&*one.entry.called().application_name, format!("task {}", 2 * GROUPS_MAX - 1));
+        let _two = registry.enter(hello("app", "bob"), Room::UNLIMITED).unwrap();
+        assert!(registry.groups().iter().any(|((user, ..), _)| user == "bob"));
     }
 
     #[test]
