@@ -39,6 +39,10 @@ pub struct Entry {
     pub database: Arc<str>,
     /// Guards what it is called now; nothing else is locked inside.
     called: Mutex<Called>,
+    /// What it was called when it came, and called itself.
+    began_as: (Arc<str>, Arc<str>),
+    /// Guards the numbers of the groups that it was counted in as a client; innermost.
+    counted: Mutex<Vec<u16>>,
     pub address: String,
     /// Our own end of its connection.
     pub local: String,
@@ -237,6 +241,15 @@ impl Entry {
         self.called.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Once in each, whatever it calls itself by turns.
+    fn count_in(&self, group: &GroupCounters) {
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        if !counted.contains(&group.number) {
+            counted.push(group.number);
+            group.clients.one();
+        }
+    }
+
     pub fn identity(&self) -> Identity {
         self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -287,6 +300,9 @@ type GroupKey = (String, String, String, String);
 
 /// Groups remembered; the rest are summed in one.
 const GROUPS_MAX: usize = 1000;
+
+/// PostgreSQL cuts longer names, between two characters.
+const NAME_BYTES_MAX: usize = 63;
 
 #[derive(Default)]
 struct Connected {
@@ -394,6 +410,11 @@ impl Registry {
         } else {
             (one_more(databases, hello.database), one_more(users, hello.user))
         };
+        let called = Called {
+            application_name: one_more(names, hello.application_name),
+            plain_name: one_more(names, hello.plain_name),
+            group: Arc::clone(&group),
+        };
         let entry = Arc::new(Entry {
             id: hello.id,
             peer_id: hello.peer_id,
@@ -401,11 +422,9 @@ impl Registry {
             user,
             server_user: one_more(&mut connected.names, hello.server_user),
             database,
-            called: Mutex::new(Called {
-                application_name: one_more(&mut connected.names, hello.application_name),
-                plain_name: one_more(&mut connected.names, hello.plain_name),
-                group,
-            }),
+            began_as: (Arc::clone(&called.application_name), Arc::clone(&called.plain_name)),
+            called: Mutex::new(called),
+            counted: Mutex::default(),
             address: hello.address,
             local: hello.local,
             console: hello.console,
@@ -425,7 +444,7 @@ impl Registry {
             owed: AtomicBool::new(false),
             cancelled: Notify::new(),
         });
-        entry.called().group.clients.one();
+        entry.count_in(&group);
         connected.add(&entry);
         Ok(Registered { entry, registry: Arc::clone(self) })
     }
@@ -442,9 +461,12 @@ impl Registry {
     /// PostgreSQL calls it so from now on. Gives what it is counted in.
     pub fn rename(&self, entry: &Entry, name: &str) -> Arc<GroupCounters> {
         let before = entry.called();
-        // RESET gives back the name of its start, with what was put behind that.
-        let added = name.strip_suffix(&*entry.address).and_then(|rest| rest.strip_suffix(" - "));
-        let plain = added.unwrap_or(name);
+        let (start, plain_start) = &entry.began_as;
+        // RESET gives back the name of its start, with what was put behind that, and cut.
+        let is_cut = start.len() > NAME_BYTES_MAX
+            && name.len() > NAME_BYTES_MAX - char::MAX.len_utf8()
+            && start.starts_with(name);
+        let plain = if *name == **start || is_cut { plain_start } else { name };
         let key = group_key(&entry.user, &entry.database, plain, &entry.address);
         let group = {
             let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
@@ -453,9 +475,7 @@ impl Registry {
             let may = is_known || groups.len() < GROUPS_MAX / 2;
             if may { counters_of(&mut groups, key) } else { Arc::clone(&before.group) }
         };
-        if !Arc::ptr_eq(&group, &before.group) {
-            group.clients.one();
-        }
+        entry.count_in(&group);
         let mut connected = self.connected();
         let called = Called {
             application_name: one_more(&mut connected.names, name.to_owned()),
@@ -607,6 +627,29 @@ mod tests {
         assert_eq!(enter("app", "ann").err(), Some(CloseReason::TooManyUserClients));
         assert!(enter("app", "cid").is_ok());
         assert!(registry.enter(hello("shop", "ann"), Room::UNLIMITED).is_ok());
+    }
+
+    #[test]
+    fn a_client_counts_once_in_each_group_and_goes_back_to_that_of_its_start() {
+        let registry = Arc::new(Registry::default());
+        let address = "[2001:db8:85a3:8d3:1319:8a2e:370:7348]:54321".to_owned();
+        let full = format!("a long name of an app - {address}");
+        let came = Hello {
+            application_name: full.clone(),
+            plain_name: "a long name of an app".into(),
+            address,
+            ..hello("app", "ann")
+        };
+        let one = registry.enter(came, Room::UNLIMITED).unwrap();
+        let cut = full.get(..NAME_BYTES_MAX).unwrap();
+        for name in ["a", "b", "a", cut, "b", full.as_str()] {
+            registry.rename(&one.entry, name);
+        }
+        assert_eq!(&*one.entry.called().plain_name, "a long name of an app");
+        let clients = registry.groups().into_iter().map(|(key, group)| (key.2, group));
+        let clients: Vec<_> = clients.map(|(name, group)| (name, group.clients.value())).collect();
+        let expected = ["a", "a long name of an app", "b"].map(|name| (name.to_owned(), 1));
+        assert_eq!(clients, expected);
     }
 
     #[test]

@@ -483,7 +483,10 @@ impl Session {
         let base = self.common.base();
         let Some(reported) = self.common.reported(base.id, self.startup.id) else { return };
         for (name, value) in reported.iter() {
-            if returned.contains(&name.to_ascii_lowercase()) {
+            let lower = name.to_ascii_lowercase();
+            // What was set again meanwhile, or not given back after all, it has been told.
+            let is_back = || self.settings.values.get(&lower) == self.startup.values.get(&lower);
+            if returned.contains(&lower) && is_back() {
                 backend::write_parameter_status(out, name, value);
                 if name == "application_name" {
                     self.work.renamed = Some(value.clone());

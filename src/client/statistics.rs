@@ -171,6 +171,15 @@ pub fn take_burst(insight: &Insight, entry: &Entry, now: Instant, leaves: bool) 
     }
 }
 
+/// Puts into the tables what it did so far: from here on it does that under another name.
+pub fn end_burst(insight: &Insight, entry: &Entry, now: Instant) {
+    let mut guard = entry.burst.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(burst) = &mut *guard else { return };
+    burst.end();
+    take(insight, entry, burst, now);
+    **burst = Burst::new(now, burst.in_transaction());
+}
+
 fn take(insight: &Insight, entry: &Entry, burst: &mut Burst, now: Instant) {
     let at = (now, insight.slow.time_of_day(now));
     insight.repeats.take(burst, || owner(entry), |place| insight.shape(place), at);

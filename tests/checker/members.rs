@@ -18,8 +18,6 @@ pub(crate) const MEMBERS: usize = 3;
 
 /// A member that takes longer to start does not start.
 const START_MAX: Duration = Duration::from_secs(20);
-/// Nobody waits longer for one that stops.
-const STOP_MAX: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(10);
 
 pub(crate) struct Member {
@@ -119,13 +117,14 @@ impl Member {
         Ok(())
     }
 
-    /// As an operator does, who kills what does not end. Gives whether it ended by itself.
-    pub(crate) fn stop(&mut self) -> io::Result<bool> {
+    /// As an operator does, who kills what does not end in time: a client may hold its server. Gives
+    /// whether it ended by itself.
+    pub(crate) fn stop(&mut self, time: Duration) -> io::Result<bool> {
         add(&mut self.counted, counters(Some(&self.admin)));
         let Some(mut child) = self.child.take() else { return Ok(false) };
         let (asked, mut ended) = (Instant::now(), signal(child.id(), "-INT")?);
         while ended && child.try_wait()?.is_none() {
-            ended = asked.elapsed() < STOP_MAX;
+            ended = asked.elapsed() < time;
             thread::park_timeout(POLL);
         }
         if !ended {

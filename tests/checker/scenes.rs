@@ -47,6 +47,10 @@ const SLOW_MS: u64 = 50;
 /// Of one register: reads of it in a row, enough that the last ones are hits.
 const WARM: usize = 4;
 
+/// So long one that is to stop may take that matters, and one that does not.
+const STOPS_MAX: Duration = Duration::from_secs(5);
+const STOPS_SOON: Duration = Duration::from_millis(500);
+
 /// How long is looked whether there are hits.
 const LOOK_MS: usize = 100;
 
@@ -317,14 +321,13 @@ fn all_restarted(stage: &mut Stage<'_>) -> io::Result<bool> {
     let Some(Group { members, bustle, .. }) = &mut stage.group else { return Ok(false) };
     let mut cast = Cast::new(stage.world, bustle);
     cast.warm()?;
-    let mut ended = true;
     for member in others(last) {
-        ended &= members.of(member).stop()?;
+        members.of(member).stop(STOPS_SOON)?;
         cast.clients[member] = None;
     }
     bustle_until_hits(&mut cast, members, &[last])?;
     cast.bustle(ms, &[last], &[last])?;
-    ended &= members.of(last).stop()?;
+    let ended = members.of(last).stop(STOPS_MAX)?;
     cast.clients[last] = None;
     let first = stage.random.below(MEMBERS);
     members.of(first).start()?;

@@ -372,6 +372,7 @@ impl Task {
             self.away.clear();
         }
         if let Some(name) = self.session.work.renamed.take() {
+            statistics::end_burst(&self.shared.insight, &self.entry, self.now);
             self.group = self.shared.registry.rename(&self.entry, &name);
         }
         self.report();
