@@ -20,7 +20,7 @@ use crate::wire::{self, Connection};
 pub(crate) const FAULTS: &[Fault] = &[
     fault("cut_off_0", 2, Needs::Members, cut_off::<0>),
     fault("cut_off_2_in_silence", 2, Needs::Members, cut_off_in_silence::<2>),
-    fault("member_killed", 10, Needs::Members, member_killed),
+    fault("member_killed", 6, Needs::Members, member_killed),
     fault("all_restarted", 3, Needs::Members, all_restarted),
     fault("slow_link", 4, Needs::Members, slow_link),
     fault("redis_flushed", 3, Needs::Members, redis_flushed),
@@ -146,14 +146,20 @@ impl<'a> Cast<'a> {
     }
 }
 
-/// Reads through those until they have hits again, one way or another, and once more.
-fn bustle_until_hits(cast: &mut Cast<'_>, members: &mut Members, of: &[usize]) -> io::Result<()> {
+/// Reads through those until they have hits again, one way or another, and once more; for so long at
+/// most, for beside a backend of one that is gone nobody may have any.
+fn bustle_until_hits(
+    cast: &mut Cast<'_>,
+    members: &mut Members,
+    (of, ms_max): (&[usize], usize),
+) -> io::Result<()> {
+    let longest = Duration::from_millis(u64::try_from(ms_max).unwrap());
     let mut hits = || of.iter().map(|&member| members.of(member).hits()).sum::<u64>();
     let (began, mut before) = (Instant::now(), hits());
     loop {
         cast.bustle(LOOK_MS, &[], of)?;
         let now = hits();
-        if now > before || began.elapsed() > LANDS_MAX || !cast.world.running() {
+        if now > before || began.elapsed() > longest || !cast.world.running() {
             return cast.bustle(LOOK_MS, &[], of);
         }
         before = now;
@@ -297,7 +303,7 @@ fn member_killed(stage: &mut Stage<'_>) -> io::Result<bool> {
     let others = others(member);
     let played = cast.bustle(dead_ms, &[], &others).and_then(|()| {
         // They have agreed without it.
-        bustle_until_hits(&mut cast, members, &others)?;
+        bustle_until_hits(&mut cast, members, (&others, 2 * ms))?;
         gate.simple("COMMIT")?;
         // Seen by somebody, so by everybody from then on.
         let let_go = Instant::now();
@@ -325,7 +331,7 @@ fn all_restarted(stage: &mut Stage<'_>) -> io::Result<bool> {
         members.of(member).stop(STOPS_SOON)?;
         cast.clients[member] = None;
     }
-    bustle_until_hits(&mut cast, members, &[last])?;
+    bustle_until_hits(&mut cast, members, (&[last], 4 * ms))?;
     cast.bustle(ms, &[last], &[last])?;
     let ended = members.of(last).stop(STOPS_MAX)?;
     cast.clients[last] = None;
