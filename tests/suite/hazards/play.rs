@@ -1,6 +1,7 @@
 //! Performs one script on both sides and compares.
 
 use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 
 use crate::support::forebay::Forebay;
 use crate::support::postgres::{Database, PASSWORD, Postgres, USER};
@@ -19,6 +20,10 @@ pub enum Manner {
     /// Unnamed statement and portal; strings of several statements as in `Simple`.
     Extended,
 }
+
+/// What superusers set up may be the cluster's (roles, grants on parameters), and PostgreSQL
+/// refuses two who change the same row of that at once.
+static SUPERUSERS: Mutex<()> = Mutex::new(());
 
 /// The client that talks to PostgreSQL itself.
 const SUPERUSER: char = '@';
@@ -41,9 +46,11 @@ impl<'a> Side<'a> {
         };
         let side = Self { script, manner, database, forebay: None, clients: HashMap::new() };
         let mut admin = side.database.admin();
+        let alone = SUPERUSERS.lock().unwrap_or_else(PoisonError::into_inner);
         for sql in &script.superuser {
             admin.run(&side.text(sql));
         }
+        drop(alone);
         let mut owner = side.database.direct();
         for sql in &script.setup {
             owner.run(&side.text(sql));
