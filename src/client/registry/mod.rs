@@ -4,11 +4,12 @@
 //! up, so a cancel never reaches the next client's query. Kept by `Link`; attacked by the suite's
 //! cancel race.
 
+mod called;
+mod leave;
+
 use std::collections::{BTreeMap, HashMap};
-use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use subtle::ConstantTimeEq;
@@ -24,6 +25,11 @@ use crate::server::link::{Cancelling, Link};
 use crate::wire::startup::Replication;
 
 pub use super::cancel_key::Identity;
+pub use called::Called;
+pub use leave::Leave;
+
+use called::GroupKey;
+use leave::Leaving;
 
 /// One client as others see it.
 pub struct Entry {
@@ -75,52 +81,6 @@ pub struct Entry {
     pub owed: AtomicBool,
     /// A cancel came while it had no server; only a client that waits for one listens.
     pub cancelled: Notify,
-}
-
-/// What a client is called, until it calls itself otherwise, and what it is counted in for that.
-#[derive(Clone)]
-pub struct Called {
-    pub application_name: Arc<str>,
-    /// What it called itself, by which statistics go: `application_name` may have its address behind
-    /// it, and each connection would be counted by itself.
-    pub plain_name: Arc<str>,
-    pub group: Arc<GroupCounters>,
-}
-
-/// What its task has not heard yet. A `Notify` would do, but cost a waiter made and dropped at
-/// each turn of the task, which looks here several times a query.
-#[derive(Debug, Default)]
-struct Leaving {
-    asked: Option<Leave>,
-    waker: Option<Waker>,
-}
-
-/// Why a client that did nothing has to leave.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leave {
-    /// The operator says so: at once.
-    Killed,
-    /// At the end of its transaction.
-    ShuttingDown,
-    /// What its database is has changed. At the end of its transaction.
-    Reconfigured,
-    /// It has not taken what it was sent, and all is to be suspended: at once.
-    SuspendTimeout,
-}
-
-impl Leave {
-    pub fn at_once(self) -> bool {
-        matches!(self, Self::Killed | Self::SuspendTimeout)
-    }
-
-    pub fn reason(self) -> CloseReason {
-        match self {
-            Self::Killed => CloseReason::AdminKill,
-            Self::ShuttingDown => CloseReason::Stopping,
-            Self::SuspendTimeout => CloseReason::SuspendTimeout,
-            Self::Reconfigured => CloseReason::Reconfigured,
-        }
-    }
 }
 
 /// State for `SHOW CLIENTS` and `SHOW PINS`.
@@ -178,18 +138,6 @@ impl Entry {
         Some(current.begin_cancel())
     }
 
-    pub fn ask_to_leave(&self, leave: Leave) {
-        let waker = {
-            let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
-            leaving.asked = Some(leave);
-            self.asked_to_leave.store(true, Ordering::Release);
-            leaving.waker.take()
-        };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-
     /// Other time-outs; its task looks at them when it wakes.
     pub fn set_timeouts(&self, timeouts: Arc<Timeouts>) {
         self.timeouts.set(timeouts);
@@ -200,54 +148,6 @@ impl Entry {
     pub fn only_waits(&self) -> bool {
         let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         shown.waiting_since.is_some() && !self.owed.load(Ordering::Relaxed)
-    }
-
-    /// Has its task look round.
-    pub fn wake(&self) {
-        let waker = {
-            let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
-            leaving.waker.take()
-        };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-
-    /// Whether `poll_asked_to_leave` would be ready, for who is not going to wait.
-    pub fn is_asked_to_leave(&self) -> bool {
-        self.asked_to_leave.load(Ordering::Acquire)
-    }
-
-    /// Ready each time it has been asked. Only one task may wait.
-    pub fn poll_asked_to_leave(&self, cx: &mut Context<'_>) -> Poll<Leave> {
-        let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(leave) = leaving.asked.take() {
-            self.asked_to_leave.store(false, Ordering::Release);
-            return Poll::Ready(leave);
-        }
-        if !leaving.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            leaving.waker = Some(cx.waker().clone());
-        }
-        Poll::Pending
-    }
-
-    /// See `poll_asked_to_leave`. Cancel-safe.
-    pub async fn asked_to_leave(&self) -> Leave {
-        poll_fn(|cx| self.poll_asked_to_leave(cx)).await
-    }
-
-    /// Its task has the group of it at hand.
-    pub fn called(&self) -> Called {
-        self.called.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Once in each, whatever it calls itself by turns.
-    fn count_in(&self, group: &GroupCounters) {
-        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        if !counted.contains(&group.number) {
-            counted.push(group.number);
-            group.clients.one();
-        }
     }
 
     pub fn identity(&self) -> Identity {
@@ -294,15 +194,6 @@ pub struct Room {
 impl Room {
     pub const UNLIMITED: Self = Self { clients: usize::MAX, database: 0, user: 0 };
 }
-
-/// Who did what, summed over clients that look alike.
-type GroupKey = (String, String, String, String);
-
-/// Groups remembered; the rest are summed in one.
-const GROUPS_MAX: usize = 1000;
-
-/// PostgreSQL cuts longer names, between two characters.
-const NAME_BYTES_MAX: usize = 63;
 
 #[derive(Default)]
 struct Connected {
@@ -458,45 +349,6 @@ impl Registry {
         Arc::clone(&last)
     }
 
-    /// PostgreSQL calls it so from now on. Gives what it is counted in.
-    pub fn rename(&self, entry: &Entry, name: &str) -> Arc<GroupCounters> {
-        let before = entry.called();
-        let (start, plain_start) = &entry.began_as;
-        // RESET gives back the name of its start, with what was put behind that, and cut.
-        let is_cut = start.len() > NAME_BYTES_MAX
-            && name.len() > NAME_BYTES_MAX - char::MAX.len_utf8()
-            && start.starts_with(name);
-        let plain = if *name == **start || is_cut { plain_start } else { name };
-        let key = group_key(&entry.user, &entry.database, plain, &entry.address);
-        let group = {
-            let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
-            // Some call themselves otherwise for each task: the rest is for those who come.
-            let is_known = groups.contains_key(&key);
-            let may = is_known || groups.len() < GROUPS_MAX / 2;
-            if may { counters_of(&mut groups, key) } else { Arc::clone(&before.group) }
-        };
-        entry.count_in(&group);
-        let mut connected = self.connected();
-        let called = Called {
-            application_name: one_more(&mut connected.names, name.to_owned()),
-            plain_name: one_more(&mut connected.names, plain.to_owned()),
-            group: Arc::clone(&group),
-        };
-        *entry.called.lock().unwrap_or_else(PoisonError::into_inner) = called;
-        connected.forget(&before);
-        group
-    }
-
-    fn group(&self, hello: &Hello) -> Arc<GroupCounters> {
-        let mut key = group_key(&hello.user, &hello.database, &hello.plain_name, &hello.address);
-        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
-        if groups.len() >= GROUPS_MAX && !groups.contains_key(&key) {
-            let rest = || "(others)".to_owned();
-            key = (rest(), rest(), rest(), rest());
-        }
-        counters_of(&mut groups, key)
-    }
-
     /// The client with this key, for a cancel.
     pub fn find(&self, pid: u32, key: &[u8]) -> Option<Arc<Entry>> {
         self.connected().of_pid(pid).find(|entry| entry.has_key(key)).cloned()
@@ -532,29 +384,6 @@ impl Registry {
     fn connected(&self) -> MutexGuard<'_, Connected> {
         self.connected.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// Every group with its counters, in the order of the names.
-    pub fn groups(&self) -> Vec<(GroupKey, Arc<GroupCounters>)> {
-        let groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut groups: Vec<_> =
-            groups.iter().map(|(key, group)| (key.clone(), Arc::clone(group))).collect();
-        groups.sort_by(|left, right| left.0.cmp(&right.0));
-        groups
-    }
-}
-
-fn group_key(user: &str, database: &str, plain_name: &str, address: &str) -> GroupKey {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    (user.to_owned(), database.to_owned(), plain_name.to_owned(), host.to_owned())
-}
-
-fn counters_of(
-    groups: &mut HashMap<GroupKey, Arc<GroupCounters>>,
-    key: GroupKey,
-) -> Arc<GroupCounters> {
-    let number = u16::try_from(groups.len() + 1).unwrap_or(u16::MAX);
-    let counters = || Arc::new(GroupCounters { number, ..GroupCounters::default() });
-    Arc::clone(groups.entry(key).or_insert_with(counters))
 }
 
 /// A client's entry, removed when it goes.
@@ -592,7 +421,7 @@ impl Drop for Registered {
 mod tests {
     use super::*;
 
-    fn hello(database: &str, user: &str) -> Hello {
+    pub(super) fn hello(database: &str, user: &str) -> Hello {
         Hello {
             id: crate::server::io::next_id(),
             peer_id: 0,
@@ -630,42 +459,6 @@ mod tests {
     }
 
     #[test]
-    fn a_client_counts_once_in_each_group_and_goes_back_to_that_of_its_start() {
-        let registry = Arc::new(Registry::default());
-        let address = "[2001:db8:85a3:8d3:1319:8a2e:370:7348]:54321".to_owned();
-        let full = format!("a long name of an app - {address}");
-        let came = Hello {
-            application_name: full.clone(),
-            plain_name: "a long name of an app".into(),
-            address,
-            ..hello("app", "ann")
-        };
-        let one = registry.enter(came, Room::UNLIMITED).unwrap();
-        let cut = full.get(..NAME_BYTES_MAX).unwrap();
-        for name in ["a", "b", "a", cut, "b", full.as_str()] {
-            registry.rename(&one.entry, name);
-        }
-        assert_eq!(&*one.entry.called().plain_name, "a long name of an app");
-        let clients = registry.groups().into_iter().map(|(key, group)| (key.2, group));
-        let clients: Vec<_> = clients.map(|(name, group)| (name, group.clients.value())).collect();
-        let expected = ["a", "a long name of an app", "b"].map(|name| (name.to_owned(), 1));
-        assert_eq!(clients, expected);
-    }
-
-    #[test]
-    fn whoever_is_called_otherwise_for_each_task_leaves_groups_to_those_who_come() {
-        let registry = Arc::new(Registry::default());
-        let one = registry.enter(hello("app", "ann"), Room::UNLIMITED).unwrap();
-        for task in 0..2 * GROUPS_MAX {
-            registry.rename(&one.entry, &format!("task {task}"));
-        }
-        assert_eq!(registry.groups().len(), GROUPS_MAX / 2);
-        assert_eq!(&*one.entry.called().application_name, format!("task {}", 2 * GROUPS_MAX - 1));
-        let _two = registry.enter(hello("app", "bob"), Room::UNLIMITED).unwrap();
-        assert!(registry.groups().iter().any(|((user, ..), _)| user == "bob"));
-    }
-
-    #[test]
     fn this_process_itself_takes_nobodys_place() {
         let registry = Arc::new(Registry::default());
         let room = Room { clients: 1, database: 1, user: 1 };
@@ -697,19 +490,5 @@ mod tests {
         assert_eq!([found(&of_one), found(&of_two)], [Some(one.entry.id), Some(two.entry.id)]);
         drop(one);
         assert_eq!([found(&of_one), found(&of_two)], [None, Some(two.entry.id)]);
-    }
-
-    #[test]
-    fn that_it_is_to_leave_is_to_be_seen_until_it_has_heard_so() {
-        let registry = Arc::new(Registry::default());
-        let one = registry.enter(hello("app", "ann"), Room::UNLIMITED).unwrap();
-        let mut context = Context::from_waker(Waker::noop());
-        assert!(!one.entry.is_asked_to_leave());
-        assert!(one.entry.poll_asked_to_leave(&mut context).is_pending());
-        one.entry.ask_to_leave(Leave::ShuttingDown);
-        assert!(one.entry.is_asked_to_leave());
-        let heard = one.entry.poll_asked_to_leave(&mut context);
-        assert_eq!(heard, Poll::Ready(Leave::ShuttingDown));
-        assert!(!one.entry.is_asked_to_leave());
     }
 }
