@@ -23,6 +23,7 @@ const IO_FILES: &[&str] = &[
     "metrics/counter.rs",
     "service/away.rs",
     "service/mod.rs",
+    "service/round.rs",
     "membership.rs",
     "analyst.rs",
     "auth_query.rs",

@@ -6,6 +6,7 @@
 
 mod away;
 pub mod lost;
+mod round;
 mod targets;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,21 +17,20 @@ use tokio::sync::{Notify, watch};
 
 use crate::analyst::Analyst;
 use crate::cache::coherence::Scope;
-use crate::cache::home::Home;
 use crate::cache::{Cache, Mode};
 use crate::config::Config;
 use crate::membership;
 use crate::pool::database::Database;
 use crate::server::Server;
-use crate::server::base::{changed, defaults_changed};
+use crate::server::base::changed;
 use crate::server::io::{Connection, Rows, ServerError, Target};
 use crate::server::login::LoginError;
-use crate::sql::catalog::{Catalog, FINGERPRINT_QUERY, SETUP_QUERIES, SNAPSHOT_QUERIES};
+use crate::sql::catalog::SETUP_QUERIES;
 use crate::wire::sqlstate::TOO_MANY_CONNECTIONS;
 
 pub use away::Away;
 
-use lost::{Backend, Lost, Missing, Place};
+use lost::{Lost, Missing, Place};
 use targets::Targets;
 
 /// Between attempts to reach a database that refuses.
@@ -181,34 +181,6 @@ impl Service {
         self.ended.load(Ordering::Relaxed)
     }
 
-    /// While a database is paused its operator may do anything to it, and nobody is to be in the
-    /// way: we leave it, and know nothing of it until we are back.
-    pub fn set_paused(&self, paused: bool) {
-        if self.paused.swap(paused, Ordering::Relaxed) == paused {
-            return;
-        }
-        if paused {
-            self.away.send_modify(|count| *count += 1);
-            self.forget();
-        } else {
-            self.come_back();
-        }
-    }
-
-    pub fn is_paused(&self) -> bool {
-        self.paused.load(Ordering::Relaxed)
-    }
-
-    /// Paused and not connected.
-    pub fn is_away(&self) -> bool {
-        self.is_paused() && !*self.connected.borrow()
-    }
-
-    fn come_back(&self) {
-        self.away.send_modify(|count| *count -= 1);
-        self.wake.notify_one();
-    }
-
     /// What was read there is nobody's answer any more.
     fn forget(&self) {
         let home = self.database.home();
@@ -250,12 +222,6 @@ impl Service {
     /// How many lost servers are not known to be gone.
     pub fn lost_count(&self) -> usize {
         self.missing.count()
-    }
-
-    /// Has it close its connection and not come back while the guard lives.
-    pub fn send_away(self: &Arc<Self>) -> Away {
-        self.away.send_modify(|count| *count += 1);
-        Away::new(self)
     }
 
     async fn run(self: Arc<Self>) {
@@ -445,105 +411,6 @@ impl Service {
         }
     }
 
-    async fn round(
-        &self,
-        connection: &mut Connection,
-        answers: &mut Vec<Rows>,
-        seen: &mut Seen,
-    ) -> Result<(), ServerError> {
-        if self.missing.count() > 0 {
-            self.look_for_lost(connection).await?;
-        }
-        let home = &Arc::clone(&connection.server.home);
-        self.look_at_defaults(connection, &mut seen.defaults).await?;
-        let snapshot = self.database.snapshot();
-        if !Arc::ptr_eq(&snapshot.home, home) {
-            // The pool's servers are of another database by now; we have to be, too.
-            return Err(ServerError::Closed);
-        }
-        if snapshot.catalog.is_some() {
-            let now = first_value(&ask(connection, &[FINGERPRINT_QUERY]).await?, 0);
-            if now == seen.fingerprint && now.is_some() {
-                return Ok(());
-            }
-            tracing::info!(database = %self.database.name, "catalogue changed elsewhere");
-            self.database.catalog_changed(home);
-            home.invalidate(&Scope::Database);
-        }
-        self.load(connection, answers, home, &mut seen.fingerprint).await
-    }
-
-    /// Whether sessions that begin now begin as those did that began before.
-    async fn look_at_defaults(
-        &self,
-        connection: &mut Connection,
-        known: &mut Option<String>,
-    ) -> Result<(), ServerError> {
-        let now = first_value(&ask(connection, &[DEFAULTS_QUERY]).await?, 0);
-        if known.is_some() && *known != now {
-            tracing::info!(database = %self.database.name, "defaults of sessions changed");
-            defaults_changed();
-        }
-        *known = now;
-        Ok(())
-    }
-
-    /// `answers` holds those to `SETUP_QUERIES`, before and after.
-    async fn load(
-        &self,
-        connection: &mut Connection,
-        answers: &mut Vec<Rows>,
-        home: &Arc<Home>,
-        fingerprint: &mut Option<String>,
-    ) -> Result<(), ServerError> {
-        let generation = self.database.snapshot().generation;
-        let began = Instant::now();
-        let opening = ["BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", FINGERPRINT_QUERY];
-        let questions = [&opening, SNAPSHOT_QUERIES, &["COMMIT"]].concat();
-        let mut heard = ask(connection, &questions).await?;
-        let asked = began.elapsed();
-        heard.pop();
-        let now = first_value(&heard, 1);
-        answers.extend(heard.into_iter().skip(opening.len()));
-        let built = Catalog::build(answers);
-        answers.truncate(SETUP_QUERIES.len());
-        match built {
-            Ok(catalog) => {
-                if let Some(redis) = &self.cache.redis {
-                    // Before anything is judged by it.
-                    redis.judged_by(self.database.id, now.as_deref());
-                }
-                // Refused if DDL came between; then we are woken again.
-                if self.database.install(generation, home, catalog) {
-                    *fingerprint = now;
-                    tracing::debug!(
-                        database = %self.database.name,
-                        asked_ms = asked.as_millis(),
-                        built_ms = began.elapsed().saturating_sub(asked).as_millis(),
-                        "catalogue read"
-                    );
-                } else {
-                    self.wake.notify_one();
-                }
-            }
-            Err(error) => {
-                // Nothing is cached until it can be read; the next round tries again.
-                tracing::error!(database = %self.database.name, ?error, "catalogue not understood");
-            }
-        }
-        Ok(())
-    }
-
-    async fn look_for_lost(&self, connection: &mut Connection) -> Result<(), ServerError> {
-        let rows = ask(connection, &[lost::QUERY]).await?;
-        let backends: Vec<Backend> =
-            rows.iter().flatten().filter_map(|row| Backend::read(row)).collect();
-        let place = place(&connection.server);
-        self.settle(self.missing.take_gone(place, &backends, Instant::now()));
-        self.settle_old(Some(place));
-        Ok(())
-    }
-
     /// Settles those that cannot be looked at, and are old or too many.
     fn settle_old(&self, place: Option<Place<'_>>) {
         let max_age = self.settings().times.max_age;
@@ -581,18 +448,9 @@ const OWN_SETTINGS: &str = "SELECT pg_catalog.set_config(name, boot_val, false) 
      OR name IN ('statement_timeout', 'lock_timeout', 'transaction_timeout', \
      'idle_in_transaction_session_timeout', 'idle_session_timeout'))";
 
-/// Roles' and databases' settings, and when PostgreSQL has last read its files.
-const DEFAULTS_QUERY: &str = "SELECT concat_ws(' ', pg_conf_load_time(), \
-     (SELECT hashtextextended(string_agg(concat_ws('|', setdatabase, setrole, setconfig), ',' \
-      ORDER BY setdatabase, setrole), 0) FROM pg_db_role_setting))";
-
 /// Statements in one message, the rows of each; bounded in time.
 async fn ask(connection: &mut Connection, sql: &[&str]) -> Result<Vec<Rows>, ServerError> {
     tokio::time::timeout(ANSWER_TIMEOUT, connection.query(&sql.join("; ")))
         .await
         .unwrap_or(Err(ServerError::Closed))
-}
-
-fn first_value(answers: &[Rows], question: usize) -> Option<String> {
-    answers.get(question)?.first()?.first()?.clone()
 }
