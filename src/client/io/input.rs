@@ -5,7 +5,8 @@ use std::task::{Context, Poll};
 use crate::client::spare::{self, READ_BYTES};
 use crate::pool::io::Lease;
 
-use super::{Task, Woken};
+use super::Task;
+use super::wait::Woken;
 
 /// With less room left in the buffer, reading would cost more calls than it saves.
 const READ_BYTES_MIN: usize = 1024;

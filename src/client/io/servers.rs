@@ -11,7 +11,6 @@ use bytes::BytesMut;
 use tokio::time::{Sleep, sleep_until, timeout};
 
 use crate::client::close::CloseReason;
-use crate::client::look_up::Answer;
 use crate::client::parting::{release, tidy_and_release};
 use crate::client::spare::READ_BYTES;
 use crate::client::statistics;
@@ -25,10 +24,6 @@ use crate::wire::backend;
 use super::{BACKLOG_BYTES, Task};
 
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long a client waits for another's fill. It saves PostgreSQL the same work many times over,
-/// and adds no more than this to a statement whose leader is slow.
-const FILL_WAIT: Duration = Duration::from_millis(100);
 
 /// In PgBouncer's words.
 pub const WAIT_NOTICE: &str =
@@ -72,23 +67,6 @@ impl Task {
         self.now = Instant::now();
         let why = || self.entry.timeouts.get().wait_deadline(began).map(|(_, reason)| reason);
         acquired.map_err(|error| close_reason(&error, why()))
-    }
-
-    /// Waits for another client's fill, no longer than `FILL_WAIT`; the client is read no further
-    /// meanwhile, and what it is owed already is sent.
-    pub(super) async fn await_fill(&mut self) -> Result<Answer, CloseReason> {
-        if let Some(gate) = self.session.work.awaited_fill.take() {
-            let entry = Arc::clone(&self.entry);
-            let opened = self.sending(poll_fn(|cx| gate.poll_open(cx)));
-            tokio::select! {
-                opened = timeout(FILL_WAIT, opened) => opened.unwrap_or(Ok(()))?,
-                () = entry.cancelled.notified() => {
-                    return Err(CloseReason::CancelledWaiting);
-                }
-            }
-        }
-        self.now = Instant::now();
-        Ok(self.session.answer_shared(self.now, &mut self.out))
     }
 
     /// Waits for what brings a server, as one who began to at this moment: no longer than its
