@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::cache::group::shared::{Check, Group};
+use crate::cache::group::check::Check;
+use crate::cache::group::shared::Group;
 use crate::sql::verdict::{BypassReason, Read, TableId, Verdict};
 
 use super::look_up::Answer;

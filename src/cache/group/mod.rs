@@ -14,6 +14,8 @@ pub mod link;
 pub mod settings;
 pub mod cancel_word;
 pub mod talk;
+pub mod check;
+pub mod state;
 pub mod shared;
 pub mod rounds;
 pub mod versions;

@@ -8,12 +8,14 @@ use std::time::Instant;
 use crate::cache::coherence::{Coherence, Scope};
 use crate::twin::{self, Twin};
 
+use super::check::Check;
 use super::life::Life;
 use super::member::Millis;
 use super::process::Process;
 use super::script::{Answer, Renew, Renewed, Reply, Request};
-use super::shared::{ALL, Check, Group, State};
+use super::shared::Group;
 use super::slot::{Act, Mark, Slot, SlotName};
+use super::state::{ALL, State};
 
 /// What goes out in one round, and what it is about.
 #[derive(Debug)]

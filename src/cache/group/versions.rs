@@ -12,8 +12,9 @@ use crate::sql::verdict::TableId;
 
 use super::link::Place;
 use super::member::Millis;
-use super::shared::{Group, State};
+use super::shared::Group;
 use super::slot::{Act, SlotName};
+use super::state::State;
 
 /// What an answer is of.
 #[derive(Clone, Debug, PartialEq, Eq)]
