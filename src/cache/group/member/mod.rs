@@ -15,9 +15,12 @@ use crate::twin;
 use super::slot::{Act, Mark, SlotName};
 
 mod commit;
+mod explored;
+mod leave;
 mod rules;
 
 use commit::{Commit, State};
+pub use leave::Leave;
 pub use rules::{Rules, Safeguard};
 
 /// Of some clock; which one, the name says.
@@ -25,16 +28,6 @@ pub type Millis = u64;
 
 /// Slots of one commit; what writes more is said to write the whole database.
 const SLOTS_MAX: usize = 256;
-
-/// Whether a commit may be sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leave {
-    Granted,
-    /// Not before then, if nothing else happens.
-    At(Millis),
-    /// Not before something has been answered.
-    Later,
-}
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Membership {
@@ -411,43 +404,6 @@ impl Member {
         wide.map(|(&n, _)| n)
     }
 
-    /// The same one `by` later, counted from a `now` that stays where it is: all times lie so much
-    /// earlier, and what is over is as if it had always been. The wait between two JOINs, which
-    /// keeps nothing right, is left out. For an explorer, whose states have to be finitely many
-    /// (`tests/simulation/group`).
-    pub fn rebase(&mut self, now: Millis, by: Millis) {
-        let lease = self.rules.lease + self.rules.margin;
-        let earlier = |time: &mut Millis| *time = if *time <= now + by { 0 } else { *time - by };
-        for time in [&mut self.fence, &mut self.lease_until, &mut self.asked_until] {
-            earlier(time);
-        }
-        self.join_at = 0;
-        if let Some(joined) = &mut self.joined {
-            earlier(&mut joined.granted_until);
-        }
-        for commit in self.commits.values_mut() {
-            let locked_at = commit.locked_at.saturating_sub(by);
-            commit.locked_at = if locked_at + lease <= now { 0 } else { locked_at };
-            if let State::Announced { waits, .. } = &mut commit.state {
-                for (_, until) in waits {
-                    earlier(until);
-                }
-            }
-        }
-    }
-
-    /// What it remembers of K's count of changes, which an explorer has to keep small, too.
-    pub fn changes(&mut self) -> Vec<&mut u64> {
-        let mut changes: Vec<_> =
-            self.joined.iter_mut().flat_map(|of| [&mut of.applied, &mut of.told]).collect();
-        for commit in self.commits.values_mut() {
-            if let State::Announced { seq, .. } = &mut commit.state {
-                changes.push(seq);
-            }
-        }
-        changes
-    }
-
     // Hits.
 
     /// Whether it may answer without asking.
@@ -498,60 +454,6 @@ impl Member {
         if let Some(commit) = self.commits.get_mut(&n) {
             commit.locked_at = commit.locked_at.min(now);
         }
-    }
-
-    /// Whether it may be sent now; once granted, it may.
-    pub fn leave(&mut self, n: u64, now: Millis) -> Leave {
-        let leave = self.judge(n, now);
-        if leave == Leave::Granted
-            && let Some(commit) = self.commits.get_mut(&n)
-            && !commit.is_over()
-        {
-            commit.state = State::Sent;
-        }
-        leave
-    }
-
-    fn judge(&self, n: u64, now: Millis) -> Leave {
-        let Some(commit) = self.commits.get(&n) else { return Leave::Granted };
-        let at = |until: Millis| if now >= until { Leave::Granted } else { Leave::At(until) };
-        match &commit.state {
-            State::Sent | State::Over { .. } => Leave::Granted,
-            State::Asked if !self.has(Safeguard::AwaitBegin) => Leave::Granted,
-            // Until others can see its backend they may think that there is none.
-            _ if !commit.is_seen() => Leave::Later,
-            State::Announced { .. } if commit.widened => Leave::Later,
-            // Who has renewed its lease since may still not know: only K can tell (LAG).
-            State::Announced { waits, .. }
-                if commit.slots.contains(&SlotName::Catalog)
-                    && !waits.is_empty()
-                    && self.has(Safeguard::AwaitCatalog) =>
-            {
-                Leave::Later
-            }
-            State::Announced { open, waits, .. } => {
-                // Others may answer by a K that has been left behind, where nobody marked this.
-                let shut = !open && self.has(Safeguard::ShutWaits);
-                let fence = if shut { self.fence } else { 0 };
-                let aged = if shut { self.aged(commit) } else { 0 };
-                let fence = fence.max(aged);
-                let waits = waits.iter().map(|(_, until)| *until).max();
-                at(fence.max(waits.filter(|_| self.has(Safeguard::AwaitGrants)).unwrap_or(0)))
-            }
-            State::Listed | State::Asked => {
-                let joining = self.joining && self.has(Safeguard::AwaitJoin);
-                if self.locked == Some(commit.place) && (self.joined.is_some() || joining) {
-                    return Leave::Later;
-                }
-                let fence = if self.has(Safeguard::Fence) { self.fence } else { 0 };
-                at(fence.max(self.aged(commit)))
-            }
-        }
-    }
-
-    /// When every census that did not see its server's lock is over.
-    fn aged(&self, commit: &Commit) -> Millis {
-        if self.has(Safeguard::LockAge) { self.over_at(commit.locked_at) } else { 0 }
     }
 
     /// The outcome is known, or, after its backend is gone, taken for a commit.
