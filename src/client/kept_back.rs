@@ -20,8 +20,8 @@ use crate::wire::backend::{self, Status};
 use crate::wire::frontend;
 
 use super::group::Group;
-use super::look_up::front;
 use super::session::Session;
+use super::single::front;
 use super::statements::Prepared;
 use super::transaction::KeptBack;
 use super::underway::Shape;

@@ -3,19 +3,15 @@
 //! What a client sees on a hit is made up here: envelope messages fresh, rows as PostgreSQL sent
 //! them.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::cache::entry::{Entry, low_half};
+use crate::cache::Mode;
+use crate::cache::entry::Entry;
 use crate::cache::key::StatementKey;
-use crate::cache::turns::Turn;
-use crate::cache::verify::Witness;
-use crate::cache::{Age, Mode};
 use crate::insight::Outcome;
-use crate::metrics::StatementCounters;
 use crate::pool::signature::Signature;
 use crate::pool::statements::Statement;
 use crate::pool::{PinPolicy, PoolMode};
@@ -24,22 +20,18 @@ use crate::sql::hint::Hint;
 use crate::sql::verdict::{BypassReason, Control, Read, Verdict, Write};
 use crate::twin::{self, Twin};
 use crate::wire::backend::{self, Status};
-use crate::wire::frontend::{self, Bind, Parse, Target};
+use crate::wire::frontend::{self, Parse};
 
 use super::bracket::may_be_finer;
 use super::check::Asked;
-use super::group::Group;
 use super::judge::{age, has_time_word};
 use super::pins::{Pin, Pins};
-use super::session::{FillPlan, Found, Session};
+use super::session::{Found, Session};
+use super::single::{Single, single};
 use super::statements::Prepared;
 use super::transaction::Dirty;
 use super::underway::Shape;
 use super::verify::Looked;
-use super::work::LentRows;
-
-/// Below it a copy costs less than the two writes more that going without it takes.
-const LENT_ROWS_MIN: usize = 64 * 1024;
 
 /// Whether the group is done with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,16 +56,6 @@ pub enum Answer {
     AwaitFill,
     /// It would tie the client to a server, and the policy forbids that.
     Refuse(Pin),
-}
-
-/// The statement at the front of an extended group, run through the unnamed portal.
-pub(super) struct Single<'a> {
-    pub(super) parse: Option<Parse<'a>>,
-    pub(super) bind: Bind<'a>,
-    /// Describe of the portal was asked for.
-    pub(super) describe: bool,
-    /// Of its Execute; 0 for all.
-    rows_max: u32,
 }
 
 impl Session {
@@ -248,17 +230,6 @@ impl Session {
         Answer::Done
     }
 
-    /// The rows of a hit. Many are not copied: the task writes them from the entry, at their place.
-    fn put_rows(&mut self, entry: &Arc<Entry>, out: &mut Vec<u8>) {
-        let is_early = twin::is(Twin::PipelineLookupOnArrival);
-        if entry.rows().len() < LENT_ROWS_MIN || self.work.lent_rows.is_some() || is_early {
-            out.extend_from_slice(entry.rows());
-        } else {
-            let entry = Arc::clone(entry);
-            self.work.lent_rows = Some(LentRows { at: out.len(), entry, written: 0 });
-        }
-    }
-
     /// `transact` for the text that was lexed last.
     fn transact_query(&mut self, verdict: &Verdict, sql: &[u8]) -> Option<&'static str> {
         if verdict.controls.is_empty() {
@@ -390,19 +361,6 @@ impl Session {
         self.names.insert(parse.name, Prepared { statement, generation });
     }
 
-    /// The statement a single read runs, as the client named it or as it parses it just now.
-    pub(super) fn prepared_for(&mut self, single: &Single<'_>) -> Option<Prepared> {
-        match &single.parse {
-            // A second Parse of a live name is an error that PostgreSQL shall raise.
-            Some(parse) if !parse.name.is_empty() && self.names.find(parse.name).is_some() => None,
-            Some(parse) => Some(Prepared {
-                statement: self.statement(parse.name, parse.sql, parse.types),
-                generation: 0,
-            }),
-            None => self.names.find(single.bind.statement).cloned(),
-        }
-    }
-
     /// Why this statement is not looked up, if it is not.
     pub(super) fn bypass(&self, verdict: &Verdict, owed_nothing: bool) -> Option<BypassReason> {
         if self.common.cache.mode() == Mode::Off {
@@ -441,131 +399,8 @@ impl Session {
         }
         self.work.transaction.bypass(facts.isolation)
     }
-
-    pub(super) fn set_key(&mut self, statement: &StatementKey<'_>) -> bool {
-        let Some(facts) = &self.facts else { return false };
-        self.work.key.set(facts.key, statement, self.common.cache.seed())
-    }
-
-    /// A true entry for the key that has been set, if there is one and it may be served.
-    fn hit(&self, verdict: &Verdict, needs_description: bool, age: Age) -> Looked {
-        let cache = &self.common.cache;
-        let described =
-            |entry: &Arc<Entry>| !needs_description || entry.row_description().is_some();
-        let (entry, from_redis) = match (cache.look_up(&self.work.key, age), &self.work.found) {
-            (Some(entry), _) => (entry, false),
-            (None, Found::Entry(entry))
-                if entry.key() == self.work.key.bytes()
-                    && cache.is_true(entry, age)
-                    && reads_the_same(entry, verdict)
-                    && described(entry) =>
-            {
-                cache.promote(entry);
-                (Arc::clone(entry), true)
-            }
-            (None, Found::Entry(_) | Found::Nothing | Found::NotAsked) => {
-                return Looked::Miss(None);
-            }
-        };
-        if !described(&entry) {
-            return Looked::Miss(None);
-        }
-        entry.hits.one();
-        self.serve_or_verify(entry, from_redis)
-    }
-
-    /// Whether the group is a read whose answer would be kept, as far as is known now.
-    pub fn would_keep_answer(&self) -> bool {
-        let generation = self.common.database.generation();
-        self.work.plan.as_ref().is_some_and(|plan| plan.generation == generation)
-    }
-
-    fn should_ask_redis(&self) -> bool {
-        matches!(self.work.found, Found::NotAsked)
-            && self.common.cache.may_be_in_redis(&self.work.key)
-    }
-
-    /// The key that has been set is not in memory, or is to be verified.
-    fn miss(
-        &mut self,
-        shape: Shape,
-        verdict: Arc<Verdict>,
-        (generation, uses, witness): (u64, Arc<StatementCounters>, Option<Witness>),
-        now: Instant,
-    ) -> Answer {
-        if witness.is_none()
-            && let Read::Cacheable(tables) = &verdict.read
-            && !self.is_worth_keeping(tables, now)
-        {
-            self.note(Outcome::Bypass(BypassReason::CutOff), shape, now, false);
-            return Answer::Send;
-        }
-        if witness.is_none() && self.should_ask_redis() {
-            return Answer::AskRedis;
-        }
-        let turn = match witness {
-            None => self.common.cache.take_turn(&self.work.key, self.work.may_await_fill),
-            Some(_) => Turn::Alone,
-        };
-        let leader = match turn {
-            Turn::Lead(leader) => Some(leader),
-            Turn::Wait(gate) => {
-                self.work.awaited_fill = Some(gate);
-                return Answer::AwaitFill;
-            }
-            Turn::Alone => None,
-        };
-        self.work.values = low_half(self.work.key.hash());
-        self.note(Outcome::Miss, shape, now, false);
-        uses.misses.one();
-        self.work.plan = Some(FillPlan { tables: verdict, uses, generation, leader, witness });
-        Answer::Send
-    }
-}
-
-/// Whether the entry was kept for the tables that the statement reads by this verdict. Who stored it
-/// may have known another catalogue, or have other rules; and only of these was the group asked.
-fn reads_the_same(entry: &Entry, verdict: &Verdict) -> bool {
-    let Read::Cacheable(tables) = &verdict.read else { return false };
-    let kept: BTreeSet<_> = entry.stamp.slots().filter_map(|slot| slot.table).collect();
-    kept == tables.iter().copied().collect()
 }
 
 fn pipelined(owed_nothing: bool) -> BypassReason {
     if owed_nothing { BypassReason::Group } else { BypassReason::Pipelined }
-}
-
-/// The group as one read: `[Parse] Bind [Describe portal] Execute Sync`, unnamed portal, all rows.
-fn single(group: &Group) -> Option<Single<'_>> {
-    let (single, count) = front(group)?;
-    let rest = group.parts.get(count..).unwrap_or_default();
-    let alone = matches!(rest, [sync] if sync.tag == frontend::SYNC);
-    (alone && single.rows_max == 0).then_some(single)
-}
-
-/// The statement at the front of the group and how many messages it is.
-pub(super) fn front(group: &Group) -> Option<(Single<'_>, usize)> {
-    let mut parts = group.parts.iter().peekable();
-    let parse = match parts.peek()?.tag {
-        frontend::PARSE => Some(Parse::read(group.body(parts.next()?)).ok()?),
-        _ => None,
-    };
-    let bind = parts.next().filter(|part| part.tag == frontend::BIND)?;
-    let bind = Bind::read(group.body(bind)).ok()?;
-    let parsed_it = parse.as_ref().is_none_or(|parse| parse.name == bind.statement);
-    if !bind.portal.is_empty() || !parsed_it {
-        return None;
-    }
-    let mut describe = false;
-    if parts.peek()?.tag == frontend::DESCRIBE {
-        let target = frontend::target(group.body(parts.next()?)).ok()?;
-        if target != (Target::Portal, &b""[..]) {
-            return None;
-        }
-        describe = true;
-    }
-    let execute = parts.next().filter(|part| part.tag == frontend::EXECUTE)?;
-    let (portal, rows_max) = frontend::execute(group.body(execute)).ok()?;
-    let count = group.parts.len() - parts.len();
-    portal.is_empty().then_some((Single { parse, bind, describe, rows_max }, count))
 }

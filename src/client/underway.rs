@@ -17,8 +17,8 @@ use crate::sql::verdict::{BypassReason, Read, Verdict, Write};
 use crate::wire::backend::{self, Status};
 use crate::wire::frontend;
 
-use super::look_up::front;
 use super::session::{RequestKind, Session};
+use super::single::front;
 
 /// A statement between its arrival and the end of its answer.
 #[derive(Clone, Debug)]
