@@ -30,6 +30,8 @@ pub mod dispatch;
 pub mod moment;
 mod rows;
 pub mod replies;
+mod error_response;
+mod ready_for_query;
 mod verify;
 pub mod controls;
 pub mod cancel_key;

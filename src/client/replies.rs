@@ -1,12 +1,10 @@
 //! Replies on their way from the server to the client: each takes one entry out of the queue of
-//! what is owed, runs of rows go through unread, and the end of a unit of work settles what it
-//! wrote before the client hears of it.
+//! what is owed, and runs of rows go through unread.
 
 use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 
-use crate::pool::PoolMode;
 use crate::server::Server;
 use crate::server::outstanding::{Deliver, Owed, Reply};
 use crate::sql::verdict::Control;
@@ -17,7 +15,6 @@ use crate::wire::frame::{self, HEADER_BYTES};
 use super::moment::{ANSWER_BYTES_MAX, is_question};
 use super::rows::Run;
 use super::session::{Ending, RequestKind, Session, Unit};
-use super::verify::blame;
 
 /// Longest message taken from a server, rows and copy data aside: those stream.
 const MESSAGE_BYTES_MAX: usize = 1 << 30;
@@ -174,7 +171,7 @@ impl Session {
     }
 
     /// For broken twins: notes the versions of now, not of when the answer was asked.
-    fn restamp_fill(&mut self) {
+    pub(super) fn restamp_fill(&mut self) {
         if let Some(fill) = &mut self.work.fill
             && let Some(stamp) = self.common.database.home().coherence.stamp(&fill.tables())
         {
@@ -308,146 +305,6 @@ impl Session {
         }
     }
 
-    /// What PostgreSQL ignores because of an error in front of it is as if it had not been sent.
-    fn undo(&mut self, requests: Vec<u64>, server: &mut Server, now: Instant) {
-        // The last first: a name may have been closed and given anew.
-        for request in requests.into_iter().rev() {
-            // A lock behind a DISCARD ALL that is ignored, too: it was not let go of.
-            server.swallowed(request, now);
-            match self.take_request(request) {
-                Some(RequestKind::Parse { name, statement }) => {
-                    self.names.remove(&name, statement.id);
-                }
-                Some(RequestKind::Close { name, closed }) => self.names.reopen(name, *closed),
-                // A Query that is ignored as well, and with it all before it was rolled back.
-                Some(RequestKind::Unit(unit)) => {
-                    self.settle(unit.armed, false);
-                    self.work.unsynced |= server.outstanding.is_skipping();
-                }
-                Some(
-                    RequestKind::Describe(_)
-                    | RequestKind::Changed { .. }
-                    | RequestKind::Execute { .. },
-                )
-                | None => {}
-            }
-        }
-    }
-
-    /// Gives whether the client sees it.
-    fn error(
-        &mut self,
-        server: &mut Server,
-        body: &[u8],
-        forward: bool,
-        now: Instant,
-    ) -> Result<bool, ServerFault> {
-        if let Some(fill) = &mut self.work.fill {
-            fill.refuse(blame(body));
-        }
-        let front = server.outstanding.front();
-        let unasked = front.is_none();
-        let question = is_question(server);
-        if server.outstanding.runs_ours() {
-            return Err(ServerFault::OwnQueryFailed);
-        }
-        // A Parse of ours in front of the client's Bind, or what describes that: the error is the
-        // client's to see.
-        let inserted_parse = matches!(
-            front,
-            Some(Owed::Expect {
-                reply: Reply::Parse | Reply::Describe,
-                deliver: Deliver::Swallow,
-                ..
-            })
-        );
-        // Its statement has failed, and so the question behind it.
-        let told_before = question && server.status == Status::Failed;
-        if is_doubtful(body) {
-            self.work.ending = Ending::Doubtful;
-        } else if self.work.ending != Ending::Doubtful && !told_before {
-            self.work.ending = Ending::Failed;
-        }
-        let skipped = server.outstanding.skip_to_sync();
-        for statement in skipped.statements {
-            server.statements.pop(&statement);
-            if server.unnamed == Some(statement) {
-                server.unnamed = None;
-            }
-        }
-        if inserted_parse {
-            server.unnamed = None;
-        }
-        // An error in front of it is not its answer.
-        let is_unanswered = self.revalidation_failed(&skipped.requests);
-        self.undo(skipped.requests, server, now);
-        if is_unanswered {
-            // Its Sync has not been sent, and is the client's own.
-            self.work.moment = None;
-        }
-        if !told_before && !unasked {
-            let boundary = match server.outstanding.front() {
-                Some(Owed::Expect { request, .. }) => *request,
-                Some(Owed::Invented(..)) | None => u64::MAX,
-            };
-            self.statement_failed(error_class(body), boundary, now);
-        }
-        self.moment_failed(server);
-        // What nobody asked for, such as the end of the backend, is for the client that has it;
-        // so is what keeps its commit from being sent.
-        let shown = (forward || inserted_parse || unasked || question) && !told_before;
-        self.told_fatal |= shown && backend::error_field(body, b'V') == Some(b"FATAL");
-        Ok(shown)
-    }
-
-    /// The end of a unit: settles what it may have committed, then lets the client know.
-    fn ready(
-        &mut self,
-        server: &mut Server,
-        status: Status,
-        now: Instant,
-    ) -> Result<bool, ServerFault> {
-        let unexpected = ServerFault::Unexpected { tag: backend::READY_FOR_QUERY };
-        let Some(Owed::Expect { reply: Reply::Sync | Reply::Query, deliver, request, .. }) =
-            server.outstanding.pop()
-        else {
-            return Err(unexpected);
-        };
-        server.status = status;
-        if deliver == Deliver::Swallow {
-            self.question_ready(request, server);
-            server.swallowed(request, now);
-            return Ok(false);
-        }
-        let Some(RequestKind::Unit(mut unit)) = self.take_request(request) else {
-            return Err(unexpected);
-        };
-        if !self.completes(&mut unit, server) {
-            return Ok(false);
-        }
-        if status != Status::Idle && self.common.mode == PoolMode::Statement {
-            return Err(ServerFault::TransactionBlock);
-        }
-        self.work.transaction.status = status;
-        let ending = std::mem::take(&mut self.work.ending);
-        self.end_of_unit(unit, ending, status, server);
-        if twin::is(Twin::NoVersionCheck) {
-            self.restamp_fill();
-        }
-        let fill = self.work.fill.take();
-        if let Some(mut fill) = fill.and_then(|fill| self.verified(fill, server, now)) {
-            fill.came(now);
-            let kept = self.common.cache.store(*fill, server.home.group.as_ref()).is_some();
-            let counters = &self.common.cache_counters;
-            if kept { counters.fills.one() } else { counters.refused.one() }
-        }
-        if status == Status::Idle {
-            self.transaction_over();
-        }
-        self.unit_ended(request, now, server.pid);
-        Ok(true)
-    }
-
     /// Whether a reset tells the server's own default of what this client started with otherwise;
     /// the client is told its own.
     fn is_fallback_of_server(&self, server: &Server, body: &[u8]) -> bool {
@@ -504,38 +361,6 @@ impl Session {
             }
         }
     }
-
-    fn end_of_unit(&mut self, unit: Unit, ending: Ending, status: Status, server: &mut Server) {
-        let proven_rollback = status == Status::Idle && unit.extent.proves_rollback(ending);
-        let unseen = unit.armed.is_empty() && ending == Ending::Fine;
-        self.settle(unit.armed, proven_rollback);
-        if status == Status::Idle {
-            // A failed COMMIT, group or string.
-            if matches!(ending, Ending::Failed | Ending::Doubtful)
-                && let Some(settings) = self.work.transaction.begun_with().cloned()
-            {
-                self.set(settings, server);
-                if ending == Ending::Doubtful {
-                    self.forget_settings(server);
-                }
-            }
-            // Nothing was armed and yet the transaction is over: if it was not rolled back before
-            // our eyes, it may have been committed.
-            if unseen && let Some(scope) = self.work.transaction.dirty.scope() {
-                server.home.invalidate(&scope);
-            }
-            let goes_on = self.work.goes_on_writing();
-            self.work.transaction.end(false, goes_on, &self.settings);
-            self.names.clear_portals();
-        }
-        if self.work.requests.is_empty() && !self.work.unsynced {
-            self.work.transaction.settle_names();
-            self.work.discards = false;
-        }
-        if !server.tainted {
-            self.tainted = false;
-        }
-    }
 }
 
 /// Takes the front entry if it waits for this reply; a Query's own messages leave it there.
@@ -545,18 +370,4 @@ fn pop_if(server: &mut Server, expected: Reply) {
     {
         server.outstanding.pop();
     }
-}
-
-fn error_class(body: &[u8]) -> [u8; 2] {
-    let code = backend::error_field(body, b'C').unwrap_or_default();
-    code.first_chunk().copied().unwrap_or_default()
-}
-
-/// An error that does not prove a rollback: the connection, the operator or the system failed
-/// (hazards D8, H8, H9).
-pub(super) fn is_doubtful(body: &[u8]) -> bool {
-    let severity = backend::error_field(body, b'V');
-    let code = backend::error_field(body, b'C').unwrap_or_default();
-    let class = code.get(..2).unwrap_or_default();
-    severity != Some(b"ERROR") || matches!(class, b"08" | b"57" | b"58" | b"XX" | b"F0" | b"")
 }

@@ -15,7 +15,7 @@ use crate::sql::parse::fixes_order;
 use crate::sql::verdict::TableId;
 use crate::wire::{backend, frame};
 
-use super::replies::is_doubtful;
+use super::error_response::is_doubtful;
 use super::session::Session;
 use super::statistics::shape_text;
 
