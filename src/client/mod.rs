@@ -27,6 +27,7 @@ pub mod describe;
 mod revalidate;
 pub mod bracket;
 pub mod dispatch;
+mod rewrite;
 pub mod moment;
 mod rows;
 pub mod replies;
