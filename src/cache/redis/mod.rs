@@ -6,9 +6,11 @@
 //! So FLUSH CACHE and every write leave Redis alone; what they made untrue never comes back and
 //! goes when its time is over.
 
+mod connect;
 mod list;
 mod settings;
 mod shared;
+mod store;
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -16,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, RedisError};
+use redis::{Cmd, FromRedisValue, RedisError};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 
@@ -25,6 +27,7 @@ use crate::metrics::RedisCounters;
 use settings::Way;
 pub use settings::{Settings, SettingsError};
 use shared::Sharing;
+use store::{Offer, QUEUE_ENTRIES_MAX};
 
 use super::breaker::Breaker;
 use super::digests::Digest;
@@ -35,22 +38,6 @@ use super::home::Home;
 use super::key::{KeyBuffer, SessionKey};
 use super::sealed::{Seal, Unsealed};
 use super::stored::Stored;
-
-/// A connection, with its log-in, is given this long; it is opened in the background.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// How often a Redis that nobody asks is asked whether it is there.
-const HEARTBEAT: Duration = Duration::from_secs(1);
-
-/// Entries on their way to Redis, at most; more are dropped, and asked of PostgreSQL again once
-/// memory has lost them.
-const QUEUE_ENTRIES_MAX: usize = 1024;
-const QUEUE_BYTES_MAX: usize = 16 << 20;
-
-/// One round trip carries so many entries, so that filling keeps up with many clients.
-const BATCH_ENTRIES_MAX: usize = 32;
-/// And about so many bytes, so that it takes no longer than a look-up may wait behind it.
-const BATCH_BYTES_MAX: usize = 256 << 10;
 
 pub struct Redis {
     way: Way,
@@ -70,12 +57,6 @@ pub struct Redis {
     queue: mpsc::Sender<Offer>,
     queued_bytes: AtomicUsize,
     pub counters: RedisCounters,
-}
-
-/// An entry on its way, and whose answers are shared with it.
-struct Offer {
-    entry: Arc<Entry>,
-    group: Option<Arc<Group>>,
 }
 
 struct Link {
@@ -269,24 +250,6 @@ impl Redis {
         }
     }
 
-    /// Hands an entry over to be stored, and tells whether it is on its way; never waits.
-    pub fn offer(&self, entry: &Arc<Entry>, group: Option<&Arc<Group>>) -> bool {
-        if !self.is_up() {
-            self.counters.dropped.one();
-            return false;
-        }
-        let len = entry.size_bytes();
-        let queued = self.queued_bytes.fetch_add(len, Ordering::Relaxed);
-        let offer = Offer { entry: Arc::clone(entry), group: group.cloned() };
-        let room = queued.saturating_add(len) <= QUEUE_BYTES_MAX;
-        if !room || self.queue.try_send(offer).is_err() {
-            self.queued_bytes.fetch_sub(len, Ordering::Relaxed);
-            self.counters.dropped.one();
-            return false;
-        }
-        true
-    }
-
     pub fn is_up(&self) -> bool {
         self.link().breaker.is_closed()
     }
@@ -351,88 +314,6 @@ impl Redis {
         }
     }
 
-    /// Connects, then connects again whenever the breaker has opened and its pause is over.
-    async fn keep_connected(self: Arc<Self>) {
-        loop {
-            let (due, probe_at) = {
-                let mut link = self.link();
-                (link.breaker.probe(Instant::now()), link.breaker.probe_at())
-            };
-            match probe_at {
-                _ if due => self.probe().await,
-                Some(at) => tokio::time::sleep_until(at.into()).await,
-                None => {
-                    if timeout(HEARTBEAT, self.opened.notified()).await.is_err() {
-                        self.ping().await;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Without clients that ask, its end would stay unseen.
-    async fn ping(&self) {
-        let place = self.link().place.clone();
-        if let Way::Found(group) = &self.way
-            && group.found.get() != place
-        {
-            self.failed(Failure::Lost("the group is at another redis".to_owned()));
-            return;
-        }
-        let Some(mut connection) = self.connection() else { return };
-        match self.ask::<String>(&redis::cmd("PING"), &mut connection).await {
-            Ok(_pong) => self.link().breaker.succeeded(),
-            Err(failure) => self.failed(failure),
-        }
-    }
-
-    async fn probe(&self) {
-        let place = match &self.way {
-            Way::Given(_) => None,
-            Way::Found(group) => Some(group.found.known().await),
-        };
-        let reached = timeout(CONNECT_TIMEOUT, self.connect(place.as_ref())).await;
-        let reached = reached.unwrap_or(Err(Failure::Timeout));
-        let mut link = self.link();
-        link.breaker.probed(reached.is_ok(), Instant::now());
-        match reached {
-            Ok(connection) => {
-                link.connection = Some(connection);
-                link.place = place;
-                link.unreached = None;
-                link.refuses = false;
-                tracing::info!("redis is up");
-            }
-            Err(failure) => {
-                let reason = failure.into_text();
-                if link.unreached.as_ref() != Some(&reason) {
-                    tracing::warn!(%reason, "redis cannot be reached");
-                }
-                link.last_error = Some(reason.clone());
-                link.unreached = Some(reason);
-            }
-        }
-    }
-
-    async fn connect(&self, place: Option<&Place>) -> Result<MultiplexedConnection, Failure> {
-        let mut connection = match (&self.way, place) {
-            (Way::Given(client), _) => {
-                // Time is kept here, per operation; the library's own would come on top.
-                let config = AsyncConnectionConfig::new()
-                    .set_connection_timeout(None)
-                    .set_response_timeout(None);
-                client.get_multiplexed_async_connection_with_config(&config).await?
-            }
-            (Way::Found(_), Some(place)) => {
-                place.connect().await.map_err(|error| Failure::Lost(error.to_string()))?
-            }
-            (Way::Found(_), None) => return Err(Failure::Lost("not found yet".to_owned())),
-        };
-        // One that is too slow is not up, or clients would find that out again and again.
-        self.ask::<String>(&redis::cmd("PING"), &mut connection).await?;
-        Ok(connection)
-    }
-
     /// One operation, in its time.
     async fn ask<T: FromRedisValue>(
         &self,
@@ -442,90 +323,6 @@ impl Redis {
         match timeout(self.timeout, command.query_async(connection)).await {
             Ok(reply) => reply.map_err(Failure::from),
             Err(_elapsed) => Err(Failure::Timeout),
-        }
-    }
-
-    /// Stores what is offered, many at a time.
-    async fn fill(self: Arc<Self>, mut offers: mpsc::Receiver<Offer>) {
-        let mut batch = Vec::with_capacity(BATCH_ENTRIES_MAX);
-        while offers.recv_many(&mut batch, BATCH_ENTRIES_MAX).await > 0 {
-            let mut pipeline = redis::pipe();
-            let (mut count, mut len) = (0, 0);
-            for offer in batch.drain(..) {
-                self.queued_bytes.fetch_sub(offer.entry.size_bytes(), Ordering::Relaxed);
-                len += self.add(&offer, &mut pipeline, &mut count);
-                if len > BATCH_BYTES_MAX {
-                    self.set(&pipeline, count).await;
-                    pipeline.clear();
-                    (count, len) = (0, 0);
-                }
-            }
-            self.set(&pipeline, count).await;
-        }
-    }
-
-    /// Puts the entry into the pipeline if it is worth that still; gives its length there.
-    fn add(&self, offer: &Offer, pipeline: &mut redis::Pipeline, count: &mut u64) -> usize {
-        let entry = &offer.entry;
-        let max_age = Duration::from_micros(self.max_age_us.load(Ordering::Relaxed));
-        let left = max_age.saturating_sub(entry.asked_at.elapsed()).as_millis();
-        let worth = left > 0 && entry.stamp.holds();
-        let sealed = worth.then(|| match &self.sharing {
-            Some(sharing) => self.seal_shared(sharing, offer),
-            None => self.seal_own(offer),
-        });
-        let Some((name, sealed)) = sealed.flatten() else {
-            self.counters.dropped.one();
-            return 0;
-        };
-        let len = sealed.len();
-        let left = u64::try_from(left).unwrap_or(u64::MAX);
-        pipeline.cmd("SET").arg(name).arg(sealed);
-        pipeline.arg("PX").arg(left).ignore();
-        *count += 1;
-        len
-    }
-
-    /// Its name and bytes.
-    fn seal_own(&self, Offer { entry, group }: &Offer) -> Option<(String, Vec<u8>)> {
-        let prefix = self.prefix_of_own(group.as_deref())?;
-        let sealed = self.seal.seal(entry)?;
-        self.stored.note(entry.hash(), Instant::now());
-        Some((self.seal.name(&prefix, entry.key()), sealed))
-    }
-
-    async fn set(&self, pipeline: &redis::Pipeline, count: u64) {
-        if count == 0 {
-            return;
-        }
-        let Some(mut connection) = self.connection() else {
-            self.counters.dropped.add(count);
-            return;
-        };
-        let failure = match timeout(self.timeout, pipeline.query_async(&mut connection)).await {
-            Ok(Ok(())) => {
-                self.counters.stores.add(count);
-                let mut link = self.link();
-                link.breaker.succeeded();
-                link.refuses = false;
-                return;
-            }
-            Ok(Err(error)) => error.into(),
-            Err(_elapsed) => Failure::Timeout,
-        };
-        self.counters.dropped.add(count);
-        match failure {
-            // It is full, or may not be written: what it has can still be read.
-            Failure::Refused(reason) => {
-                self.counters.errors.one();
-                let mut link = self.link();
-                if !link.refuses {
-                    tracing::warn!(%reason, "redis takes no entries");
-                }
-                link.refuses = true;
-                link.last_error = Some(reason);
-            }
-            failure @ (Failure::Timeout | Failure::Lost(_)) => self.failed(failure),
         }
     }
 }

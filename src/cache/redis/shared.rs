@@ -12,7 +12,8 @@ use crate::cache::home::Home;
 use crate::cache::key::{self, KeyBuffer};
 use crate::cache::sealed::shared::{Material, Reader, SharedSeal};
 
-use super::{Failure, Offer, Redis, Settings};
+use super::store::Offer;
+use super::{Failure, Redis, Settings};
 
 pub(super) struct Sharing {
     pub(super) seal: SharedSeal,
