@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, sleep_until, timeout};
@@ -39,6 +40,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 const PASSED: &str = "another PostgreSQL is written in";
 const LEFT: &str = "it stops";
+const UNSHOWN: &str = "PostgreSQL does not show our lock";
 const UNTOLD: &str = "it stops, and told nobody";
 
 /// Why a member is out of its group is said once of each of so many reasons.
@@ -142,6 +144,7 @@ enum Renewal {
         heard_at: Millis,
         seq: u64,
         listed: Vec<u32>,
+        asked_at: Instant,
         census: Census,
     },
 }
@@ -153,7 +156,12 @@ impl Membership<'_> {
         let settings = &self.group.settings;
         let mut unsaid = None;
         loop {
-            let error = match Link::connect(&settings.link, &key).await {
+            let connecting = Link::connect(&settings.link, &key);
+            let linked = match self.showing(&mut connection, connecting).await {
+                Ok(linked) => linked,
+                Err(why) => return Ok(why),
+            };
+            let error = match linked {
                 Ok(link) => {
                     self.group.linked(link.place());
                     for warning in link.warnings() {
@@ -171,14 +179,49 @@ impl Membership<'_> {
                 tracing::warn!(database = %self.target.database, reason = %error, "the group's redis is lost");
             }
             unsaid = Some(error);
-            tokio::select! {
-                () = sleep(retry(self.group)) => {}
-                end = connection.stream.wait_readable() => {
-                    let ended = || "PostgreSQL ended the connection".to_owned();
-                    return Ok(end.map_or_else(|error| error.to_string(), |()| ended()));
-                }
+            let pause = sleep(retry(self.group));
+            if let Err(why) = self.showing(&mut connection, pause).await {
+                return Ok(why);
             }
         }
+    }
+
+    /// What comes of the work. Meanwhile PostgreSQL is asked for our lock whenever a commit waits for
+    /// that; fails when PostgreSQL is lost.
+    async fn showing<T>(
+        &self,
+        connection: &mut Connection,
+        work: impl Future<Output = T>,
+    ) -> Result<T, String> {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return Ok(done),
+                () = poll_fn(|cx| self.group.poll_to_be_shown(cx, Instant::now())) => {}
+                end = connection.stream.wait_readable() => {
+                    let ended = || "PostgreSQL ended the connection".to_owned();
+                    return Err(end.map_or_else(|error| error.to_string(), |()| ended()));
+                }
+            }
+            self.show(connection).await?;
+        }
+    }
+
+    /// Has PostgreSQL show our lock. Fails where it does not.
+    async fn show(&self, connection: &mut Connection) -> Result<(), String> {
+        let asked_at = Instant::now();
+        let question = format!(
+            "SELECT 1 FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND classid = {} \
+             AND objid = {} AND objsubid = 2 AND granted AND pid = pg_catalog.pg_backend_pid()",
+            self.group.settings.class(),
+            self.group.id
+        );
+        let rows = ask(connection, &question).await.map_err(|error| error.to_string())?;
+        if rows.is_empty() {
+            return Err(UNSHOWN.to_owned());
+        }
+        self.group.lock_shown(asked_at);
+        Ok(())
     }
 
     /// Connects and takes the lock. Gives the name of K, too, and which PostgreSQL it is.
@@ -214,7 +257,7 @@ impl Membership<'_> {
         let name = &self.group.settings.name;
         // Not of one life: those of two have to hear of each other.
         let key = format!("fb:{{{name}:{cluster}:{database}}}");
-        self.group.take_lock(connection.server.place, &key);
+        self.group.take_lock((connection.server.place, &key), Instant::now());
         Ok((connection, key, life))
     }
 
@@ -294,16 +337,22 @@ impl Rounds<'_> {
             self.errand = Errand::Members;
             return Ok(());
         }
+        if group.is_to_be_shown(now)
+            && let Some(connection) = &mut self.connection
+        {
+            self.of.show(connection).await?;
+        }
         let Woken::Counted(counted) = self.wait().await else { return Ok(()) };
         let due = Instant::now() + Duration::from_millis(group.rules.lease / 4);
         let counted_for = std::mem::replace(&mut self.renewal, Renewal::Due(due));
-        let Renewal::Counting { t0, heard_at, seq, listed, .. } = counted_for else {
+        let Renewal::Counting { t0, heard_at, seq, listed, asked_at, .. } = counted_for else {
             return Ok(());
         };
         let (connection, seen) = counted.map_err(|error| error.to_string())?;
         if !seen.contains(&group.id) {
-            return Err("PostgreSQL does not show our lock".to_owned());
+            return Err(UNSHOWN.to_owned());
         }
+        group.lock_shown(asked_at);
         self.connection = Some(connection);
         self.errand = Errand::Renew { t0, heard_at, seq, listed, seen };
         Ok(())
@@ -311,7 +360,12 @@ impl Rounds<'_> {
 
     async fn wait(&mut self) -> Woken {
         let group = self.of.group;
-        let mut work = pin!(poll_fn(|cx| group.poll_work(cx)));
+        // While a census is taken, that shows it.
+        let shows = self.connection.is_some();
+        let mut work = pin!(poll_fn(|cx| {
+            let to_be_shown = shows && group.poll_to_be_shown(cx, Instant::now()).is_ready();
+            if to_be_shown { Poll::Ready(()) } else { group.poll_work(cx) }
+        }));
         let lag_poll = &mut self.lag_poll;
         let lag = async {
             if group.is_lagging() {
@@ -373,7 +427,8 @@ impl Rounds<'_> {
         let replies = match self.link.round(&round.requests, group.settings.timeout).await {
             Ok(replies) => replies,
             Err(error) => {
-                group.failed(round, error.to_string(), Instant::now());
+                let unwritten = error.is_before_any_write();
+                group.failed(round, (error.to_string(), unwritten), Instant::now());
                 return Err(error.to_string());
             }
         };
@@ -396,7 +451,8 @@ impl Rounds<'_> {
             Heard::Members { now: t0, seq, ids: listed } => {
                 if let Some(connection) = self.connection.take() {
                     let census = Box::pin(count(connection, group.settings.class()));
-                    self.renewal = Renewal::Counting { t0, heard_at, seq, listed, census };
+                    self.renewal =
+                        Renewal::Counting { t0, heard_at, seq, listed, asked_at: now, census };
                 }
             }
             Heard::Changed => {

@@ -198,11 +198,11 @@ mod tests {
         let elsewhere = Some(Place { home: &home, place: 8 });
         let now = start + 2 * SECOND;
         assert!(missing.take_old(elsewhere, SECOND, now).is_empty());
-        group.take_lock(7, "k");
+        group.take_lock((7, "k"), Instant::now());
         assert!(missing.take_old(elsewhere, SECOND, now).is_empty());
         assert!(missing.take_old(None, SECOND, now).is_empty());
         // They have all gone to another one.
-        group.take_lock(8, "l");
+        group.take_lock((8, "l"), Instant::now());
         assert_eq!(pids(missing.take_old(elsewhere, SECOND, now)), [1]);
     }
 

@@ -214,6 +214,29 @@ fn a_client_that_discards_all_is_no_danger_to_others() {
 }
 
 #[test]
+fn without_redis_a_server_that_lost_its_lock_for_a_moment_is_vouched_for() {
+    let mut two = Together::start(2);
+    two.until_hits(READ);
+    two.redis.stop();
+    wait_until("it is out", || two.shown(0, "state") == "out");
+    let of_ours =
+        format!("[{}] LOG:  statement: SELECT 1 FROM pg_catalog.pg_locks", two.database.name);
+    let mut value = 2;
+    wait_until("PostgreSQL is asked for the lock that was there all the time", || {
+        value += 1;
+        // The first lets go of the server's lock, which is taken again with the next statement.
+        two.clients[0].run("DISCARD ALL");
+        two.clients[0].run(&format!("UPDATE t SET v = {value}"));
+        two.database.postgres.log().contains(&of_ours)
+    });
+    two.all_read(READ, &value.to_string());
+    // It was shown.
+    assert!(!two.members[0].log().contains("out of the group"), "{}", two.members[0].log());
+    two.redis.resume_from_stop();
+    two.until_hits(READ);
+}
+
+#[test]
 fn a_client_that_goes_while_its_commit_waits_for_the_group_holds_up_nobody() {
     let (database, redis) = (Database::with(TABLES), Redis::start());
     let toml = "[listen]\nworkers = 1\n\

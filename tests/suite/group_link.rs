@@ -248,6 +248,8 @@ fn a_full_redis_refuses_and_changes_nothing() {
         matches!(&refused, Err(LinkError::Refused(text)) if text.contains("OOM")),
         "{refused:?}"
     );
+    // So no lease was given.
+    assert!(refused.is_err_and(|error| error.is_before_any_write()));
     assert_eq!(redis.keys(""), 0);
 }
 

@@ -160,6 +160,16 @@ pub enum LinkError {
     Over,
 }
 
+impl LinkError {
+    /// Redis refused a script at its first write: it has no room, no disk, no replicas, or is one
+    /// itself. What has written something already is let through.
+    pub fn is_before_any_write(&self) -> bool {
+        let Self::Refused(text) = self else { return false };
+        let code = text.split(' ').next().unwrap_or_default();
+        ["OOM", "MISCONF", "NOREPLICAS", "READONLY"].contains(&code)
+    }
+}
+
 impl std::fmt::Display for LinkError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

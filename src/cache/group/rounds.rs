@@ -337,8 +337,12 @@ impl Group {
         coherence.invalidate(&Scope::Database);
     }
 
-    /// A round has failed, and with it the connection.
-    pub fn failed(&self, round: Round, why: String, now: Instant) {
+    /// A round has failed, and with it the connection. `unwritten`: Redis refused it before it had
+    /// written anything, so no lease was given that was asked for.
+    pub fn failed(&self, round: Round, (why, unwritten): (String, bool), now: Instant) {
+        if unwritten {
+            self.state().member.on_unwritten();
+        }
         self.lose(why, now);
         for check in round.checks {
             check.answer(false);

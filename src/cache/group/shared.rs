@@ -285,12 +285,39 @@ impl Group {
 
     /// Our lock has been taken on the connection kept for it, in this PostgreSQL.
     /// `name` is K's there.
-    pub fn take_lock(&self, place: u64, name: &str) {
+    pub fn take_lock(&self, (place, name): (u64, &str), now: Instant) {
+        let now = self.millis(now);
         let mut state = self.state();
         self.place.store(place, Ordering::Release);
         self.is_passed.store(false, Ordering::Release);
-        state.member.take_lock(place);
+        state.member.take_lock(place, now);
         state.name = Some(name.into());
+    }
+
+    /// Ready when a commit waits that could be sent earlier if PostgreSQL said that it shows our lock
+    /// still, on the connection kept for it.
+    pub fn poll_to_be_shown(&self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
+        let now = self.millis(now);
+        let mut state = self.state();
+        if state.member.is_to_be_shown(now) {
+            return Poll::Ready(());
+        }
+        state.task = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    pub fn is_to_be_shown(&self, now: Instant) -> bool {
+        self.state().member.is_to_be_shown(self.millis(now))
+    }
+
+    /// PostgreSQL showed it, asked then.
+    pub fn lock_shown(&self, asked_at: Instant) {
+        let asked_at = self.millis(asked_at);
+        let mut state = self.state();
+        state.member.on_shown(asked_at);
+        let leaving = std::mem::take(&mut state.leaving);
+        drop(state);
+        leaving.into_iter().for_each(Waker::wake);
     }
 
     /// A link was found to lead there.
@@ -406,7 +433,7 @@ mod tests {
         let slot = |generation| Slot { generation, seq: 1, marks: Vec::new() };
         {
             let mut state = group.state();
-            state.member.take_lock(1);
+            state.member.take_lock(1, 0);
             state.member.on_joined(act, true, &[]);
             state.mirror.apply(at, &slot(3), id, &group.coherence);
         }

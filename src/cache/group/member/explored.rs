@@ -18,9 +18,18 @@ impl Member {
         if let Some(joined) = &mut self.joined {
             earlier(&mut joined.granted_until);
         }
+        let aged = |time: &mut Millis| {
+            let then = time.saturating_sub(by);
+            *time = if then.saturating_add(lease) <= now { 0 } else { then };
+        };
+        self.locked.iter_mut().for_each(|locked| {
+            aged(&mut locked.since);
+            aged(&mut locked.known);
+        });
         for commit in self.commits.values_mut() {
-            let locked_at = commit.locked_at.saturating_sub(by);
-            commit.locked_at = if locked_at + lease <= now { 0 } else { locked_at };
+            if commit.is_seen() {
+                aged(&mut commit.locked_at);
+            }
             if let State::Announced { waits, .. } = &mut commit.state {
                 for (_, until) in waits {
                     earlier(until);

@@ -56,7 +56,7 @@ impl Member {
             }
             State::Listed | State::Asked => {
                 let joining = self.joining && self.has(Safeguard::AwaitJoin);
-                if self.locked == Some(commit.place) && (self.joined.is_some() || joining) {
+                if self.is_here(commit) && (self.joined.is_some() || joining) {
                     return Leave::Later;
                 }
                 let fence = if self.has(Safeguard::Fence) { self.fence } else { 0 };
@@ -65,8 +65,35 @@ impl Member {
         }
     }
 
-    /// When every census that did not see its server's lock is over.
+    /// When what a census without us has opened is surely over. Every census since its server took
+    /// the lock shows us, and so does every one while the lock's own connection had it, which is longer:
+    /// if it has it still after the server took its own, there was no moment without.
     fn aged(&self, commit: &Commit) -> Millis {
-        if self.has(Safeguard::LockAge) { self.over_at(commit.locked_at) } else { 0 }
+        if !self.has(Safeguard::LockAge) {
+            return 0;
+        }
+        let since = match self.locked.filter(|_| self.is_here(commit)) {
+            Some(locked) if commit.locked_at < locked.known || !self.has(Safeguard::LockShown) => {
+                locked.since.min(commit.locked_at)
+            }
+            Some(_) | None => commit.locked_at,
+        };
+        self.over_at(since)
+    }
+
+    /// Whether a commit could be sent earlier if it were known that our lock is shown still.
+    pub fn is_to_be_shown(&self, now: Millis) -> bool {
+        let Some(locked) = self.locked else { return false };
+        self.commits.values().any(|commit| {
+            let waits = match &commit.state {
+                State::Announced { open, .. } => !open,
+                // Otherwise it waits for what K says.
+                State::Listed | State::Asked => self.joined.is_none() && !self.joining,
+                State::Sent | State::Over { .. } => false,
+            };
+            let is_younger = locked.since < commit.locked_at && locked.known <= commit.locked_at;
+            let counts = commit.is_seen() && now < self.over_at(commit.locked_at);
+            waits && is_younger && counts && self.is_here(commit)
+        })
     }
 }

@@ -40,12 +40,22 @@ struct Membership {
     granted_until: Millis,
 }
 
+/// Our lock on the connection kept for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Locked {
+    /// The PostgreSQL that shows it.
+    place: u64,
+    since: Millis,
+    /// It was still there after this moment.
+    known: Millis,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Member {
     pub id: u32,
     rules: Rules,
-    /// The PostgreSQL that shows our lock on the connection kept for it.
-    locked: Option<u64>,
+    /// Where our lock is shown by the connection kept for it.
+    locked: Option<Locked>,
     joined: Option<Membership>,
     /// A JOIN is under way.
     joining: bool,
@@ -91,6 +101,11 @@ impl Member {
         now.saturating_add(self.rules.lease + self.rules.margin)
     }
 
+    /// Whether its server is of the PostgreSQL that shows our lock.
+    fn is_here(&self, commit: &Commit) -> bool {
+        self.locked.is_some_and(|locked| locked.place == commit.place)
+    }
+
     pub fn act(&self) -> Option<Act> {
         self.joined.as_ref().map(|joined| joined.act)
     }
@@ -118,7 +133,7 @@ impl Member {
         if !self.has(Safeguard::MarksInJoin) {
             return Vec::new();
         }
-        let here = |commit: &Commit| self.locked == Some(commit.place) && commit.is_seen();
+        let here = |commit: &Commit| self.is_here(commit) && commit.is_seen();
         let under_way = self.commits.iter().filter(|(_, commit)| here(commit) && !commit.is_over());
         under_way.map(|(&n, commit)| (self.mark(n), commit.slots.clone())).collect()
     }
@@ -143,7 +158,7 @@ impl Member {
     /// Whether K may be told less than has been applied here.
     pub fn holds_back(&self) -> bool {
         let is_lacking = |commit: &Commit| {
-            let is_sent = commit.state == State::Sent && self.locked == Some(commit.place);
+            let is_sent = commit.state == State::Sent && self.is_here(commit);
             commit.widened && is_sent
         };
         self.commits.values().any(is_lacking) && self.has(Safeguard::MarkThenTell)
@@ -155,8 +170,9 @@ impl Member {
         if self.joined.is_none() {
             return begins;
         }
+        let place = self.locked.map(|locked| locked.place);
         for (&n, commit) in &mut self.commits {
-            if self.locked != Some(commit.place) || !commit.is_to_be_announced() {
+            if place != Some(commit.place) || !commit.is_to_be_announced() {
                 continue;
             }
             if commit.state != State::Sent {
@@ -170,12 +186,11 @@ impl Member {
 
     /// Whether a round is due for the sake of commits.
     pub fn has_work(&self) -> bool {
-        let here = |commit: &Commit| self.locked == Some(commit.place);
+        let mut commits = self.commits.values();
         self.joined.is_some()
-            && self
-                .commits
-                .values()
-                .any(|commit| commit.is_over() || (here(commit) && commit.is_to_be_announced()))
+            && commits.any(|commit| {
+                commit.is_over() || (self.is_here(commit) && commit.is_to_be_announced())
+            })
     }
 
     /// Those that wait for other members: their change as K counts them, and whether for all.
@@ -230,8 +245,13 @@ impl Member {
     }
 
     /// The connection to PostgreSQL that is kept for it holds our lock, in this PostgreSQL.
-    pub fn take_lock(&mut self, place: u64) {
-        self.locked = Some(place);
+    pub fn take_lock(&mut self, place: u64, now: Millis) {
+        self.locked = Some(Locked { place, since: now, known: 0 });
+    }
+
+    /// It did still when it was asked, which was then or later.
+    pub fn on_shown(&mut self, asked_at: Millis) {
+        self.locked.iter_mut().for_each(|locked| locked.known = locked.known.max(asked_at));
     }
 
     /// That connection is gone, or the lock.
@@ -239,6 +259,11 @@ impl Member {
         self.locked = None;
         self.is_refused = false;
         self.lose(now);
+    }
+
+    /// What was asked last was refused before anything was written: there is no lease of it.
+    pub fn on_unwritten(&mut self) {
+        (self.joining, self.asked_until) = (false, 0);
     }
 
     /// What was asked for last is had.

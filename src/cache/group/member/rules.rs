@@ -29,6 +29,9 @@ pub enum Safeguard {
     LeaveEndsWithAct,
     /// What is not announced waits a lease from when its server took the lock.
     LockAge,
+    /// A server's lock counts as old as the one on the lock's own connection only if that was there
+    /// still when the server took its own.
+    LockShown,
     /// What is not announced in a K that is shut waits for the fence.
     ShutWaits,
     /// Who answers without asking is waited for.
@@ -52,6 +55,7 @@ impl Safeguard {
             Self::MarksInJoin
             | Self::AwaitJoin
             | Self::LeaveEndsWithAct
+            | Self::LockShown
             | Self::ShutWaits
             | Self::AwaitGrants
             | Self::Widen

@@ -12,7 +12,7 @@ const TABLE: SlotName = SlotName::Table(TableId(7));
 fn joined(open: bool) -> Member {
     let rules = Rules { lease: LEASE, margin: MARGIN, without: None };
     let mut member = Member::new(1, rules);
-    member.take_lock(HERE);
+    member.take_lock(HERE, 0);
     let marks = member.join(0);
     member.on_joined(Act([1; 16]), open, &marks);
     member
@@ -99,6 +99,53 @@ fn in_a_k_that_is_shut_a_new_server_waits_until_nobody_can_have_missed_it() {
         announced(&mut member, n, open);
         assert_eq!(member.leave(n, 5000), leave, "open {open}, locked at {locked_at}");
     }
+}
+
+#[test]
+fn a_new_server_waits_for_nobody_once_our_lock_is_known_to_have_been_there_all_the_time() {
+    let mut member = joined(true);
+    member.lose(100);
+    let n = member.begin(vec![TABLE], 5000, HERE);
+    let waits = Leave::At(5000 + LEASE + MARGIN);
+    assert_eq!(member.leave(n, 5001), waits);
+    assert!(member.is_to_be_shown(5001));
+    // Asked in the moment in which the server took its own, or before it.
+    member.on_shown(5000);
+    assert_eq!(member.leave(n, 5001), waits);
+    assert!(member.is_to_be_shown(5001));
+    member.on_shown(5001);
+    assert!(!member.is_to_be_shown(5001));
+    assert_eq!(member.leave(n, 5001), Leave::Granted);
+    // Of another PostgreSQL it says nothing, nor does a lock that is lost, or not old itself.
+    let elsewhere = member.begin(vec![TABLE], 5000, HERE + 1);
+    assert_eq!(member.leave(elsewhere, 5002), waits);
+    let again = member.begin(vec![TABLE], 5500, HERE);
+    member.lose_lock(5501);
+    assert!(!member.is_to_be_shown(5501));
+    assert_eq!(member.leave(again, 5501), Leave::At(5500 + LEASE + MARGIN));
+    member.take_lock(HERE, 5600);
+    member.on_shown(5700);
+    assert_eq!(member.leave(again, 5701), Leave::At(5500 + LEASE + MARGIN));
+}
+
+#[test]
+fn a_join_that_redis_had_no_room_for_holds_nothing_back() {
+    let mut member = joined(true);
+    member.on_lost();
+    let n = member.begin(vec![TABLE], 0, HERE);
+    let then = LEASE + MARGIN;
+    let _ = member.join(then);
+    assert_eq!(member.leave(n, then), Leave::Later);
+    member.on_unwritten();
+    member.lose(then);
+    assert_eq!(member.leave(n, then), Leave::Granted);
+    assert!(member.wants_to_join(then));
+    // One that may have arrived is a lease asked for.
+    let late = member.begin(vec![TABLE], 0, HERE);
+    let _ = member.join(then);
+    member.lose(then);
+    assert_eq!(member.leave(late, then), Leave::At(then + LEASE + MARGIN));
+    assert!(!member.wants_to_join(then + LEASE));
 }
 
 #[test]

@@ -43,7 +43,7 @@ impl Member {
         let coherence = Arc::new(Coherence::new(id.into()));
         let group =
             Arc::new(Group::new(id, Arc::new(Settings::example()), Arc::clone(&coherence), now));
-        group.take_lock(1, K);
+        group.take_lock((1, K), Instant::now());
         let salt = [u8::try_from(id).unwrap(); SALT_BYTES];
         let seal = SharedSeal::new(secret, salt, bytes_max, compress_from);
         Self { seal, coherence, group, now }
@@ -254,7 +254,7 @@ fn an_answer_of_before_a_flush_is_not_opened_whatever_becomes_of_the_flush() {
     let round = two.group.round(Errand::None);
     assert_eq!(round.requests.len(), 1);
     refused();
-    two.group.failed(round, "gone".to_owned(), two.now);
+    two.group.failed(round, ("gone".to_owned(), false), two.now);
     two.hear(
         Errand::Join {
             t0: HEARD_MS,

@@ -58,6 +58,10 @@ pub(crate) struct Faults {
     pub(crate) postgres_cut: u8,
     /// The one that shows the lock alone.
     pub(crate) control_cut: u8,
+    /// The same, unnoticed.
+    pub(crate) control_dies: u8,
+    /// A server lets go of its lock, as a reset of its session does, and takes it again.
+    pub(crate) reset: u8,
     pub(crate) promotion: u8,
     pub(crate) birth: u8,
     /// An instance says that it answers nobody any more, and joins no more.
@@ -112,8 +116,9 @@ impl Setup {
 
     /// Whether somebody may be dropped.
     fn drops(&self) -> bool {
-        let Faults { crash, postgres_cut, control_cut, birth, leave, .. } = self.faults;
-        crash + postgres_cut + control_cut + birth + leave > 0
+        let Faults { crash, postgres_cut, control_cut, control_dies, birth, leave, .. } =
+            self.faults;
+        crash + postgres_cut + control_cut + control_dies + birth + leave > 0
     }
 
     /// Whether it matters who knows what of K's slots.

@@ -212,12 +212,14 @@ impl Steps<'_> {
                 state.lose_postgres(setup, at);
             });
         }
-        if instance.control && !instance.severed && faults.control_cut > 0 {
+        let notices = faults.control_cut > 0 || instance.control_dead;
+        if instance.control && !instance.severed && notices {
             self.step("loses the connection that shows its lock", who, |state| {
-                state.faults.control_cut -= 1;
+                state.faults.control_cut -= u8::from(!instance.control_dead);
                 state.lose_control(setup, at);
             });
         }
+        self.locks(at);
         if faults.leave > 0 && instance.act().is_some() && instance.round.is_none() && !is_stray {
             self.step("stops, and sends LEAVE", who, |state| state.leave(setup, at));
         }
@@ -226,7 +228,39 @@ impl Steps<'_> {
         } else if !instance.control && !instance.leaves {
             self.step("shows its lock anew", who, |state| {
                 state.at(at).control = true;
-                state.at(at).member.take_lock(PLACE);
+                state.at(at).shown = true;
+                state.at(at).member.take_lock(PLACE, NOW);
+            });
+        }
+    }
+
+    /// The locks of a server and of the connection that is kept for it are two.
+    fn locks(&mut self, at: usize) {
+        let (faults, who) = (self.from.faults, NAMES[at]);
+        let instance = &self.from.instances[at];
+        let lives = instance.control && !instance.control_dead && instance.reaches_postgres();
+        if lives && faults.control_dies > 0 {
+            self.step("has lost the connection that shows its lock", who, |state| {
+                state.faults.control_dies -= 1;
+                state.at(at).control_dead = true;
+                state.at(at).shown &= !state.instances[at].unlocked;
+            });
+        }
+        if lives && instance.member.is_to_be_shown(NOW) {
+            self.step("is shown its lock", who, |state| state.at(at).member.on_shown(NOW));
+        }
+        if instance.unlocked && instance.reaches_postgres() {
+            self.step("takes the lock of a server again", who, |state| {
+                state.take_server_lock(self.setup, at);
+            });
+        } else if faults.reset > 0
+            && instance.reaches_postgres()
+            && !self.from.is_sent(self.setup, at)
+        {
+            self.step("lets go of the lock of a server", who, |state| {
+                state.faults.reset -= 1;
+                state.at(at).unlocked = true;
+                state.at(at).shown &= !state.instances[at].shows_only_servers();
             });
         }
     }
@@ -391,12 +425,35 @@ impl State {
                 None => DATABASE,
             };
         }
-        let n = instance.member.begin(names(slots), instance.locked_at, PLACE);
+        let locked_at = if instance.unlocked { u64::MAX } else { instance.locked_at };
+        let n = instance.member.begin(names(slots), locked_at, PLACE);
         if instance.member.act().is_none() && !setup.lacks(Without::Member(Safeguard::Widen)) {
             slots |= DATABASE;
         }
         self.writes[of].phase = Phase::Begun(n);
         self.writes[of].slots = slots;
+    }
+
+    /// Whether its server has a commit that it was told of, or may be: that one has its lock.
+    fn is_sent(&self, setup: &Setup, at: usize) -> bool {
+        let mut writes = setup.writers.iter().zip(&self.writes);
+        writes.any(|(writer, write)| {
+            let begun = matches!(write.phase, Phase::Begun(_) | Phase::Sent(_));
+            writer.at == at && (begun || write.pending)
+        })
+    }
+
+    fn take_server_lock(&mut self, setup: &Setup, at: usize) {
+        let begun = |write: &mut super::world::Write| match write.phase {
+            Phase::Begun(n) => Some(n),
+            Phase::Idle | Phase::Sent(_) | Phase::Unknown(_) | Phase::Over(_) => None,
+        };
+        let held: Vec<u64> = self.writes_of(setup, at).filter_map(begun).collect();
+        let instance = self.at(at);
+        (instance.unlocked, instance.shown, instance.locked_at) = (false, true, NOW);
+        for n in held {
+            instance.member.lock_taken(n, NOW);
+        }
     }
 
     /// The outcome is known: nothing read or stored here before holds.
@@ -459,7 +516,10 @@ impl State {
     }
 
     fn lose_control(&mut self, setup: &Setup, at: usize) {
-        self.at(at).control = false;
+        (self.at(at).control, self.at(at).control_dead) = (false, false);
+        if self.instances[at].unlocked {
+            self.at(at).shown = false;
+        }
         self.lose(setup, at, true);
         self.at(at).member.lose_lock(NOW);
     }

@@ -12,6 +12,8 @@ const NONE: Faults = Faults {
     cut: 0,
     postgres_cut: 0,
     control_cut: 0,
+    control_dies: 0,
+    reset: 0,
     promotion: 0,
     birth: 0,
     leave: 0,
@@ -44,6 +46,11 @@ const CRASH: Setup = Setup { faults: Faults { crash: 1, ..NONE }, ..SLOW };
 const UNKNOWN: Setup = Setup { faults: Faults { postgres_cut: 1, ..NONE }, ..SLOW };
 const PROMOTED: Setup = Setup { faults: Faults { promotion: 1, ..NONE }, ..SLOW };
 const EVICTED: Setup = Setup { faults: Faults { evicted_slot: 1, ..NONE }, ..SLOW };
+
+/// The one that writes is cut off from Redis, and its server loses its lock for a moment.
+const RESET: Setup = Setup { faults: Faults { reset: 1, cut: 1, ..NONE }, ..SLOW };
+/// Meanwhile nothing else shows that it is there, and it believes otherwise.
+const UNSHOWN: Setup = Setup { faults: Faults { control_dies: 1, ..RESET.faults }, ..SLOW };
 
 /// C is born, and writes.
 const BORN: Setup = Setup {
@@ -172,6 +179,8 @@ fn the_larger_worlds_have_no_old_hit() {
     let faults = Faults { birth: 1, ..NONE };
     holds("one alone that does not ask", &Setup { alone: true, faults, ..ALONE });
     holds("unknown outcome", &UNKNOWN);
+    holds("reset", &RESET);
+    holds("reset, nothing shows it", &UNSHOWN);
 }
 
 #[test]
@@ -193,6 +202,7 @@ fn each_part_that_announces_a_write_is_needed() {
     breaks("2", Member(Safeguard::AwaitBegin), &SLOW, 6);
     breaks("3", Member(Safeguard::Fence), &CUT, 6);
     breaks("24", Member(Safeguard::LockAge), &BORN, 6);
+    breaks("24, shown", Member(Safeguard::LockShown), &UNSHOWN, 13);
     breaks("25", Without::KeptUnknown, &UNKNOWN, 14);
     breaks("own", Without::OwnUnended, &Setup { readers: &[0], ..SLOW }, 7);
 }

@@ -54,6 +54,10 @@ pub(crate) struct Instance {
     pub(crate) severed: bool,
     /// It has the one that shows the lock.
     pub(crate) control: bool,
+    /// That one is dead, and it has not noticed.
+    pub(crate) control_dead: bool,
+    /// Its servers have let go of the lock, and are about to take it.
+    pub(crate) unlocked: bool,
     /// It stops: that one is not made anew.
     pub(crate) leaves: bool,
     /// PostgreSQL shows its lock, whatever is under way.
@@ -153,6 +157,8 @@ impl Instance {
             connected: false,
             severed: false,
             control: false,
+            control_dead: false,
+            unlocked: false,
             leaves: false,
             shown: false,
             locked_at: 0,
@@ -175,6 +181,11 @@ impl Instance {
         self.member.act().map(|act| act.0[0])
     }
 
+    /// PostgreSQL shows nothing of it but what is under way.
+    pub(crate) fn shows_only_servers(&self) -> bool {
+        !self.control || self.control_dead
+    }
+
     pub(crate) fn reaches_postgres(&self) -> bool {
         self.connected && !self.severed
     }
@@ -182,10 +193,11 @@ impl Instance {
     /// All its connections to PostgreSQL are there, and as new as can be.
     pub(crate) fn connect(&mut self) {
         (self.connected, self.shown) = (true, true);
+        (self.unlocked, self.control_dead) = (false, false);
         self.locked_at = NOW;
         if !self.leaves {
             self.control = true;
-            self.member.take_lock(PLACE);
+            self.member.take_lock(PLACE, NOW);
         }
     }
 
@@ -255,6 +267,7 @@ impl State {
             instance.life = Life::Alive;
             instance.connect();
             instance.locked_at = 0;
+            instance.member.take_lock(PLACE, 0);
             instance.member.join(NOW);
             k.join(setup, at, NOW + setup.lease, &[]);
         }
