@@ -428,7 +428,7 @@ fn a_statement_whose_client_goes_at_once_is_committed() {
     drop(writer);
     wait_until("the plain write is there", || direct.one("SELECT v FROM b") == "2");
     let mut writer = stage.forebay.client();
-    writer.send(&[query("SELECT wr()"), message(b'X', &[])].concat());
+    writer.send(&[query("SELECT wr() FROM pg_sleep(0.2)"), message(b'X', &[])].concat());
     drop(writer);
     let read = "SELECT v FROM a WHERE id = 1";
     wait_until("the write is there", || direct.one(read) == "2");
