@@ -81,11 +81,10 @@ fn clients_get_a_server_in_the_order_in_which_they_asked() {
 
 #[test]
 fn who_waits_too_long_for_a_server_is_told_so_and_disconnected() {
-    let database = Database::with("");
-    let toml = "[pool]\nquery_wait_timeout = \"300ms\"\n";
-    let forebay = Forebay::with_config(&database, toml, &["--pool-size", "1"]);
+    let (_database, forebay) = start("", &["--pool-size", "1"]);
     let (mut one, mut two) = (forebay.client(), forebay.client());
     one.hold_server();
+    forebay.console().run("SET query_wait_timeout = '0.3'");
     two.send(&query("SELECT 1"));
     let error = two.message();
     assert_eq!(
