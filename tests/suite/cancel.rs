@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
+use crate::pooling::until_waiting;
 use crate::support::forebay::Forebay;
 use crate::support::postgres::Database;
 use crate::support::raw::{RawClient, cancel, query};
@@ -116,9 +117,7 @@ fn a_client_that_waits_for_a_server_can_be_cancelled() {
     let (mut one, mut two) = (forebay.client(), forebay.client());
     one.hold_server();
     two.send(&query("SELECT 1"));
-    for _ in 0..50 {
-        one.run("SELECT 1");
-    }
+    until_waiting(&forebay, 1);
     send_cancel(&forebay, two.pid, &two.key.clone());
     // PgBouncer disconnects it; whatever it is told, it must not be left waiting.
     assert_ne!(two.message().tag, b'T');

@@ -186,9 +186,10 @@ fn an_entry_in_redis_is_not_served_when_older_than_max_age() {
     let forebay = Forebay::with_config(&database, &toml, &["--redis", &redis.url()]);
     let (client, console) = (forebay.client(), forebay.console());
     let mut world = World { database, forebay, client, console };
-    world.until_redis_hit();
-    // From now on Redis would keep it for ever.
-    assert_eq!(redis.for_every_key("redis.call('PERSIST', k)"), 1);
+    wait_until("from now on Redis would keep it for ever", || {
+        world.until_redis_hit();
+        redis.for_every_key("redis.call('PERSIST', k)") == 1
+    });
     world.database.direct().run("UPDATE t SET v = 'new'");
     wait_until("the write behind Forebay's back is seen", || world.read() == "new");
 }
