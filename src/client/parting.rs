@@ -109,7 +109,9 @@ impl Task {
     async fn drain(&mut self) -> Drained {
         let Some(lease) = &mut self.lease else { return Drained::Nothing };
         let server = &lease.connection.server;
-        if self.session.work.unsynced || server.outstanding.is_empty() {
+        // A Sync that is kept back until we know what it commits was sent, too.
+        let unsynced = self.session.work.unsynced && !self.session.has_moment();
+        if unsynced || server.outstanding.is_empty() {
             return Drained::Nothing;
         }
         let connection = &mut *lease.connection;

@@ -434,8 +434,15 @@ fn a_statement_whose_client_goes_at_once_is_committed() {
     wait_until("the write is there", || direct.one(read) == "2");
     wait_until("the write is seen", || stage.reader.one(read) == "2");
     let mut writer = stage.forebay.client();
+    let slow = parse("", "SELECT wr() FROM pg_sleep(0.2)", &[]);
+    let group = [slow, bind("", "", &[]), execute("", 0), sync(), message(b'X', &[])];
+    writer.send(&group.concat());
+    drop(writer);
+    wait_until("the write of a group is there", || direct.one(read) == "3");
+    wait_until("the write of a group is seen", || stage.reader.one(read) == "3");
+    let mut writer = stage.forebay.client();
     writer.run("BEGIN; SELECT wr()");
     writer.send(&[query("COMMIT"), message(b'X', &[])].concat());
     drop(writer);
-    wait_until("the commit is there", || direct.one(read) == "3");
+    wait_until("the commit is there", || direct.one(read) == "4");
 }
