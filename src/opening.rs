@@ -70,15 +70,17 @@ pub async fn take_server(
     let mut notice_at = wait_notice.and_then(|after| began.checked_add(after));
     let acquired = loop {
         tokio::select! {
-            acquired = &mut acquiring => break acquired,
-            () = client_gone(stream, input) => return Err(CloseReason::ClientLost),
-            leave = entry.asked_to_leave() => return Err(leave.reason()),
+            // Who is given up late is told first that it waits, too.
+            biased;
             () = at(notice_at) => {
                 notice_at = None;
                 backend::write_notice(out, WAIT_NOTICE);
                 stream.write_all(out).await.or(Err(CloseReason::ClientLost))?;
                 out.clear();
             }
+            acquired = &mut acquiring => break acquired,
+            () = client_gone(stream, input) => return Err(CloseReason::ClientLost),
+            leave = entry.asked_to_leave() => return Err(leave.reason()),
         }
     };
     show_wait(entry, None);

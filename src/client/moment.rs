@@ -94,6 +94,11 @@ impl Session {
         self.work.moment.as_ref().is_none_or(|moment| moment.phase == Phase::Statement)
     }
 
+    /// Whether a commit waits for what it would commit, or is on its way after that.
+    pub fn has_moment(&self) -> bool {
+        self.work.moment.is_some()
+    }
+
     /// Whether the group that was kept back is to be sent on now.
     pub fn is_answered(&self) -> bool {
         self.work.moment.as_ref().is_some_and(|moment| moment.phase == Phase::Answered)

@@ -16,7 +16,7 @@ use crate::wire::backend::Status;
 
 use super::close::CloseReason;
 use super::io::Task;
-use super::session::Armed;
+use super::session::{Armed, Session};
 use super::spare::READ_BYTES;
 
 /// A server that does not answer its reset query by then is closed.
@@ -27,7 +27,8 @@ const RESET_TIMEOUT: Duration = Duration::from_secs(10);
 const DRAIN_TIME: Duration = Duration::from_millis(50);
 const DRAIN_BYTES: usize = 1 << 20;
 
-/// How long a commit whose client is gone waits for the leave of its group.
+/// How long a commit whose client is gone waits for the leave of its group, and for the question
+/// what it commits.
 const HOLD_TIME: Duration = Duration::from_secs(10);
 
 impl Task {
@@ -108,22 +109,27 @@ impl Task {
     async fn drain(&mut self) -> Drained {
         let Some(lease) = &mut self.lease else { return Drained::Nothing };
         let server = &lease.connection.server;
-        if self.session.work.unsynced || server.outstanding.is_empty() {
+        // A Sync that is kept back until we know what it commits was sent, too.
+        let unsynced = self.session.work.unsynced && !self.session.has_moment();
+        if unsynced || server.outstanding.is_empty() {
             return Drained::Nothing;
         }
         let connection = &mut *lease.connection;
         let session = &mut self.session;
         let mut out = Vec::new();
         let mut taken = 0;
-        // It was sent; that others have to hear of it first is no affair of the client's.
-        let mut held = !connection.server.holds.is_empty();
+        // It was sent; that others have to hear of it first is no affair of the client's, nor that
+        // its commit is ours.
+        let waits =
+            |server: &Server, session: &Session| !server.holds.is_empty() || session.has_moment();
+        let mut held = waits(&connection.server, session);
         let in_time =
             |held| tokio::time::Instant::now() + if held { HOLD_TIME } else { DRAIN_TIME };
         let mut deadline = in_time(held);
         while !connection.server.outstanding.is_empty() {
             // What came with its goodbye, and the end of a block that was put round its statement.
             let done = tokio::time::timeout_at(deadline, connection.send_or_read(READ_BYTES)).await;
-            if held && connection.server.holds.is_empty() {
+            if held && !waits(&connection.server, session) {
                 held = false;
                 deadline = in_time(held);
             }

@@ -13,10 +13,11 @@ use crate::sql::catalog::{Catalog, FINGERPRINT_QUERY, SETUP_QUERIES, SNAPSHOT_QU
 use super::lost::{self, Backend};
 use super::{Seen, Service, ask, place};
 
-/// Roles' and databases' settings, and when PostgreSQL has last read its files.
+/// Settings of roles and of this database, and when PostgreSQL has last read its files.
 const DEFAULTS_QUERY: &str = "SELECT concat_ws(' ', pg_conf_load_time(), \
      (SELECT hashtextextended(string_agg(concat_ws('|', setdatabase, setrole, setconfig), ',' \
-      ORDER BY setdatabase, setrole), 0) FROM pg_db_role_setting))";
+      ORDER BY setdatabase, setrole), 0) FROM pg_db_role_setting WHERE setdatabase IN \
+      (0, (SELECT oid FROM pg_database WHERE datname = current_database()))))";
 
 impl Service {
     pub(super) async fn round(

@@ -194,11 +194,14 @@ fn a_transaction_begun_in_a_pipeline_is_seen_at_its_commit() {
 
 #[test]
 fn a_statement_is_not_told_to_have_completed_when_its_commit_could_not_be_asked_for() {
-    let (database, forebay, mut reader, mut writer) = start(
+    let database = Database::with(
         "CREATE TABLE t (v int); INSERT INTO t VALUES (1);
          CREATE FUNCTION adds() RETURNS int LANGUAGE plpgsql AS
          $$BEGIN INSERT INTO t VALUES (1); RETURN 7; END$$",
     );
+    // Nothing else reads the catalogue that is locked.
+    let forebay = Forebay::with_config(&database, "[cache]\ncatalog_poll = \"1h\"\n", &[]);
+    let (mut reader, mut writer) = (forebay.client(), forebay.client());
     let adds = "SELECT adds()";
     database.until_hit(&mut reader, READ);
     // Everything that it needs is known to the server, and to the one that is asked.

@@ -219,3 +219,20 @@ fn what_sessions_of_another_database_begin_with_is_no_change_of_this_one() {
     assert!(!changes(&other.name));
     assert!(changes(&database.name));
 }
+
+#[test]
+fn what_sessions_of_another_database_begin_with_leaves_the_servers_of_this_one() {
+    let (database, forebay, _client) = start("");
+    let other = database.postgres.database();
+    let mut admin = database.admin();
+    let changed = "defaults of sessions changed";
+    // Each look has asked for these before.
+    let mut until_looked_at = |name: &str| {
+        let before = database.seen(FINGERPRINT_QUERY);
+        admin.run(&format!("ALTER DATABASE {name} SET lock_timeout = '10s'"));
+        wait_until("it was looked at twice", || database.seen(FINGERPRINT_QUERY) > before + 2);
+        forebay.log().contains(changed)
+    };
+    assert!(!until_looked_at(&other.name));
+    assert!(until_looked_at(&database.name));
+}

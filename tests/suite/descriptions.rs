@@ -8,7 +8,7 @@ use crate::support::raw::{
 };
 
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'one')";
-const ONE: &str = "[pool]\ndefault_pool_size = 1\nquery_wait_timeout = \"300ms\"\n";
+const ONE: &str = "[pool]\ndefault_pool_size = 1\nquery_wait_timeout = \"5s\"\n";
 
 const BY_ID: &str = "SELECT id, v FROM t WHERE id = $1";
 

@@ -213,11 +213,12 @@ impl Pair {
     /// All of K, or nothing if Redis has removed it.
     fn compare(&mut self) {
         let mut look = redis::pipe();
-        look.atomic().hgetall(KEY).cmd("PTTL").arg(KEY).cmd("TIME");
-        let found: (BTreeMap<String, String>, i64, (u64, u64)) =
+        look.atomic().cmd("TIME").hgetall(KEY).cmd("PTTL").arg(KEY).cmd("TIME");
+        let found: (Time, BTreeMap<String, String>, i64, Time) =
             look.query(&mut self.watch).unwrap();
-        let (mut fields, left, (seconds, micros)) = found;
-        let now = seconds * 1000 + micros / 1000;
+        let (before, mut fields, left, after) = found;
+        let millis = |(seconds, micros): Time| seconds * 1000 + micros / 1000;
+        let now = millis(after);
         if fields.is_empty() {
             let ended = self.register.k.as_ref().is_none_or(|k| k.end() <= now);
             assert!(ended, "removed at {now}: {:?}", self.register.k);
@@ -225,10 +226,16 @@ impl Pair {
         }
         let k = read(&mut fields);
         assert_eq!(Some(&k), self.register.k.as_ref());
-        let removed = now + u64::try_from(left).unwrap();
-        assert!(removed.abs_diff(k.end()) <= 1, "{removed} is not the end of {k:?}");
+        let [first, last] = [millis(before), now].map(|at| at + u64::try_from(left).unwrap());
+        assert!(
+            (first - 1..=last + 1).contains(&k.end()),
+            "{first} to {last}: not the end of {k:?}"
+        );
     }
 }
+
+/// Seconds and the microseconds of Redis's clock.
+type Time = (u64, u64);
 
 /// K from its fields, none of which may be left.
 fn read(fields: &mut BTreeMap<String, String>) -> K {

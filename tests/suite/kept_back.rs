@@ -9,8 +9,8 @@ const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, v text);
 const READ: &str = "SELECT v FROM t ORDER BY id";
 const ROWS: &str = "T(v) D(one) D(two) C(SELECT 2)";
 
-/// One server in all, and nobody waits long for it.
-const ONE: &str = "[pool]\ndefault_pool_size = 1\nquery_wait_timeout = \"300ms\"\n";
+/// One server in all, and nobody waits for it until the test's end.
+const ONE: &str = "[pool]\ndefault_pool_size = 1\nquery_wait_timeout = \"5s\"\n";
 
 /// A client for which `READ` is a hit.
 fn start(toml: &str) -> (Database<'static>, Forebay, RawClient) {
@@ -189,6 +189,7 @@ fn a_transaction_that_cannot_get_a_server_ends_its_client() {
     let (_database, forebay, mut client) = start(ONE);
     let mut holder = forebay.client();
     holder.hold_server();
+    forebay.console().run("SET query_wait_timeout = '0.3'");
     client.run("BEGIN");
     assert_eq!(client.query(READ), format!("{ROWS} Z(T)"));
     client.send(&query("INSERT INTO t VALUES (3, 'three')"));

@@ -25,6 +25,8 @@ fn check(statements: &[&str]) {
     database.until_hit(&mut reader, READ_P);
     database.until_hit(&mut reader, READ_B);
     for statement in statements {
+        // The catalogue has been read again.
+        database.until_hit(&mut reader, READ_B);
         admin.run(statement);
     }
     let invalidated = forebay.console().column("SHOW CACHE", "invalidated_database");

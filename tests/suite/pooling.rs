@@ -3,6 +3,7 @@
 use crate::support::forebay::Forebay;
 use crate::support::postgres::Database;
 use crate::support::raw::{RawClient, bind, execute, message, parse, query, sync};
+use crate::support::wait_until;
 
 const PID: &str = "SELECT pg_backend_pid()";
 
@@ -12,11 +13,12 @@ fn start(sql: &str, options: &[&str]) -> (Database<'static>, Forebay) {
     (database, forebay)
 }
 
-/// By round trips of another client: what was sent to Forebay before has been read since.
-fn settle(client: &mut RawClient) {
-    for _ in 0..50 {
-        client.run("SELECT 1");
-    }
+/// Until so many clients wait for a server.
+pub fn until_waiting(forebay: &Forebay, count: usize) {
+    let mut console = forebay.console();
+    wait_until("clients wait", || {
+        console.query("SHOW CLIENTS").matches(",waiting,").count() == count
+    });
 }
 
 /// What PostgreSQL answers this script's client is what Forebay's client hears, although another
@@ -55,7 +57,7 @@ fn a_transaction_keeps_its_server_and_others_wait() {
     let (mut one, mut two) = (forebay.client(), forebay.client());
     one.hold_server();
     two.send(&query("SELECT count(*) FROM t"));
-    settle(&mut one);
+    until_waiting(&forebay, 1);
     one.run("INSERT INTO t VALUES (1)");
     one.run("COMMIT");
     assert_eq!(two.replies(), "T(count) D(1) C(SELECT 1) Z(I)");
@@ -69,7 +71,7 @@ fn clients_get_a_server_in_the_order_in_which_they_asked() {
     holder.hold_server();
     for (number, client) in clients.iter_mut().enumerate() {
         client.send(&query(&format!("INSERT INTO t (v) VALUES ({number})")));
-        settle(&mut holder);
+        until_waiting(&forebay, number + 1);
     }
     holder.run("COMMIT");
     for client in &mut clients {
@@ -81,11 +83,10 @@ fn clients_get_a_server_in_the_order_in_which_they_asked() {
 
 #[test]
 fn who_waits_too_long_for_a_server_is_told_so_and_disconnected() {
-    let database = Database::with("");
-    let toml = "[pool]\nquery_wait_timeout = \"300ms\"\n";
-    let forebay = Forebay::with_config(&database, toml, &["--pool-size", "1"]);
+    let (_database, forebay) = start("", &["--pool-size", "1"]);
     let (mut one, mut two) = (forebay.client(), forebay.client());
     one.hold_server();
+    forebay.console().run("SET query_wait_timeout = '0.3'");
     two.send(&query("SELECT 1"));
     let error = two.message();
     assert_eq!(
@@ -188,7 +189,12 @@ fn what_a_pinned_client_had_is_gone_with_it() {
     let mut two = forebay.client();
     assert_eq!(two.query("SELECT v FROM mine"), "E(42P01) Z(I)");
     assert_eq!(two.one("SELECT count(*) FROM pg_listening_channels()"), "0");
-    assert_eq!(two.one("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"), "0");
+    assert_eq!(
+        two.one(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
+        ),
+        "0"
+    );
     assert_eq!(two.one("SELECT count(*) FROM pg_prepared_statements WHERE from_sql"), "0");
 }
 

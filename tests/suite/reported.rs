@@ -84,7 +84,7 @@ fn check_closed(forebay: &Forebay, asked: &AtomicUsize) {
 
 #[test]
 fn a_login_is_given_up_in_time_while_its_server_is_silent_and_so_is_the_server() {
-    let (forebay, asked) = start_silent("[listen]\nclient_login_timeout = \"300ms\"\n");
+    let (forebay, asked) = start_silent("[listen]\nclient_login_timeout = \"2s\"\n");
     let login = Login::new(USER, PASSWORD, "app").with(&[("TimeZone", "Asia/Tokyo")]);
     let refused = forebay.log_in(&login).err().unwrap();
     assert_eq!(refused.message, "client_login_timeout");

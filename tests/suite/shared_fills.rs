@@ -91,7 +91,7 @@ fn who_waits_for_one_that_is_blocked_asks_for_itself() {
     );
     let mut admin = database.admin();
     wait_until("the first waits", || admin.one(&waits) == "1");
-    other.run("SET statement_timeout = '100ms'");
+    other.run("SET statement_timeout = '1s'");
     assert_eq!(other.query(sql), "E(57014) Z(I)");
     other.run("SET statement_timeout = 0");
     other.send(&query(sql));

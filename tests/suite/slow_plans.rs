@@ -45,13 +45,15 @@ fn the_plan_of_a_slow_read_is_postgresqls_for_the_statement_as_it_was_sent() {
     let mut console = forebay.console();
     let before = database.admin().one("SELECT count(*) FROM t");
     client.run("/* tag */ SELECT v FROM t, pg_sleep(0.06) WHERE v > 'v7' AND v <> 'secret'");
+    // On a loaded machine others may have been slow as well.
+    let slow = table(&mut console, "SHOW SLOW").len();
     let shown = plan(&mut console, "SELECT v FROM t");
     for part in ["Function Scan on pg_sleep", "Seq Scan on t", "'v7'", "'secret'", "cost="] {
         assert!(shown.contains(part), "no {part} in {shown}");
     }
     // It was planned and not run.
     assert!(!shown.contains("actual"), "{shown}");
-    assert_eq!(table(&mut console, "SHOW SLOW").len(), 1);
+    assert_eq!(table(&mut console, "SHOW SLOW").len(), slow);
     assert_eq!(database.admin().one("SELECT count(*) FROM t"), before);
 }
 

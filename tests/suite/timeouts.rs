@@ -42,7 +42,7 @@ fn a_transaction_in_which_nothing_happens_is_ended() {
 
 #[test]
 fn a_transaction_that_goes_on_too_long_is_ended_though_it_is_busy() {
-    let (_database, forebay) = start("[pool]\ntransaction_timeout = \"400ms\"\n");
+    let (_database, forebay) = start("[pool]\ntransaction_timeout = \"3s\"\n");
     let mut client = forebay.client();
     client.run("BEGIN");
     client.send(&query("SELECT pg_sleep(0.1)"));
@@ -55,7 +55,7 @@ fn a_transaction_that_goes_on_too_long_is_ended_though_it_is_busy() {
 fn a_client_that_asks_for_nothing_is_parted_from_and_a_reload_says_so_to_old_clients() {
     let (_database, forebay) = start("");
     let client = forebay.client();
-    forebay.reload("[listen]\nclient_idle_timeout = \"200ms\"\n");
+    forebay.reload("[listen]\nclient_idle_timeout = \"2s\"\n");
     check_ended(&forebay, client, "57P05", "client_idle_timeout");
 }
 
@@ -78,13 +78,12 @@ fn times_for_other_things_leave_a_client_alone_that_does_none_of_them() {
 
 #[test]
 fn who_waits_for_a_server_is_told_and_then_given_up() {
-    let (database, forebay) = start(
-        "[pool]\ndefault_pool_size = 1\nquery_wait_notify = \"50ms\"\n\
-         query_wait_timeout = \"400ms\"\n",
-    );
+    let (database, forebay) =
+        start("[pool]\ndefault_pool_size = 1\nquery_wait_notify = \"50ms\"\n");
     let login = Login::new(USER, PASSWORD, &database.name);
     let (mut holder, mut waiter) = (forebay.client(), forebay.log_in(&login).unwrap());
     holder.hold_server();
+    forebay.console().run("SET query_wait_timeout = '0.4'");
     waiter.send(&query("SELECT 1"));
     let notice = waiter.message();
     assert_eq!((notice.tag, notice.field(b'S').as_str()), (b'N', "NOTICE"));
@@ -100,10 +99,10 @@ fn who_waits_for_a_server_is_told_and_then_given_up() {
 #[test]
 fn who_waits_for_its_server_when_it_logs_in_is_told_so_too() {
     let (database, forebay) = start(
-        "[pool]\npool_mode = \"session\"\ndefault_pool_size = 1\nquery_wait_notify = \"50ms\"\n\
-         query_wait_timeout = \"400ms\"\n",
+        "[pool]\npool_mode = \"session\"\ndefault_pool_size = 1\nquery_wait_notify = \"50ms\"\n",
     );
     let holder = forebay.client();
+    forebay.console().run("SET query_wait_timeout = '0.4'");
     let login = Login::new(USER, PASSWORD, &database.name);
     let mut waiter = RawClient::connect(forebay.port);
     waiter.send(&login.startup());
@@ -212,7 +211,7 @@ fn waiting(console: &mut RawClient) -> Option<String> {
 
 #[test]
 fn who_takes_nothing_waits_for_a_server_no_longer_than_others() {
-    let deaf = deaf("[pool]\nquery_wait_timeout = \"300ms\"\n");
+    let deaf = deaf("[pool]\nquery_wait_timeout = \"2s\"\n");
     deaf.forebay.log_contains("closing because: query_wait_timeout");
     assert_eq!(deaf.database.servers().len(), 2, "the holder's, and that of the catalogue");
 }

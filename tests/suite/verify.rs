@@ -229,7 +229,7 @@ fn what_postgres_refuses_is_a_difference_and_what_ran_out_of_time_is_none() {
     let sql = "SELECT 10 / id FROM t ORDER BY id";
     stage.until_verified(sql);
     stage.until_verified(READ);
-    stage.client.run("SET statement_timeout = '1ms'");
+    stage.client.run("SET statement_timeout = '300ms'");
     let mut admin = stage.database.admin();
     admin.run("BEGIN; LOCK TABLE t");
     let [.., incomparable, _] = compared(&mut stage.console);

@@ -428,14 +428,21 @@ fn a_statement_whose_client_goes_at_once_is_committed() {
     drop(writer);
     wait_until("the plain write is there", || direct.one("SELECT v FROM b") == "2");
     let mut writer = stage.forebay.client();
-    writer.send(&[query("SELECT wr()"), message(b'X', &[])].concat());
+    writer.send(&[query("SELECT wr() FROM pg_sleep(0.2)"), message(b'X', &[])].concat());
     drop(writer);
     let read = "SELECT v FROM a WHERE id = 1";
     wait_until("the write is there", || direct.one(read) == "2");
     wait_until("the write is seen", || stage.reader.one(read) == "2");
     let mut writer = stage.forebay.client();
+    let slow = parse("", "SELECT wr() FROM pg_sleep(0.2)", &[]);
+    let group = [slow, bind("", "", &[]), execute("", 0), sync(), message(b'X', &[])];
+    writer.send(&group.concat());
+    drop(writer);
+    wait_until("the write of a group is there", || direct.one(read) == "3");
+    wait_until("the write of a group is seen", || stage.reader.one(read) == "3");
+    let mut writer = stage.forebay.client();
     writer.run("BEGIN; SELECT wr()");
     writer.send(&[query("COMMIT"), message(b'X', &[])].concat());
     drop(writer);
-    wait_until("the commit is there", || direct.one(read) == "3");
+    wait_until("the commit is there", || direct.one(read) == "4");
 }

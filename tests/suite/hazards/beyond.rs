@@ -82,7 +82,7 @@ fn a_transaction_that_only_hit_and_then_idles_is_ended_as_postgres_would() {
     let mut reader = forebay.client();
     database.until_hit(&mut reader, READ);
     let told = |mut client: RawClient| {
-        client.run("SET idle_in_transaction_session_timeout = '100ms'");
+        client.run("SET idle_in_transaction_session_timeout = '1s'");
         client.run("BEGIN");
         client.run(READ);
         client.until_closed()

@@ -8,6 +8,8 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use super::wait_until;
+
 /// Arguments: the signal that stops it, a directory to remove afterwards or nothing, the program.
 ///
 /// A hangup comes when we are killed while the server is stopped, as to every such orphan; the
@@ -60,12 +62,25 @@ impl Daemon {
         Self { guardian, pid }
     }
 
-    /// Sends a signal by name.
+    /// Sends a signal by name; after STOP none of its threads runs any more.
     pub fn signal(&self, signal: &str) {
         let pid = self.pid.to_string();
         assert!(
             Command::new("kill").args([&format!("-{signal}"), &pid]).status().unwrap().success()
         );
+        if signal == "STOP" {
+            wait_until("it stands", || self.stands());
+        }
+    }
+
+    fn stands(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid)).unwrap();
+        // One that has ended since stands as well.
+        let stands = |thread: std::io::Result<std::fs::DirEntry>| {
+            let status = std::fs::read_to_string(thread.unwrap().path().join("stat"));
+            status.map_or(true, |text| text.contains(") T "))
+        };
+        threads.into_iter().all(stands)
     }
 
     /// Whether the program still runs; one that has ended and is not yet waited for does not.
