@@ -155,8 +155,8 @@ impl Membership<'_> {
         loop {
             let error = match Link::connect(&settings.link, &key).await {
                 Ok(link) => {
-                    self.group.linked(link.place());
-                    for warning in link.warnings() {
+                    self.group.linked(link.place(), link.info());
+                    for warning in &link.info().warnings {
                         tracing::warn!(%warning, "redis of the group");
                     }
                     let Gone { why, kept } = self.serve(link, life, connection).await;
@@ -364,6 +364,7 @@ impl Rounds<'_> {
         if self.errand == Errand::Time {
             let looked = self.link.look_again(group.settings.link.timeout).await;
             looked.map_err(|error| error.to_string())?;
+            group.linked(self.link.place(), self.link.info());
         }
         let round = group.round(std::mem::replace(&mut self.errand, Errand::None));
         if round.requests.iter().any(|request| matches!(request, Request::Begin { .. })) {

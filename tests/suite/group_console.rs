@@ -92,6 +92,22 @@ fn every_member_is_shown_wherever_it_is_asked_for() {
 }
 
 #[test]
+fn the_redis_is_shown_with_what_is_wrong_with_it() {
+    let redis = Redis::with(&["--maxmemory", "100mb", "--maxmemory-policy", "volatile-ttl"]);
+    let (_database, mut members) = two(&redis);
+    let version = redis.version();
+    for member in &mut members {
+        assert_eq!(member.shown("redis"), format!("127.0.0.1:{}", redis.port));
+        assert_eq!(member.shown("redis_version"), version);
+        assert!(member.shown("warnings").starts_with("maxmemory-policy volatile-ttl may drop"));
+        assert_eq!(member.shown("opened"), "1");
+    }
+    let healthy = Redis::start();
+    let (_database, mut members) = two(&healthy);
+    assert_eq!(members[0].shown("warnings"), "NULL");
+}
+
+#[test]
 fn what_is_in_flight_is_shown_by_table_and_member() {
     let redis = Redis::start();
     let (database, mut members) = two(&redis);

@@ -129,6 +129,13 @@ impl Redis {
         self.number(&format!("return #redis.call('KEYS', '{prefix}*')"))
     }
 
+    /// Its version, as it says itself.
+    pub fn version(&self) -> String {
+        let found = "string.match(redis.call('INFO', 'server'), 'redis_version:([^%c]+)')";
+        let reply = self.command(&format!("EVAL \"return redis.status_reply({found})\" 0"));
+        reply.trim_start_matches('+').trim_end().to_owned()
+    }
+
     /// What this Lua returns.
     pub fn number(&self, lua: &str) -> usize {
         let reply = self.command(&format!("EVAL \"{lua}\" 0"));
