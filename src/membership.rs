@@ -163,8 +163,8 @@ impl Membership<'_> {
             };
             let error = match linked {
                 Ok(link) => {
-                    self.group.linked(link.place());
-                    for warning in link.warnings() {
+                    self.group.linked(link.place(), link.info());
+                    for warning in &link.info().warnings {
                         tracing::warn!(%warning, "redis of the group");
                     }
                     let Gone { why, kept } = self.serve(link, life, connection).await;
@@ -418,6 +418,7 @@ impl Rounds<'_> {
         if self.errand == Errand::Time {
             let looked = self.link.look_again(group.settings.link.timeout).await;
             looked.map_err(|error| error.to_string())?;
+            group.linked(self.link.place(), self.link.info());
         }
         let round = group.round(std::mem::replace(&mut self.errand, Errand::None));
         if round.requests.iter().any(|request| matches!(request, Request::Begin { .. })) {

@@ -31,11 +31,16 @@ pub const GROUP: Columns = &[
     int8("cancels_sent"),
     int8("cancels_heard"),
     int8("cancels_dropped"),
+    int8("opened"),
+    text("redis"),
+    text("redis_version"),
+    text("warnings"),
 ];
 
 pub fn group(members: &[GroupMember]) -> Table {
     let mut shown = Table::new(GROUP);
     for member in members {
+        let [redis, version] = member.redis.clone().map_or([None, None], |told| told.map(Some));
         shown.push(vec![
             value(&member.database),
             value(&member.name),
@@ -60,6 +65,10 @@ pub fn group(members: &[GroupMember]) -> Table {
             value(member.cancels.sent),
             value(member.cancels.heard),
             value(member.cancels.dropped),
+            value(member.opened),
+            redis,
+            version,
+            Some(member.warnings.join("; ")).filter(|warnings| !warnings.is_empty()),
         ]);
     }
     shown
@@ -222,13 +231,15 @@ mod tests {
             stranger: None,
             failure: None,
             cancels: Cancels { sent: 7, heard: 8, dropped: 9 },
+            opened: 11,
+            redis: Some(["host:6379".to_owned(), "7.0.15".to_owned()]),
+            warnings: vec!["one".to_owned(), "two".to_owned()],
         };
-        let shown = group(&[member]);
-        let row: Vec<&str> =
-            shown.rows[0].iter().map(|cell| cell.as_deref().unwrap_or("-")).collect();
+        let lost = GroupMember { redis: None, warnings: Vec::new(), ..member.clone() };
+        let expected = "app g strict 7 open nobody ab 1 2 2000 150 140 190 3 4 10 5 6 - - 7 8 9 11";
         assert_eq!(
-            row.join(" "),
-            "app g strict 7 open nobody ab 1 2 2000 150 140 190 3 4 10 5 6 - - 7 8 9"
+            rows(&group(&[member, lost])),
+            [format!("{expected} host:6379 7.0.15 one; two"), format!("{expected} - - -")]
         );
     }
 

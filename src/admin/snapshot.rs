@@ -269,6 +269,11 @@ pub struct GroupMember {
     pub failure: Option<String>,
     /// Of the whole process.
     pub cancels: Cancels,
+    pub opened: u64,
+    /// Where the Redis is that was last asked, and its version.
+    pub redis: Option<[String; 2]>,
+    /// What an operator should know of it.
+    pub warnings: Vec<String>,
 }
 
 /// For `SHOW GROUP_MEMBERS` and `SHOW GROUP_IN_FLIGHT`: a database, and what of it is in Redis.

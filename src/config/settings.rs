@@ -422,6 +422,8 @@ settings! {
     [redis] Redis {
         /// `redis://:password@host:6379/0`, `rediss://` for TLS; empty for none. In a group also
         /// `redis+sentinel://host:26379,host:26379/0?master=name`, or any node of a Redis Cluster.
+        /// A `maxmemory` there wants room for the answers of `cache.max_age`, in a group for 3 MB more
+        /// for each database, and the policy allkeys-lfu or volatile-lfu.
         url: SecretText = SecretText::default(), Forebay, Range::Any, AtStart;
         /// Authorities that may vouch for a `rediss://` server, instead of the system's.
         tls_ca_file: Option<PathBuf> = None, Forebay, Range::Any, AtStart;

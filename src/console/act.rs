@@ -12,7 +12,6 @@ use crate::admin::{
     cache_show, clients_show, differences_show, fds_show, group_show, routes_show, show,
     statements_show, stats_show, tables_show,
 };
-use crate::cache::coherence::Scope;
 use crate::gateway::{Gateway, Stage};
 use crate::reload::{self, Read};
 use crate::stop;
@@ -110,10 +109,7 @@ fn perform_at_once(
     match command {
         Command::Show(what) => Outcome::Rows(table(gateway, *what, access, now)),
         Command::ShowPart(what, part) => Outcome::Rows(part.of(table(gateway, *what, access, now))),
-        Command::FlushCache => {
-            flush(gateway);
-            Outcome::done("FLUSH")
-        }
+        Command::FlushCache => flush::all(gateway),
         Command::FlushDatabase(name) => flush::database(gateway, name),
         Command::FlushRole(name) => flush::role(gateway, name),
         Command::FlushTable { schema, name } => flush::table(gateway, schema.as_deref(), name),
@@ -219,13 +215,4 @@ pub fn table(gateway: &Gateway, what: Show, access: Access, at: Instant) -> Tabl
         Show::Users => show::users(&now.users()),
         Show::Version => show::version(),
     }
-}
-
-/// First the versions move, so that no fill under way is admitted after the memory is empty.
-fn flush(gateway: &Gateway) {
-    for (database, _) in gateway.databases() {
-        database.home().invalidate(&Scope::Database);
-    }
-    gateway.cache.clear();
-    tracing::info!("cache flushed");
 }

@@ -1,30 +1,79 @@
 //! `FLUSH CACHE` of a part: what was remembered is not served again, and no fill under way is kept.
 
+use std::sync::Arc;
+
 use crate::admin::conversation::Outcome;
 use crate::cache::coherence::Scope;
 use crate::gateway::Gateway;
 use crate::sql::reading::tables_shown;
 use crate::wire::sqlstate;
 
-pub(super) fn database(gateway: &Gateway, name: &str) -> Outcome {
-    let named: Vec<_> =
-        gateway.databases().into_iter().filter(|(database, _)| database.name == name).collect();
-    for (database, _) in &named {
-        database.home().invalidate(&Scope::Database);
+use super::is_named;
+
+/// First the versions move, so that no fill under way is admitted after the memory is empty.
+pub(super) fn all(gateway: &Arc<Gateway>) -> Outcome {
+    let notices = databases(gateway);
+    gateway.cache.clear();
+    tracing::info!("cache flushed");
+    Outcome::Done { tag: "FLUSH".into(), notices }
+}
+
+/// What others of the group will not hear of is told.
+fn databases(gateway: &Arc<Gateway>) -> Vec<String> {
+    let mut notices = Vec::new();
+    if gateway.cache.in_group {
+        notices.extend(gateway.open_named(None).iter().map(|name| unheard(name)));
+        if gateway.config().databases.iter().any(|entry| entry.name == "*") {
+            notices.push(
+                "databases that only \"*\" names and no client has come to here are not flushed at \
+                 other members: FLUSH CACHE DATABASE <name> does that"
+                    .to_owned(),
+            );
+        }
     }
-    done(named.len(), "database", name)
+    for (database, _) in gateway.databases() {
+        database.flush();
+    }
+    notices
+}
+
+fn unheard(name: &str) -> String {
+    format!(
+        "{name} is not flushed at other members: no client has come to it here, and nobody is known \
+         as whom to open it"
+    )
+}
+
+/// Whatever is called so by clients or by PostgreSQL. In a group one that is not open here may be so at
+/// other members.
+pub(super) fn database(gateway: &Arc<Gateway>, name: &str) -> Outcome {
+    let is_there = gateway.knows_database(name) && !is_named(&gateway.config(), name);
+    let unopened = if gateway.cache.in_group && is_there {
+        gateway.open_named(Some(name))
+    } else {
+        Vec::new()
+    };
+    let called = gateway.databases_called(name);
+    for database in &called {
+        database.flush();
+    }
+    match done(called.len(), "database", name) {
+        Outcome::Failed { sqlstate, .. } if !unopened.is_empty() => {
+            Outcome::Failed { sqlstate, message: unheard(name) }
+        }
+        done @ (Outcome::Failed { .. } | Outcome::Done { .. } | Outcome::Rows(_)) => done,
+    }
 }
 
 /// Which roles there are is for PostgreSQL to know: one of any name is flushed.
-pub(super) fn role(gateway: &Gateway, name: &str) -> Outcome {
+pub(super) fn role(gateway: &Arc<Gateway>, name: &str) -> Outcome {
     if gateway.cache.in_group {
         // Which answers are a role's is known in one process alone, so all are flushed.
-        for (database, _) in gateway.databases() {
-            database.home().invalidate(&Scope::Database);
-        }
-    } else {
-        gateway.cache.roles.flush(name);
+        let notices = databases(gateway);
+        tracing::info!("cache of role {name} flushed");
+        return Outcome::Done { tag: "FLUSH".into(), notices };
     }
+    gateway.cache.roles.flush(name);
     done(1, "role", name)
 }
 
@@ -34,7 +83,11 @@ pub(super) fn table(gateway: &Gateway, schema: Option<&str>, name: &str) -> Outc
     for (database, _) in gateway.databases() {
         let snapshot = database.snapshot();
         let Some(catalog) = &snapshot.catalog else {
-            // It is being read, after a change that has voided everything anyway.
+            // It is being read, after a change that has voided everything here anyway.
+            if gateway.cache.in_group {
+                database.flush();
+                flushed += 1;
+            }
             continue;
         };
         let wanted = schema.map(|schema| catalog.schema(schema));
@@ -50,7 +103,24 @@ pub(super) fn table(gateway: &Gateway, schema: Option<&str>, name: &str) -> Outc
             flushed += 1;
         }
     }
-    done(flushed, "table", name)
+    let mut outcome = done(flushed, "table", name);
+    if gateway.cache.in_group {
+        let closed = gateway.closed(&gateway.running(), None);
+        let unseen = closed.iter().map(|name| {
+            format!("{name} is not open here, and none of its tables is flushed at other members")
+        });
+        match &mut outcome {
+            Outcome::Done { notices, .. } => notices.extend(unseen),
+            Outcome::Failed { message, .. } => {
+                for unseen in unseen {
+                    message.push_str("; ");
+                    message.push_str(&unseen);
+                }
+            }
+            Outcome::Rows(_) => {}
+        }
+    }
+    outcome
 }
 
 fn done(count: usize, what: &str, name: &str) -> Outcome {

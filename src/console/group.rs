@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::admin::snapshot::{Cancels, GroupDrop, GroupMember};
+use crate::cache::group::process::Info;
 use crate::cache::group::shared::Group;
 use crate::pool::database::Database;
 
@@ -69,7 +70,21 @@ impl Collector<'_> {
             stranger: shown.stranger,
             failure: shown.failure,
             cancels: self.cancels(),
+            opened: counters.opened.value(),
+            warnings: self.warnings(shown.redis.as_ref()),
+            redis: group.place().zip(shown.redis).map(|(place, info)| {
+                // Without user and password.
+                [format!("{place:?}"), info.version]
+            }),
         }
+    }
+
+    /// What the log has warned of the Redis that is asked.
+    fn warnings(&self, info: Option<&Info>) -> Vec<String> {
+        let exposure = self.gateway.cache.redis.as_ref().and_then(|redis| redis.exposure());
+        let exposure = exposure.map(|missing| format!("on another machine, {missing}"));
+        let told = info.into_iter().flat_map(|info| &info.warnings).map(ToString::to_string);
+        told.chain(exposure).collect()
     }
 
     fn cancels(&self) -> Cancels {

@@ -15,6 +15,39 @@ pub enum Scale {
     Micros,
 }
 
+/// Of `SHOW GROUP`; whether it is open, which is no number there, is written beside them.
+pub const GROUP: &[Family] = &[
+    gauge("members", "forebay_group_members", "Members of the group, as was last heard."),
+    gauge("in_flight", "forebay_group_in_flight_commits", "Commits that others are told of."),
+    Family {
+        column: "round_p50_us",
+        name: "forebay_group_round_median_seconds",
+        kind: Kind::Gauge,
+        scale: Scale::Micros,
+        help: "Half of all round trips to Redis took no longer.",
+    },
+    Family {
+        column: "round_p99_us",
+        name: "forebay_group_round_p99_seconds",
+        kind: Kind::Gauge,
+        scale: Scale::Micros,
+        help: "99 of 100 round trips to Redis took no longer.",
+    },
+    counter("opened", "forebay_group_opened_total", "Times that the group opened."),
+    counter("lost", "forebay_group_lost_total", "Times that what had been joined was lost."),
+    counter("checks", "forebay_group_checks_total", "Round trips that hits waited for."),
+    counter("begins", "forebay_group_begins_total", "Commits announced."),
+    counter("hears", "forebay_group_hears_total", "Questions because somebody waited."),
+    counter(
+        "strangers",
+        "forebay_group_strangers_total",
+        "Renewals refused for one whom Redis does not hear.",
+    ),
+];
+
+/// One database may be there at two addresses.
+pub const GROUP_LABELS: &[&str] = &["database", "member"];
+
 /// A metric and the column it is.
 pub struct Family {
     pub column: &'static str,
@@ -346,6 +379,7 @@ mod tests {
             (Show::StatsTotals, STATS, &["database"]),
             (Show::Pools, POOLS, POOL_LABELS),
             (Show::Cache, CACHE, &[]),
+            (Show::Group, GROUP, GROUP_LABELS),
         ] {
             let columns = show.columns();
             let names = families.iter().map(|family| family.column).chain(labels.iter().copied());
@@ -358,7 +392,7 @@ mod tests {
     #[test]
     fn counters_are_named_as_such_and_each_name_stands_once() {
         let mut seen = std::collections::BTreeSet::new();
-        for family in [DATABASES, STATS, POOLS, LISTS, CONFIG, CACHE].into_iter().flatten() {
+        for family in [DATABASES, STATS, POOLS, LISTS, CONFIG, CACHE, GROUP].into_iter().flatten() {
             assert!(seen.insert(family.name), "{}", family.name);
             let counts = family.name.ends_with("_total");
             assert_eq!(counts, family.kind == Kind::Counter, "{}", family.name);

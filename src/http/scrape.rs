@@ -23,6 +23,7 @@ pub fn metrics(gateway: &Gateway, now: Instant, format: Format) -> String {
     of_pgbouncer(&mut out, gateway, &collector, now);
     of_process(&mut out, gateway, now);
     of_cache(&mut out, gateway, now);
+    of_group(&mut out, gateway, now);
     of_statements(&mut out, gateway);
     groups::counters(&mut out, &collector.groups());
     out.finish()
@@ -137,6 +138,17 @@ fn of_cache(out: &mut Exposition, gateway: &Gateway, now: Instant) {
     for row in &reasons.rows {
         let reason = text(&reasons, row, "reason");
         out.sample(&[("reason", reason)], text(&reasons, row, "count"));
+    }
+}
+
+fn of_group(out: &mut Exposition, gateway: &Gateway, now: Instant) {
+    let group = table(gateway, Show::Group, Access::Look, now);
+    families::rows(out, &group, families::GROUP_LABELS, families::GROUP);
+    out.family("forebay_group_open", Kind::Gauge, "1 if hits are served as the group has agreed.");
+    for row in &group.rows {
+        let labels = families::GROUP_LABELS.iter().map(|label| (*label, text(&group, row, label)));
+        let is_open = text(&group, row, "state") == "open";
+        out.sample(&labels.collect::<Vec<_>>(), u8::from(is_open));
     }
 }
 

@@ -67,7 +67,15 @@ pub struct Database {
     down: AtomicBool,
     /// Which life of PostgreSQL it is written in, as the newest server says; 0: none has said.
     primary: AtomicU64,
+    /// Whether a server has said where it is, and what is to be done when one does.
+    arrival: AtomicU8,
 }
+
+/// Nobody knows yet where it is.
+const NOWHERE: u8 = 0;
+/// The same, and others where it is are to be told of a flush.
+const OWES: u8 = 1;
+const ARRIVED: u8 = 2;
 
 /// A verdict with the whole material it belongs to, of which the statement's shape is the end.
 #[derive(Debug)]
@@ -205,6 +213,7 @@ impl Database {
             analysis: Analysis::default(),
             down: AtomicBool::new(false),
             primary: AtomicU64::new(0),
+            arrival: AtomicU8::new(NOWHERE),
         }
     }
 
@@ -264,6 +273,21 @@ impl Database {
             self.void(|_| Arc::clone(home));
             left.coherence.invalidate(&Scope::Database);
         }
+        // After that: who comes to flush has either been heard of here, or sees the home.
+        if self.arrival.load(Ordering::SeqCst) != ARRIVED
+            && self.arrival.swap(ARRIVED, Ordering::SeqCst) == OWES
+        {
+            home.invalidate(&Scope::Database);
+        }
+    }
+
+    /// Makes every answer of it untrue, for the others of a group as soon as it is known which database
+    /// it is, and they can be told.
+    pub fn flush(&self) {
+        // Otherwise it has arrived, or owes one already.
+        let _owes =
+            self.arrival.compare_exchange(NOWHERE, OWES, Ordering::SeqCst, Ordering::SeqCst);
+        self.home().invalidate(&Scope::Database);
     }
 
     /// The catalogue at `home` has changed, or may have: verdicts made before are void, under

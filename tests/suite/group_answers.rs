@@ -5,7 +5,7 @@ use crate::group_link::cluster;
 use crate::support::forebay::Forebay;
 use crate::support::postgres::Database;
 use crate::support::raw::RawClient;
-use crate::support::redis::Redis;
+use crate::support::redis::{RIGHTS_OF_GROUP, Redis};
 use crate::support::sentinel::Sentinel;
 use crate::support::wait_until;
 
@@ -430,4 +430,28 @@ fn a_flush_by_one_is_a_flush_of_all_and_of_what_lies_in_redis() {
     two.fill(0, fresh);
     let value = two.database.direct().one("SELECT v FROM u");
     assert!(two.is_from_redis(1, fresh, &value));
+}
+
+#[test]
+fn what_the_readme_says_of_rights_in_redis_is_enough() {
+    assert!(include_str!("../../README.md").contains(RIGHTS_OF_GROUP));
+    for secret in [SECRET, ""] {
+        let redis = Redis::with_rights(RIGHTS_OF_GROUP);
+        let url = redis.url_of_user();
+        let mut two = World::over(Database::with(TABLES), redis, url, &[secret, secret]);
+        two.fill(0, READ);
+        assert_eq!(two.is_from_redis(1, READ, "1"), !secret.is_empty());
+        two.client(1).run("UPDATE t SET v = 2");
+        assert_eq!(two.client(0).one(READ), "2");
+        two.fill(0, READ);
+        // Out of memory, and read where it lies.
+        two.client(1).run("CREATE TABLE w (v int)");
+        two.fill(1, READ);
+        for Member { forebay, .. } in &two.members {
+            let log = forebay.log();
+            for complaint in ["NOPERM", "may not", "takes no", "left alone", "not heard"] {
+                assert!(!log.contains(complaint), "{log}");
+            }
+        }
+    }
 }

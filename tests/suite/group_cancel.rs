@@ -6,7 +6,7 @@ use crate::support::DEADLINE;
 use crate::support::forebay::Forebay;
 use crate::support::postgres::{Database, PASSWORD, USER};
 use crate::support::raw::{Login, RawClient, cancel, query};
-use crate::support::redis::Redis;
+use crate::support::redis::{RIGHTS_OF_GROUP, Redis};
 use crate::support::wait_until;
 
 const SLEEP: &str = "SELECT pg_sleep(60)";
@@ -260,33 +260,7 @@ fn a_user_without_the_channel_is_told_of() {
 
 #[test]
 fn so_much_of_redis_is_enough() {
-    let redis = Redis::with(&[
-        "--user",
-        "f",
-        "on",
-        ">p",
-        "~fb:*",
-        "resetchannels",
-        "&fb:*",
-        "-@all",
-        "+hmget",
-        "+info",
-        "+script|load",
-        "+evalsha",
-        "+time",
-        "+hget",
-        "+hset",
-        "+hdel",
-        "+hgetall",
-        "+hlen",
-        "+del",
-        "+pexpireat",
-        "+subscribe",
-        "+publish",
-        "+ping",
-        "+select",
-        "+client",
-    ]);
-    let url = format!("redis://f:p@127.0.0.1:{}/0", redis.port);
+    let redis = Redis::with_rights(RIGHTS_OF_GROUP);
+    let url = redis.url_of_user();
     check([&url, &url], [""; 2], || until_heard_by(&redis, 2));
 }

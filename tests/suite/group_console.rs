@@ -5,8 +5,8 @@ use forebay::cache::group::picture::Picture;
 
 use crate::support::DEADLINE;
 use crate::support::forebay::Forebay;
-use crate::support::postgres::Database;
-use crate::support::raw::{RawClient, query};
+use crate::support::postgres::{Database, PASSWORD, USER};
+use crate::support::raw::{Login, RawClient, query};
 use crate::support::redis::Redis;
 use crate::support::wait_until;
 
@@ -19,13 +19,16 @@ struct Member {
     console: RawClient,
 }
 
+fn settings(lease: &str) -> String {
+    format!(
+        "[redis]\ntimeout = \"5s\"\n[group]\nname = \"g\"\nlease = \"{lease}\"\n\
+         timeout = \"2s\"\n"
+    )
+}
+
 impl Member {
     fn start(database: &Database<'_>, url: &str, lease: &str) -> Self {
-        let toml = format!(
-            "[redis]\ntimeout = \"5s\"\n[group]\nname = \"g\"\nlease = \"{lease}\"\n\
-             timeout = \"2s\"\n"
-        );
-        let forebay = Forebay::with_config(database, &toml, &["--redis", url]);
+        let forebay = Forebay::with_config(database, &settings(lease), &["--redis", url]);
         let (client, console) = (forebay.client(), forebay.console());
         Self { forebay, client, console }
     }
@@ -84,6 +87,22 @@ fn every_member_is_shown_wherever_it_is_asked_for() {
         assert!(0 < median && median <= slow, "{median} {slow}");
     }
     assert_eq!(members[0].rows("SHOW GROUP_MEMBERS LIMIT 1").len(), 1);
+}
+
+#[test]
+fn the_redis_is_shown_with_what_is_wrong_with_it() {
+    let redis = Redis::with(&["--maxmemory", "100mb", "--maxmemory-policy", "volatile-ttl"]);
+    let (_database, mut members) = two(&redis);
+    let version = redis.version();
+    for member in &mut members {
+        assert_eq!(member.shown("redis"), format!("127.0.0.1:{}", redis.port));
+        assert_eq!(member.shown("redis_version"), version);
+        assert!(member.shown("warnings").starts_with("maxmemory-policy volatile-ttl may drop"));
+        assert_eq!(member.shown("opened"), "1");
+    }
+    let healthy = Redis::start();
+    let (_database, mut members) = two(&healthy);
+    assert_eq!(members[0].shown("warnings"), "NULL");
 }
 
 #[test]
@@ -199,4 +218,54 @@ fn a_flush_by_one_that_is_cut_off_from_redis_is_made_up_for() {
     wait_until("the flush is known to all", || other.client.one(READ) == "2");
     assert_eq!(other.shown("act"), act);
     assert!(!cut_off.forebay.log().contains("what the group had agreed on is gone"));
+}
+
+/// What FLUSH says of databases that it cannot know of.
+const UNNAMED: &str = "N(databases that only \"*\" names and no client has come to here are not \
+     flushed at other members: FLUSH CACHE DATABASE <name> does that) C(FLUSH) Z(I)";
+
+#[test]
+fn a_flush_by_one_that_no_client_has_come_to_is_known_to_all() {
+    let (redis, databases) = (Redis::start(), [(); 3].map(|()| Database::with(TABLES)));
+    // What is agreed on outlives the start of one more.
+    let lease = "3s";
+    let used = Member::start(&databases[0], &redis.url(), lease);
+    let name = |at: usize| databases[at].name.as_str();
+    let mut clients =
+        [0, 1, 2].map(|at| used.forebay.log_in(&Login::new(USER, PASSWORD, name(at))).unwrap());
+    for (database, client) in databases.iter().zip(&mut clients) {
+        database.until_hit(client, READ);
+    }
+    // One is that of the URL, one is named, and of one nobody has heard.
+    let named = format!(
+        "{}[databases]\nshop = {{ host = \"127.0.0.1\", port = {}, dbname = \"{}\" }}\n\
+         \"*\" = {{ host = \"127.0.0.1\", port = {} }}\n",
+        settings(lease),
+        databases[1].postgres.port,
+        name(1),
+        databases[2].postgres.port
+    );
+    let idle = || Forebay::with_config(&databases[0], &named, &["--redis", &redis.url()]);
+    let by_name = |at| (format!("FLUSH CACHE DATABASE {}", name(at)), "C(FLUSH) Z(I)");
+    let mut check = |at: usize, (flush, said): (String, &str)| {
+        let (database, client) = (&databases[at], &mut clients[at]);
+        let mut now = String::new();
+        wait_until("what is old is a hit", || {
+            database.until_hit(client, READ);
+            database.direct().run("UPDATE t SET v = v + 1");
+            now = database.direct().one(READ);
+            client.one(READ) != now
+        });
+        let idle = idle();
+        let heard = idle.console().query(&flush);
+        wait_until(&format!("{flush} is known to all"), || client.one(READ) == now);
+        assert_eq!(heard, said, "{flush}");
+        // Again by who has it open.
+        assert_eq!(idle.console().query(&flush), said, "{flush}");
+    };
+    check(0, ("FLUSH CACHE".to_owned(), UNNAMED));
+    check(1, ("FLUSH CACHE ROLE ann".to_owned(), UNNAMED));
+    check(1, ("FLUSH CACHE DATABASE shop".to_owned(), "C(FLUSH) Z(I)"));
+    check(1, by_name(1));
+    check(2, by_name(2));
 }

@@ -235,8 +235,8 @@ fn a_primary_that_becomes_a_replica_ends_the_link() {
 fn an_operator_is_warned_of_a_redis_that_evicts() {
     let redis = Redis::with(&["--maxmemory", "100mb", "--maxmemory-policy", "volatile-ttl"]);
     let world = World::new(&redis.url());
-    assert_eq!(world.link.warnings(), [Warning::Evicts { policy: "volatile-ttl".to_owned() }]);
-    assert!(World::new(&Redis::start().url()).link.warnings().is_empty());
+    assert_eq!(world.link.info().warnings, [Warning::Evicts { policy: "volatile-ttl".to_owned() }]);
+    assert!(World::new(&Redis::start().url()).link.info().warnings.is_empty());
 }
 
 #[test]

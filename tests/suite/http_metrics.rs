@@ -10,6 +10,8 @@ use crate::support::forebay::Forebay;
 use crate::support::http::{get, get_with};
 use crate::support::postgres::{Database, USER};
 use crate::support::raw::RawClient;
+use crate::support::redis::Redis;
+use crate::support::wait_until;
 
 const SCHEMA: &str = "CREATE TABLE t (id int PRIMARY KEY, v text);
                       INSERT INTO t SELECT i, 'v' || i FROM generate_series(1, 20) i";
@@ -339,6 +341,32 @@ fn promtool_finds_no_fault() {
     let output = promtool.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success() && said.is_empty(), "{said}");
+}
+
+#[test]
+fn a_group_has_figures_of_its_own() {
+    let (database, redis) = (Database::with(SCHEMA), Redis::start());
+    let toml = format!(
+        "[redis]\nurl = \"{}\"\ntimeout = \"5s\"\n[group]\nname = \"g\"\ntimeout = \"2s\"\n",
+        redis.url()
+    );
+    let (forebay, port) = start(&database, &toml);
+    let mut client = forebay.client();
+    database.until_hit(&mut client, "SELECT v FROM t");
+    run(&mut client);
+    let labels = [("database", database.name.as_str())];
+    let metrics = scrape(port);
+    for (metric, number) in [("members", 1), ("open", 1), ("lost_total", 0), ("opened_total", 1)] {
+        metrics.is(&format!("forebay_group_{metric}"), &labels, number);
+    }
+    assert!(metrics.count("forebay_group_begins_total", &labels) > 0);
+    assert!(metrics.value("forebay_group_round_median_seconds", &labels) > 0.0);
+    redis.flush();
+    wait_until("it is lost and opens again", || {
+        let metrics = scrape(port);
+        let count = |metric| metrics.count(metric, &labels);
+        (count("forebay_group_lost_total"), count("forebay_group_opened_total")) == (1, 2)
+    });
 }
 
 /// Names of metrics in an expression of PromQL.

@@ -96,7 +96,16 @@ fn a_table_or_a_database_is_flushed_without_the_rest() {
     console.run(&format!("FLUSH CACHE DATABASE {}", database.name));
     assert_eq!(all.map(|sql| database.is_hit(&mut client, sql)), [false; 4]);
     assert_eq!(console.query("FLUSH CACHE TABLE nowhere"), "E(08P01) Z(I)");
+}
+
+#[test]
+fn a_database_that_is_not_open_is_not_flushed() {
+    let database = Database::with("");
+    // Not one of a group, where others may have it open.
+    let forebay = Forebay::with_config(&database, "[redis]\ntimeout = \"5s\"\n", &[]);
+    let mut console = forebay.console();
     assert_eq!(console.query("FLUSH CACHE DATABASE nowhere"), "E(08P01) Z(I)");
+    assert_eq!(console.query("FLUSH CACHE"), "C(FLUSH) Z(I)");
 }
 
 #[test]

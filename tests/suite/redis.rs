@@ -10,7 +10,7 @@ use crate::support::forebay::Forebay;
 use crate::support::http::get;
 use crate::support::postgres::{Database, Postgres};
 use crate::support::raw::{RawClient, query};
-use crate::support::redis::Redis;
+use crate::support::redis::{RIGHTS_OF_CACHE, Redis};
 use crate::support::{free_port, wait_until};
 
 const TABLE: &str = "CREATE TABLE t (v text); INSERT INTO t VALUES ('old')";
@@ -512,6 +512,37 @@ fn redis_may_ask_for_a_password() {
         assert!(error.contains(expected), "{login}: {error}");
         assert!(!world.forebay.log().contains("hunter"), "a password is in the log");
     }
+}
+
+#[test]
+fn a_user_of_redis_needs_what_the_readme_says_and_what_is_missing_is_told_once() {
+    assert!(include_str!("../../README.md").contains(RIGHTS_OF_CACHE));
+    let start = |rights: &str| {
+        let redis = Redis::with_rights(rights);
+        let world = World::new(&redis.url_of_user(), PATIENT);
+        (redis, world)
+    };
+    let (_redis, mut world) = start(RIGHTS_OF_CACHE);
+    world.until_redis_hit();
+    assert_eq!(world.shown("redis"), "up");
+    assert!(!world.forebay.log().contains("the user may not"));
+
+    let (redis, mut world) = start("~forebay:* +ping +set");
+    let tried = "return tonumber(string.match(redis.call('INFO', 'commandstats'), \
+         'cmdstat_getrange:[^%c]-rejected_calls=(%d+)') or 0)";
+    world.check("new");
+    wait_until("it is tried again and again", || redis.number(tried) > 3);
+    assert_eq!(world.shown("redis"), "down");
+    let reason = "the user may not run GETRANGE on the keys of answers";
+    assert_eq!(world.shown("redis_error"), reason);
+    let log = world.forebay.log();
+    assert_eq!((log.matches(reason).count(), log.contains("left alone")), (1, false), "{log}");
+
+    let (_redis, mut world) = start("~forebay:* +ping +getrange");
+    world.until_state("up, takes no entries");
+    world.check("new");
+    let reason = "reason=the user may not run SET on the keys of answers";
+    assert_eq!(world.forebay.log().matches(reason).count(), 1);
 }
 
 #[test]

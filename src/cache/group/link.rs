@@ -21,7 +21,7 @@ use super::address::{Address, AddressError};
 use super::broken;
 use super::member::Millis;
 use super::picture::{Field, Picture};
-use super::process::{Info, Process, Unfit, Warning};
+use super::process::{Info, Process, Unfit};
 use super::script::{Call, Malformed, Reply, Request, Script};
 
 /// A cluster's first node knows where K is; while that changes, so may the second.
@@ -313,12 +313,9 @@ impl Link {
         &self.place
     }
 
-    pub fn version(&self) -> &str {
-        &self.info.version
-    }
-
-    pub fn warnings(&self) -> &[Warning] {
-        &self.info.warnings
+    /// What it said of itself when it was last asked.
+    pub fn info(&self) -> &Info {
+        &self.info
     }
 }
 

@@ -24,9 +24,9 @@ impl fmt::Display for Process {
 /// What an operator should know of this Redis. None of it makes an answer wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Warning {
-    /// It drops keys that have a life time, as K has, when its memory is full.
+    /// When its memory is full it drops K as soon as others, or sooner.
     Evicts { policy: String },
-    /// Older than what the scripts are tested with.
+    /// Older than what operators are told to have: rights to channels are of 6.2.
     Old { version: String },
 }
 
@@ -36,10 +36,11 @@ impl fmt::Display for Warning {
             Self::Evicts { policy } => {
                 write!(
                     f,
-                    "maxmemory-policy {policy} may drop what the group agrees on: no hits then"
+                    "maxmemory-policy {policy} may drop what the group agrees on, and with it the hits of \
+                     about two leases: take an lfu one, or maxmemory 0"
                 )
             }
-            Self::Old { version } => write!(f, "Redis {version} is older than 6.0"),
+            Self::Old { version } => write!(f, "Redis {version} is older than 6.2"),
         }
     }
 }
@@ -88,11 +89,16 @@ impl Info {
         let version = field("redis_version")?.to_owned();
         let mut warnings = Vec::new();
         let policy = field("maxmemory_policy").unwrap_or("noeviction");
-        if policy != "noeviction" && field("maxmemory").is_ok_and(|bytes| bytes != "0") {
+        // K is used all the time, which lfu alone counts: whole memories may pass within the second that
+        // is the least age for lru.
+        let spares = policy == "noeviction" || policy.ends_with("-lfu");
+        if !spares && field("maxmemory").is_ok_and(|bytes| bytes != "0") {
             warnings.push(Warning::Evicts { policy: policy.to_owned() });
         }
-        let major = version.split('.').next().and_then(|word| word.parse::<u32>().ok());
-        if major.is_some_and(|major| major < 6) {
+        let mut words = version.split('.').map(str::parse::<u32>);
+        if let (Some(Ok(major)), minor) = (words.next(), words.next())
+            && (major, minor.and_then(Result::ok).unwrap_or(0)) < (6, 2)
+        {
             warnings.push(Warning::Old { version: version.clone() });
         }
         let process = Process { run_id: id("run_id")?, replication_id: id("master_replid")? };
@@ -138,20 +144,40 @@ mod tests {
     }
 
     #[test]
-    fn only_a_bounded_memory_evicts() {
-        let policy = ("maxmemory_policy:noeviction", "maxmemory_policy:allkeys-lru");
-        assert_eq!(info(&[policy]).unwrap().warnings, []);
-        assert_eq!(
-            info(&[policy, ("maxmemory:0", "maxmemory:1")]).unwrap().warnings,
-            [Warning::Evicts { policy: "allkeys-lru".to_owned() }]
-        );
-        assert_eq!(info(&[("maxmemory:0", "maxmemory:1")]).unwrap().warnings, []);
+    fn only_a_bounded_memory_evicts_and_one_by_use_spares_what_is_in_use() {
+        let check = |policy: &str, bytes: &str, warned: bool| {
+            let policy_is = format!("maxmemory_policy:{policy}");
+            let memory_is = format!("maxmemory:{bytes}");
+            let shown = info(&[
+                ("maxmemory_policy:noeviction", policy_is.as_str()),
+                ("maxmemory:0", memory_is.as_str()),
+            ]);
+            let expected = warned.then(|| Warning::Evicts { policy: policy.to_owned() });
+            assert_eq!(shown.unwrap().warnings, Vec::from_iter(expected), "{policy} {bytes}");
+        };
+        check("allkeys-lru", "0", false);
+        check("noeviction", "1", false);
+        for policy in ["allkeys-lfu", "volatile-lfu"] {
+            check(policy, "1", false);
+        }
+        for policy in
+            ["allkeys-lru", "volatile-lru", "allkeys-random", "volatile-random", "volatile-ttl"]
+        {
+            check(policy, "1", true);
+        }
     }
 
     #[test]
     fn an_old_version_is_warned_of() {
-        let old = info(&[("7.0.15", "5.0.14")]).unwrap();
-        assert_eq!(old.warnings, [Warning::Old { version: "5.0.14".to_owned() }]);
-        assert_eq!(info(&[("7.0.15", "10.0.0")]).unwrap().warnings, []);
+        let check = |version: &str, old: bool| {
+            let expected = old.then(|| Warning::Old { version: version.to_owned() });
+            let warnings = info(&[("7.0.15", version)]).unwrap().warnings;
+            assert_eq!(warnings, Vec::from_iter(expected), "{version}");
+        };
+        check("5.0.14", true);
+        check("6.0.16", true);
+        check("6.2.0", false);
+        check("7", false);
+        check("10.0.0", false);
     }
 }

@@ -19,6 +19,7 @@ use super::check::Check;
 use super::link::Place;
 use super::member::{Leave, Member, Millis, Rules};
 use super::mirror::Mirror;
+use super::process::Info;
 use super::script::Request;
 use super::settings::Settings;
 use super::slot::{Act, SlotName};
@@ -321,8 +322,12 @@ impl Group {
     }
 
     /// A link was found to lead there.
-    pub fn linked(&self, place: &Place) {
-        self.state().place = Some(place.clone());
+    pub fn linked(&self, place: &Place, info: &Info) {
+        {
+            let mut state = self.state();
+            state.place = Some(place.clone());
+            state.shown.redis = Some(info.clone());
+        }
         self.settings.found.set(place.clone());
     }
 

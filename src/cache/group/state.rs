@@ -14,6 +14,7 @@ use super::check::Check;
 use super::link::Place;
 use super::member::{Member, Millis};
 use super::mirror::Mirror;
+use super::process::Info;
 use super::script::{Answer, Request};
 use super::slot::{Slot, SlotName};
 
@@ -59,6 +60,8 @@ pub struct Shown {
     pub failure: Option<String>,
     /// The last round trip.
     pub round: Duration,
+    /// The Redis that was last asked.
+    pub redis: Option<Info>,
     /// The latest last.
     pub drops: VecDeque<Dropped>,
 }

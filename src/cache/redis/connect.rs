@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Cmd, Value};
 use tokio::time::timeout;
 
 use crate::cache::group::link::Place;
@@ -65,12 +65,17 @@ impl Redis {
         let mut link = self.link();
         link.breaker.probed(reached.is_ok(), Instant::now());
         match reached {
-            Ok(connection) => {
+            Ok((connection, refusal)) => {
                 link.connection = Some(connection);
                 link.place = place;
                 link.unreached = None;
-                link.refuses = false;
                 tracing::info!("redis is up");
+                let is_known = link.refuses && link.last_error == refusal;
+                link.refuses = refusal.is_some();
+                if let Some(reason) = refusal.filter(|_| !is_known) {
+                    tracing::warn!(%reason, "redis takes no entries");
+                    link.last_error = Some(reason);
+                }
             }
             Err(failure) => {
                 let reason = failure.into_text();
@@ -83,7 +88,11 @@ impl Redis {
         }
     }
 
-    async fn connect(&self, place: Option<&Place>) -> Result<MultiplexedConnection, Failure> {
+    /// A connection, and why nothing is going to be stored over it though it may be read.
+    async fn connect(
+        &self,
+        place: Option<&Place>,
+    ) -> Result<(MultiplexedConnection, Option<String>), Failure> {
         let mut connection = match (&self.way, place) {
             (Way::Given(client), _) => {
                 // Time is kept here, per operation; the library's own would come on top.
@@ -99,6 +108,47 @@ impl Redis {
         };
         // One that is too slow is not up, or clients would find that out again and again.
         self.ask::<String>(&redis::cmd("PING"), &mut connection).await?;
-        Ok(connection)
+        let [read, write] = self.probes();
+        if self.is_forbidden(&read, &mut connection).await? {
+            return Err(Failure::Refused(forbidden("GETRANGE")));
+        }
+        let refused = self.is_forbidden(&write, &mut connection).await?;
+        Ok((connection, refused.then(|| forbidden("SET"))))
     }
+
+    /// What is asked of Redis for answers, of a name that none of them has. What would be refused each
+    /// time is better known at the start.
+    fn probes(&self) -> [Cmd; 2] {
+        let name = match &self.way {
+            Way::Given(_) => format!("{}probe", self.prefix),
+            Way::Found(group) => format!("fb:{{{}:0:0}}:o:probe", group.name),
+        };
+        let (mut read, mut write) = (redis::cmd("GETRANGE"), redis::cmd("SET"));
+        read.arg(&name).arg(0).arg(0);
+        // Over what is there alone, and nothing is.
+        write.arg(&name).arg("").arg("PX").arg(1).arg("XX");
+        [read, write]
+    }
+
+    /// Whether the user that we are there may not do this. Other errors are for those to find who
+    /// need it: in a cluster it is another node's, perhaps.
+    async fn is_forbidden(
+        &self,
+        probe: &Cmd,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<bool, Failure> {
+        match timeout(self.timeout, probe.query_async::<Value>(connection)).await {
+            Ok(Ok(_)) => Ok(false),
+            Ok(Err(error)) if error.code() == Some("NOPERM") => Ok(true),
+            Ok(Err(error)) => match Failure::from(error) {
+                Failure::Refused(_) => Ok(false),
+                failure @ (Failure::Timeout | Failure::Lost(_)) => Err(failure),
+            },
+            Err(_elapsed) => Err(Failure::Timeout),
+        }
+    }
+}
+
+fn forbidden(command: &str) -> String {
+    format!("the user may not run {command} on the keys of answers")
 }

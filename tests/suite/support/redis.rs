@@ -8,6 +8,13 @@ use super::daemon::{Daemon, Job};
 use super::postgres::scratch;
 use super::{DEADLINE, free_port, wait_until};
 
+/// What a user of Redis needs for a group, as the README says.
+pub const RIGHTS_OF_GROUP: &str = "~fb:* &fb:* +hmget +info +script|load +evalsha +time +hget +hset +hdel +hgetall \
+     +hlen +del +pexpireat +publish +subscribe +ping +getrange +set";
+
+/// And where answers alone are kept there.
+pub const RIGHTS_OF_CACHE: &str = "~forebay:* +ping +getrange +set";
+
 pub struct Redis {
     pub port: u16,
     options: Vec<String>,
@@ -26,6 +33,18 @@ impl Redis {
         redis.options = options.iter().map(|&option| option.to_owned()).collect();
         redis.resume_from_stop();
         redis
+    }
+
+    /// With a user f, password p, who has these rights alone.
+    pub fn with_rights(rights: &str) -> Self {
+        let mut options = vec!["--user", "f", "on", ">p", "resetchannels", "-@all"];
+        options.extend(rights.split(' '));
+        Self::with(&options)
+    }
+
+    /// Of that user.
+    pub fn url_of_user(&self) -> String {
+        format!("redis://f:p@127.0.0.1:{}/0", self.port)
     }
 
     /// A port with nothing behind it, until `resume_from_stop`.
@@ -108,6 +127,13 @@ impl Redis {
     /// How many keys begin with this.
     pub fn keys(&self, prefix: &str) -> usize {
         self.number(&format!("return #redis.call('KEYS', '{prefix}*')"))
+    }
+
+    /// Its version, as it says itself.
+    pub fn version(&self) -> String {
+        let found = "string.match(redis.call('INFO', 'server'), 'redis_version:([^%c]+)')";
+        let reply = self.command(&format!("EVAL \"return redis.status_reply({found})\" 0"));
+        reply.trim_start_matches('+').trim_end().to_owned()
     }
 
     /// What this Lua returns.
