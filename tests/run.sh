@@ -32,9 +32,10 @@ part_clippy() { cargo clippy --all-targets --quiet -- -D warnings; }
 part_architecture() { cargo test --test architecture; }
 part_unit() { cargo test --lib --bins --example wire; }
 part_simulation() { cargo test --test simulation; }
-# It has promtool read the metrics where there is one.
+# It has promtool read the metrics where there is one, and a group over Valkey.
 part_suite() {
     wish promtool
+    find_valkey || say "Valkey is not installed, nor to be had from PyPI: a group over it was not tested"
     cargo test --test suite
 }
 # The page in headless Chromium.

@@ -239,9 +239,11 @@ fn play(
             });
         }
         threads.spawn(|| {
-            // A slow machine is given the time that it takes for every fault to strike.
+            // A slow machine is given the time that it takes for every fault to strike, but a violation
+            // that is waited for has to be seen in the time given.
+            let patience = if world.stops_at_violation { Duration::ZERO } else { 4 * time };
             let is_over = |now: Instant| {
-                now >= deadline + 4 * time
+                now >= deadline + patience
                     || (now >= deadline && faults.iter().all(|name| world.report.has_struck(name)))
             };
             while !is_over(Instant::now()) && world.running() {

@@ -33,6 +33,7 @@ mod group_answers;
 mod group_cancel;
 mod group_console;
 mod group_link;
+mod group_redis;
 mod group_register;
 mod group_rolling;
 mod hazards;

@@ -9,6 +9,7 @@ pub mod postgres;
 pub mod psql;
 pub mod raw;
 pub mod redis;
+pub mod relay;
 pub mod scripted;
 pub mod sentinel;
 

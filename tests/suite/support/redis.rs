@@ -1,4 +1,4 @@
-//! A real Redis that a test can stop, freeze, empty, fill and spoil.
+//! A real Redis, or Valkey, that a test can stop, freeze, empty, fill and spoil.
 
 use std::io::{BufRead as _, Write as _};
 use std::net::TcpStream;
@@ -17,6 +17,7 @@ pub const RIGHTS_OF_CACHE: &str = "~forebay:* +ping +getrange +set";
 
 pub struct Redis {
     pub port: u16,
+    program: String,
     options: Vec<String>,
     directory: PathBuf,
     daemon: Option<Daemon>,
@@ -29,7 +30,13 @@ impl Redis {
 
     /// With further options.
     pub fn with(options: &[&str]) -> Self {
+        Self::run("redis-server", options)
+    }
+
+    /// Another program that is one.
+    pub fn run(program: &str, options: &[&str]) -> Self {
         let mut redis = Self::missing();
+        program.clone_into(&mut redis.program);
         redis.options = options.iter().map(|&option| option.to_owned()).collect();
         redis.resume_from_stop();
         redis
@@ -49,16 +56,17 @@ impl Redis {
 
     /// A port with nothing behind it, until `resume_from_stop`.
     pub fn missing() -> Self {
-        Self { port: free_port(), options: Vec::new(), directory: scratch(), daemon: None }
+        let program = "redis-server".to_owned();
+        Self { port: free_port(), program, options: Vec::new(), directory: scratch(), daemon: None }
     }
 
-    /// Starts it again, empty, after `stop`.
+    /// Starts it again after `stop`, empty but for what a SAVE has left.
     pub fn resume_from_stop(&mut self) {
         let port = self.port.to_string();
         let directory = self.directory.to_str().unwrap();
         let socket = self.socket();
         let mut command = vec![
-            "redis-server",
+            &self.program,
             "--port",
             &port,
             "--bind",
@@ -143,19 +151,25 @@ impl Redis {
         number.unwrap_or_else(|| panic!("{lua}: {reply}"))
     }
 
-    fn command(&self, command: &str) -> String {
+    /// The first line that it answers.
+    pub fn command(&self, command: &str) -> String {
         self.try_command(command).unwrap()
     }
 
     fn try_command(&self, command: &str) -> Option<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
-        stream.set_read_timeout(Some(DEADLINE)).ok()?;
-        stream.write_all(format!("{command}\r\n").as_bytes()).ok()?;
-        let mut reply = String::new();
-        // `read_line` goes on after a signal, which `read` does not.
-        std::io::BufReader::new(stream).read_line(&mut reply).ok().filter(|&count| count > 0)?;
-        Some(reply)
+        first_line(self.port, command)
     }
+}
+
+/// Of what is answered there; nothing where nobody answers.
+pub fn first_line(port: u16, command: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(DEADLINE)).ok()?;
+    stream.write_all(format!("{command}\r\n").as_bytes()).ok()?;
+    let mut reply = String::new();
+    // `read_line` goes on after a signal, which `read` does not.
+    std::io::BufReader::new(stream).read_line(&mut reply).ok().filter(|&count| count > 0)?;
+    Some(reply)
 }
 
 impl Drop for Redis {

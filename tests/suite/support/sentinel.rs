@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::daemon::{Daemon, Job};
 use super::postgres::scratch;
-use super::redis::Redis;
+use super::redis::{Redis, first_line};
 use super::{free_port, wait_until};
 
 pub struct Sentinel {
@@ -38,6 +38,11 @@ impl Sentinel {
         });
         self.daemon = Some(daemon);
         self
+    }
+
+    /// The first line that it answers.
+    pub fn command(&self, command: &str) -> String {
+        first_line(self.port, command).unwrap()
     }
 }
 
