@@ -4,7 +4,8 @@
 //! `FOREBAY_SEED=<seed> cargo test --test simulation` replays that seed alone. The long form is
 //! `FOREBAY_SCHEDULES=1000000 cargo test --test simulation -- --nocapture`; `explore` tells how
 //! many orders of events its worlds have, all of which it covers in the short form, too. `group` has
-//! larger worlds, which take minutes: `FOREBAY_GROUP_STATES=1`.
+//! larger worlds, which take minutes: `FOREBAY_GROUP_STATES=1`; `group::seeded` has the real groups
+//! under seeded faults, more of them with `FOREBAY_GROUP_SCHEDULES=20000`.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -19,6 +20,7 @@ mod checker_oracle;
 mod explore;
 mod group;
 mod model;
+mod random;
 mod real;
 mod stress;
 mod world;

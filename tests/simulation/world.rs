@@ -10,6 +10,8 @@ use std::thread;
 use forebay::cache::coherence::{Coherence, InFlight, Scope, Stamp};
 use forebay::sql::verdict::TableId;
 
+use crate::random::Random;
+
 const TABLES: usize = 3;
 const CLIENTS: usize = 6;
 const STEPS: usize = 300;
@@ -53,9 +55,7 @@ enum Client {
 
 struct World {
     twin: Twin,
-    random: u64,
-    /// Hash of all that was drawn, which is the schedule.
-    schedule: u64,
+    random: Random,
     coherence: Coherence,
     visible: Rows,
     /// Highest version of each table told to a writer or shown to a reader.
@@ -70,8 +70,7 @@ impl World {
     fn new(seed: u64, twin: Twin) -> Self {
         Self {
             twin,
-            random: seed,
-            schedule: 0,
+            random: Random::new(seed),
             coherence: Coherence::new(seed),
             visible: [0; TABLES],
             known: [0; TABLES],
@@ -82,13 +81,7 @@ impl World {
     }
 
     fn below(&mut self, bound: usize) -> usize {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let drawn = (mixed ^ (mixed >> 31)) % bound as u64;
-        self.schedule = (self.schedule ^ (drawn + 1)).wrapping_mul(0x0000_0100_0000_01b3);
-        self.schedule ^= self.schedule >> 29;
-        usize::try_from(drawn).unwrap()
+        self.random.below(bound)
     }
 
     /// Tables drawn at random, at least one.
@@ -271,10 +264,10 @@ fn run(seed: u64, twin: Twin) -> Outcome {
     let mut world = World::new(seed, twin);
     let result = (0..STEPS).try_for_each(|_| world.step());
     world.end();
-    result.map(|()| Ran { schedule: world.schedule, hits: world.hits })
+    result.map(|()| Ran { schedule: world.random.schedule(), hits: world.hits })
 }
 
-fn number(name: &str) -> Option<u64> {
+pub(crate) fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|number| number.parse().unwrap())
 }
 

@@ -2,7 +2,8 @@
 //! an answer is true while the local stamp holds, and here local slots are made to move with K's.
 //!
 //! Invariant: where a slot of K is another than before, or somebody else has marked it, no stamp
-//! over it holds that was taken before. Attacked by the simulation of the group and the checker.
+//! over it holds that was taken before. (`tests/simulation/group/seeded`: real groups under seeded
+//! faults; the checker.)
 
 use std::collections::HashMap;
 

@@ -19,3 +19,4 @@ pub mod state;
 pub mod shared;
 pub mod rounds;
 pub mod versions;
+pub mod explored;

@@ -1,6 +1,7 @@
 //! What several Forebays agree on through one Redis.
 
 mod model;
+mod seeded;
 pub(crate) mod register;
 
 use forebay::cache::group::life::Life;
