@@ -305,6 +305,7 @@ impl Database<'_> {
 
     /// How often PostgreSQL has been asked to run this very text in this database.
     pub fn seen(&self, sql: &str) -> usize {
+        assert!(!sql.contains('\n'), "the log has it on several lines: {sql}");
         let mut statements =
             self.postgres.statements.lock().unwrap_or_else(PoisonError::into_inner);
         statements.read(&self.postgres.log_path());

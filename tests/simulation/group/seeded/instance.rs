@@ -81,6 +81,8 @@ pub(super) struct Instance {
     pub(super) fingerprint: u32,
     pub(super) slots: Vec<Slot>,
     pub(super) control: Option<u32>,
+    /// When that was asked for the lock.
+    pub(super) asked_to_show: Option<Instant>,
     pub(super) task: Task,
     pub(super) seat: Option<Seat>,
     pub(super) clients: Vec<Client>,
@@ -130,6 +132,7 @@ impl Instance {
             fingerprint: 0,
             slots: (0..SERVERS).map(|_| Slot { server: None, is_taken: false }).collect(),
             control: None,
+            asked_to_show: None,
             task: Task::Out { until: started },
             seat: None,
             clients: (0..CLIENTS).map(|_| Client::Idle).collect(),

@@ -164,11 +164,15 @@ fn no_schedule_of_a_group_has_an_old_hit_and_each_heals() {
     let sum = |of: fn(&Seen) -> u64| ran.iter().map(|ran| of(&ran.seen)).sum::<u64>();
     let (hits, shared) = (sum(|seen| seen.hits), sum(|seen| seen.shared_hits));
     let (commits, opened) = (sum(|seen| seen.commits), sum(|seen| seen.opened));
-    println!("{hits} hits, {shared} by others' answers, {commits} commits, open {opened} times");
+    let shown = sum(|seen| seen.shown);
+    println!(
+        "{hits} hits, {shared} by others' answers, {commits} commits, open {opened} times, {shown} locks shown"
+    );
     if seeds().end - seeds().start < SEEDS {
         return;
     }
     assert!(hits > 20 * SEEDS && shared > SEEDS / 4 && commits > 5 * SEEDS, "too few");
+    assert!(shown > SEEDS / 20, "too few");
     for fault in Fault::ALL {
         let times: u64 = ran.iter().filter_map(|ran| ran.seen.faults.get(&fault)).sum();
         println!("{fault:?} struck {times} times");

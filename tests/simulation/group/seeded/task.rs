@@ -48,7 +48,14 @@ pub(super) struct Linked {
 
 enum Renewal {
     Due(Instant),
-    Counting { t0: u64, heard_at: u64, seq: u64, listed: Vec<u32>, census: Option<Vec<u32>> },
+    Counting {
+        t0: u64,
+        heard_at: u64,
+        seq: u64,
+        listed: Vec<u32>,
+        asked_at: Instant,
+        census: Option<Vec<u32>>,
+    },
 }
 
 enum Doing {
@@ -71,6 +78,7 @@ struct Asking {
 impl Instance {
     pub(super) fn drive(&mut self, outside: &mut Outside) {
         let now = self.clock(outside);
+        self.show(now, outside);
         match std::mem::replace(&mut self.task, Task::Left) {
             Task::Out { until } if now >= until && !self.group.is_leaving() => {
                 self.take_lock(outside);
@@ -102,6 +110,18 @@ impl Instance {
         self.control.is_some_and(|pid| outside.postgres.is_alive(pid))
     }
 
+    /// PostgreSQL is asked for our lock, or has shown it, wherever a commit waits for that.
+    fn show(&mut self, now: Instant, outside: &mut Outside) {
+        let asked_at = self.asked_to_show.take().filter(|_| self.has_control(outside));
+        if let Some(asked_at) = asked_at {
+            self.group.lock_shown(asked_at);
+            outside.seen.shown += 1;
+            outside.say(self.id, || "is shown its lock".to_owned());
+        } else if self.has_control(outside) && self.group.is_to_be_shown(now) {
+            self.asked_to_show = Some(now);
+        }
+    }
+
     fn retry(&self) -> Duration {
         Duration::from_secs(1).min(Duration::from_millis(self.group.rules.lease / 2))
     }
@@ -110,7 +130,7 @@ impl Instance {
         self.seat = self.group.sit();
         let pid = outside.postgres.connect(self.id);
         self.control = Some(pid);
-        self.group.take_lock(PLACE, K);
+        self.group.take_lock((PLACE, K), self.clock(outside));
         self.task = Task::Unlinked { until: self.clock(outside) };
         outside.say(self.id, || format!("shows its lock, backend {pid}"));
     }
@@ -193,7 +213,9 @@ impl Instance {
     fn counted(&mut self, mut linked: Box<Linked>, outside: &mut Outside) -> Task {
         let due = self.clock(outside) + Duration::from_millis(self.group.rules.lease / 4);
         let counting = std::mem::replace(&mut linked.renewal, Renewal::Due(due));
-        let Renewal::Counting { t0, heard_at, seq, listed, census: Some(seen) } = counting else {
+        let Renewal::Counting { t0, heard_at, seq, listed, asked_at, census: Some(seen) } =
+            counting
+        else {
             return Task::Linked(linked);
         };
         if !self.has_control(outside) {
@@ -204,6 +226,7 @@ impl Instance {
             self.lose_lock("PostgreSQL does not show our lock", outside);
             return std::mem::replace(&mut self.task, Task::Left);
         }
+        self.group.lock_shown(asked_at);
         outside.say(self.id, || format!("has counted {seen:?}"));
         linked.errand = Errand::Renew { t0, heard_at, seq, listed, seen };
         self.go(linked, outside)
@@ -236,7 +259,7 @@ impl Instance {
         let why = "redis is lost".to_owned();
         outside.say(self.id, || format!("loses Redis, {} requests late", asking.left.len()));
         if let Some(round) = asking.round {
-            self.group.failed(round, why.clone(), now);
+            self.group.failed(round, (why.clone(), false), now);
         }
         if !asking.left.is_empty() && outside.below(2) == 0 {
             outside.redis.late.push(asking.left);
@@ -277,8 +300,9 @@ impl Instance {
             }
             Heard::Members { now: t0, seq, ids: listed } => {
                 if !matches!(linked.renewal, Renewal::Counting { .. }) {
-                    let census = None;
-                    linked.renewal = Renewal::Counting { t0, heard_at, seq, listed, census };
+                    let (asked_at, census) = (now, None);
+                    linked.renewal =
+                        Renewal::Counting { t0, heard_at, seq, listed, asked_at, census };
                 }
             }
             Heard::Changed => {

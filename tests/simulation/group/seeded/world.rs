@@ -124,6 +124,8 @@ pub(super) struct Seen {
     pub(super) kept: u64,
     pub(super) commits: u64,
     pub(super) opened: u64,
+    /// PostgreSQL showed the lock of one that a commit waited for.
+    pub(super) shown: u64,
     pub(super) faults: BTreeMap<Fault, u64>,
 }
 
