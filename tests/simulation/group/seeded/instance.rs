@@ -87,7 +87,8 @@ pub(super) struct Instance {
     /// Nothing becomes of each client before.
     pub(super) slow_until: [u64; CLIENTS],
     pub(super) missing: Missing,
-    looking: Option<Vec<Backend>>,
+    /// Who was there, and when the answer comes.
+    looking: Option<(u64, Vec<Backend>)>,
 }
 
 impl Instance {
@@ -211,17 +212,18 @@ impl Instance {
     }
 
     pub(super) fn look_for_lost(&mut self, outside: &mut Outside) {
-        if let Some(there) = self.looking.take() {
+        if let Some((_, there)) = self.looking.take_if(|(comes, _)| outside.now >= *comes) {
             let now = self.clock(outside);
             let place = Place { home: &self.home, place: PLACE };
             for lost in self.missing.take_gone(place, &there, now) {
                 outside.say(self.id, || format!("takes backend {} for gone", lost.pid));
                 self.settle_lost(lost);
             }
-        } else if self.missing.count() > 0 {
+        } else if self.missing.count() > 0 && self.looking.is_none() {
             let backend = |pid: &u32| Backend { pid: *pid, age: None };
             let there = outside.postgres.backends.keys().map(backend).collect();
-            self.looking = Some(there);
+            let comes = outside.now + outside.below(100) as u64;
+            self.looking = Some((comes, there));
         }
     }
 

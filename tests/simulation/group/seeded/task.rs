@@ -324,7 +324,6 @@ impl Instance {
                 | Twin::NoCheck
                 | Twin::UncheckedStore
                 | Twin::LossSettledAtOnce
-                | Twin::OneProcess
                 | Twin::AlwaysGranted
                 | Twin::CatalogUntold
                 | Twin::Unannounced => {}
