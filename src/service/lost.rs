@@ -104,11 +104,13 @@ impl Missing {
     }
 
     /// Takes those of `place` whose backends are not among those that are there. One that is may
-    /// commit at any time, however long that takes.
-    pub fn take_gone(&self, place: Place<'_>, there: &[Backend], now: Instant) -> Vec<Lost> {
+    /// commit at any time, however long that takes. `asked_at`: before it was asked who is there; who
+    /// was lost since may have been connected since.
+    pub fn take_gone(&self, place: Place<'_>, there: &[Backend], asked_at: Instant) -> Vec<Lost> {
         self.take(|since, lost| {
-            let ago = now.saturating_duration_since(since);
-            lost.is_of(place) && !there.iter().any(|backend| backend.may_be(lost, ago))
+            let ago = asked_at.saturating_duration_since(since);
+            let was_lost = since < asked_at && lost.is_of(place);
+            was_lost && !there.iter().any(|backend| backend.may_be(lost, ago))
         })
     }
 
@@ -185,7 +187,9 @@ mod tests {
         let elsewhere = Place { home: &home, place: 8 };
         assert!(missing.take_gone(elsewhere, &[], start).is_empty());
         assert!(missing.newest_of(elsewhere).is_none());
-        assert_eq!(pids(missing.take_gone(at(&home), &[], start)), [1]);
+        // It may have been connected after that look.
+        assert!(missing.take_gone(at(&home), &[], start).is_empty());
+        assert_eq!(pids(missing.take_gone(at(&home), &[], start + SECOND)), [1]);
     }
 
     #[test]

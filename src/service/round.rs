@@ -110,11 +110,12 @@ impl Service {
     }
 
     async fn look_for_lost(&self, connection: &mut Connection) -> Result<(), ServerError> {
+        let asked_at = Instant::now();
         let rows = ask(connection, &[lost::QUERY]).await?;
         let backends: Vec<Backend> =
             rows.iter().flatten().filter_map(|row| Backend::read(row)).collect();
         let place = place(&connection.server);
-        self.settle(self.missing.take_gone(place, &backends, Instant::now()));
+        self.settle(self.missing.take_gone(place, &backends, asked_at));
         self.settle_old(Some(place));
         Ok(())
     }

@@ -18,7 +18,7 @@ use forebay::service::lost::{Backend, Lost, Missing, Place};
 use super::postgres::{Catalog, PLACE};
 use super::reader::Reading;
 use super::task::Task;
-use super::world::{Outside, Twin};
+use super::world::{LEASE, Outside, Twin};
 use super::writer::Writing;
 
 /// When the world began, on every clock.
@@ -89,7 +89,8 @@ pub(super) struct Instance {
     /// Nothing becomes of each client before.
     pub(super) slow_until: [u64; CLIENTS],
     pub(super) missing: Missing,
-    looking: Option<Vec<Backend>>,
+    /// Who was there when it was asked, and when the answer comes.
+    looking: Option<(u64, Instant, Vec<Backend>)>,
 }
 
 impl Instance {
@@ -214,17 +215,19 @@ impl Instance {
     }
 
     pub(super) fn look_for_lost(&mut self, outside: &mut Outside) {
-        if let Some(there) = self.looking.take() {
-            let now = self.clock(outside);
+        if let Some((_, asked_at, there)) =
+            self.looking.take_if(|(comes, _, _)| outside.now >= *comes)
+        {
             let place = Place { home: &self.home, place: PLACE };
-            for lost in self.missing.take_gone(place, &there, now) {
+            for lost in self.missing.take_gone(place, &there, asked_at) {
                 outside.say(self.id, || format!("takes backend {} for gone", lost.pid));
                 self.settle_lost(lost);
             }
-        } else if self.missing.count() > 0 {
+        } else if self.missing.count() > 0 && self.looking.is_none() {
             let backend = |pid: &u32| Backend { pid: *pid, age: None };
             let there = outside.postgres.backends.keys().map(backend).collect();
-            self.looking = Some(there);
+            let comes = outside.now + outside.below(LEASE) as u64;
+            self.looking = Some((comes, self.clock(outside), there));
         }
     }
 

@@ -32,8 +32,8 @@ const STEPS: usize = 10_000;
 /// Schedules of the short form.
 const SEEDS: u64 = 600;
 
-/// Within so many each twin has a story.
-const TWIN_SEEDS: u64 = 400;
+/// Within so many each part that is left out has a story.
+const TWIN_SEEDS: u64 = 1200;
 
 /// So many leases after the last fault all is as it was: whoever does not know whether its JOIN has
 /// arrived waits for ten of them.
@@ -180,30 +180,34 @@ fn no_schedule_of_a_group_has_an_old_hit_and_each_heals() {
     }
 }
 
-/// Some seed has an old hit.
-fn caught(twin: Twin) {
-    let found = (0..TWIN_SEEDS).find_map(|seed| Some((seed, run(seed, twin, false).err()?)));
+/// Some seed has an old hit. `hint`: the first that had one; others may be drawn by now.
+fn is_caught(twin: Twin, hint: u64) {
+    let mut seeds = (hint..TWIN_SEEDS).chain(0..hint);
+    let found = seeds.find_map(|seed| Some((seed, run(seed, twin, false).err()?)));
     let Some((seed, broken)) = found else { panic!("{twin:?} was not caught") };
     println!("{twin:?}: seed {seed}, {}", broken.what);
 }
 
 #[test]
 fn each_part_of_a_group_that_is_left_out_is_missed() {
-    for twin in [
-        Twin::NoCheck,
-        Twin::UncheckedStore,
-        Twin::LossSettledAtOnce,
-        Twin::EmptyCensus,
-        Twin::AlwaysGranted,
-        Twin::CatalogUntold,
-        Twin::DeadUnseen,
-        Twin::Unannounced,
-        Twin::Without(Safeguard::AwaitBegin),
-        Twin::Without(Safeguard::Fence),
-        Twin::Without(Safeguard::ShutWaits),
-        Twin::Without(Safeguard::AwaitGrants),
+    for (twin, hint) in [
+        (Twin::NoCheck, 3),
+        (Twin::UncheckedStore, 162),
+        (Twin::LossSettledAtOnce, 49),
+        (Twin::EmptyCensus, 2),
+        (Twin::AlwaysGranted, 4),
+        (Twin::CatalogUntold, 60),
+        (Twin::DeadUnseen, 138),
+        (Twin::Unannounced, 2),
+        (Twin::Without(Safeguard::AwaitBegin), 65),
+        (Twin::Without(Safeguard::Fence), 40),
+        (Twin::Without(Safeguard::MarksInJoin), 116),
+        (Twin::Without(Safeguard::LeaveEndsWithAct), 1101),
+        (Twin::Without(Safeguard::AwaitGrants), 3),
+        (Twin::Without(Safeguard::Widen), 444),
+        (Twin::Without(Safeguard::ShortGrant), 613),
     ] {
-        caught(twin);
+        is_caught(twin, hint);
     }
 }
 

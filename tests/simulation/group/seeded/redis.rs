@@ -18,8 +18,6 @@ pub(super) struct Redis {
     pub(super) replica: Kept,
     /// What was sent over connections that were given up, and may arrive still.
     pub(super) late: Vec<VecDeque<Request>>,
-    /// Broken on purpose: whatever process formed it, K is K.
-    pub(super) is_one: bool,
 }
 
 #[derive(Clone, Default)]
@@ -30,14 +28,13 @@ pub(super) struct Kept {
 }
 
 impl Redis {
-    pub(super) fn new(is_one: bool) -> Self {
+    pub(super) fn new() -> Self {
         let (has, replica) = (Kept::default(), Kept::default());
-        Self { number: 1, has, replica, late: Vec::new(), is_one }
+        Self { number: 1, has, replica, late: Vec::new() }
     }
 
     pub(super) fn process(&self) -> Process {
-        let number = if self.is_one { 1 } else { self.number };
-        Process { run_id: [number; 20], replication_id: [number; 20] }
+        Process { run_id: [self.number; 20], replication_id: [self.number; 20] }
     }
 
     pub(super) fn clock(now: u64) -> u64 {

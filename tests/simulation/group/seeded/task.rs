@@ -348,7 +348,6 @@ impl Instance {
                 | Twin::NoCheck
                 | Twin::UncheckedStore
                 | Twin::LossSettledAtOnce
-                | Twin::OneProcess
                 | Twin::AlwaysGranted
                 | Twin::CatalogUntold
                 | Twin::Unannounced => {}

@@ -38,8 +38,6 @@ pub(super) enum Twin {
     LossSettledAtOnce,
     /// Whoever forms K opens it, whomever PostgreSQL shows.
     EmptyCensus,
-    /// A K that another process formed is K.
-    OneProcess,
     /// A grant lasts for as long as what was joined.
     AlwaysGranted,
     /// Verdicts do not move with what others do to the catalogue.
@@ -77,6 +75,17 @@ pub(super) enum Fault {
 }
 
 impl Fault {
+    /// Those that cost the group what it agreed on.
+    const OF_K: &[Self] = &[
+        Self::Restart,
+        Self::LoseK,
+        Self::Promotion,
+        Self::Link,
+        Self::Replies,
+        Self::Cut,
+        Self::Control,
+    ];
+
     pub(super) const ALL: [Self; 14] = [
         Self::Restart,
         Self::LoseK,
@@ -114,6 +123,39 @@ pub(super) struct Plan {
     writes: usize,
     changes: usize,
     reads: Vec<Read>,
+}
+
+impl Plan {
+    fn draw(twin: Twin, random: &mut Random) -> Self {
+        let any = |faults: &[Fault], random: &mut Random| -> Vec<Fault> {
+            faults.iter().copied().filter(|_| random.below(3) > 0).collect()
+        };
+        let (faults, every, writes, changes) = match random.below(8) {
+            // Nothing but servers is lost, often.
+            0 => (vec![Fault::Server], 100, 4, 0),
+            // The catalogue changes all the time.
+            1 => (vec![Fault::Pause], 4000, 5, 15),
+            // K does.
+            2 => (any(Fault::OF_K, random), 1000, 4, 0),
+            _ => {
+                let every = [150, 500, 1500, 5000][random.below(4)];
+                let changes = [0, 10, 40][random.below(3)];
+                (any(&Fault::ALL, random), every, [1, 4, 12][random.below(3)], changes)
+            }
+        };
+        Self {
+            twin,
+            local: random.below(2) == 0,
+            shares: random.below(2) == 0,
+            members: [1, 2, 2, 3, 3][random.below(5)],
+            faults,
+            fault_every: every,
+            tick: LEASE / [30, 60, 120][random.below(3)],
+            writes,
+            changes,
+            reads: (0..2).map(|_| Read::ALL[random.below(4)]).collect(),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -223,26 +265,14 @@ type Step = Result<(), String>;
 impl World {
     pub(super) fn new(seed: u64, twin: Twin, traced: bool) -> Self {
         let mut random = Random::new(seed);
-        let faults = Fault::ALL.into_iter().filter(|_| random.below(3) > 0).collect();
-        let plan = Plan {
-            twin,
-            local: random.below(2) == 0,
-            shares: random.below(2) == 0,
-            members: [1, 2, 2, 3, 3][random.below(5)],
-            faults,
-            fault_every: [150, 500, 1500, 5000][random.below(4)],
-            tick: LEASE / [30, 60, 120][random.below(3)],
-            writes: [1, 4, 12][random.below(3)],
-            changes: [0, 10, 40][random.below(3)],
-            reads: (0..2).map(|_| Read::ALL[random.below(4)]).collect(),
-        };
+        let plan = Plan::draw(twin, &mut random);
         let settings = Arc::new(settings(&plan));
         let outside = Outside {
             settings,
             random,
             now: 0,
             postgres: Postgres::new(),
-            redis: Redis::new(twin == Twin::OneProcess),
+            redis: Redis::new(),
             told: 0,
             seen: Seen::default(),
             notices: Vec::new(),
