@@ -101,8 +101,12 @@ impl Group {
             for (seq, all) in state.member.lagging() {
                 requests.push(Request::Lag { act, id, seq, all });
             }
-            if !state.waiting.is_empty() {
-                self.counters.checks.one();
+            // END and BUMP show the slots that they move, and not what became of the catalogue meanwhile:
+            // what is stamped by those must not be judged by a catalogue of before (hazard H32).
+            let moves = |one: &Request| matches!(one, Request::End { .. } | Request::Bump { .. });
+            let is_asked = !state.waiting.is_empty();
+            if is_asked || requests.iter().any(moves) {
+                self.counters.checks.add(u64::from(is_asked));
                 let mut slots = vec![SlotName::Database, SlotName::Catalog];
                 slots.extend(std::mem::take(&mut state.wanted));
                 requests.push(Request::Check { slots });

@@ -422,7 +422,8 @@ fn slots(scope: &Scope) -> Vec<SlotName> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::script::Answer;
+    use super::super::rounds::Errand;
+    use super::super::script::{Answer, Reply};
     use super::super::slot::{Mark, Slot};
     use super::*;
 
@@ -460,5 +461,42 @@ mod tests {
             // Without the END it would be somebody else's.
             assert!(state.reveals((&hear, &heard), id, &mut 0));
         }
+    }
+
+    #[test]
+    fn whoever_hears_that_a_write_is_over_hears_of_the_catalogue_too() {
+        let group = group();
+        let (act, id, wide) = (Act([1; 16]), group.id, SlotName::Database);
+        let slot = |generation| Slot { generation, seq: 1, marks: Vec::new() };
+        {
+            let mut state = group.state();
+            state.member.take_lock(1, 0);
+            state.member.on_joined(act, true, &[]);
+            for name in [wide, SlotName::Catalog] {
+                state.mirror.apply(name, &slot(3), id, &group.coherence);
+            }
+        }
+        let commit = group.begin(&Scope::Database, false, (Some(group.started), 1));
+        {
+            let mut state = group.state();
+            for (n, slots) in state.member.begins() {
+                state.member.on_begun((n, slots), (true, 1), &[], 0);
+            }
+            state.member.settle(commit.n, true);
+        }
+        let round = group.round(Errand::None);
+        let answer = |request: &Request| {
+            if matches!(request, Request::End { .. }) {
+                return Answer::Changed { slots: vec![(wide, slot(5))] };
+            }
+            // Of somebody else, who has come to an end in the meantime.
+            Answer::Checked { act: Some(act), open: Some(act), slots: vec![slot(5), slot(4)] }
+        };
+        let reply = |request| Reply { now: None, answer: answer(request) };
+        let replies: Vec<Reply> = round.requests.iter().map(reply).collect();
+        let (now, moved) = (group.started, std::cell::Cell::new(false));
+        group.answered(round, replies, (now, now), &group.coherence, &|| moved.set(true));
+        assert!(moved.get());
+        assert_eq!((group.counters.checks.value(), group.commits()), (0, 0));
     }
 }
