@@ -159,9 +159,11 @@ impl Group {
     ) -> Heard {
         let times = (self.millis(sent_at), self.millis(now));
         let mut state = self.state();
-        state.shown.round = now.saturating_duration_since(sent_at);
-        let micros = state.shown.round.as_micros();
-        state.rounds.add(u64::try_from(micros).unwrap_or(u64::MAX));
+        if !round.requests.is_empty() {
+            state.shown.round = now.saturating_duration_since(sent_at);
+            let micros = state.shown.round.as_micros();
+            state.rounds.add(u64::try_from(micros).unwrap_or(u64::MAX));
+        }
         let mut by_us = 0;
         let answers = replies.iter().map(|reply| &reply.answer);
         if round.requests.iter().zip(answers).any(|of| state.reveals(of, self.id, &mut by_us)) {
@@ -344,7 +346,8 @@ impl Group {
     /// A round has failed, and with it the connection. `unwritten`: Redis refused it before it had
     /// written anything, so no lease was given that was asked for.
     pub fn failed(&self, round: Round, (why, unwritten): (String, bool), now: Instant) {
-        if unwritten {
+        // Of several, those behind the one that was refused may have been carried out.
+        if unwritten && round.requests.len() == 1 {
             self.state().member.on_unwritten();
         }
         self.lose(why, now);

@@ -499,4 +499,25 @@ mod tests {
         assert!(moved.get());
         assert_eq!((group.counters.checks.value(), group.commits()), (0, 0));
     }
+
+    #[test]
+    fn what_was_refused_with_others_may_have_brought_a_lease() {
+        for (beside_a_begin, leave) in [(false, true), (true, false)] {
+            let group = group();
+            let now = group.started + Duration::from_mins(1);
+            {
+                let mut state = group.state();
+                state.member.take_lock(1, 0);
+                state.member.on_joined(Act([1; 16]), true, &[]);
+            }
+            // The locks are old: nothing but a lease that was asked for holds a commit back.
+            let begin = || group.begin(&Scope::Database, false, (Some(group.started), 1));
+            let _beside = beside_a_begin.then(begin);
+            let (heard_at, listed, seen) = (group.millis(now), Vec::new(), vec![group.id]);
+            let round = group.round(Errand::Renew { t0: 0, heard_at, seq: 0, listed, seen });
+            group.failed(round, ("OOM".to_owned(), true), now);
+            let n = begin().n;
+            assert_eq!(group.state().member.leave(n, heard_at) == Leave::Granted, leave);
+        }
+    }
 }
