@@ -45,7 +45,7 @@ impl Task {
         let drained = match (fault, given_up) {
             (true, _) => Drained::InVain,
             (false, true) => Drained::Nothing,
-            (false, false) => self.drain().await,
+            (false, false) => self.drain(reason).await,
         };
         let pid = self.lease.as_ref().map(|lease| lease.connection.server.pid);
         self.session.connection_ended(reason.class(), Instant::now(), pid);
@@ -106,11 +106,14 @@ impl Task {
 
     /// Takes the replies still owed to requests that are complete, if they come soon: those
     /// would have been run without their client, too.
-    async fn drain(&mut self) -> Drained {
+    async fn drain(&mut self, reason: &CloseReason) -> Drained {
+        // One that was told to leave leaves nothing behind that is committed after that.
+        let leaves = matches!(reason, CloseReason::ClientClosed | CloseReason::ClientLost);
+        let has_moment = |session: &Session| leaves && session.has_moment();
         let Some(lease) = &mut self.lease else { return Drained::Nothing };
         let server = &lease.connection.server;
         // A Sync that is kept back until we know what it commits was sent, too.
-        let unsynced = self.session.work.unsynced && !self.session.has_moment();
+        let unsynced = self.session.work.unsynced && !has_moment(&self.session);
         if unsynced || server.outstanding.is_empty() {
             return Drained::Nothing;
         }
@@ -121,7 +124,7 @@ impl Task {
         // It was sent; that others have to hear of it first is no affair of the client's, nor that
         // its commit is ours.
         let waits =
-            |server: &Server, session: &Session| !server.holds.is_empty() || session.has_moment();
+            |server: &Server, session: &Session| !server.holds.is_empty() || has_moment(session);
         let mut held = waits(&connection.server, session);
         let in_time =
             |held| tokio::time::Instant::now() + if held { HOLD_TIME } else { DRAIN_TIME };
