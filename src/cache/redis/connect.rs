@@ -70,10 +70,13 @@ impl Redis {
                 link.place = place;
                 link.unreached = None;
                 tracing::info!("redis is up");
-                let is_known = link.refuses && link.last_error == refusal;
                 link.refuses = refusal.is_some();
-                if let Some(reason) = refusal.filter(|_| !is_known) {
-                    tracing::warn!(%reason, "redis takes no entries");
+                let is_news = link.forbidden != refusal;
+                link.forbidden.clone_from(&refusal);
+                if let Some(reason) = refusal {
+                    if is_news {
+                        tracing::warn!(%reason, "redis takes no entries");
+                    }
                     link.last_error = Some(reason);
                 }
             }

@@ -68,6 +68,8 @@ struct Link {
     unreached: Option<String>,
     /// It takes no entries though it gives them: it is full, or a replica.
     refuses: bool,
+    /// What of storing our user may not do, as it was told.
+    forbidden: Option<String>,
     /// What went wrong last, though it may be long ago.
     last_error: Option<String>,
 }
@@ -132,6 +134,7 @@ impl Redis {
                 place: None,
                 unreached: None,
                 refuses: false,
+                forbidden: None,
                 last_error: None,
             }),
             opened: Notify::new(),
