@@ -47,8 +47,7 @@ fn unheard(name: &str) -> String {
 /// Whatever is called so by clients or by PostgreSQL. In a group one that is not open here may be so at
 /// other members.
 pub(super) fn database(gateway: &Arc<Gateway>, name: &str) -> Outcome {
-    let is_there = gateway.knows_database(name) && !is_named(&gateway.config(), name);
-    let unopened = if gateway.cache.in_group && is_there {
+    let unopened = if gateway.cache.in_group && !is_named(&gateway.config(), name) {
         gateway.open_named(Some(name))
     } else {
         Vec::new()
@@ -57,12 +56,17 @@ pub(super) fn database(gateway: &Arc<Gateway>, name: &str) -> Outcome {
     for database in &called {
         database.flush();
     }
-    match done(called.len(), "database", name) {
-        Outcome::Failed { sqlstate, .. } if !unopened.is_empty() => {
-            Outcome::Failed { sqlstate, message: unheard(name) }
+    let mut outcome = done(called.len(), "database", name);
+    let closed = unopened.iter().filter(|name| gateway.knows_database(name));
+    let mut unheard = closed.map(|name| unheard(name)).peekable();
+    match &mut outcome {
+        Outcome::Done { notices, .. } => notices.extend(unheard),
+        Outcome::Failed { message, .. } if unheard.peek().is_some() => {
+            *message = unheard.collect::<Vec<_>>().join("; ");
         }
-        done @ (Outcome::Failed { .. } | Outcome::Done { .. } | Outcome::Rows(_)) => done,
+        Outcome::Failed { .. } | Outcome::Rows(_) => {}
     }
+    outcome
 }
 
 /// Which roles there are is for PostgreSQL to know: one of any name is flushed.

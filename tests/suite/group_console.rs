@@ -238,16 +238,16 @@ fn a_flush_by_one_that_no_client_has_come_to_is_known_to_all() {
     }
     // One is that of the URL, one is named, and of one nobody has heard.
     let named = format!(
-        "{}[databases]\nshop = {{ host = \"127.0.0.1\", port = {}, dbname = \"{}\" }}\n\
-         \"*\" = {{ host = \"127.0.0.1\", port = {} }}\n",
+        "{}[databases]\nshop = {{ host = \"127.0.0.1\", port = {}, dbname = \"{}\" }}\n",
         settings(lease),
         databases[1].postgres.port,
         name(1),
-        databases[2].postgres.port
     );
-    let idle = || Forebay::with_config(&databases[0], &named, &["--redis", &redis.url()]);
+    let port = databases[2].postgres.port;
+    let any = format!("{named}\"*\" = {{ host = \"127.0.0.1\", port = {port} }}\n");
+    let start = |toml: &str| Forebay::with_config(&databases[0], toml, &["--redis", &redis.url()]);
     let by_name = |at| (format!("FLUSH CACHE DATABASE {}", name(at)), "C(FLUSH) Z(I)");
-    let mut check = |at: usize, (flush, said): (String, &str)| {
+    let mut check = |toml: &str, at: usize, (flush, said): (String, &str)| {
         let (database, client) = (&databases[at], &mut clients[at]);
         let mut now = String::new();
         wait_until("what is old is a hit", || {
@@ -256,16 +256,18 @@ fn a_flush_by_one_that_no_client_has_come_to_is_known_to_all() {
             now = database.direct().one(READ);
             client.one(READ) != now
         });
-        let idle = idle();
+        let idle = start(toml);
         let heard = idle.console().query(&flush);
         wait_until(&format!("{flush} is known to all"), || client.one(READ) == now);
         assert_eq!(heard, said, "{flush}");
         // Again by who has it open.
         assert_eq!(idle.console().query(&flush), said, "{flush}");
     };
-    check(0, ("FLUSH CACHE".to_owned(), UNNAMED));
-    check(1, ("FLUSH CACHE ROLE ann".to_owned(), UNNAMED));
-    check(1, ("FLUSH CACHE DATABASE shop".to_owned(), "C(FLUSH) Z(I)"));
-    check(1, by_name(1));
-    check(2, by_name(2));
+    check(&any, 0, ("FLUSH CACHE".to_owned(), UNNAMED));
+    check(&any, 1, ("FLUSH CACHE ROLE ann".to_owned(), UNNAMED));
+    check(&any, 1, ("FLUSH CACHE DATABASE shop".to_owned(), "C(FLUSH) Z(I)"));
+    check(&any, 1, by_name(1));
+    check(&any, 2, by_name(2));
+    // By PostgreSQL's name alone.
+    check(&named, 1, by_name(1));
 }
