@@ -79,12 +79,10 @@ fn hits_end_when_postgresql_is_gone_and_come_back_with_it() {
     world.postgres.start();
     let database = world.postgres.database_called(&world.name);
     let login = Login::new(USER, PASSWORD, &world.name);
-    let mut client = None;
     wait_until("clients are answered again", || {
-        client = world.forebay.log_in(&login).ok();
-        client.as_mut().is_some_and(|client| client.query(READ).contains("old"))
+        world.forebay.log_in(&login).is_ok_and(|client| client.ask_last(READ).contains("old"))
     });
-    database.until_hit(&mut client.unwrap(), READ);
+    database.until_hit(&mut world.forebay.client(), READ);
 }
 
 #[test]

@@ -82,7 +82,7 @@ fn after_a_restart_of_postgres_clients_work_and_nothing_old_is_served() {
     database.direct().run("UPDATE t SET v = 'behind'");
     wait_until("clients work again", || {
         let login = Login::new("app", "secret", &database.name);
-        forebay.log_in(&login).is_ok_and(|mut client| client.query(READ).contains("behind"))
+        forebay.log_in(&login).is_ok_and(|client| client.ask_last(READ).contains("behind"))
     });
 }
 
@@ -106,8 +106,8 @@ fn a_commit_that_a_crash_has_lost_is_not_served() {
     signal("KILL", &walwriter);
     let login = Login::new("postgres", "", &database.name);
     wait_until("PostgreSQL has recovered", || {
-        let mut direct = RawClient::log_in(postgres.port, &login).ok();
-        direct.as_mut().is_some_and(|direct| direct.query(READ).contains("old"))
+        let direct = RawClient::log_in(postgres.port, &login);
+        direct.is_ok_and(|direct| direct.ask_last(READ).contains("old"))
     });
     wait_until("what is lost is served no more", || client.one(READ) == "old");
 }

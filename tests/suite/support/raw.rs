@@ -341,6 +341,12 @@ impl RawClient {
         }
     }
 
+    /// What it hears if it asks this and goes; of a peer that may go first.
+    pub fn ask_last(mut self, sql: &str) -> String {
+        let sent = self.try_send(&[query(sql), message(b'X', &[])].concat());
+        sent.map_or_else(|gone| gone.to_string(), |()| self.until_closed())
+    }
+
     /// A simple query and all of its replies.
     pub fn query(&mut self, sql: &str) -> String {
         self.send(&query(sql));
