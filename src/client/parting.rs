@@ -107,7 +107,7 @@ impl Task {
     /// Takes the replies still owed to requests that are complete, if they come soon: those
     /// would have been run without their client, too.
     async fn drain(&mut self, reason: &CloseReason) -> Drained {
-        // One that was told to leave leaves nothing behind that is committed after that.
+        // One that was told to leave is not waited for until it has committed.
         let leaves = matches!(reason, CloseReason::ClientClosed | CloseReason::ClientLost);
         let has_moment = |session: &Session| leaves && session.has_moment();
         let Some(lease) = &mut self.lease else { return Drained::Nothing };
